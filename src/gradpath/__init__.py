@@ -1,0 +1,1 @@
+"""gradpath: the gradient norm of every parameter at every timestep of a recurrent network."""

@@ -1,0 +1,107 @@
+"""Backpropagation through time of one layer of any cell: the loop over t, the matrix products, the shift by one.
+
+Derived by hand; see the cells for the pointwise part. With δa_t (B, n·H) the gradient at the pre-activations,
+
+    δH_{t-1} = δa_t W_hᵀ + ∂⁺L/∂H_{t-1} + (what the cell passes on without its gates)        δX_t = δa_t W_xᵀ
+
+(Werbos 1990). The adjoint of each sequence is carried with a power-of-two exponent of its own (:mod:`gradpath.scaled`),
+so that it neither rounds to zero nor overflows over any length; where plain floating point would do neither, the
+result is bit-identical to the plain recursion, because scaling by a power of two is exact.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.cells import Cell
+from gradpath.records import LayerTape
+from gradpath.scaled import HIGH, LOW, Scaled, magnitude, shift
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """The packed weights of one layer: ``x`` (I, n·H), ``h`` (H, n·H), ``b`` (n·H,)."""
+
+    x: NDArray
+    h: NDArray
+    b: NDArray
+
+
+@dataclass(frozen=True)
+class LayerAdjoint:
+    """``delta`` (T, B, n, H) at the pre-activations; ``states[s]`` (T, B, H) total derivatives of H_1 … H_T (C_1 …)."""
+
+    delta: Scaled
+    states: dict[str, Scaled]
+
+
+def forward(cell: Cell, weights: LayerWeights, inputs: NDArray) -> LayerTape:
+    """Runs the cell over ``inputs`` (T, B, I) from H_0 = C_0 = 0."""
+    steps, batch, _ = inputs.shape
+    blocks, width = len(cell.blocks), cell.hidden_size
+    packed = (inputs.reshape(steps * batch, -1) @ weights.x + weights.b).reshape(steps, batch, blocks * width)
+    gates = packed.reshape(steps, batch, blocks, width)
+    states = {name: np.zeros((steps + 1, batch, width), inputs.dtype) for name in cell.states}
+    saved = {name: np.empty((steps, batch, width), inputs.dtype) for name in cell.saved}
+    hidden, rows, extra = states[cell.states[0]], list(states.values()), list(saved.values())
+    recurrent = np.empty_like(packed[0])
+    for t in range(steps):
+        np.matmul(hidden[t], weights.h, out=recurrent)
+        packed[t] += recurrent
+        cell.step(gates[t], [s[t] for s in rows], [s[t + 1] for s in rows], [s[t] for s in extra])
+    return LayerTape(inputs, states, gates, saved)
+
+
+def backward(cell: Cell, weights: LayerWeights, tape: LayerTape, direct: Scaled) -> LayerAdjoint:
+    """The adjoint of a layer whose outputs H_1 … H_T receive ``direct`` = ∂⁺L/∂H_t (T, B, H)."""
+    steps, batch, blocks, width = tape.gates.shape
+    factors = cell.derivatives(tape)
+    adjoint = [np.zeros((steps + 1, batch, width), tape.gates.dtype) for _ in cell.states]
+    exponent = np.zeros((steps + 1, batch), np.int32)
+    delta = np.empty_like(tape.gates)
+    packed = delta.reshape(steps, batch, blocks * width)
+    recurrent = np.empty((batch, width), delta.dtype)
+    arrives = direct.array.any(axis=(1, 2))
+    weights_back = np.ascontiguousarray(weights.h.T)
+    for t in range(steps, 0, -1):
+        leave = [s[t] for s in adjoint]
+        if arrives[t - 1]:
+            _receive(leave, exponent[t], direct.array[t - 1], direct.exponent[t - 1])
+        _rescale(leave, exponent[t])
+        enter = [s[t - 1] for s in adjoint]
+        cell.step_backward([f[t - 1] for f in factors], leave, delta[t - 1], enter)
+        np.matmul(packed[t - 1], weights_back, out=recurrent)
+        enter[0] += recurrent
+        exponent[t - 1] = exponent[t]
+    return LayerAdjoint(
+        Scaled(delta, exponent[1:]),
+        {name: Scaled(row[1:], exponent[1:]) for name, row in zip(cell.states, adjoint, strict=True)},
+    )
+
+
+def _receive(adjoint: list[NDArray], exponent: NDArray, addend: NDArray, addend_exponent: NDArray) -> None:
+    """Adds what arrives directly at H_t, in place, after bringing both to the larger of the two sizes."""
+    if exponent.any() or addend_exponent.any():
+        arriving = magnitude(addend, 1) + addend_exponent
+        carried = np.max([magnitude(row, 1) for row in adjoint], axis=0) + exponent
+        # Only a sequence to which something arrives changes its exponent, and only as far as that needs.
+        common = np.where(arriving > carried, addend_exponent, exponent)
+        for row in adjoint:
+            row[:] = shift(row, exponent - common)
+        addend = shift(addend, addend_exponent - common)
+        exponent[:] = common
+    adjoint[0] += addend
+
+
+def _rescale(adjoint: list[NDArray], exponent: NDArray) -> None:
+    """Brings each sequence that has left the band 2^-24 … 2^24 back to size 1, in place and exactly."""
+    largest = np.abs(adjoint[0]).max(axis=1)
+    for row in adjoint[1:]:
+        np.maximum(largest, np.abs(row).max(axis=1), out=largest)
+    outside = (largest > HIGH) | ((largest < LOW) & (largest > 0))
+    if outside.any():
+        change = np.where(outside & np.isfinite(largest), np.frexp(largest)[1], 0)
+        for row in adjoint:
+            row[:] = shift(row, -change)
+        exponent += change

@@ -1,0 +1,99 @@
+"""What one run is: a cell, a task, how it is trained, and what is read of it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from gradpath.cells import Cell
+from gradpath.clipping import Clip
+from gradpath.inits import Init
+from gradpath.instruments import Instrument
+from gradpath.optimizers import Optimizer
+from gradpath.settings import Settings, setting
+from gradpath.tasks import Task
+
+MISSING: Any = "???"
+"""What a unit is before the configuration names one."""
+
+
+class Dtype(Enum):
+    """The floating-point type of training."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+    @property
+    def numpy(self) -> type[np.floating]:
+        return np.float32 if self is Dtype.float32 else np.float64
+
+
+@dataclass
+class Train(Settings):
+    """How long, on how much, in which precision."""
+
+    steps: int = setting(1000, "updates", ge=1)
+    batch_size: int = setting(32, "B, sequences of a minibatch", ge=1)
+    dtype: Dtype = setting(Dtype.float32, "float32, or float64 (2–4.5 times slower)")
+    eval_every: int | None = setting(None, "evaluate every n steps; null for only after training", ge=1)
+    eval_size: int = setting(2000, "sequences of the evaluation set", ge=1)
+    threads: int = setting(1, "BLAS threads; more than one is slower at the usual sizes", ge=1)
+
+
+@dataclass
+class Tracking(Settings):
+    """Where results go. None of it changes what is computed."""
+
+    uri: str | None = setting(None, "MLflow tracking URI; null for the project's own SQLite database")
+    experiment: str = setting("gradpath", "MLflow experiment, and folder of the report's figures")
+    sweep_id: str | None = setting(None, "tag that runs of one sweep share; null for a new one")
+
+
+@dataclass
+class Experiment(Settings):
+    """One point of a sweep, resolved and checked."""
+
+    task: Task = MISSING
+    cell: Cell = MISSING
+    init: Init = MISSING
+    optimizer: Optimizer = MISSING
+    instruments: dict[str, Instrument] = field(default_factory=dict)
+    clip: Clip = field(default_factory=Clip)
+    train: Train = field(default_factory=Train)
+    tracking: Tracking = field(default_factory=Tracking)
+    seed: int = setting(0, "seed of the three streams: initialisation, data, evaluation", ge=0)
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything that determines the numbers, as plain values, each unit with the name it was chosen by."""
+        tree = {key: value for key, value in asdict(self, dict_factory=_plain).items() if key != "tracking"}
+        for key in ("task", "cell", "init", "optimizer"):
+            tree[key] = {"name": unit_name(getattr(self, key))} | tree[key]
+        return tree
+
+    @property
+    def config_hash(self) -> str:
+        """Identity of the run: equal for equal resolved configurations."""
+        return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def arm(self) -> str:
+        """The point of the 2×2, read off the configuration: ``rnn``, ``clipped_rnn``, ``lstm``, ``clipped_lstm``."""
+        clipped = self.clip.max_norm is not None or self.clip.max_value is not None
+        return ("clipped_" if clipped else "") + unit_name(self.cell)
+
+    @property
+    def run_name(self) -> str:
+        """``lstm · adding T=100 · seed 3``."""
+        return f"{self.arm} · {unit_name(self.task)} T={self.task.length} · seed {self.seed}"
+
+
+def unit_name(unit: object) -> str:
+    """The name a unit is chosen by on the command line: its module's."""
+    return type(unit).__module__.rpartition(".")[2]
+
+
+def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value.name if isinstance(value, Enum) else value for key, value in items}

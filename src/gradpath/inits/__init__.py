@@ -1,0 +1,53 @@
+"""Initialisations: how the weights are drawn. Biases that belong to a cell (b_f) are the cell's own."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import DTypeLike, NDArray
+
+from gradpath.network import Network
+from gradpath.settings import Settings, setting
+
+
+@dataclass
+class Init(Settings, ABC):
+    """Base of the initialisations. Each block of a cell gets its own draw of (K, H)."""
+
+    gain: float = setting(1.0, "g, which multiplies every recurrent matrix W_·h", gt=0)
+
+    @abstractmethod
+    def recurrent(self, rng: Generator, hidden: int) -> NDArray:
+        """W_·h (H, H) at gain 1."""
+
+    @abstractmethod
+    def feedforward(self, rng: Generator, rows: int, columns: int, hidden: int) -> NDArray:
+        """W_·x (I, H), or the readout W_hy (H, O), of a layer with ``hidden`` units."""
+
+    def bias(self, rng: Generator, columns: int, hidden: int) -> NDArray:
+        """b_· (H,) or b_y (O,); 0 unless the initialisation says otherwise."""
+        return np.zeros(columns)
+
+    def draw(self, rng: Generator, network: Network, dtype: DTypeLike) -> NDArray:
+        """θ (P,) of a whole network, drawn in float64 and then rounded, so that the type does not change the draw."""
+        theta = np.zeros(network.size)
+        named, hidden = network.parameters(theta), network.cell.hidden_size
+        for layer in range(network.cell.layers):
+            prefix = network.prefix(layer)
+            for x, h, b in network.cell.blocks.values():
+                for name, draw in ((x, self.feedforward), (b, self.bias)):
+                    target = named[prefix + name]
+                    target[:] = draw(rng, *target.shape, hidden)
+                named[prefix + h][:] = self.gain * self.recurrent(rng, hidden)
+            for block, value in network.cell.initial_bias(rng).items():
+                named[prefix + network.cell.blocks[block][2]][:] = value
+        named["W_hy"][:] = self.feedforward(rng, *named["W_hy"].shape, hidden)
+        named["b_y"][:] = self.bias(rng, *named["b_y"].shape, hidden)
+        return theta.astype(dtype)
+
+
+def uniform(rng: Generator, hidden: int, *shape: int) -> NDArray:
+    """U[−1/√H, 1/√H], the default of PyTorch's recurrent and linear layers."""
+    bound = hidden**-0.5
+    return rng.uniform(-bound, bound, shape)

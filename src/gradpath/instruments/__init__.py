@@ -1,0 +1,53 @@
+"""Instruments read a finished trace and cannot touch training. Each has a schedule of its own."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from gradpath.records import Measurement, Trace
+from gradpath.settings import Settings, setting
+
+
+@dataclass
+class Schedule(Settings):
+    """At which training steps an instrument reads. Step s is the network after s updates: 0 the initialisation, and
+    the last one the trained network. The rules add up.
+    """
+
+    every: int | None = setting(None, "read every n steps", ge=1)
+    log_spaced: int | None = setting(None, "read at this many steps spaced evenly on a log axis", ge=2)
+    first: bool = setting(True, "read at initialisation")
+    last: bool = setting(True, "read after the last update, or where training diverges")
+    new_max: float | None = setting(
+        None, "read when the gradient norm exceeds this many times the largest read so far", gt=1
+    )
+
+    def steps(self, last: int) -> set[int]:
+        """The steps in 0 … ``last`` that are known beforehand."""
+        due = set(range(0, last + 1, self.every)) if self.every else set()
+        if self.log_spaced:
+            due |= {int(step) for step in np.geomspace(1, max(last, 1), self.log_spaced).round() if step <= last}
+        # every=n alone must not bring the first step back in when the user has switched it off.
+        due = due - {0} if not self.first else due | {0}
+        return due - {last} if not self.last else due | {last}
+
+
+@dataclass
+class Instrument(Settings, ABC):
+    """Base of the instruments: what to read of a trace, and how it is shown."""
+
+    schedule: Schedule = field(default_factory=Schedule)
+
+    per_timestep: ClassVar[bool]
+    """Is a reading (T, names), a value at every timestep, or (names,), one value a training step?"""
+    unit: ClassVar[str] = "log10 norm"
+
+    @abstractmethod
+    def measure(self, trace: Trace) -> Measurement:
+        """Reads a finished trace."""
+
+    def metric(self, name: str) -> str | None:
+        """The key under which MLflow shows this curve; None keeps it in the artifact alone."""
+        return None

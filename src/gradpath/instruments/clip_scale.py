@@ -1,0 +1,24 @@
+"""How hard clipping engaged."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradpath.instruments import Instrument
+from gradpath.records import Measurement, Trace
+
+
+@dataclass
+class ClipScale(Instrument):
+    """‖gradient as applied‖ / ‖raw gradient‖: min(1, max_norm / ‖∂L/∂θ‖) for norm clipping (Pascanu et al. 2013,
+    algorithm 1), 1 without clipping. Clipping multiplies the whole profile by it and changes no ratio within. (1,)
+    """
+
+    per_timestep = False
+    unit = "ratio"
+
+    def measure(self, trace: Trace) -> Measurement:
+        return Measurement(("clip_scale",), np.array([trace.clip_scale]))
+
+    def metric(self, name: str) -> str | None:
+        return "train/clip_scale"

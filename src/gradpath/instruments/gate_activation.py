@@ -1,0 +1,39 @@
+"""What the gates do at each timestep; for the vanilla RNN, how saturated its units are."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradpath.instruments import Instrument
+from gradpath.records import Measurement, Trace
+
+LOW, HIGH = 0.1, 0.9
+QUANTILES = {"q10": 0.1, "q50": 0.5, "q90": 0.9}
+
+
+@dataclass
+class GateActivation(Instrument):
+    """For each gate I, F, O over sequences and units, at every timestep: mean, quantiles, and the share saturated, < 0.1
+    and > 0.9 (Karpathy et al. 2015, section 4.2). For the RNN the same of φ′/max φ′: the share < 0.1 is of units that
+    pass next to nothing back. (T, names)
+    """
+
+    per_timestep = True
+    unit = "activation"
+
+    def measure(self, trace: Trace) -> Measurement:
+        columns = {}
+        network = trace.tape
+        for layer, tape in enumerate(network.layers):
+            prefix = f"layer{layer + 1}/" if len(network.layers) > 1 else ""
+            for gate, values in network.cell.activations(tape).items():
+                flat = values.reshape(len(values), -1)
+                columns[f"{prefix}{gate}/mean"] = flat.mean(axis=1)
+                quantiles = np.quantile(flat, list(QUANTILES.values()), axis=1)
+                columns |= {f"{prefix}{gate}/{q}": row for q, row in zip(QUANTILES, quantiles, strict=True)}
+                columns[f"{prefix}{gate}/below_{LOW}"] = (flat < LOW).mean(axis=1)
+                columns[f"{prefix}{gate}/above_{HIGH}"] = (flat > HIGH).mean(axis=1)
+        return Measurement(tuple(columns), np.stack(list(columns.values()), axis=-1).astype(np.float64))
+
+    def metric(self, name: str) -> str | None:
+        return f"gate_activation_by_lag/{name}" if name.endswith("/mean") else None

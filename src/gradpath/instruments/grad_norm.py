@@ -1,0 +1,24 @@
+"""The ordinary gradient norm."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradpath.instruments import Instrument
+from gradpath.records import Measurement, Trace
+
+
+@dataclass
+class GradNorm(Instrument):
+    """log10 ‖∂L/∂θ‖_F of every parameter, summed over the timesteps as training uses it, and ``global``: over all of
+    them together, before clipping. (names,)
+    """
+
+    per_timestep = False
+
+    def measure(self, trace: Trace) -> Measurement:
+        norms = trace.gradient.by_parameter | {"global": trace.gradient.log10_norm}
+        return Measurement(tuple(norms), np.array(list(norms.values())))
+
+    def metric(self, name: str) -> str | None:
+        return "train/log10_grad_norm" if name == "global" else None

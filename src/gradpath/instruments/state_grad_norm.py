@@ -1,0 +1,27 @@
+"""The total and the direct derivative of the loss with respect to the states, at every timestep."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradpath.instruments import Instrument
+from gradpath.records import Measurement, Trace
+
+
+@dataclass
+class StateGradNorm(Instrument):
+    """log10 ‖∂L/∂H_t‖_F (and C_t): the *total* derivative, through everything that follows; and, as ``direct/H``,
+    log10 ‖∂⁺L/∂H_t‖_F, what arrives at H_t from the loss or the layer above alone (Werbos 1990; Pascanu et al. 2013,
+    eq. 5, ∂⁺ the immediate derivative). (T, names); -inf is a true zero.
+    """
+
+    per_timestep = True
+
+    def measure(self, trace: Trace) -> Measurement:
+        adjoints = trace.states | {f"direct/{name}": value for name, value in trace.direct.items()}
+        return Measurement(
+            tuple(adjoints), np.stack([value.align(1).log10_norm() for value in adjoints.values()], axis=-1)
+        )
+
+    def metric(self, name: str) -> str | None:
+        return None if name.startswith("direct/") else f"log10_state_grad_norm_by_lag/{name}"

@@ -1,0 +1,147 @@
+"""The records that pass along the line: Batch → Tape → Trace → Measurement. Each is final once handed on.
+
+Axes: T time, B sequences, I inputs, H hidden units, O outputs, n blocks (gates) of a cell, S scored timesteps.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.scaled import Scaled
+
+if TYPE_CHECKING:
+    from gradpath.cells import Cell
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A minibatch: ``inputs`` (T, B, I), ``targets`` (T, B) symbols or (T, B, O) numbers, ``mask`` (T, B) scored?"""
+
+    inputs: NDArray
+    targets: NDArray
+    mask: NDArray
+
+    def astype(self, dtype: type) -> "Batch":
+        """The same minibatch in another floating-point type; symbols and mask stay as they are."""
+        symbols = np.issubdtype(self.targets.dtype, np.integer)
+        targets = self.targets if symbols else self.targets.astype(dtype)
+        return Batch(self.inputs.astype(dtype), targets, self.mask)
+
+
+@dataclass(frozen=True)
+class LayerTape:
+    """What one layer's forward pass leaves behind.
+
+    ``states[s]`` (T+1, B, H): row t *enters* step t and row t+1 leaves it, so the shift by one (H_{t-1}) is a slice.
+    ``gates`` (T, B, n, H): the activations of the cell's blocks. ``saved[s]`` (T, B, H): what else the cell keeps.
+    """
+
+    inputs: NDArray
+    states: dict[str, NDArray]
+    gates: NDArray
+    saved: dict[str, NDArray]
+
+
+@dataclass(frozen=True)
+class Tape:
+    """What the whole forward pass leaves behind: a tape a layer, and readout and loss at the S scored timesteps."""
+
+    cell: "Cell"
+    batch: Batch
+    layers: tuple[LayerTape, ...]
+    scored: NDArray
+    """Indices of the S timesteps at which at least one sequence is scored."""
+    outputs: NDArray
+    """Y (S, B, O) at those timesteps."""
+    loss: float
+    """Mean over the scored positions of the batch."""
+    loss_gradient: NDArray
+    """∂L/∂Y (S, B, O)."""
+
+    @property
+    def length(self) -> int:
+        return len(self.batch.mask)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """The gradient of one packed weight matrix at every step, kept as its two factors.
+
+    ∂L/∂W_t = Σ_b entered_{t,b}ᵀ delta_{t,b}, where ``entered`` (S, B, K) is what the matrix multiplied (None for a
+    bias, which multiplies 1) and ``delta`` (S, B, n, H) the gradient at the pre-activation, one block a parameter.
+    ``times`` (S,) are the timesteps of the rows; at all others the gradient is a true zero.
+    """
+
+    names: tuple[str, ...]
+    entered: NDArray | None
+    delta: Scaled
+    times: NDArray
+
+    def gradient(self) -> Scaled:
+        """Σ_t ∂L/∂W_t (K, n, H), or (n, H) for a bias: the ordinary gradient, with one exponent."""
+        delta = self.delta.align(0)
+        steps, batch, blocks, width = delta.array.shape
+        if self.entered is None:
+            return Scaled(delta.array.sum(axis=(0, 1)), delta.exponent)
+        flat = delta.array.reshape(steps * batch, blocks * width)
+        total = self.entered.reshape(steps * batch, -1).T @ flat
+        return Scaled(total.reshape(-1, blocks, width), delta.exponent)
+
+    def per_step(self) -> Iterator[tuple[slice, Scaled]]:
+        """∂L/∂W_t itself, as runs of consecutive rows: (rows, values (rows, n, K, H)) with an exponent a row.
+
+        In runs, because T of them at once would be T times the size of the weights.
+        """
+        delta = self.delta.align(1)
+        steps, batch, blocks, width = delta.array.shape
+        inner = 1 if self.entered is None else self.entered.shape[-1]
+        run = max(1, 2**21 // (inner * blocks * width))
+        for start in range(0, steps, run):
+            rows = slice(start, min(start + run, steps))
+            by_block = delta.array[rows].transpose(0, 2, 1, 3)
+            if self.entered is None:
+                formed = by_block.sum(axis=2, keepdims=True)
+            else:
+                formed = self.entered[rows, None].swapaxes(-1, -2) @ by_block
+            exponent = np.broadcast_to(delta.exponent[rows, None], formed.shape[:2])
+            yield rows, Scaled(formed, exponent)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """∂L/∂θ for all parameters end to end, ``scaled.array`` (P,), with its global norm and its norm a parameter."""
+
+    scaled: Scaled
+    log10_norm: float
+    """log10 ‖∂L/∂θ‖ over all parameters; -inf for a true zero."""
+    by_parameter: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What the backward pass found. Norms of everything in it are for the batch-mean loss.
+
+    ``states`` and ``direct`` hold, under the states' names (``H``, ``C``, ``layer2/H``), (T, B, H) adjoints of the
+    states H_1 … H_T: ``states`` the *total* derivative ∂L/∂H_t, through everything that follows; ``direct`` the
+    immediate one ∂⁺L/∂H_t, which for a last-step loss is 0 everywhere but at T. Differentiating with respect to the
+    stacked states gives the second and is often taken for the first.
+    """
+
+    tape: Tape
+    factors: tuple[Factor, ...]
+    states: dict[str, Scaled]
+    direct: dict[str, Scaled]
+    gradient: Gradient
+    clip_scale: float = field(default=1.0)
+    """‖gradient as applied‖ / ‖raw gradient‖; 1 without clipping."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What an instrument read: ``values`` (T, names) for a quantity at every timestep, (names,) for one of the step."""
+
+    names: tuple[str, ...]
+    values: NDArray

@@ -1,0 +1,77 @@
+"""Arrays with a power-of-two exponent beside them, so that no gradient rounds to zero or overflows.
+
+The adjoint of a recurrent network leaves floating point quickly: 0.3^1000 ≈ 1e-523 is below the smallest float64.
+Backpropagation is linear in the adjoint, so it may be multiplied by 2^k at any time and divided again at the end, and
+multiplication by a power of two is exact. ``Scaled`` is such a pair; the value is ``array · 2^exponent``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LOG10_2 = float(np.log10(2.0))
+
+# A row is brought back to size 1 when its largest element leaves 2^-24 … 2^24. The band is wide enough that ordinary
+# steps never rescale, and so far from float32's limits (2^±126) that no product inside one step can leave them.
+LOW, HIGH = 2.0**-24, 2.0**24
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """``array · 2^exponent``; ``exponent`` (int32) holds one number for each leading index of ``array``."""
+
+    array: NDArray
+    exponent: NDArray
+
+    def align(self, kept: int) -> "Scaled":
+        """The same value with one exponent for each of the first ``kept`` axes, the others sharing the largest.
+
+        An element so much smaller than the largest that it underflows beside it is lost, as it would be in their sum.
+        """
+        shared = tuple(range(kept, self.exponent.ndim))
+        if not shared:
+            return self
+        if not self.exponent.any():
+            return Scaled(self.array, np.zeros(self.exponent.shape[:kept], np.int32))
+        size = magnitude(self.array, self.exponent.ndim) + self.exponent
+        common = size.max(axis=shared, keepdims=True, initial=np.iinfo(np.int32).min // 2)
+        common = np.where(common < np.iinfo(np.int32).min // 4, 0, common)
+        return Scaled(shift(self.array, self.exponent - common), common.squeeze(shared))
+
+    def plain(self) -> NDArray:
+        """The value as an ordinary array: what underflows becomes 0, what overflows becomes inf."""
+        return shift(self.array, self.exponent) if self.exponent.any() else self.array
+
+    def log10_norm(self) -> NDArray:
+        """log10 of the Euclidean norm over all axes that ``exponent`` does not have; -inf for a true zero."""
+        axes = tuple(range(self.exponent.ndim, self.array.ndim))
+        square, exponent = np.sum(np.square(self.array, dtype=np.float64), axis=axes), self.exponent
+        if not np.all((square > 1e-200) & (square < 1e200)):  # a float64 square may leave its range where its root does not
+            size = np.maximum(magnitude(self.array, self.exponent.ndim), -(2**15))
+            square = np.sum(np.square(shift(self.array, -size), dtype=np.float64), axis=axes)
+            exponent = exponent + size
+        return _log10_of_root(square, exponent)
+
+
+def _log10_of_root(square: NDArray, exponent: NDArray) -> NDArray:
+    """log10( √square · 2^exponent ), right beyond the range of float64; -inf where ``square`` is 0."""
+    root = np.sqrt(square)
+    with np.errstate(divide="ignore", over="ignore", under="ignore"):
+        value = np.ldexp(root, exponent)
+        inside = (value > np.finfo(np.float64).tiny) & np.isfinite(value)
+        return np.where(inside, np.log10(value), np.log10(root) + exponent * LOG10_2)
+
+
+def shift(array: NDArray, exponent: NDArray) -> NDArray:
+    """``array · 2^exponent`` with one exponent for each leading index; rounds only where the result underflows."""
+    exponent = np.reshape(exponent, np.shape(exponent) + (1,) * (array.ndim - np.ndim(exponent)))
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ldexp(array, exponent)
+
+
+def magnitude(array: NDArray, leading: int) -> NDArray:
+    """Exponent e with max|array| in [2^(e-1), 2^e) for each of the ``leading`` indices; hugely negative for a zero."""
+    axes = tuple(range(leading, array.ndim))
+    largest = np.abs(array).max(axis=axes, initial=0)
+    return np.where(largest > 0, np.frexp(largest)[1], np.iinfo(np.int32).min // 2).astype(np.int32)
