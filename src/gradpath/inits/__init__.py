@@ -47,7 +47,7 @@ class Init(Settings, ABC):
         return theta.astype(dtype)
 
 
-def uniform(rng: Generator, hidden: int, *shape: int) -> NDArray:
+def draw_uniform(rng: Generator, hidden: int, *shape: int) -> NDArray:
     """U[−1/√H, 1/√H], the default of PyTorch's recurrent and linear layers."""
     bound = hidden**-0.5
     return rng.uniform(-bound, bound, shape)

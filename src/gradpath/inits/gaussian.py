@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from gradpath.inits import Init, uniform
+from gradpath.inits import Init, draw_uniform
 
 
 @dataclass
@@ -19,4 +19,4 @@ class Gaussian(Init):
         return rng.normal(0, hidden**-0.5, (hidden, hidden))
 
     def feedforward(self, rng: Generator, rows: int, columns: int, hidden: int) -> NDArray:
-        return uniform(rng, hidden, rows, columns)
+        return draw_uniform(rng, hidden, rows, columns)

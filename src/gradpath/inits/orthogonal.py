@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from gradpath.inits import Init, uniform
+from gradpath.inits import Init, draw_uniform
 
 
 @dataclass
@@ -20,4 +20,4 @@ class Orthogonal(Init):
         return q * np.sign(np.diag(r))
 
     def feedforward(self, rng: Generator, rows: int, columns: int, hidden: int) -> NDArray:
-        return uniform(rng, hidden, rows, columns)
+        return draw_uniform(rng, hidden, rows, columns)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from gradpath.inits import Init, uniform
+from gradpath.inits import Init, draw_uniform
 
 
 @dataclass
@@ -13,10 +13,10 @@ class Uniform(Init):
     """All of θ ~ U[−1/√H, 1/√H], the default of PyTorch's ``nn.RNN`` and ``nn.LSTM``; ρ(W_hh) ≈ 0.58."""
 
     def recurrent(self, rng: Generator, hidden: int) -> NDArray:
-        return uniform(rng, hidden, hidden, hidden)
+        return draw_uniform(rng, hidden, hidden, hidden)
 
     def feedforward(self, rng: Generator, rows: int, columns: int, hidden: int) -> NDArray:
-        return uniform(rng, hidden, rows, columns)
+        return draw_uniform(rng, hidden, rows, columns)
 
     def bias(self, rng: Generator, columns: int, hidden: int) -> NDArray:
-        return uniform(rng, hidden, columns)
+        return draw_uniform(rng, hidden, columns)

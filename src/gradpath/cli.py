@@ -1,0 +1,149 @@
+"""The command ``gradpath``: run, report, ui."""
+
+import argparse
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+USAGE = """\
+usage: gradpath COMMAND …
+
+  gradpath run [KEY=VALUE …]          train one network and record it in MLflow
+  gradpath run -m KEY=V1,V2 …         the same for every combination: a sweep
+  gradpath run -m +experiment=NAME    the sweep of a study in conf/experiment/
+  gradpath report [KEY=VALUE …]       draw the figures of the newest sweep
+  gradpath ui [--port N]              open the MLflow UI
+
+  gradpath COMMAND --help             what can be set
+"""
+
+RUN_HELP = """\
+usage: gradpath run [-m] [KEY=VALUE …]
+
+  gradpath run arm=lstm task=temporal_order task.length=50 seed=3
+  gradpath run -m arm=rnn,clipped_rnn,lstm seed=0,1,2        a sweep: every combination
+  gradpath run -m +experiment=vanishing                      the sweep of a study
+
+--cfg job prints the configuration without running; --hydra-help lists Hydra's own options.
+"""
+
+REPORT_HELP = """\
+usage: gradpath report [KEY=VALUE …]
+
+  gradpath report                                            all figures of the newest sweep
+  gradpath report experiment=vanishing                       … of the newest sweep of a study
+  gradpath report figures=[norm_by_lag] sweep=SWEEP_ID       one figure of a given sweep
+"""
+
+
+def main() -> None:
+    """Entry point; the exit status is 0, 1 where a run or figure failed, or 2 where the command itself was wrong."""
+    commands: dict[str, Callable[[list[str]], int]] = {"run": run, "report": report, "ui": ui}
+    command, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    if command in ("-h", "--help"):
+        print(USAGE, end="")
+        sys.exit(0)
+    if command not in commands:
+        print(f"gradpath: {command}: no such command; there are {', '.join(commands)}", file=sys.stderr)
+        sys.exit(2)
+    from gradpath.config import ConfigError
+    from gradpath.store import StoreError
+
+    try:
+        sys.exit(commands[command](rest))
+    except (ConfigError, StoreError) as error:
+        print(f"gradpath: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("gradpath: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def run(arguments: list[str]) -> int:
+    """``gradpath run``: checks every point first, then hands over to Hydra, which runs them."""
+    import hydra
+    from hydra._internal.utils import get_args_parser
+    from omegaconf import DictConfig
+
+    from gradpath import config, paths, store
+
+    if {"-h", "--help"} & set(arguments):
+        _help(RUN_HELP, "config", config.GROUPS, without="figures", extra=("arm", "experiment"))
+        return 0
+    given = get_args_parser().parse_args(arguments)
+    asks_hydra = given.cfg or given.info or given.hydra_help or given.shell_completion
+    points = []
+    if not asks_hydra:
+        expanded = config.points(given.overrides) if given.multirun else [given.overrides]
+        points = [config.experiment(point) for point in expanded]
+        for uri, name in {(point.tracking.uri, point.tracking.experiment) for point in points}:
+            store.experiment_id(store.connect(uri), name)  # once, before processes of a sweep could race for it
+    sweep_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    failures: list[str] = []
+
+    def job(composed: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        from gradpath.run import execute
+
+        experiment = config.build(composed)
+        number = HydraConfig.get().job.get("num") if given.multirun else None
+        position = f"[{number + 1}/{len(points)}]" if number is not None else ""
+        try:
+            execute(experiment, experiment.tracking.sweep_id or sweep_id, position)
+        except Exception as error:
+            if isinstance(error, store.StoreError) or not given.multirun:
+                raise
+            # The other points of a sweep still run; this one is FAILED in MLflow and named at the end.
+            failures.append(f"{experiment.run_name}: {type(error).__name__}: {error}")
+
+    config.register()
+    sys.argv = ["gradpath run", *arguments]
+    hydra.main(version_base="1.3", config_path=str(paths.conf()), config_name="config")(job)()
+    if asks_hydra:
+        return 0
+    name = points[0].tracking.experiment
+    print(f"{len(points)} run{'s'[: len(points) != 1]} of sweep {points[0].tracking.sweep_id or sweep_id} in MLflow", end="")
+    print(f" experiment {name}. Figures: gradpath report experiment={name}. Curves: gradpath ui")
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def report(arguments: list[str]) -> int:
+    """``gradpath report``: draws the figures."""
+    from gradpath import config
+    from gradpath.report import write
+
+    if {"-h", "--help"} & set(arguments):
+        _help(REPORT_HELP, "report", {"figures": config.GROUPS["figures"]})
+        return 0
+    return write(config.report(arguments))
+
+
+def ui(arguments: list[str]) -> int:
+    """``gradpath ui``: the MLflow UI, with links to its charts."""
+    from gradpath.ui import serve
+
+    parser = argparse.ArgumentParser("gradpath ui", description="Opens the MLflow UI and prints links to its charts.")
+    parser.add_argument("--uri", help="MLflow tracking URI (the project's own SQLite database)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=5000, help="port to listen at (5000)")
+    given = parser.parse_args(arguments)
+    return serve(given.uri, given.host, given.port)
+
+
+def _help(usage: str, name: str, groups: dict[str, Any], without: str = "", extra: tuple[str, ...] = ()) -> None:
+    """What can be set: the units to choose from, then every key with its value, what it takes and what it means."""
+    from gradpath import config, paths
+
+    print(usage)
+    print("Units to choose (GROUP=NAME):")
+    for group in (*extra, *(g for g in groups if g != without)):
+        options = sorted(path.stem for path in (paths.conf() / group).glob("*.yaml"))
+        print(f"  {'+' if group == 'experiment' else ''}{group + '=':<13} {', '.join(options)}")
+    print("\nKeys (the value they have, what they take); those of another unit show with --cfg job after choosing it:")
+    for key, value, takes, meaning in config.settable(config.load(name, [])):
+        print(f"  {key + '=' + str(value):<52} {takes}{'. ' + meaning if meaning else ''}")

@@ -1,0 +1,194 @@
+"""The door: from what the user wrote to a checked Experiment. The one module that talks to Hydra's configuration.
+
+Types are checked by OmegaConf against each unit's dataclass, ranges by the dataclass itself, names by Hydra; whatever
+refuses, the user reads one line that names the key, what was given and what is allowed.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gradpath import paths
+from gradpath.cells import Cell
+from gradpath.discovery import discover
+from gradpath.experiment import Experiment
+from gradpath.figures import Figure
+from gradpath.inits import Init
+from gradpath.instruments import Instrument
+from gradpath.optimizers import Optimizer
+from gradpath.report import Report
+from gradpath.settings import SettingError, allowed
+from gradpath.tasks import Task
+
+GROUPS: dict[str, type] = {
+    "task": Task,
+    "cell": Cell,
+    "init": Init,
+    "optimizer": Optimizer,
+    "instruments": Instrument,
+    "figures": Figure,
+}
+
+
+class ConfigError(Exception):
+    """What the user wrote cannot be: one line that names the key, what was given and what is allowed."""
+
+
+def register() -> None:
+    """Makes every unit's dataclass the schema of its YAML file, under the YAML's name with a ``_`` before it."""
+    store = ConfigStore.instance()
+    store.store(name="_experiment", node=Experiment)
+    store.store(name="_report", node=Report)
+    for group, base in GROUPS.items():
+        for name, unit in discover(base).items():
+            store.store(group=group, name=f"_{name}", node=unit)
+    if not OmegaConf.has_resolver("gradpath_home"):
+        OmegaConf.register_new_resolver("gradpath_home", lambda: str(paths.home()))
+
+
+def load(config_name: str, overrides: list[str], hydra: bool = False) -> DictConfig:
+    """Composes the configuration, with Hydra's own node beside it where ``hydra`` asks for it."""
+    register()
+    if GlobalHydra.instance().is_initialized():
+        return compose(config_name, overrides, return_hydra_config=hydra)
+    with initialize_config_dir(str(paths.conf()), version_base="1.3"):
+        return compose(config_name, overrides, return_hydra_config=hydra)
+
+
+def experiment(overrides: list[str]) -> Experiment:
+    """The experiment that a list of overrides describes; raises ConfigError."""
+    return build(_explained(overrides, lambda: load("config", overrides)))
+
+
+def report(overrides: list[str]) -> Report:
+    """The report that a list of overrides describes; raises ConfigError."""
+    return build(_explained(overrides, lambda: load("report", overrides)))
+
+
+def points(overrides: list[str]) -> list[list[str]]:
+    """The overrides of every point of a sweep, as Hydra's sweeper expands ``a=1,2`` and a study's own parameters."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    def expand() -> list[list[str]]:
+        register()
+        parser = OverridesParser.create()
+        fixed = [o for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
+        base = load("config", [o.input_line for o in fixed if o.input_line], hydra=True)
+        study = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
+        batches = BasicSweeper.split_arguments(parser.parse_overrides(study + overrides), None)
+        return [list(point) for batch in batches for point in batch]
+
+    return typing.cast(list[list[str]], _explained(overrides, expand))
+
+
+def build(config: DictConfig) -> Any:
+    """The object a composed configuration describes, from the leaves up, so that an error knows its whole key."""
+
+    def check(node: DictConfig, path: tuple[str, ...]) -> None:
+        for key in node:
+            if OmegaConf.is_missing(node, key):
+                raise ConfigError(f"{'.'.join((*path, str(key)))}: nothing chosen")
+            if OmegaConf.is_dict(node[key]):
+                check(node[key], (*path, str(key)))
+        try:
+            OmegaConf.to_object(node)
+        except SettingError as error:
+            key = ".".join((*path, error.name))
+            raise ConfigError(f"{key}={error.value}: must be {error.allowed}") from None
+
+    check(config, ())
+    return OmegaConf.to_object(config)
+
+
+def describe(field: dataclasses.Field[Any], annotation: Any) -> str:
+    """What a field takes, in words: ``an integer ≥ 1 or null``."""
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    words = []
+    for option in options:
+        if option is type(None):
+            words.append("null")
+        elif isinstance(option, type) and issubclass(option, Enum):
+            words.append("one of " + ", ".join(option.__members__))
+        else:
+            kind = {int: "an integer", float: "a number", bool: "true or false", str: "text"}.get(option, "a section")
+            bounds = field.metadata.get("bounds", {})
+            words.append(f"{kind} {allowed(bounds)}" if bounds else kind)
+    return " or ".join(words)
+
+
+def settable(config: DictConfig, path: str = "") -> Iterator[tuple[str, Any, str, str]]:
+    """Every key that can be set in a composed configuration: (key, value, what it takes, what it means)."""
+    schema = OmegaConf.get_type(config)
+    annotations = typing.get_type_hints(schema) if dataclasses.is_dataclass(schema) else {}
+    fields = {f.name: f for f in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else {}
+    for name in config:
+        key = f"{path}{name}"
+        if OmegaConf.is_dict(config[name]):
+            yield from settable(config[name], key + ".")
+        else:
+            value = config[name]
+            shown = "null" if value is None else value.name if isinstance(value, Enum) else str(value).lower() if isinstance(value, bool) else value
+            field = fields[str(name)]
+            yield key, shown, describe(field, annotations[name]), field.metadata.get("help", "")
+
+
+def _explained(overrides: list[str], action: typing.Callable[[], Any]) -> Any:
+    """Runs ``action``, turning what Hydra and OmegaConf raise into one line for the user."""
+    try:
+        return action()
+    except MissingConfigException as error:
+        raise ConfigError(_unknown_name(error, overrides)) from None
+    except HydraException as error:
+        cause = error.__cause__
+        if isinstance(cause, OmegaConfBaseException):
+            raise ConfigError(_refused(cause, overrides)) from None
+        raise ConfigError(_first_line(error)) from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(_refused(error, overrides)) from None
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+
+
+def _written(key: str, overrides: list[str]) -> str:
+    """The override as the user wrote it."""
+    return next((o for o in reversed(overrides) if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
+
+
+def _close(word: str, names: list[str]) -> str:
+    match = difflib.get_close_matches(word, names, 1)
+    return f" (did you mean {match[0]}?)" if match else ""
+
+
+def _unknown_name(error: MissingConfigException, overrides: list[str]) -> str:
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    options = sorted(p.stem for p in (paths.conf() / group).glob("*.yaml"))
+    if not group or not options:
+        return _first_line(error)
+    return f"{group}={name}: must be one of {', '.join(options)}{_close(name, options)}"
+
+
+def _refused(error: OmegaConfBaseException, overrides: list[str]) -> str:
+    schema, key = error.object_type, str(error.full_key or error.key)
+    name = str(error.key)
+    fields = {f.name: f for f in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else {}
+    if name in fields:
+        kind = describe(fields[name], typing.get_type_hints(schema)[name])
+        return f"{_written(key, overrides)}: must be {kind}"
+    if fields:
+        return f"{_written(key, overrides)}: no such key; there are {', '.join(fields)}{_close(name, list(fields))}"
+    return f"{_written(key, overrides)}: {_first_line(error)}"

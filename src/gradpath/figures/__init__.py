@@ -1,0 +1,30 @@
+"""Figures of the report. A figure is drawn from stored runs alone, without input or output of its own."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from gradpath.loader import Run
+from gradpath.settings import Settings, setting
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+
+class CannotDraw(Exception):
+    """These runs do not hold what the figure needs; the message says what is missing."""
+
+
+@dataclass
+class Figure(Settings, ABC):
+    """Base of the figures."""
+
+    dpi: int = setting(150, "resolution of the PNG", ge=20, le=1200)
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Instruments without whose readings there is nothing to draw."""
+
+    @abstractmethod
+    def draw(self, runs: Sequence[Run]) -> "Canvas":
+        """A matplotlib figure of the runs; raises CannotDraw."""

@@ -1,0 +1,193 @@
+"""Writes a run into MLflow: the one module that does.
+
+The truth is one artifact, ``gradients/measurements.npz``, the full arrays. Beside it go what the MLflow UI draws by
+itself: curves over the lag (metric step = lag) and over training (metric step = training step), parameters to group
+by, tags to filter by, and the resolved configuration.
+"""
+
+import dataclasses
+import math
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath import store
+from gradpath.experiment import Experiment, unit_name
+from gradpath.training import Evaluation, Step
+
+WINDOWS = 320
+"""The UI thins every curve to this many points; the maximum of each window is logged so that no spike is lost."""
+FLUSH_SECONDS = 10.0
+BATCH = 1000
+"""Metrics of one request, MLflow's limit."""
+SNAPSHOT_NAMES = 16
+"""An initial snapshot is shown beside the last one up to this many curves; above, the chart view crawls."""
+
+
+class Recorder:
+    """Records one run; a context manager, so that the run never stays open whatever happens."""
+
+    def __init__(self, experiment: Experiment, tags: Mapping[str, str]) -> None:
+        self.experiment = experiment
+        self.client = store.connect(experiment.tracking.uri)
+        home = store.experiment_id(self.client, experiment.tracking.experiment)
+        run = self.client.create_run(
+            home, tags=dict(tags) | {"config_hash": experiment.config_hash}, run_name=experiment.run_name
+        )
+        self.run_id: str = run.info.run_id
+        self.experiment_id: str = home
+        self._pending: list[Any] = []
+        self._flushed = time.monotonic()
+        self._series: dict[str, tuple[tuple[str, ...], list[int], list[NDArray]]] = {}
+        self._losses: list[tuple[int, float]] = []
+        self._evaluations: list[tuple[int, Evaluation]] = []
+        self._window = max(1, math.ceil(experiment.train.steps / WINDOWS))
+        self._peak = -math.inf
+        self._parameters()
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._finish()
+        status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
+        if error is not None:
+            self.client.set_tag(self.run_id, "error", f"{type(error).__name__}: {error}"[:500])
+        self.client.set_terminated(self.run_id, status)
+
+    def record(self, step: Step) -> None:
+        """Takes in one training step."""
+        self._losses.append((step.step, step.loss))
+        self._metric("train/loss", step.loss, step.step)
+        for name, measurement in step.measurements.items():
+            _, steps, values = self._series.setdefault(name, (measurement.names, [], []))
+            steps.append(step.step)
+            values.append(measurement.values)
+            instrument = self.experiment.instruments[name]
+            if not instrument.per_timestep:
+                for column, value in zip(measurement.names, measurement.values.tolist(), strict=True):
+                    if key := instrument.metric(column):
+                        self._metric(key, value, step.step)
+        self._peak = max(self._peak, step.log10_grad_norm)
+        if step.step % self._window == 0:
+            self._metric("train/log10_grad_norm_max", self._peak, step.step)
+            self._peak = -math.inf
+        if step.evaluation is not None:
+            self._evaluations.append((step.step, step.evaluation))
+            self._metric("eval/loss", step.evaluation.loss, step.step)
+            self._metric(f"eval/{self.experiment.task.metric}", step.evaluation.score, step.step)
+            self.client.set_tag(self.run_id, "solved", str(step.evaluation.solved).lower())
+        if step.diverged:
+            self.client.set_tag(self.run_id, "diverged", "true")
+            self.client.set_tag(self.run_id, "diverged_at_step", str(step.step))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._flush()
+
+    def _parameters(self) -> None:
+        """What a person groups and filters by, and the whole resolved configuration."""
+        from mlflow.entities import Param, RunTag
+
+        e = self.experiment
+        shown: dict[str, Any] = {"arm": e.arm, "cell": unit_name(e.cell), "task": unit_name(e.task), "T": e.task.length}
+        shown |= {"seed": e.seed} | dataclasses.asdict(e.clip)
+        for unit in (e.cell, e.task):
+            shown |= {key: value for key, value in dataclasses.asdict(unit).items() if key != "length"}
+        shown |= {"init": unit_name(e.init), "gain": e.init.gain, "optimizer": unit_name(e.optimizer)}
+        shown |= {"lr": e.optimizer.lr, "batch_size": e.train.batch_size, "steps": e.train.steps}
+        shown["dtype"] = e.train.dtype.name
+        params = [Param(key, getattr(value, "name", str(value))) for key, value in shown.items()]
+        tags = [RunTag("arm", e.arm), RunTag("diverged", "false"), RunTag("solved", "false")]
+        self.client.log_batch(self.run_id, params=params, tags=tags)
+        self.client.log_dict(self.run_id, e.resolved(), "config.yaml")
+
+    def _metric(self, key: str, value: float, step: int) -> None:
+        """Buffers one point; what is not finite stays out (the store would return ±inf as ±1.8e308)."""
+        from mlflow.entities import Metric
+
+        if math.isfinite(value):
+            self._pending.append(Metric(key, value, int(time.time() * 1000), step))
+
+    def _flush(self) -> None:
+        """Sends what is buffered, by the thousand: a hundred times faster than one by one."""
+        while self._pending:
+            self.client.log_batch(self.run_id, metrics=self._pending[:BATCH])
+            del self._pending[:BATCH]
+        self._flushed = time.monotonic()
+
+    def _finish(self) -> None:
+        """The curves over the lag, the summary numbers, and the artifact."""
+        zeros: dict[str, str] = {}
+        for name, (columns, steps, readings) in self._series.items():
+            instrument = self.experiment.instruments[name]
+            if not instrument.per_timestep:
+                continue
+            whole = [i for i, values in enumerate(readings) if not np.isnan(values).any()]
+            if not whole:
+                continue
+            keys = [instrument.metric(column) for column in columns]
+            shown = [key for key in keys if key is not None]
+            first = whole[0] if steps[whole[0]] == 0 and len(shown) <= SNAPSHOT_NAMES and whole[-1] != whole[0] else None
+            for probe, suffix in ((whole[-1], ""), (first, "_at_init")):
+                if probe is not None:
+                    zeros |= self._curves(keys, readings[probe], suffix)
+        if zeros:
+            self.client.set_tag(self.run_id, "true_zeros", "; ".join(f"{key}: {text}" for key, text in zeros.items()))
+        self._summary()
+        self._flush()
+        self._artifact()
+
+    def _curves(self, keys: list[str | None], values: NDArray, suffix: str) -> dict[str, str]:
+        """One metric a curve, step = lag. A true zero has no logarithm: it is drawn a decade below the smallest value
+        and named in the tag ``true_zeros``.
+        """
+        finite = values[np.isfinite(values)]
+        floor = float(np.floor(finite.min())) - 1 if finite.size else 0.0
+        zeros = {}
+        for column, key in enumerate(keys):
+            if key is None:
+                continue
+            section, _, name = key.partition("/")
+            curve = values[::-1, column]
+            for lag, value in enumerate(curve.tolist()):
+                self._metric(f"{section}{suffix}/{name}", floor if value == -math.inf else value, lag)
+            if count := int(np.isneginf(curve).sum()):
+                zeros[f"{section}{suffix}/{name}"] = f"{count} of {len(curve)} lags, drawn at {floor:g}"
+        return zeros
+
+    def _summary(self) -> None:
+        """Numbers to sort the runs by."""
+        if "state_grad_norm" not in self._series:
+            return
+        columns, steps, readings = self._series["state_grad_norm"]
+        hidden = columns.index(next(c for c in reversed(columns) if c.rpartition("/")[2] == "H" and "direct" not in c))
+        for probe, key in ((0, "summary/decades_lost_at_init"), (-1, "summary/decades_lost")):
+            curve = readings[probe][:, hidden]
+            self._metric(key, float(curve[-1] - curve[0]), steps[probe])
+
+    def _artifact(self) -> None:
+        """``measurements.npz``: for each instrument ``NAME/values`` [probe, T, name] (or [probe, name]) in float64,
+        ``NAME/steps`` the probes' training steps, ``NAME/names``; ``lag`` (T,); loss and evaluations over training.
+        """
+        arrays: dict[str, NDArray] = {
+            "schema_version": np.array(store.SCHEMA_VERSION),
+            "lag": np.arange(self.experiment.task.timesteps)[::-1],
+            "loss/steps": np.array([step for step, _ in self._losses]),
+            "loss/values": np.array([loss for _, loss in self._losses]),
+            "evaluation/steps": np.array([step for step, _ in self._evaluations]),
+            "evaluation/values": np.array([[e.loss, e.score, e.solved] for _, e in self._evaluations]).reshape(-1, 3),
+        }
+        for name, (columns, steps, readings) in self._series.items():
+            arrays |= {f"{name}/names": np.array(columns), f"{name}/steps": np.array(steps)}
+            arrays[f"{name}/values"] = np.stack(readings)
+        folder, _, file = store.ARTIFACT.rpartition("/")
+        with tempfile.TemporaryDirectory() as scratch:
+            np.savez(Path(scratch) / file, **arrays)  # type: ignore[arg-type]
+            self.client.log_artifact(self.run_id, str(Path(scratch) / file), folder)
