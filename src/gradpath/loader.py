@@ -43,6 +43,9 @@ class Run:
     loss: Series
     evaluation: Series
     series: dict[str, Series]
+    chance_loss: float
+    longest_lag: int
+    """Of the task: from the first input that matters to the output that needs it."""
 
     @property
     def seed(self) -> int:
@@ -128,6 +131,8 @@ def _read(client: "MlflowClient", run: "MlflowRun") -> Run:
         loss=series("loss", ("loss",)),
         evaluation=series("evaluation", ("loss", "score", "solved")),
         series={name: series(name, tuple(arrays[f"{name}/names"].tolist())) for name in instruments},
+        chance_loss=float(arrays["chance_loss"]),
+        longest_lag=int(arrays["longest_lag"]),
     )
 
 

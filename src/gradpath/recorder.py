@@ -103,7 +103,8 @@ class Recorder:
         shown |= {"init": unit_name(e.init), "gain": e.init.gain, "optimizer": unit_name(e.optimizer)}
         shown |= {"lr": e.optimizer.lr, "batch_size": e.train.batch_size, "steps": e.train.steps}
         shown["dtype"] = e.train.dtype.name
-        params = [Param(key, getattr(value, "name", str(value))) for key, value in shown.items()]
+        plain = {None: "none"}
+        params = [Param(key, plain.get(value) or getattr(value, "name", str(value))) for key, value in shown.items()]
         tags = [RunTag("arm", e.arm), RunTag("diverged", "false"), RunTag("solved", "false")]
         self.client.log_batch(self.run_id, params=params, tags=tags)
         self.client.log_dict(self.run_id, e.resolved(), "config.yaml")
@@ -134,10 +135,9 @@ class Recorder:
                 continue
             keys = [instrument.metric(column) for column in columns]
             shown = [key for key in keys if key is not None]
-            first = whole[0] if steps[whole[0]] == 0 and len(shown) <= SNAPSHOT_NAMES and whole[-1] != whole[0] else None
-            for probe, suffix in ((whole[-1], ""), (first, "_at_init")):
-                if probe is not None:
-                    zeros |= self._curves(keys, readings[probe], suffix)
+            zeros |= self._curves(keys, readings[whole[-1]], "")
+            if instrument.snapshot and len(shown) <= SNAPSHOT_NAMES and steps[whole[0]] == 0 and len(whole) > 1:
+                zeros |= self._curves(keys, readings[whole[0]], "_at_init")
         if zeros:
             self.client.set_tag(self.run_id, "true_zeros", "; ".join(f"{key}: {text}" for key, text in zeros.items()))
         self._summary()
@@ -174,11 +174,14 @@ class Recorder:
 
     def _artifact(self) -> None:
         """``measurements.npz``: for each instrument ``NAME/values`` [probe, T, name] (or [probe, name]) in float64,
-        ``NAME/steps`` the probes' training steps, ``NAME/names``; ``lag`` (T,); loss and evaluations over training.
+        ``NAME/steps`` the probes' training steps, ``NAME/names``; ``lag`` (T,); loss and evaluations over training; what
+        the figures need to know of the task.
         """
         arrays: dict[str, NDArray] = {
             "schema_version": np.array(store.SCHEMA_VERSION),
             "lag": np.arange(self.experiment.task.timesteps)[::-1],
+            "chance_loss": np.array(self.experiment.task.chance_loss),
+            "longest_lag": np.array(self.experiment.task.lags[1]),
             "loss/steps": np.array([step for step, _ in self._losses]),
             "loss/values": np.array([loss for _, loss in self._losses]),
             "evaluation/steps": np.array([step for step, _ in self._evaluations]),

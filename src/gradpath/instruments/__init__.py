@@ -42,7 +42,8 @@ class Instrument(Settings, ABC):
 
     per_timestep: ClassVar[bool]
     """Is a reading (T, names), a value at every timestep, or (names,), one value a training step?"""
-    unit: ClassVar[str] = "log10 norm"
+    snapshot: ClassVar[bool] = False
+    """Does MLflow show the curves at initialisation beside the last ones?"""
 
     @abstractmethod
     def measure(self, trace: Trace) -> Measurement:

@@ -15,7 +15,6 @@ class ClipScale(Instrument):
     """
 
     per_timestep = False
-    unit = "ratio"
 
     def measure(self, trace: Trace) -> Measurement:
         return Measurement(("clip_scale",), np.array([trace.clip_scale]))

@@ -19,7 +19,6 @@ class GateActivation(Instrument):
     """
 
     per_timestep = True
-    unit = "activation"
 
     def measure(self, trace: Trace) -> Measurement:
         columns = {}

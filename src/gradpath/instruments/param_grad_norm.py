@@ -16,6 +16,7 @@ class ParamGradNorm(Instrument):
     """
 
     per_timestep = True
+    snapshot = True
 
     def measure(self, trace: Trace) -> Measurement:
         names = [name for factor in trace.factors for name in factor.names]

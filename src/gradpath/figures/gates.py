@@ -1,0 +1,105 @@
+"""What the gates do over time, against the lags that the task needs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.figures import CannotDraw, Figure, style
+from gradpath.loader import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+COLORS = {"I": "#E69F00", "F": "#0072B2", "O": "#009E73", "phi_prime": "#D55E00"}
+NAMES = {"I": "input gate", "F": "forget gate", "O": "output gate", "phi_prime": "φ′ (passes gradient)"}
+
+
+@dataclass
+class Gates(Figure):
+    """A column an arm. Rows: activation of each gate over the sequence, before (dashed) and after training (solid);
+    share of saturated units; for gated cells the time constant −1/ln F of the forget gate against the lag the task
+    needs. For the RNN, φ′ takes the gates' place: where it is 0, no gradient passes.
+    """
+
+    needs = ("gate_activation",)
+
+    def draw(self, runs: Sequence[Run]) -> "Canvas":
+        style.theme()
+        from matplotlib import pyplot
+
+        found = style.groups(runs)
+        if not found:
+            raise CannotDraw("no run")
+        canvas, grid = pyplot.subplots(
+            3, len(found), figsize=(3.5 * len(found), 7.6), sharex=True, sharey="row", squeeze=False
+        )
+        for column, group in zip(grid.T, found, strict=True):
+            names = group.runs[0].series["gate_activation"].names
+            gates = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in names))
+            for gate in gates:
+                self._activation(column[0], group, gate)
+                self._saturation(column[1], group, gate)
+            self._time_constant(column[2], group, [gate for gate in gates if gate.rpartition("/")[2] == "F"])
+            column[0].set_title(group.label, color=group.color)
+            column[0].legend(loc="lower right", fontsize=7.5)
+            column[1].legend(loc="upper right", fontsize=7.5)
+            column[2].set_xlabel("timestep t")
+            column[0].set_ylim(-0.02, 1.02)
+        for axes, text in zip(grid[:, 0], ("activation", "share saturated", "time constant (steps)"), strict=True):
+            axes.set_ylabel(text)
+        canvas.tight_layout()
+        style.caption(
+            canvas,
+            f"Median over {style.seeds(found)}. Solid: after training, with the band between the units' 10 % and 90 % "
+            "quantiles; dashed: at initialisation. Saturated: below 0.1 (solid) or above 0.9 (dotted). Time constant of "
+            "the cell state: −1/ln F, for the units' median and 90 % quantile of F, against the largest lag of the task "
+            f"(grey): a carousel with F < 1 keeps e^(−lag/τ) of its gradient. {style.setting_text(found[-1].runs[0])}.",
+        )
+        return canvas
+
+    def _activation(self, axes: "Axes", group: style.Group, gate: str) -> None:
+        color = _color(gate)
+        t = np.arange(1, len(group.runs[0].lag) + 1)
+        axes.plot(t, _read(group, f"{gate}/mean", 0), color=color, lw=1, linestyle="--")
+        axes.plot(t, _read(group, f"{gate}/mean", -1), color=color, lw=1.6, label=_name(gate))
+        low, high = _read(group, f"{gate}/q10", -1), _read(group, f"{gate}/q90", -1)
+        axes.fill_between(t, low, high, color=color, alpha=0.15, linewidth=0)
+
+    def _saturation(self, axes: "Axes", group: style.Group, gate: str) -> None:
+        t = np.arange(1, len(group.runs[0].lag) + 1)
+        axes.plot(t, _read(group, f"{gate}/below_0.1", -1), color=_color(gate), lw=1.4, label=f"{_name(gate)} < 0.1")
+        axes.plot(t, _read(group, f"{gate}/above_0.9", -1), color=_color(gate), lw=1.4, linestyle=":")
+
+    def _time_constant(self, axes: "Axes", group: style.Group, forget: list[str]) -> None:
+        axes.set_yscale("log")
+        t = np.arange(1, len(group.runs[0].lag) + 1)
+        axes.axhline(group.runs[0].longest_lag, color="#777777", lw=1.2)
+        axes.text(t[0], group.runs[0].longest_lag, "longest lag of the task", va="bottom", fontsize=7.5, color="#555555")
+        for gate in forget:
+            for quantile, width in (("q50", 1.6), ("q90", 0.9)):
+                for probe, dash in ((0, "--"), (-1, "-")):
+                    f = np.clip(_read(group, f"{gate}/{quantile}", probe), 1e-12, 1 - 1e-12)
+                    label = f"{quantile[1:]} % quantile of F" if probe else None
+                    axes.plot(t, -1 / np.log(f), color=_color(gate), lw=width, linestyle=dash, label=label)
+        if forget:
+            axes.legend(loc="lower right", fontsize=7.5)
+        else:
+            axes.text(0.5, 0.4, "no gate, no time constant", transform=axes.transAxes, ha="center", color="#777777")
+
+
+def _read(group: style.Group, name: str, probe: int) -> NDArray:
+    """(T,) median over the seeds of one column of ``gate_activation``."""
+    return np.nanmedian([run.series["gate_activation"].column(name)[probe] for run in group.runs], axis=0)
+
+
+def _color(gate: str) -> str:
+    return COLORS.get(gate.rpartition("/")[2], "#777777")
+
+
+def _name(gate: str) -> str:
+    layer, _, short = gate.rpartition("/")
+    return f"{layer} {NAMES.get(short, short)}".strip()

@@ -1,0 +1,72 @@
+"""Heat map parameter × lag × training step: where and when the gradient dies or blows up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gradpath.figures import Figure, style
+from gradpath.loader import Run
+from gradpath.settings import setting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+
+@dataclass
+class GradientAtlas(Figure):
+    """A column an arm, one run of it: a band a parameter, in it a row a probe from initialisation (top) to the trained
+    network (bottom), the lag from left to right. The colour is log10 ‖∂L/∂θ_t‖; a true zero is grey.
+    """
+
+    faintest: float = setting(-12.0, "log10 norm below which the colour saturates")
+    strongest: float = setting(4.0, "log10 norm above which the colour saturates")
+
+    needs = ("param_grad_norm",)
+
+    def draw(self, runs: Sequence[Run]) -> "Canvas":
+        style.theme()
+        import matplotlib
+        from matplotlib import pyplot
+        from matplotlib.colors import TwoSlopeNorm
+
+        found = style.groups(runs)
+        canvas, grid = pyplot.subplots(1, len(found), figsize=(3.3 * len(found) + 0.8, 8.0), squeeze=False)
+        colors = matplotlib.colormaps["RdBu_r"].copy()
+        colors.set_bad("#9a9a9a")
+        norm = TwoSlopeNorm(vmin=self.faintest, vcenter=-1.5, vmax=self.strongest)
+        for axes, group in zip(grid[0], found, strict=True):
+            image = self._arm(axes, group, colors, norm)
+        canvas.tight_layout()
+        bar = canvas.colorbar(image, ax=grid.ravel().tolist(), fraction=0.02, pad=0.015, extend="both")
+        style.decades(bar.ax.yaxis)
+        bar.set_label("‖∂L/∂θ$_t$‖    dies (blue) ← → blows up (red);  grey: true zero")
+        style.caption(
+            canvas,
+            f"One run an arm (seed {', '.join(str(g.runs[0].seed) for g in found)}, of {style.seeds(found)}). In each "
+            "band the first row is the initialisation and the last the trained network; the probes are spaced evenly on "
+            "a log axis of training steps, with one more wherever the gradient norm doubled its record. "
+            f"{style.setting_text(found[0].runs[0])}.",
+        )
+        return canvas
+
+    def _arm(self, axes: "Axes", group: style.Group, colors: object, norm: object) -> object:
+        """The bands of one run; the probes' training steps stand beside the first band."""
+        series = group.runs[0].series["param_grad_norm"]
+        names = [name for name in series.names if not name.endswith("y")]
+        probes, lags = len(series.steps), len(group.runs[0].lag)
+        bands = np.concatenate([series.column(name)[:, ::-1] for name in names])
+        image = axes.imshow(
+            np.ma.masked_invalid(bands), aspect="auto", cmap=colors, norm=norm, interpolation="nearest"  # type: ignore[arg-type]
+        )
+        axes.set_title(group.label, color=group.color)
+        axes.set_yticks([probes * (i + 0.5) - 0.5 for i in range(len(names))], names)
+        for i in range(1, len(names)):
+            axes.axhline(probes * i - 0.5, color="white", lw=1.6)
+        for probe in (0, probes - 1):
+            axes.text(lags * 0.99, probe, f"step {series.steps[probe]}", ha="right", va="center", fontsize=6.5)
+        axes.set_xlabel("lag  T − t  (steps)")
+        axes.grid(False)
+        return image

@@ -1,0 +1,123 @@
+"""The gradient norm of every parameter against the lag, the arms side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.figures import Figure, style
+from gradpath.loader import Run, Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+# A block (gate) of a cell has a colour, what its weight multiplies has a dash.
+BLOCKS = {"i": "#E69F00", "f": "#0072B2", "o": "#009E73", "c": "#CC79A7", "h": "#D55E00", "other": "#777777"}
+DASHES = {"x": "-", "h": "--", "b": ":"}
+STAGES = ("at initialisation", "at the largest gradient of training", "after training")
+
+
+@dataclass
+class NormByLag(Figure):
+    """Rows: at initialisation, at the training step with the largest gradient, after training. First column: the total
+    derivative ‖∂L/∂H_t‖ of every arm. Then a column an arm: ‖∂L/∂θ_t‖ of every recurrent parameter θ.
+    """
+
+    needs = ("param_grad_norm", "state_grad_norm", "grad_norm")
+
+    def draw(self, runs: Sequence[Run]) -> "Canvas":
+        style.theme()
+        from matplotlib import pyplot
+
+        found = style.groups(runs)
+        canvas, grid = pyplot.subplots(
+            3, 1 + len(found), figsize=(3.0 * (1 + len(found)), 7.6), sharex=True, sharey=True, squeeze=False
+        )
+        everything = [_at(run, name, stage) for run in runs for stage in STAGES for name in self.needs[:2]]
+        floor = style.floor_below(everything)
+        for row, stage in zip(grid, STAGES, strict=True):
+            for group in found:
+                curves = [_state(run, stage) for run in group.runs]
+                style.curve(row[0], group.runs[0].lag, curves, floor, color=group.color, lw=2, label=group.label)
+            for axes, group in zip(row[1:], found, strict=True):
+                self._parameters(axes, group, stage, floor)
+            row[0].set_ylabel(f"{stage}\n\nlog-scaled norm")
+            style.decades(row[0].yaxis)
+        grid[0, 0].set_title("state: ‖∂L/∂H$_t$‖")
+        for axes, group in zip(grid[0, 1:], found, strict=True):
+            axes.set_title(f"{group.label}: ‖∂L/∂θ$_t$‖", color=group.color)
+        for axes in grid[-1]:
+            axes.set_xlabel("lag  T − t  (steps)")
+        grid[0, 0].legend(loc="lower left", fontsize=8)
+        self._legend(canvas, grid, found)
+        canvas.tight_layout(rect=(0, 0.03, 1, 1))
+        style.caption(canvas, self._caption(found, runs))
+        return canvas
+
+    def _parameters(self, axes: "Axes", group: style.Group, stage: str, floor: float) -> None:
+        """One line a parameter of the cell; the readout acts at scored steps only and is left out."""
+        names = [name for name in group.runs[0].series["param_grad_norm"].names if not name.endswith("y")]
+        for name in names:
+            curves = [_at(run, "param_grad_norm", stage)[:, names.index(name)] for run in group.runs]
+            block, dash = _look(name)
+            style.curve(axes, group.runs[0].lag, curves, floor, color=BLOCKS[block], linestyle=DASHES[dash], lw=1.1)
+
+    def _legend(self, canvas: "Canvas", grid: NDArray, found: list[style.Group]) -> None:
+        from matplotlib.lines import Line2D
+
+        names = [n for g in found for n in g.runs[0].series["param_grad_norm"].names if not n.endswith("y")]
+        unique = dict.fromkeys(name.rpartition("/")[2] for name in names)
+        looks = [(name, *_look(name)) for name in unique]
+        handles = [Line2D([], [], color=BLOCKS[b], linestyle=DASHES[d], lw=1.3, label=name) for name, b, d in looks]
+        handles.append(Line2D([], [], color="#777777", marker="x", linestyle="", markersize=4, label="true zero"))
+        canvas.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=8, columnspacing=1.2)
+
+    def _caption(self, found: list[style.Group], runs: Sequence[Run]) -> str:
+        lost = []
+        for group in found:
+            change = np.median([_state(run, STAGES[0])[-1] - _state(run, STAGES[0])[0] for run in group.runs])
+            lost.append(f"{group.label} {change:.1f}")
+        return (
+            f"Median over {style.seeds(found)}, band from smallest to largest. {style.setting_text(runs[0])}. "
+            f"Decades that ‖∂L/∂H‖ loses over {len(runs[0].lag) - 1} steps at initialisation: {', '.join(lost)}. "
+            "Theory: the adjoint is multiplied by one Jacobian a step, so without gates it falls or rises "
+            "exponentially, a straight line here (Bengio et al. 1994; Pascanu et al. 2013)."
+        )
+
+
+def _at(run: Run, name: str, stage: str) -> NDArray:
+    """(T, names) of one instrument at a stage; the readout's columns are left out."""
+    series = run.series[name]
+    columns = [i for i, n in enumerate(series.names) if not n.endswith("y") and "direct" not in n]
+    return series.values[_probe(run, series, stage)][:, columns]
+
+
+def _state(run: Run, stage: str) -> NDArray:
+    """log10 ‖∂L/∂H_t‖ of the bottom layer at a stage."""
+    series = run.series["state_grad_norm"]
+    bottom = sorted(n for n in series.names if n.rpartition("/")[2] == "H" and "direct" not in n)[0]
+    return series.column(bottom)[_probe(run, series, stage)]
+
+
+def _probe(run: Run, series: Series, stage: str) -> int:
+    """Index of the probe that a stage means; readings that hold NaN (training had diverged) are passed over."""
+    whole = np.flatnonzero(~np.isnan(series.values).any(axis=(1, 2)))
+    if stage == STAGES[0]:
+        return int(whole[0])
+    if stage == STAGES[2]:
+        return int(whole[-1])
+    norms = run.series["grad_norm"]
+    overall = dict(zip(norms.steps.tolist(), norms.column("global").tolist(), strict=True))
+    return int(max(whole, key=lambda probe: overall.get(int(series.steps[probe]), -np.inf)))
+
+
+def _look(name: str) -> tuple[str, str]:
+    """(block, what it multiplies) of ``W_ix``, ``layer1/W_fh``, ``b_h`` …"""
+    kind, _, rest = name.rpartition("/")[2].partition("_")
+    block = rest[0] if rest[0] in BLOCKS else "other"
+    if name.rpartition("/")[2] == "W_xh":
+        return "h", "x"
+    return block, "b" if kind == "b" else rest[-1] if rest[-1] in DASHES else "x"

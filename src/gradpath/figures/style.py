@@ -1,0 +1,140 @@
+"""What all figures share: one colour an arm, groups of seeds, decades on an axis, true zeros, captions."""
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.loader import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+# Okabe & Ito (2008), safe for the colour-blind: warm without gates, cool with; the lighter one of a pair is clipped.
+COLORS = {"rnn": "#D55E00", "clipped_rnn": "#E69F00", "lstm": "#0072B2", "clipped_lstm": "#56B4E9"}
+SPARE = ("#009E73", "#CC79A7", "#000000", "#8C6BB1", "#7F7F7F", "#B2DF8A")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but the seed, with the name and the colour they have in every figure."""
+
+    label: str
+    color: str
+    runs: tuple[Run, ...]
+
+
+def theme() -> None:
+    """The look of every figure."""
+    import seaborn
+
+    seaborn.set_theme(style="whitegrid", context="paper", font_scale=1.05)
+    import matplotlib
+
+    matplotlib.rcParams |= {"axes.titleweight": "bold", "axes.titlesize": 10, "legend.frameon": False}
+
+
+def groups(runs: Sequence[Run]) -> list[Group]:
+    """The arms, in a fixed order. The label is derived from the resolved configurations: the arm, and whatever else
+    differs between two groups of the same arm.
+    """
+    by_config: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in runs:
+        flat = {key: value for key, value in _flatten(run.config) if key != "seed" and not key.startswith("instruments")}
+        by_config.setdefault(tuple(sorted(flat.items())), []).append(run)
+    order = list(COLORS)
+    keyed = sorted(
+        by_config.items(), key=lambda item: (_rank(order, item[1][0].arm), item[1][0].arm, [v for _, v in item[0]])
+    )
+    spare, used, found = iter(SPARE * len(keyed)), set(), []
+    for config, members in keyed:
+        arm = members[0].arm
+        rivals = [dict(other) for other, those in keyed if those[0].arm == arm]
+        differing = [f"{key.rpartition('.')[2]}={v}" for key, v in config if len({str(r.get(key)) for r in rivals}) > 1]
+        color = COLORS[arm] if arm in COLORS and arm not in used else next(spare)
+        used.add(arm)
+        found.append(Group(", ".join([arm_label(arm), *differing]), color, tuple(members)))
+    return found
+
+
+def arm_label(arm: str) -> str:
+    """``clipped_rnn`` → ``clipped RNN``."""
+    *words, cell = arm.split("_", 1) if arm.startswith("clipped_") else [arm]
+    return " ".join([*words, cell.upper() if len(cell) <= 4 else cell])
+
+
+def _rank(order: list[str], arm: str) -> int:
+    return order.index(arm) if arm in order else len(order)
+
+
+def _flatten(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", str(value)
+
+
+def decades(axis: Any) -> None:
+    """Labels an axis of log10 values as powers of ten, whole decades only."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"$10^{{{value:g}}}$"))
+
+
+def median_band(curves: Iterable[NDArray]) -> tuple[NDArray, NDArray, NDArray]:
+    """Median, smallest and largest over the seeds, pointwise; a NaN seed is left out, -inf is the smallest of all."""
+    stacked = np.stack(list(curves))
+    with np.errstate(invalid="ignore"):
+        middle = np.nanquantile(stacked, 0.5, axis=0, method="inverted_cdf")
+    return middle, np.nanmin(stacked, axis=0), np.nanmax(stacked, axis=0)
+
+
+def curve(axes: "Axes", x: NDArray, curves: Sequence[NDArray], floor: float, **style: Any) -> None:
+    """The median over seeds with the band from smallest to largest; true zeros (-inf) as crosses on the floor."""
+    middle, low, high = median_band(curves)
+    zero = np.isneginf(middle)
+    (line,) = axes.plot(x[~zero], middle[~zero], **style)
+    if len(curves) > 1:
+        shown = np.isfinite(high)
+        low = np.where(np.isneginf(low), floor, low)
+        axes.fill_between(x[shown], low[shown], high[shown], color=line.get_color(), alpha=0.18, linewidth=0)
+    if zero.any():
+        axes.plot(x[zero], np.full(zero.sum(), floor), "x", color=line.get_color(), markersize=4, clip_on=False)
+
+
+def floor_below(values: Iterable[NDArray]) -> float:
+    """Where true zeros are drawn: a little below the smallest finite value."""
+    finite = [v[np.isfinite(v)] for v in values]
+    joined = np.concatenate([v.ravel() for v in finite]) if finite else np.zeros(0)
+    if not joined.size:
+        return 0.0
+    return float(joined.min() - max(1.0, 0.05 * (joined.max() - joined.min())))
+
+
+def caption(canvas: "Canvas", text: str, width: int = 150) -> None:
+    """The caption below the figure: what it shows, how many seeds, which theory."""
+    canvas.text(0.01, -0.01, textwrap.fill(text, width), ha="left", va="top", fontsize=8.5, color="#333333")
+
+
+def seeds(found: Sequence[Group]) -> str:
+    """``3 seeds`` or ``1 to 3 seeds``, for a caption."""
+    counts = sorted({len(group.runs) for group in found})
+    number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{number} seed{'s' if counts[-1] > 1 else ''}"
+
+
+def setting_text(run: Run) -> str:
+    """What was run, in one line for a caption, read from the resolved configuration."""
+    c = run.config
+    rest = ", ".join(f"{key} {value:g}" for key, value in c["optimizer"].items() if key in ("lr", "momentum") and value)
+    return (
+        f"{c['task']['name'].replace('_', ' ')} T = {c['task']['length']}, H = {c['cell']['hidden_size']}, "
+        f"init {c['init']['name']} gain {c['init']['gain']:g}, {c['optimizer']['name']} {rest}, "
+        f"B = {c['train']['batch_size']}, {c['train']['steps']} updates"
+    )
