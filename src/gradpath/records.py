@@ -82,7 +82,7 @@ class Factor:
 
     def gradient(self) -> Scaled:
         """Σ_t ∂L/∂W_t (K, n, H), or (n, H) for a bias: the ordinary gradient, with one exponent."""
-        delta = self.delta.align(0)
+        delta = self.delta.aligned
         steps, batch, blocks, width = delta.array.shape
         if self.entered is None:
             return Scaled(delta.array.sum(axis=(0, 1)), delta.exponent)
@@ -95,7 +95,7 @@ class Factor:
 
         In runs, because T of them at once would be T times the size of the weights.
         """
-        delta = self.delta.align(1)
+        delta = self.delta.aligned_by_step
         steps, batch, blocks, width = delta.array.shape
         inner = 1 if self.entered is None else self.entered.shape[-1]
         run = max(1, 2**21 // (inner * blocks * width))

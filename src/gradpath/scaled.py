@@ -6,6 +6,7 @@ multiplication by a power of two is exact. ``Scaled`` is such a pair; the value 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,20 @@ class Scaled:
     array: NDArray
     exponent: NDArray
 
-    def align(self, kept: int) -> "Scaled":
-        """The same value with one exponent for each of the first ``kept`` axes, the others sharing the largest.
+    @cached_property
+    def aligned(self) -> "Scaled":
+        """The same value under one exponent for everything, that of the largest element.
 
         An element so much smaller than the largest that it underflows beside it is lost, as it would be in their sum.
         """
+        return self._align(0)
+
+    @cached_property
+    def aligned_by_step(self) -> "Scaled":
+        """The same value under one exponent for each index of the first axis, the timestep."""
+        return self._align(1)
+
+    def _align(self, kept: int) -> "Scaled":
         shared = tuple(range(kept, self.exponent.ndim))
         if not shared:
             return self

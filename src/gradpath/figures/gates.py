@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 COLORS = {"I": "#E69F00", "F": "#0072B2", "O": "#009E73", "phi_prime": "#D55E00"}
-NAMES = {"I": "input gate", "F": "forget gate", "O": "output gate", "phi_prime": "φ′ (passes gradient)"}
+NAMES = {"I": "input gate", "F": "forget gate", "O": "output gate", "phi_prime": "φ′"}
 
 
 @dataclass
@@ -45,8 +45,8 @@ class Gates(Figure):
                 self._saturation(column[1], group, gate)
             self._time_constant(column[2], group, [gate for gate in gates if gate.rpartition("/")[2] == "F"])
             column[0].set_title(group.label, color=group.color)
-            column[0].legend(loc="lower right", fontsize=7.5)
-            column[1].legend(loc="upper right", fontsize=7.5)
+            column[0].legend(loc="best", fontsize=7.5)
+            column[1].legend(loc="best", fontsize=7.5)
             column[2].set_xlabel("timestep t")
             column[0].set_ylim(-0.02, 1.02)
         for axes, text in zip(grid[:, 0], ("activation", "share saturated", "time constant (steps)"), strict=True):
@@ -72,10 +72,16 @@ class Gates(Figure):
     def _saturation(self, axes: "Axes", group: style.Group, gate: str) -> None:
         t = np.arange(1, len(group.runs[0].lag) + 1)
         axes.plot(t, _read(group, f"{gate}/below_0.1", -1), color=_color(gate), lw=1.4, label=f"{_name(gate)} < 0.1")
-        axes.plot(t, _read(group, f"{gate}/above_0.9", -1), color=_color(gate), lw=1.4, linestyle=":")
+        if not gate.endswith("phi_prime"):  # φ′ near its largest value is the opposite of saturated
+            axes.plot(t, _read(group, f"{gate}/above_0.9", -1), color=_color(gate), lw=1.4, linestyle=":")
 
     def _time_constant(self, axes: "Axes", group: style.Group, forget: list[str]) -> None:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         t = np.arange(1, len(group.runs[0].lag) + 1)
         axes.axhline(group.runs[0].longest_lag, color="#777777", lw=1.2)
         axes.text(t[0], group.runs[0].longest_lag, "longest lag of the task", va="bottom", fontsize=7.5, color="#555555")
@@ -86,7 +92,7 @@ class Gates(Figure):
                     label = f"{quantile[1:]} % quantile of F" if probe else None
                     axes.plot(t, -1 / np.log(f), color=_color(gate), lw=width, linestyle=dash, label=label)
         if forget:
-            axes.legend(loc="lower right", fontsize=7.5)
+            axes.legend(loc="best", fontsize=7.5)
         else:
             axes.text(0.5, 0.4, "no gate, no time constant", transform=axes.transAxes, ha="center", color="#777777")
 

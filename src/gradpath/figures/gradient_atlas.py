@@ -36,7 +36,7 @@ class GradientAtlas(Figure):
         canvas, grid = pyplot.subplots(1, len(found), figsize=(3.3 * len(found) + 0.8, 8.0), squeeze=False)
         colors = matplotlib.colormaps["RdBu_r"].copy()
         colors.set_bad("#9a9a9a")
-        norm = TwoSlopeNorm(vmin=self.faintest, vcenter=-1.5, vmax=self.strongest)
+        norm = TwoSlopeNorm(vmin=self.faintest, vcenter=0, vmax=self.strongest)
         for axes, group in zip(grid[0], found, strict=True):
             image = self._arm(axes, group, colors, norm)
         canvas.tight_layout()
@@ -45,7 +45,7 @@ class GradientAtlas(Figure):
         bar.set_label("‖∂L/∂θ$_t$‖    dies (blue) ← → blows up (red);  grey: true zero")
         style.caption(
             canvas,
-            f"One run an arm (seed {', '.join(str(g.runs[0].seed) for g in found)}, of {style.seeds(found)}). In each "
+            f"One run an arm (seed {', '.join(dict.fromkeys(str(g.runs[0].seed) for g in found))} of {style.seeds(found)}). In each "
             "band the first row is the initialisation and the last the trained network; the probes are spaced evenly on "
             "a log axis of training steps, with one more wherever the gradient norm doubled its record. "
             f"{style.setting_text(found[0].runs[0])}.",

@@ -41,10 +41,10 @@ class NormByLag(Figure):
         for row, stage in zip(grid, STAGES, strict=True):
             for group in found:
                 curves = [_state(run, stage) for run in group.runs]
-                style.curve(row[0], group.runs[0].lag, curves, floor, color=group.color, lw=2, label=group.label)
+                style.curve(row[0], group.runs[0].lag, curves, floor, color=group.color, ls=group.dash, lw=2, label=group.label)
             for axes, group in zip(row[1:], found, strict=True):
                 self._parameters(axes, group, stage, floor)
-            row[0].set_ylabel(f"{stage}\n\nlog-scaled norm")
+            row[0].set_ylabel(f"{stage}\n\ngradient norm")
             style.decades(row[0].yaxis)
         grid[0, 0].set_title("state: ‖∂L/∂H$_t$‖")
         for axes, group in zip(grid[0, 1:], found, strict=True):
@@ -73,7 +73,7 @@ class NormByLag(Figure):
         looks = [(name, *_look(name)) for name in unique]
         handles = [Line2D([], [], color=BLOCKS[b], linestyle=DASHES[d], lw=1.3, label=name) for name, b, d in looks]
         handles.append(Line2D([], [], color="#777777", marker="x", linestyle="", markersize=4, label="true zero"))
-        canvas.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=8, columnspacing=1.2)
+        canvas.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=8.5, columnspacing=1.2)
 
     def _caption(self, found: list[style.Group], runs: Sequence[Run]) -> str:
         lost = []

@@ -25,6 +25,8 @@ class Group:
 
     label: str
     color: str
+    dash: str
+    """Dashed where clipped, since a clipped curve often lies on the unclipped one."""
     runs: tuple[Run, ...]
 
 
@@ -57,7 +59,8 @@ def groups(runs: Sequence[Run]) -> list[Group]:
         differing = [f"{key.rpartition('.')[2]}={v}" for key, v in config if len({str(r.get(key)) for r in rivals}) > 1]
         color = COLORS[arm] if arm in COLORS and arm not in used else next(spare)
         used.add(arm)
-        found.append(Group(", ".join([arm_label(arm), *differing]), color, tuple(members)))
+        dash = "--" if arm.startswith("clipped_") else "-"
+        found.append(Group(", ".join([arm_label(arm), *differing]), color, dash, tuple(members)))
     return found
 
 
@@ -80,18 +83,22 @@ def _flatten(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def decades(axis: Any) -> None:
-    """Labels an axis of log10 values as powers of ten, whole decades only."""
+    """Labels an axis of log10 values: powers of ten, or plain numbers where it spans less than two decades."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"$10^{{{value:g}}}$"))
+    low, high = axis.get_view_interval()
+    whole = high - low >= 2
+    axis.set_major_locator(MaxNLocator(nbins=6, integer=whole))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"$10^{{{value:g}}}$" if whole else f"{10.0**value:.2g}")
+    )
 
 
 def median_band(curves: Iterable[NDArray]) -> tuple[NDArray, NDArray, NDArray]:
     """Median, smallest and largest over the seeds, pointwise; a NaN seed is left out, -inf is the smallest of all."""
     stacked = np.stack(list(curves))
     with np.errstate(invalid="ignore"):
-        middle = np.nanquantile(stacked, 0.5, axis=0, method="inverted_cdf")
+        middle = np.nanquantile(stacked, 0.5, axis=0, method="averaged_inverted_cdf")
     return middle, np.nanmin(stacked, axis=0), np.nanmax(stacked, axis=0)
 
 
@@ -117,8 +124,9 @@ def floor_below(values: Iterable[NDArray]) -> float:
     return float(joined.min() - max(1.0, 0.05 * (joined.max() - joined.min())))
 
 
-def caption(canvas: "Canvas", text: str, width: int = 150) -> None:
+def caption(canvas: "Canvas", text: str) -> None:
     """The caption below the figure: what it shows, how many seeds, which theory."""
+    width = int(canvas.get_figwidth() * 13.5)
     canvas.text(0.01, -0.01, textwrap.fill(text, width), ha="left", va="top", fontsize=8.5, color="#333333")
 
 
