@@ -73,7 +73,7 @@ class NormByLag(Figure):
         looks = [(name, *_look(name)) for name in unique]
         handles = [Line2D([], [], color=BLOCKS[b], linestyle=DASHES[d], lw=1.3, label=name) for name, b, d in looks]
         handles.append(Line2D([], [], color="#777777", marker="x", linestyle="", markersize=4, label="true zero"))
-        canvas.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=8.5, columnspacing=1.2)
+        canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.03), ncols=len(handles), fontsize=8.5, columnspacing=1.2)
 
     def _caption(self, found: list[style.Group], runs: Sequence[Run]) -> str:
         lost = []

@@ -1,0 +1,99 @@
+"""Small networks on random minibatches, for every cell, depth, loss and mask that the oracles run over."""
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gradpath.cells import Cell
+from gradpath.discovery import discover
+from gradpath.inits.uniform import Uniform
+from gradpath.losses import Loss
+from gradpath.network import Network
+from gradpath.nonlinearities import Activation
+from gradpath.records import Batch, Trace
+
+INPUTS, OUTPUTS, SEQUENCES = 2, 3, 3
+
+
+@dataclass
+class Case:
+    """A network, its parameters, a minibatch, and the trace of a forward and a backward pass."""
+
+    network: Network
+    theta: NDArray
+    batch: Batch
+
+    @property
+    def trace(self) -> Trace:
+        return self.network.backward(self.theta, self.network.forward(self.theta, self.batch))
+
+
+def make_case(cell: Cell, loss: Loss, steps: int, every_step: bool, dtype: type = np.float64, seed: int = 0) -> Case:
+    """A random case; ``every_step`` scores random positions of every step, otherwise the last step alone is scored."""
+    rng = np.random.default_rng(seed)
+    network = Network(cell, INPUTS, OUTPUTS, loss)
+    theta = Uniform(gain=1.5).draw(rng, network, np.float64)
+    inputs = rng.normal(size=(steps, SEQUENCES, INPUTS))
+    mask = np.zeros((steps, SEQUENCES), bool)
+    mask[-1] = True
+    if every_step:
+        mask |= rng.random((steps, SEQUENCES)) < 0.5
+    targets = rng.normal(size=(steps, SEQUENCES, OUTPUTS))
+    if loss is Loss.cross_entropy:
+        targets = targets.argmax(axis=-1)
+    return Case(network, theta.astype(dtype), Batch(inputs, targets, mask).astype(dtype))
+
+
+def cells() -> list[Cell]:
+    """Every cell that is discovered, in every nonlinearity it has, with one to three layers."""
+    found: list[Cell] = []
+    for name, cls in discover(Cell).items():
+        for layers in (1, 2, 3):
+            if name == "rnn":
+                found += [cls(hidden_size=3, layers=layers, activation=kind) for kind in Activation]  # type: ignore[call-arg]
+            else:
+                found.append(cls(hidden_size=3, layers=layers))
+    return found
+
+
+def cell_id(cell: Cell) -> str:
+    kind = getattr(cell, "activation", None)
+    return f"{type(cell).__name__}{'-' + kind.name if kind else ''}-{cell.layers}"
+
+
+@pytest.fixture(params=cells(), ids=cell_id)
+def cell(request: pytest.FixtureRequest) -> Cell:
+    return request.param
+
+
+@pytest.fixture(params=list(Loss), ids=lambda loss: loss.name)
+def loss(request: pytest.FixtureRequest) -> Loss:
+    return request.param
+
+
+@pytest.fixture(params=[1, 2, 6], ids=lambda t: f"T{t}")
+def steps(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+@pytest.fixture(params=[False, True], ids=["last-step", "every-step"])
+def every_step(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+@pytest.fixture
+def case(cell: Cell, loss: Loss, steps: int, every_step: bool) -> Case:
+    return make_case(cell, loss, steps, every_step)
+
+
+@pytest.fixture
+def store_home(tmp_path, monkeypatch):
+    """A home of its own, with an MLflow database that is copied instead of migrated anew."""
+    monkeypatch.setenv("GRADPATH_HOME", str(tmp_path))
+    return tmp_path

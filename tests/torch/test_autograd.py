@@ -1,0 +1,132 @@
+"""The same networks written a second time, from the textbook, in PyTorch: autograd on untied copies as the oracle."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from conftest import Case, make_case
+from numpy.typing import NDArray
+
+from gradpath.cells.lstm import LSTM
+from gradpath.cells.rnn import RNN
+from gradpath.gradcheck import per_step_gradients, relative_error
+from gradpath.losses import Loss
+from gradpath.nonlinearities import Activation
+from gradpath.optimizers import Optimizer
+from gradpath.optimizers.adam import Adam
+from gradpath.optimizers.rmsprop import RMSProp
+from gradpath.optimizers.sgd import SGD
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch==2.13.0")
+
+
+def rnn_step(phi: str) -> Callable:
+    def step(x, states, p):
+        (h,) = states
+        return (getattr(torch, phi)(x @ p["W_xh"] + h @ p["W_hh"] + p["b_h"]),)
+
+    return step
+
+
+def lstm_step(x, states, p):
+    h, c = states
+    i, f, o = (torch.sigmoid(x @ p[f"W_{g}x"] + h @ p[f"W_{g}h"] + p[f"b_{g}"]) for g in "ifo")
+    g = torch.tanh(x @ p["W_cx"] + h @ p["W_ch"] + p["b_c"])
+    c = f * c + i * g
+    return o * torch.tanh(c), c
+
+
+def autograd(case: Case, step: Callable, layers: int) -> tuple[dict[str, NDArray], dict[str, NDArray], float]:
+    """∂L/∂θ_t of untied copies, total derivatives of the states by retained gradients of the unrolled graph, loss."""
+    named = case.network.parameters(case.theta)
+    steps, sequences = case.batch.mask.shape
+    copies = [{k: torch.tensor(v, requires_grad=True) for k, v in named.items()} for _ in range(steps)]
+    below = [torch.tensor(x) for x in case.batch.inputs]
+    states_kept: dict[str, list] = {}
+    for layer in range(layers):
+        prefix = case.network.prefix(layer)
+        width, names = case.network.cell.hidden_size, case.network.cell.states
+        states = tuple(torch.zeros(sequences, width, dtype=below[0].dtype) for _ in names)
+        above = []
+        for t in range(steps):
+            states = step(below[t], states, {k.removeprefix(prefix): v for k, v in copies[t].items()})
+            for name, state in zip(names, states, strict=True):
+                state.retain_grad()
+                states_kept.setdefault(prefix + name, []).append(state)
+            above.append(states[0])
+        below = above
+    y = torch.stack([h @ p["W_hy"] + p["b_y"] for h, p in zip(below, copies, strict=True)])
+    mask = torch.tensor(case.batch.mask)
+    target = torch.tensor(case.batch.targets)
+    if case.network.loss is Loss.cross_entropy:
+        loss = torch.nn.functional.cross_entropy(y[mask], target[mask])
+    else:
+        loss = ((y - target)[mask] ** 2).sum(dim=-1).mean()
+    loss.backward()
+
+    def grad(tensor) -> NDArray:
+        return np.zeros(tensor.shape) if tensor.grad is None else tensor.grad.numpy()
+
+    parameters = {k: np.stack([grad(p[k]) for p in copies]) for k in named}
+    return parameters, {k: np.stack([grad(s) for s in v]) for k, v in states_kept.items()}, loss.item()
+
+
+CELLS = [(RNN(4, n, kind), rnn_step(kind.name)) for n in (1, 2, 3) for kind in Activation]
+CELLS += [(LSTM(4, n), lstm_step) for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("every", [False, True], ids=["last-step", "every-step"])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize("loss", list(Loss), ids=lambda loss: loss.name)
+@pytest.mark.parametrize(("cell", "step"), CELLS, ids=[str(cell) for cell, _ in CELLS])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 1e-4)], ids=["f64", "f32"])
+def test_every_quantity_equals_autograd(cell, step, loss, steps, every, dtype, tolerance) -> None:
+    case = make_case(cell, loss, steps, every, np.float64, seed=3)
+    parameters, states, value = autograd(case, step, cell.layers)
+    trace = make_case(cell, loss, steps, every, dtype, seed=3).trace
+    assert trace.tape.loss == pytest.approx(value, rel=tolerance)
+    found = per_step_gradients(trace)
+    for name, expected in parameters.items():
+        for t in range(steps):
+            assert relative_error(found[name][t], expected[t]) < tolerance, (name, t)
+    for name, expected in states.items():
+        for t in range(steps):
+            assert relative_error(trace.states[name].plain()[t], expected[t]) < tolerance, (name, t)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (SGD(0.1, 0.9), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)),
+        (RMSProp(0.01, 0.9, 1e-8), lambda p: torch.optim.RMSprop(p, 0.01, alpha=0.9, eps=1e-8)),
+        (Adam(0.01, 0.9, 0.99, 1e-8), lambda p: torch.optim.Adam(p, 0.01, betas=(0.9, 0.99), eps=1e-8)),
+    ],
+    ids=["sgd", "rmsprop", "adam"],
+)
+def test_updates_equal_pytorch(ours: Optimizer, theirs: Callable) -> None:
+    rng = np.random.default_rng(0)
+    theta = rng.normal(size=7)
+    parameter = torch.tensor(theta, requires_grad=True)
+    reference, state = theirs([parameter]), ours.start(theta)
+    for step in range(20):
+        gradient = rng.normal(size=7)
+        parameter.grad = torch.tensor(gradient)
+        reference.step()
+        theta, state = ours.update(theta, gradient, state, step)
+        np.testing.assert_allclose(theta, parameter.detach().numpy(), rtol=1e-12)
+
+
+def test_norm_clipping_equals_pytorch() -> None:
+    from gradpath.clipping import Clip
+
+    case = make_case(LSTM(hidden_size=3), Loss.squared_error, 5, True)
+    gradient = case.trace.gradient
+    raw = torch.zeros(len(gradient.scaled.array), dtype=torch.float64)
+    raw.grad = torch.tensor(gradient.scaled.plain())
+    limit = 10**gradient.log10_norm / 3
+    total = torch.nn.utils.clip_grad_norm_([raw], limit)
+    clipped, scale = Clip(max_norm=limit).apply(gradient)
+    assert total.item() == pytest.approx(10**gradient.log10_norm, rel=1e-12)
+    # PyTorch adds 1e-6 to the norm that it divides by.
+    np.testing.assert_allclose(clipped, raw.grad.numpy() * (1 + 1e-6 / total.item()), rtol=1e-9)
+    assert scale == pytest.approx(1 / 3, rel=1e-12)
