@@ -7,12 +7,18 @@ import copy
 
 import numpy as np
 import pytest
-from conftest import Case, make_case
 
+from conftest import Case, make_case
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
-from gradpath.gradcheck import EPSILON, central_difference, per_step_gradients, relative_error, untied_differences
-from gradpath.gradcheck import untied_loss
+from gradpath.gradcheck import (
+    EPSILON,
+    central_difference,
+    per_step_gradients,
+    relative_error,
+    untied_differences,
+    untied_loss,
+)
 from gradpath.instruments.grad_norm import GradNorm
 from gradpath.instruments.param_grad_norm import ParamGradNorm
 from gradpath.instruments.state_grad_norm import StateGradNorm

@@ -62,7 +62,7 @@ def backward(cell: Cell, weights: LayerWeights, tape: LayerTape, direct: Scaled)
     delta = np.empty_like(tape.gates)
     packed = delta.reshape(steps, batch, blocks * width)
     recurrent = np.empty((batch, width), delta.dtype)
-    arrives = direct.array.any(axis=(1, 2))
+    arrives: NDArray = np.any(direct.array, axis=(1, 2))
     weights_back = np.ascontiguousarray(weights.h.T)
     for t in range(steps, 0, -1):
         leave = [s[t] for s in adjoint]

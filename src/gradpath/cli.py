@@ -5,7 +5,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 USAGE = """\
 usage: gradpath COMMAND …
@@ -72,7 +72,7 @@ def run(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         _help(RUN_HELP, "config", config.GROUPS, without="figures", extra=("arm", "experiment"))
         return 0
-    given = get_args_parser().parse_args(arguments)
+    given = _parsed(get_args_parser(), arguments)
     asks_hydra = given.cfg or given.info or given.hydra_help or given.shell_completion
     points = []
     if not asks_hydra:
@@ -89,7 +89,7 @@ def run(arguments: list[str]) -> int:
         from gradpath.run import execute
 
         experiment = config.build(composed)
-        number = HydraConfig.get().job.get("num") if given.multirun else None
+        number = HydraConfig.get().job.num if given.multirun else None
         position = f"[{number + 1}/{len(points)}]" if number is not None else ""
         try:
             execute(experiment, experiment.tracking.sweep_id or sweep_id, position)
@@ -100,16 +100,32 @@ def run(arguments: list[str]) -> int:
             failures.append(f"{experiment.run_name}: {type(error).__name__}: {error}")
 
     config.register()
-    sys.argv = ["gradpath run", *arguments]
+    # Hydra wants its options before the overrides; people write them anywhere.
+    options = [argument for argument in arguments if argument not in given.overrides]
+    sys.argv = ["gradpath run", *options, *given.overrides]
     hydra.main(version_base="1.3", config_path=str(paths.conf()), config_name="config")(job)()
     if asks_hydra:
         return 0
     name = points[0].tracking.experiment
-    print(f"{len(points)} run{'s'[: len(points) != 1]} of sweep {points[0].tracking.sweep_id or sweep_id} in MLflow", end="")
+    print(
+        f"{len(points)} run{'s'[: len(points) != 1]} of sweep {points[0].tracking.sweep_id or sweep_id} in MLflow",
+        end="",
+    )
     print(f" experiment {name}. Figures: gradpath report experiment={name}. Curves: gradpath ui")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """Hydra's own options and the overrides, in any order; raises ConfigError for an unknown option."""
+    from gradpath.config import ConfigError
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see gradpath run --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_intermixed_args(arguments)
 
 
 def report(arguments: list[str]) -> int:

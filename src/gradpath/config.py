@@ -10,14 +10,13 @@ import types
 import typing
 from collections.abc import Iterator
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -41,6 +40,7 @@ GROUPS: dict[str, type] = {
     "instruments": Instrument,
     "figures": Figure,
 }
+"""The configuration groups whose entries are units: a folder of conf/, a package of gradpath, a base class."""
 
 
 class ConfigError(Exception):
@@ -53,7 +53,8 @@ def register() -> None:
     store.store(name="_experiment", node=Experiment)
     store.store(name="_report", node=Report)
     for group, base in GROUPS.items():
-        for name, unit in discover(base).items():
+        units: dict[str, type] = discover(base)
+        for name, unit in units.items():
             store.store(group=group, name=f"_{name}", node=unit)
     if not OmegaConf.has_resolver("gradpath_home"):
         OmegaConf.register_new_resolver("gradpath_home", lambda: str(paths.home()))
@@ -98,11 +99,15 @@ def build(config: DictConfig) -> Any:
     """The object a composed configuration describes, from the leaves up, so that an error knows its whole key."""
 
     def check(node: DictConfig, path: tuple[str, ...]) -> None:
-        for key in node:
+        known = _fields(OmegaConf.get_type(node))
+        for key in map(str, node):
+            if known and key not in known:  # +key=value adds what the schema does not have
+                names = list(known)
+                raise ConfigError(f"{'.'.join((*path, key))}={node[key]}: {_no_such_key(key, names)}")
             if OmegaConf.is_missing(node, key):
-                raise ConfigError(f"{'.'.join((*path, str(key)))}: nothing chosen")
+                raise ConfigError(f"{'.'.join((*path, key))}: nothing chosen{_choices(key)}")
             if OmegaConf.is_dict(node[key]):
-                check(node[key], (*path, str(key)))
+                check(node[key], (*path, key))
         try:
             OmegaConf.to_object(node)
         except SettingError as error:
@@ -132,16 +137,24 @@ def describe(field: dataclasses.Field[Any], annotation: Any) -> str:
 def settable(config: DictConfig, path: str = "") -> Iterator[tuple[str, Any, str, str]]:
     """Every key that can be set in a composed configuration: (key, value, what it takes, what it means)."""
     schema = OmegaConf.get_type(config)
-    annotations = typing.get_type_hints(schema) if dataclasses.is_dataclass(schema) else {}
-    fields = {f.name: f for f in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else {}
-    for name in config:
+    fields = _fields(schema)
+    annotations = typing.get_type_hints(schema) if fields else {}
+    for name in map(str, config):
         key = f"{path}{name}"
         if OmegaConf.is_dict(config[name]):
             yield from settable(config[name], key + ".")
         else:
             value = config[name]
-            shown = "null" if value is None else value.name if isinstance(value, Enum) else str(value).lower() if isinstance(value, bool) else value
-            field = fields[str(name)]
+            shown = (
+                "null"
+                if value is None
+                else value.name
+                if isinstance(value, Enum)
+                else str(value).lower()
+                if isinstance(value, bool)
+                else value
+            )
+            field = fields[name]
             yield key, shown, describe(field, annotations[name]), field.metadata.get("help", "")
 
 
@@ -150,18 +163,39 @@ def _explained(overrides: list[str], action: typing.Callable[[], Any]) -> Any:
     try:
         return action()
     except MissingConfigException as error:
-        raise ConfigError(_unknown_name(error, overrides)) from None
+        raise ConfigError(_unknown_name(error)) from None
     except HydraException as error:
         cause = error.__cause__
         if isinstance(cause, OmegaConfBaseException):
             raise ConfigError(_refused(cause, overrides)) from None
-        raise ConfigError(_first_line(error)) from None
+        where = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
+        raise ConfigError(where + _one_line(error)) from None
     except OmegaConfBaseException as error:
         raise ConfigError(_refused(error, overrides)) from None
+    except ValueError as error:  # Hydra's answer to cell=null and the like
+        given = next((o for o in overrides if o.partition("=")[0].lstrip("+") in GROUPS), "")
+        raise ConfigError(f"{given}: {_one_line(error)}{_choices(given.partition('=')[0])}") from None
 
 
-def _first_line(error: Exception) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+def _fields(schema: Any) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of a section's dataclass; none for a section without one."""
+    return {f.name: f for f in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else {}
+
+
+def _no_such_key(name: str, names: list[str]) -> str:
+    return f"no such key; there are {', '.join(names)}{_close(name, names)}"
+
+
+def _choices(group: str) -> str:
+    """What can be chosen in a configuration group, as the end of a sentence."""
+    options = sorted(path.stem for path in (paths.conf() / group).glob("*.yaml")) if group else []
+    return f"; there are {', '.join(options)}" if options else ""
+
+
+def _one_line(error: Exception) -> str:
+    """What Hydra says, without its line breaks and links."""
+    said = str(error).partition("See https")[0]
+    return " ".join(said.split()) or type(error).__name__
 
 
 def _written(key: str, overrides: list[str]) -> str:
@@ -174,21 +208,19 @@ def _close(word: str, names: list[str]) -> str:
     return f" (did you mean {match[0]}?)" if match else ""
 
 
-def _unknown_name(error: MissingConfigException, overrides: list[str]) -> str:
+def _unknown_name(error: MissingConfigException) -> str:
     group, _, name = str(error.missing_cfg_file).rpartition("/")
-    options = sorted(p.stem for p in (paths.conf() / group).glob("*.yaml"))
-    if not group or not options:
-        return _first_line(error)
-    return f"{group}={name}: must be one of {', '.join(options)}{_close(name, options)}"
+    options = sorted(path.stem for path in (paths.conf() / group).glob("*.yaml")) if group else []
+    return f"{group}={name}: no such name{_choices(group)}{_close(name, options)}" if options else _one_line(error)
 
 
 def _refused(error: OmegaConfBaseException, overrides: list[str]) -> str:
     schema, key = error.object_type, str(error.full_key or error.key)
     name = str(error.key)
-    fields = {f.name: f for f in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else {}
+    fields = _fields(schema)
     if name in fields:
         kind = describe(fields[name], typing.get_type_hints(schema)[name])
         return f"{_written(key, overrides)}: must be {kind}"
     if fields:
-        return f"{_written(key, overrides)}: no such key; there are {', '.join(fields)}{_close(name, list(fields))}"
-    return f"{_written(key, overrides)}: {_first_line(error)}"
+        return f"{_written(key, overrides)}: {_no_such_key(name, list(fields))}"
+    return f"{_written(key, overrides)}: no such key{_choices(key.partition('.')[0])}"

@@ -42,13 +42,11 @@ def untied_loss(network: Network, thetas: NDArray, batch: Batch) -> float:
 
 
 def central_difference(loss: Callable[[float], float], epsilon: float) -> float:
-    """d loss(x)/dx at 0."""
+    """D loss(x)/dx at 0."""
     return sum(w * (loss(k * epsilon) - loss(-k * epsilon)) for k, w in STENCIL) / epsilon
 
 
-def untied_differences(
-    network: Network, theta: NDArray, batch: Batch, epsilon: float = EPSILON
-) -> dict[str, NDArray]:
+def untied_differences(network: Network, theta: NDArray, batch: Batch, epsilon: float = EPSILON) -> dict[str, NDArray]:
     """∂L/∂θ_t by central differences for every parameter: name → (T, …). θ must be float64.
 
     For relu, choose ``epsilon`` so small that no unit crosses its corner.

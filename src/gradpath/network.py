@@ -144,7 +144,7 @@ class Network:
     def _gradient(self, factors: tuple[Factor, ...]) -> Gradient:
         """Σ_t of every factor, laid end to end under one exponent."""
         parts = [factor.gradient() for factor in factors]
-        norms = {}
+        norms: dict[str, float] = {}
         for factor, part in zip(factors, parts, strict=True):
             blocks = np.moveaxis(part.array, -2, 0)
             by_block = Scaled(blocks, np.broadcast_to(part.exponent, len(blocks))).log10_norm()
@@ -155,4 +155,3 @@ class Network:
         )
         scaled = Scaled(flat, np.asarray(exponent, np.int32))
         return Gradient(scaled, float(scaled.log10_norm()), norms)
-

@@ -15,7 +15,7 @@ class Activation(Enum):
 
 
 def activate(kind: Activation, x: NDArray) -> None:
-    """x ← φ(x), elementwise and in place.
+    """X ← φ(x), elementwise and in place.
 
     σ(x) = ½ + ½ tanh(x/2): one function call, no overflow for any x, so the argument is never clipped.
     """

@@ -103,8 +103,7 @@ class Recorder:
         shown |= {"init": unit_name(e.init), "gain": e.init.gain, "optimizer": unit_name(e.optimizer)}
         shown |= {"lr": e.optimizer.lr, "batch_size": e.train.batch_size, "steps": e.train.steps}
         shown["dtype"] = e.train.dtype.name
-        plain = {None: "none"}
-        params = [Param(key, plain.get(value) or getattr(value, "name", str(value))) for key, value in shown.items()]
+        params = [Param(k, "none" if v is None else str(getattr(v, "name", v))) for k, v in shown.items()]
         tags = [RunTag("arm", e.arm), RunTag("diverged", "false"), RunTag("solved", "false")]
         self.client.log_batch(self.run_id, params=params, tags=tags)
         self.client.log_dict(self.run_id, e.resolved(), "config.yaml")
@@ -174,8 +173,8 @@ class Recorder:
 
     def _artifact(self) -> None:
         """``measurements.npz``: for each instrument ``NAME/values`` [probe, T, name] (or [probe, name]) in float64,
-        ``NAME/steps`` the probes' training steps, ``NAME/names``; ``lag`` (T,); loss and evaluations over training; what
-        the figures need to know of the task.
+        ``NAME/steps`` the probes' training steps, ``NAME/names``; ``lag`` (T,); loss and evaluations over training;
+        what the figures need to know of the task.
         """
         arrays: dict[str, NDArray] = {
             "schema_version": np.array(store.SCHEMA_VERSION),

@@ -96,7 +96,7 @@ class Factor:
         In runs, because T of them at once would be T times the size of the weights.
         """
         delta = self.delta.aligned_by_step
-        steps, batch, blocks, width = delta.array.shape
+        steps, _, blocks, width = delta.array.shape
         inner = 1 if self.entered is None else self.entered.shape[-1]
         run = max(1, 2**21 // (inner * blocks * width))
         for start in range(0, steps, run):

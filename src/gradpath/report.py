@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gradpath import loader, paths, store
-from gradpath.figures import CannotDraw, Figure
+from gradpath.figures import CannotDrawError, Figure
 from gradpath.loader import Run
 from gradpath.settings import Settings, setting
 
@@ -44,7 +44,7 @@ def write(report: Report) -> int:
     for name, figure in tqdm(report.figures.items(), desc="figures", disable=not sys.stderr.isatty()):
         try:
             _draw(name, figure, runs, out)
-        except CannotDraw as error:
+        except CannotDrawError as error:
             print(f"{name}: not drawn: {error}", file=sys.stderr)
             failed = 1
     return failed
@@ -56,7 +56,7 @@ def _draw(name: str, figure: Figure, runs: list[Run], out: Path) -> None:
 
     missing = {need for need in figure.needs for run in runs if need not in run.series}
     if missing:
-        raise CannotDraw(f"the runs did not record {', '.join(sorted(missing))}")
+        raise CannotDrawError(f"the runs did not record {', '.join(sorted(missing))}")
     canvas = figure.draw(runs)
     for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
         canvas.savefig(out / f"{name}.{suffix}", dpi=figure.dpi, bbox_inches="tight", metadata=metadata)

@@ -57,7 +57,9 @@ class Scaled:
         """log10 of the Euclidean norm over all axes that ``exponent`` does not have; -inf for a true zero."""
         axes = tuple(range(self.exponent.ndim, self.array.ndim))
         square, exponent = np.sum(np.square(self.array, dtype=np.float64), axis=axes), self.exponent
-        if not np.all((square > 1e-200) & (square < 1e200)):  # a float64 square may leave its range where its root does not
+        if not np.all(
+            (square > 1e-200) & (square < 1e200)
+        ):  # a float64 square may leave its range where its root does not
             size = np.maximum(magnitude(self.array, self.exponent.ndim), -(2**15))
             square = np.sum(np.square(shift(self.array, -size), dtype=np.float64), axis=axes)
             exponent = exponent + size

@@ -28,9 +28,7 @@ def setting(
 ) -> Any:
     """A dataclass field with a range: ``ge``/``gt`` lower bound, ``le``/``lt`` upper bound (exclusive for gt, lt)."""
     bounds = {"≥": ge, ">": gt, "≤": le, "<": lt}
-    return field(
-        default=default, metadata={"help": help, "bounds": {k: v for k, v in bounds.items() if v is not None}}
-    )
+    return field(default=default, metadata={"help": help, "bounds": {k: v for k, v in bounds.items() if v is not None}})
 
 
 _HOLDS = {
@@ -55,6 +53,7 @@ class Settings:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             bounds = spec.metadata.get("bounds", {})
-            # NaN fails every comparison, so it is refused by any bound; infinity and NaN are refused without one too.
-            if not math.isfinite(value) or not all(_HOLDS[sign](value, bound) for sign, bound in bounds.items()):
+            if not all(_HOLDS[sign](value, bound) for sign, bound in bounds.items()):
                 raise SettingError(spec.name, value, allowed(bounds))
+            if not math.isfinite(value):
+                raise SettingError(spec.name, value, "finite")

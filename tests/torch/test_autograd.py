@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import Case, make_case
 from numpy.typing import NDArray
 
+from conftest import Case, make_case
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
 from gradpath.gradcheck import per_step_gradients, relative_error

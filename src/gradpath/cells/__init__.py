@@ -32,7 +32,9 @@ class Cell(Settings, ABC):
     """The names of what a step keeps for its derivative beside gates and states."""
 
     @abstractmethod
-    def step(self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]) -> None:
+    def step(
+        self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]
+    ) -> None:
         """One step: ``gates`` holds the pre-activations and is left holding the activations; fills leave and saved."""
 
     @abstractmethod

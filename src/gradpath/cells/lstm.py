@@ -41,7 +41,9 @@ class LSTM(Cell):
     }
     saved = ("tanh_C",)
 
-    def step(self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]) -> None:
+    def step(
+        self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]
+    ) -> None:
         (_, previous_c), (h, c), (tanh_c,) = enter, leave, saved
         activate(Activation.sigmoid, gates[:, :3])
         activate(Activation.tanh, gates[:, 3])

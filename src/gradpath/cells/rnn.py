@@ -24,7 +24,9 @@ class RNN(Cell):
 
     blocks = {"h": ("W_xh", "W_hh", "b_h")}
 
-    def step(self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]) -> None:
+    def step(
+        self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]
+    ) -> None:
         activate(self.activation, gates)
         leave[0][:] = gates[:, 0]
 

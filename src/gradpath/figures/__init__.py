@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 
-class CannotDraw(Exception):
+class CannotDrawError(Exception):
     """These runs do not hold what the figure needs; the message says what is missing."""
 
 
@@ -27,4 +27,4 @@ class Figure(Settings, ABC):
 
     @abstractmethod
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        """A matplotlib figure of the runs; raises CannotDraw."""
+        """A matplotlib figure of the runs; raises CannotDrawError."""

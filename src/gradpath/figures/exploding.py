@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradpath.figures import CannotDraw, Figure, style
+from gradpath.figures import CannotDrawError, Figure, style
 from gradpath.loader import Run
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Exploding(Figure):
         found = style.groups(runs)
         cells = list(dict.fromkeys(group.runs[0].config["cell"]["name"] for group in found))
         if not cells:
-            raise CannotDraw("no run")
+            raise CannotDrawError("no run")
         canvas, grid = pyplot.subplots(
             3, len(cells), figsize=(5.2 * len(cells), 7.6), sharex=True, sharey="row", squeeze=False
         )
@@ -53,7 +53,7 @@ class Exploding(Figure):
         """Every seed as a line of its own: a spike in one seed is the point, and a median would remove it."""
         for index, run in enumerate(group.runs):
             label = group.label if index == 0 else None
-            look = {"color": group.color, "lw": 0.8, "alpha": 0.9}
+            look: dict[str, Any] = {"color": group.color, "lw": 0.8, "alpha": 0.9}
             with np.errstate(divide="ignore", invalid="ignore"):
                 column[0].plot(run.loss.steps, np.log10(run.loss.values), label=label, **look)
                 norms, factors = run.series["grad_norm"], run.series["clip_scale"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDraw, Figure, style
+from gradpath.figures import CannotDrawError, Figure, style
 from gradpath.loader import Run
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Gates(Figure):
 
         found = style.groups(runs)
         if not found:
-            raise CannotDraw("no run")
+            raise CannotDrawError("no run")
         canvas, grid = pyplot.subplots(
             3, len(found), figsize=(3.5 * len(found), 7.6), sharex=True, sharey="row", squeeze=False
         )
@@ -55,9 +55,10 @@ class Gates(Figure):
         style.caption(
             canvas,
             f"Median over {style.seeds(found)}. Solid: after training, with the band between the units' 10 % and 90 % "
-            "quantiles; dashed: at initialisation. Saturated: below 0.1 (solid) or above 0.9 (dotted). Time constant of "
-            "the cell state: −1/ln F, for the units' median and 90 % quantile of F, against the largest lag of the task "
-            f"(grey): a carousel with F < 1 keeps e^(−lag/τ) of its gradient. {style.setting_text(found[-1].runs[0])}.",
+            "quantiles; dashed: at initialisation. Saturated: below 0.1 (solid) or above 0.9 (dotted). Time constant "
+            "of the cell state: −1/ln F, for the units' median and 90 % quantile of F, against the largest lag of "
+            "the task (grey): a carousel with F < 1 keeps e^(−lag/τ) of its gradient. "
+            f"{style.setting_text(found[-1].runs[0])}.",
         )
         return canvas
 
@@ -84,7 +85,9 @@ class Gates(Figure):
         axes.yaxis.set_minor_formatter(NullFormatter())
         t = np.arange(1, len(group.runs[0].lag) + 1)
         axes.axhline(group.runs[0].longest_lag, color="#777777", lw=1.2)
-        axes.text(t[0], group.runs[0].longest_lag, "longest lag of the task", va="bottom", fontsize=7.5, color="#555555")
+        axes.text(
+            t[0], group.runs[0].longest_lag, "longest lag of the task", va="bottom", fontsize=7.5, color="#555555"
+        )
         for gate in forget:
             for quantile, width in (("q50", 1.6), ("q90", 0.9)):
                 for probe, dash in ((0, "--"), (-1, "-")):

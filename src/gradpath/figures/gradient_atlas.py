@@ -12,7 +12,9 @@ from gradpath.settings import setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.image import AxesImage
 
 
 @dataclass
@@ -43,23 +45,27 @@ class GradientAtlas(Figure):
         bar = canvas.colorbar(image, ax=grid.ravel().tolist(), fraction=0.02, pad=0.015, extend="both")
         style.decades(bar.ax.yaxis)
         bar.set_label("‖∂L/∂θ$_t$‖    dies (blue) ← → blows up (red);  grey: true zero")
+        shown = ", ".join(dict.fromkeys(str(group.runs[0].seed) for group in found))
         style.caption(
             canvas,
-            f"One run an arm (seed {', '.join(dict.fromkeys(str(g.runs[0].seed) for g in found))} of {style.seeds(found)}). In each "
-            "band the first row is the initialisation and the last the trained network; the probes are spaced evenly on "
-            "a log axis of training steps, with one more wherever the gradient norm doubled its record. "
-            f"{style.setting_text(found[0].runs[0])}.",
+            f"One run an arm (seed {shown} of {style.seeds(found)}). In each band the first row is the initialisation "
+            "and the last the trained network; the probes are spaced evenly on a log axis of training steps, with one "
+            f"more wherever the gradient norm doubled its record. {style.setting_text(found[0].runs[0])}.",
         )
         return canvas
 
-    def _arm(self, axes: "Axes", group: style.Group, colors: object, norm: object) -> object:
+    def _arm(self, axes: "Axes", group: style.Group, colors: "Colormap", norm: "Normalize") -> "AxesImage":
         """The bands of one run; the probes' training steps stand beside the first band."""
         series = group.runs[0].series["param_grad_norm"]
         names = [name for name in series.names if not name.endswith("y")]
         probes, lags = len(series.steps), len(group.runs[0].lag)
         bands = np.concatenate([series.column(name)[:, ::-1] for name in names])
         image = axes.imshow(
-            np.ma.masked_invalid(bands), aspect="auto", cmap=colors, norm=norm, interpolation="nearest"  # type: ignore[arg-type]
+            np.ma.masked_invalid(bands),
+            aspect="auto",
+            cmap=colors,
+            norm=norm,
+            interpolation="nearest",
         )
         axes.set_title(group.label, color=group.color)
         axes.set_yticks([probes * (i + 0.5) - 0.5 for i in range(len(names))], names)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # A block (gate) of a cell has a colour, what its weight multiplies has a dash.
 BLOCKS = {"i": "#E69F00", "f": "#0072B2", "o": "#009E73", "c": "#CC79A7", "h": "#D55E00", "other": "#777777"}
-DASHES = {"x": "-", "h": "--", "b": ":"}
+DASHES: dict[str, Literal["-", "--", ":"]] = {"x": "-", "h": "--", "b": ":"}
 STAGES = ("at initialisation", "at the largest gradient of training", "after training")
 
 
@@ -41,7 +41,9 @@ class NormByLag(Figure):
         for row, stage in zip(grid, STAGES, strict=True):
             for group in found:
                 curves = [_state(run, stage) for run in group.runs]
-                style.curve(row[0], group.runs[0].lag, curves, floor, color=group.color, ls=group.dash, lw=2, label=group.label)
+                style.curve(
+                    row[0], group.runs[0].lag, curves, floor, color=group.color, ls=group.dash, lw=2, label=group.label
+                )
             for axes, group in zip(row[1:], found, strict=True):
                 self._parameters(axes, group, stage, floor)
             row[0].set_ylabel(f"{stage}\n\ngradient norm")
@@ -73,7 +75,14 @@ class NormByLag(Figure):
         looks = [(name, *_look(name)) for name in unique]
         handles = [Line2D([], [], color=BLOCKS[b], linestyle=DASHES[d], lw=1.3, label=name) for name, b, d in looks]
         handles.append(Line2D([], [], color="#777777", marker="x", linestyle="", markersize=4, label="true zero"))
-        canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.03), ncols=len(handles), fontsize=8.5, columnspacing=1.2)
+        canvas.legend(
+            handles=handles,
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0.03),
+            ncols=len(handles),
+            fontsize=8.5,
+            columnspacing=1.2,
+        )
 
     def _caption(self, found: list[style.Group], runs: Sequence[Run]) -> str:
         lost = []

@@ -46,7 +46,9 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     """
     by_config: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run in runs:
-        flat = {key: value for key, value in _flatten(run.config) if key != "seed" and not key.startswith("instruments")}
+        flat = {
+            key: value for key, value in _flatten(run.config) if key != "seed" and not key.startswith("instruments")
+        }
         by_config.setdefault(tuple(sorted(flat.items())), []).append(run)
     order = list(COLORS)
     keyed = sorted(
@@ -89,9 +91,7 @@ def decades(axis: Any) -> None:
     low, high = axis.get_view_interval()
     whole = high - low >= 2
     axis.set_major_locator(MaxNLocator(nbins=6, integer=whole))
-    axis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"$10^{{{value:g}}}$" if whole else f"{10.0**value:.2g}")
-    )
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"$10^{{{value:g}}}$" if whole else f"{10.0**value:.2g}"))
 
 
 def median_band(curves: Iterable[NDArray]) -> tuple[NDArray, NDArray, NDArray]:

@@ -36,14 +36,14 @@ class Init(Settings, ABC):
         for layer in range(network.cell.layers):
             prefix = network.prefix(layer)
             for x, h, b in network.cell.blocks.values():
-                for name, draw in ((x, self.feedforward), (b, self.bias)):
-                    target = named[prefix + name]
-                    target[:] = draw(rng, *target.shape, hidden)
+                inputs = len(named[prefix + x])
+                named[prefix + x][:] = self.feedforward(rng, inputs, hidden, hidden)
                 named[prefix + h][:] = self.gain * self.recurrent(rng, hidden)
+                named[prefix + b][:] = self.bias(rng, hidden, hidden)
             for block, value in network.cell.initial_bias(rng).items():
                 named[prefix + network.cell.blocks[block][2]][:] = value
-        named["W_hy"][:] = self.feedforward(rng, *named["W_hy"].shape, hidden)
-        named["b_y"][:] = self.bias(rng, *named["b_y"].shape, hidden)
+        named["W_hy"][:] = self.feedforward(rng, hidden, network.output_size, hidden)
+        named["b_y"][:] = self.bias(rng, network.output_size, hidden)
         return theta.astype(dtype)
 
 

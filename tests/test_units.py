@@ -1,0 +1,158 @@
+"""Initialisations, clipping and schedules: the numbers their docstrings promise."""
+
+import numpy as np
+import pytest
+
+from gradpath.cells.lstm import LSTM
+from gradpath.cells.rnn import RNN
+from gradpath.clipping import Clip
+from gradpath.discovery import discover
+from gradpath.inits import Init
+from gradpath.inits.gaussian import Gaussian
+from gradpath.inits.identity import Identity
+from gradpath.inits.orthogonal import Orthogonal
+from gradpath.inits.pascanu_basic_tanh import PascanuBasicTanh
+from gradpath.inits.pascanu_sigmoid import PascanuSigmoid
+from gradpath.inits.pascanu_smart_tanh import PascanuSmartTanh
+from gradpath.inits.uniform import Uniform
+from gradpath.instruments import Schedule
+from gradpath.losses import Loss
+from gradpath.network import Network
+from gradpath.optimizers.adam import Adam
+from gradpath.optimizers.rmsprop import RMSProp
+from gradpath.optimizers.sgd import SGD
+from gradpath.records import Gradient
+from gradpath.scaled import Scaled
+from gradpath.settings import SettingError
+
+
+def drawn(init: Init, cell: RNN | LSTM | None = None, seed: int = 0) -> dict[str, np.ndarray]:
+    network = Network(cell or RNN(hidden_size=200), 3, 2, Loss.squared_error)
+    return network.parameters(init.draw(np.random.default_rng(seed), network, np.float64))
+
+
+def radius(matrix: np.ndarray) -> float:
+    return float(np.abs(np.linalg.eigvals(matrix)).max())
+
+
+def test_uniform_is_within_one_over_root_h() -> None:
+    p = drawn(Uniform())
+    for name in ("W_xh", "W_hh", "W_hy", "b_h"):
+        assert np.abs(p[name]).max() <= 200**-0.5
+    assert np.abs(p["W_hh"]).max() > 0.99 * 200**-0.5
+
+
+def test_gaussian_gain_is_the_spectral_radius() -> None:
+    assert radius(drawn(Gaussian(gain=1.3))["W_hh"]) == pytest.approx(1.3, rel=0.06)
+
+
+def test_orthogonal() -> None:
+    w = drawn(Orthogonal(gain=1.5))["W_hh"]
+    np.testing.assert_allclose(w @ w.T, 1.5**2 * np.eye(200), atol=1e-12)
+
+
+def test_identity() -> None:
+    p = drawn(Identity(gain=0.5))
+    assert (p["W_hh"] == 0.5 * np.eye(200)).all()
+    assert p["W_xh"].std() == pytest.approx(0.001, rel=0.1)
+    assert not p["b_h"].any()
+
+
+@pytest.mark.parametrize(
+    ("init", "std"), [(PascanuSigmoid(), 0.01), (PascanuBasicTanh(), 0.1)], ids=["sigmoid", "tanh"]
+)
+def test_pascanu_gaussian(init: Init, std: float) -> None:
+    p = drawn(init)
+    for name in ("W_xh", "W_hh", "W_hy"):
+        assert p[name].std() == pytest.approx(std, rel=0.1)
+    assert not p["b_h"].any()
+
+
+def test_pascanu_smart_tanh() -> None:
+    p = drawn(PascanuSmartTanh())
+    assert ((p["W_hh"] != 0).sum(axis=1) == 15).all()
+    assert radius(p["W_hh"]) == pytest.approx(0.95, rel=1e-9)
+    assert p["W_xh"].std() == pytest.approx(0.01, rel=0.1)
+
+
+def test_forget_bias_and_chrono() -> None:
+    assert (drawn(Uniform(), LSTM(hidden_size=5, forget_bias=3.0))["b_f"] == 3.0).all()
+    p = drawn(Uniform(), LSTM(hidden_size=2000, chrono_t_max=100))
+    assert (p["b_i"] == -p["b_f"]).all()
+    spans = np.exp(p["b_f"])
+    assert 1 <= spans.min() < 1.5
+    assert 97 < spans.max() <= 99
+    assert np.median(spans) == pytest.approx(50, abs=3)
+
+
+def test_every_init_in_a_stack_draws_each_block_anew() -> None:
+    for name, cls in discover(Init).items():
+        p = drawn(cls(), LSTM(hidden_size=20, layers=2))
+        assert all(np.isfinite(value).all() for value in p.values()), name
+        assert (p["layer1/W_ix"] != p["layer1/W_fx"]).any(), name
+        assert (p["layer2/b_f"] == 1.0).all(), name
+
+
+def test_the_type_does_not_change_the_draw() -> None:
+    network = Network(RNN(hidden_size=4), 2, 1, Loss.squared_error)
+    single, double = (Uniform().draw(np.random.default_rng(0), network, t) for t in (np.float32, np.float64))
+    assert (double.astype(np.float32) == single).all()
+
+
+def gradient(values: list[float], exponent: int = 0, dtype: type = np.float64) -> Gradient:
+    scaled = Scaled(np.array(values, dtype), np.asarray(exponent, np.int32))
+    return Gradient(scaled, float(scaled.log10_norm()), {})
+
+
+def test_clipping_by_norm() -> None:
+    clipped, scale = Clip(max_norm=1.0).apply(gradient([3.0, 4.0]))
+    np.testing.assert_allclose(clipped, [0.6, 0.8], rtol=1e-15)
+    assert scale == pytest.approx(0.2)
+    kept, scale = Clip(max_norm=10.0).apply(gradient([3.0, 4.0]))
+    assert kept.tolist() == [3.0, 4.0]
+    assert scale == 1.0
+
+
+def test_clipping_by_norm_where_the_gradient_overflows_its_type() -> None:
+    clipped, scale = Clip(max_norm=2.0).apply(gradient([0.3, -0.4], exponent=400, dtype=np.float32))
+    np.testing.assert_allclose(clipped, [1.2, -1.6], rtol=1e-6)
+    assert clipped.dtype == np.float32
+    assert scale == pytest.approx(2.0 / 0.5 / 2.0**400)
+
+
+def test_clipping_by_value_and_none() -> None:
+    clipped, scale = Clip(max_value=1.0).apply(gradient([3.0, -0.5]))
+    assert clipped.tolist() == [1.0, -0.5]
+    assert scale == pytest.approx(np.hypot(1, 0.5) / np.hypot(3, 0.5))
+    assert Clip().apply(gradient([3.0, 4.0]))[0].tolist() == [3.0, 4.0]
+    with pytest.raises(SettingError, match="choose one"):
+        Clip(max_norm=1.0, max_value=1.0)
+
+
+def test_updates_by_hand() -> None:
+    """One update from rest, worked out on paper."""
+    theta, g = np.array([1.0]), np.array([0.5])
+    first, state = SGD(0.1, 0.9).update(theta, g, SGD().start(theta), 0)
+    second, _ = SGD(0.1, 0.9).update(first, g, state, 1)
+    assert (first.item(), second.item()) == pytest.approx((0.95, 0.95 - 0.1 * 0.95))
+    assert RMSProp(0.1, 0.99).update(theta, g, RMSProp().start(theta), 0)[0].item() == pytest.approx(0.0, abs=1e-6)
+    assert Adam(0.1).update(theta, g, Adam().start(theta), 0)[0].item() == pytest.approx(0.9)
+    assert theta.item() == 1.0
+
+
+def test_schedule() -> None:
+    assert Schedule(every=4).steps(10) == {0, 4, 8, 10}
+    assert Schedule(every=4, first=False, last=False).steps(10) == {4, 8}
+    assert Schedule(first=True, last=True).steps(10) == {0, 10}
+    spaced = sorted(Schedule(log_spaced=4).steps(1000))
+    assert spaced == [0, 1, 10, 100, 1000]
+
+
+@pytest.mark.parametrize("bad", [0, -1])
+def test_ranges_hold_for_direct_construction_too(bad: int) -> None:
+    with pytest.raises(SettingError, match="≥ 1"):
+        LSTM(hidden_size=bad)
+    with pytest.raises(SettingError, match="> 0"):
+        Clip(max_norm=float(bad))
+    with pytest.raises(SettingError, match="> 0"):
+        Adam(lr=float("nan"))
