@@ -33,7 +33,7 @@ REPORT_HELP = """\
 usage: gradpath report [KEY=VALUE …]
 
   gradpath report                                            all figures of the newest sweep
-  gradpath report experiment=vanishing                       … of the newest sweep of a study
+  gradpath report study=vanishing                       … of the newest sweep of a study
   gradpath report figures=[norm_by_lag] sweep=SWEEP_ID       one figure of a given sweep
 """
 
@@ -111,7 +111,7 @@ def run(arguments: list[str]) -> int:
         f"{len(points)} run{'s'[: len(points) != 1]} of sweep {points[0].tracking.sweep_id or sweep_id} in MLflow",
         end="",
     )
-    print(f" experiment {name}. Figures: gradpath report experiment={name}. Curves: gradpath ui")
+    print(f" experiment {name}. Figures: gradpath report study={name}. Curves: gradpath ui")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0

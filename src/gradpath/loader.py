@@ -65,7 +65,7 @@ def newest_sweep(uri: str | None, experiment: str | None) -> tuple[str, str]:
     ids = [i for i, name in known.items() if experiment in (None, name)]
     if not ids:
         names = ", ".join(sorted(set(known.values()) - {"Default"})) or "none yet"
-        raise store.StoreError(f"experiment={experiment}: no such experiment; there are: {names}")
+        raise store.StoreError(f"study={experiment}: no such MLflow experiment; there are: {names}")
     found = client.search_runs(ids, "attributes.status = 'FINISHED' and tags.sweep_id != ''", max_results=1)
     if not found:
         raise store.StoreError("nothing to report: no finished run; start one with: gradpath run")

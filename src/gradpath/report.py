@@ -18,7 +18,7 @@ class Report(Settings):
     """Which runs, and which figures. Without a choice: the newest sweep."""
 
     figures: dict[str, Figure] = field(default_factory=dict)
-    experiment: str | None = setting(None, "MLflow experiment (a study's name); null for the one with the newest run")
+    study: str | None = setting(None, "MLflow experiment, named after its study; null for the one with the newest run")
     sweep: str | None = setting(None, "sweep_id of the runs to draw; null for the newest of the experiment")
     uri: str | None = setting(None, "MLflow tracking URI; null for the project's own SQLite database")
     out: str | None = setting(None, "folder for the figures; null for reports/figures/EXPERIMENT")
@@ -31,7 +31,7 @@ def write(report: Report) -> int:
     matplotlib.use("Agg")
     # The same runs give the same bytes: no date in the files, no random ids in the SVG.
     matplotlib.rcParams["svg.hashsalt"] = "gradpath"
-    experiment, sweep = report.experiment, report.sweep
+    experiment, sweep = report.study, report.sweep
     if experiment is None or sweep is None:
         experiment, newest = loader.newest_sweep(report.uri, experiment)
         sweep = sweep or newest

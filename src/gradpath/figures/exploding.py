@@ -40,7 +40,7 @@ class Exploding(Figure):
                 self._arm(column, group)
             self._chance(column[0], members[0].runs[0])
             column[0].set_title(style.arm_label(cell))
-            column[0].legend(loc="upper right", fontsize=8)
+            column[0].legend(loc="lower left", fontsize=8)
             column[2].set_xlabel("training step")
         for row, label in zip(grid, ("loss", "gradient norm  ‖∂L/∂θ‖", "clipping factor"), strict=True):
             row[0].set_ylabel(label)
@@ -53,7 +53,7 @@ class Exploding(Figure):
         """Every seed as a line of its own: a spike in one seed is the point, and a median would remove it."""
         for index, run in enumerate(group.runs):
             label = group.label if index == 0 else None
-            look: dict[str, Any] = {"color": group.color, "lw": 0.8, "alpha": 0.9}
+            look: dict[str, Any] = {"color": group.color, "lw": 0.7, "alpha": 0.75}
             with np.errstate(divide="ignore", invalid="ignore"):
                 column[0].plot(run.loss.steps, np.log10(run.loss.values), label=label, **look)
                 norms, factors = run.series["grad_norm"], run.series["clip_scale"]

@@ -1,0 +1,54 @@
+# Everything a newcomer types. `make demo` and `make test` set up what they need.
+.PHONY: help setup demo test test-slow check format ui lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+help:
+	@echo "make demo       set up, train the arms on the adding problem, draw the figures"
+	@echo "make ui         open the MLflow UI"
+	@echo "make test       set up, run the tests"
+	@echo "make test-slow  the long tests"
+	@echo "make check      formatting, lint, types and tests"
+	@echo "make setup      the environment in $(VENV), with the command $(BIN)/gradpath in it"
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	@sh scripts/setup.sh $(VENV)
+	@touch $@
+
+demo: setup
+	$(BIN)/gradpath run -m +experiment=demo
+	$(BIN)/gradpath report study=demo
+	@echo
+	@echo "Figures: $(CURDIR)/reports/figures/demo/*.png"
+	@echo "Curves in the MLflow UI: make ui"
+
+ui: setup
+	$(BIN)/gradpath ui
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Pins with hashes for every platform; names no package index.
+lock:
+	uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		pyproject.toml --group dev -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Builds the environment in $1 from the hash-pinned lock file: with uv where it is installed, with pip otherwise.
+set -eu
+venv=$1
+
+python=
+for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
+    if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "gradpath needs Python 3.11 or newer and found none. Install it (Debian, Ubuntu: apt install python3 python3-venv)," >&2
+    echo "or say where it is: make setup PYTHON=/path/to/python3.12" >&2
+    exit 1
+fi
+if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
+    echo "$python has no venv module. Install it (Debian, Ubuntu: apt install python3-venv)." >&2
+    exit 1
+fi
+
+echo "Building the environment in $venv with $("$python" --version); this takes a minute or two."
+"$python" -m venv "$venv"
+if command -v uv >/dev/null 2>&1; then
+    uv pip install --quiet --python "$venv/bin/python" --compile-bytecode --require-hashes -r requirements.lock
+    uv pip install --quiet --python "$venv/bin/python" --no-deps --no-build-isolation -e .
+else
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+fi
+echo "Ready: $venv/bin/gradpath"

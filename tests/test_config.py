@@ -1,0 +1,136 @@
+"""The door: bad input is one line that names the key, what was given and what is allowed; before anything runs."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gradpath import config, paths
+from gradpath.discovery import discover
+from gradpath.experiment import Experiment
+
+CONF = paths.conf()
+
+BAD = [
+    ("cell.hidden_size=abc", "cell.hidden_size=abc: must be an integer ≥ 1"),
+    ("cell.hidden_size=-1", "cell.hidden_size=-1: must be ≥ 1"),
+    ("cell.hiden_size=3", "cell.hiden_size=3: no such key; there are hidden_size, layers"),
+    ("cell=lstmm", "cell=lstmm: no such name; there are lstm, rnn (did you mean lstm?)"),
+    ("cell=null", "cell=null: "),
+    ("arm=gru", "arm=gru: no such name; there are clipped_lstm, clipped_rnn, lstm, rnn"),
+    ("task.length=0", "task.length=0: must be ≥ 2"),
+    ("task=temporal_order task.length=5", "task.length=5: must be ≥ 10"),
+    ("train.batch_size=0", "train.batch_size=0: must be ≥ 1"),
+    ("train.steps=1.5", "train.steps=1.5: must be an integer ≥ 1"),
+    ("train=3", "train=3: must be a section"),
+    ("clip.max_norm=0", "clip.max_norm=0.0: must be > 0"),
+    ("clip.max_norm=-1", "clip.max_norm=-1.0: must be > 0"),
+    ("clip.max_norm=abc", "clip.max_norm=abc: must be a number > 0 or null"),
+    ("clip.max_norm=1 clip.max_value=1", "clip.max_value=1.0: must be null where clip.max_norm is set"),
+    ("train.dtype=float16", "train.dtype=float16: must be one of float32, float64"),
+    ("optimizer.lr=nan", "optimizer.lr=nan: must be > 0"),
+    ("optimizer.lr=inf", "optimizer.lr=inf: must be finite"),
+    ("seed=-1", "seed=-1: must be ≥ 0"),
+    ("seed=", "seed=: must be an integer ≥ 0"),
+    ("foo=3", "foo=3: no such key; there are task, cell"),
+    ("+foo=3", "foo=3: no such key; there are task, cell"),
+    ("+cell.foo=1", "cell.foo=1: no such key; there are hidden_size"),
+    ("cell=rnn cell.activation=gelu", "cell.activation=gelu: must be one of tanh, relu, sigmoid"),
+    ("instruments.grad_norm.schedule.every=0", "instruments.grad_norm.schedule.every=0: must be ≥ 1"),
+    ("instruments.nope.schedule.every=3", "instruments.nope: no such key; there are clip_scale"),
+    ("train.steps=[1", "train.steps=[1: "),
+]
+
+
+@pytest.mark.parametrize(("overrides", "said"), BAD, ids=[o for o, _ in BAD])
+def test_bad_overrides_are_one_clear_line(overrides: str, said: str) -> None:
+    with pytest.raises(config.ConfigError) as error:
+        config.experiment(overrides.split())
+    assert str(error.value).startswith(said)
+    assert "\n" not in str(error.value)
+
+
+def every_key(taking: str = "") -> list[tuple[str, str]]:
+    """Every key of every unit with the unit that has it, as ``gradpath run --help`` would list them."""
+    found: dict[str, str] = {}
+    for group in ("cell", "task", "init", "optimizer"):
+        for name in discover(config.GROUPS[group]):
+            for key, _, takes, _ in config.settable(config.load("config", [f"{group}={name}"])):
+                if taking in takes:
+                    found.setdefault(key, f"{group}={name}")
+    return list(found.items())
+
+
+@pytest.mark.parametrize(("key", "unit"), every_key(), ids=[key for key, _ in every_key()])
+def test_every_key_refuses_what_it_cannot_take(key: str, unit: str) -> None:
+    """A list is right for no key, so each must name itself and say what it takes."""
+    with pytest.raises(config.ConfigError) as error:
+        config.experiment([unit, f"{key}=[1,2]"])
+    assert str(error.value).startswith(f"{key}=[1,2]: must be ")
+
+
+@pytest.mark.parametrize(("key", "unit"), every_key("a number"), ids=[key for key, _ in every_key("a number")])
+def test_every_number_refuses_minus_infinity(key: str, unit: str) -> None:
+    with pytest.raises(config.ConfigError) as error:
+        config.experiment([unit, f"{key}=-inf"])
+    assert str(error.value).startswith(f"{key}=-inf: must be ")
+
+
+def test_arms_are_points_of_a_two_by_two_and_labels_come_from_the_configuration() -> None:
+    arms = {arm: config.experiment([f"arm={arm}"]) for arm in ("rnn", "clipped_rnn", "lstm", "clipped_lstm")}
+    assert all(experiment.arm == arm for arm, experiment in arms.items())
+    assert config.experiment(["arm=lstm", "cell=rnn"]).arm == "rnn"
+    assert config.experiment(["arm=rnn", "clip.max_norm=0.5"]).arm == "clipped_rnn"
+    assert config.experiment(["arm=clipped_rnn", "clip.max_norm=null"]).arm == "rnn"
+    assert config.experiment(["cell=rnn", "clip.max_value=1"]).arm == "clipped_rnn"
+
+
+def test_identity_follows_what_determines_the_numbers() -> None:
+    base = config.experiment([]).config_hash
+    assert base == config.experiment(["tracking.experiment=elsewhere"]).config_hash
+    assert base == config.experiment(["cell=lstm", "seed=0"]).config_hash
+    others = ["seed=1", "cell=rnn", "optimizer.lr=0.1", "train.dtype=float64", "clip.max_norm=1"]
+    assert len({base, *(config.experiment([other]).config_hash for other in others)}) == len(others) + 1
+
+
+def test_points_of_a_sweep() -> None:
+    assert config.points(["arm=rnn,lstm", "seed=0,1"]) == [
+        ["arm=rnn", "seed=0"],
+        ["arm=rnn", "seed=1"],
+        ["arm=lstm", "seed=0"],
+        ["arm=lstm", "seed=1"],
+    ]
+
+
+STUDIES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_point_of_every_study_type_checks(study: str) -> None:
+    points = config.points([f"+experiment={study}"])
+    experiments = [config.experiment(point) for point in points]
+    assert len({e.config_hash for e in experiments}) == len(points) > 1
+    assert {e.tracking.experiment for e in experiments} == {study}
+
+
+@pytest.mark.parametrize("group", ["task", "cell", "init", "optimizer", "instruments", "figures"])
+def test_every_unit_has_its_yaml_and_every_yaml_its_unit(group: str) -> None:
+    files = {path.stem for path in (CONF / group).glob("*.yaml")}
+    assert files == set(discover(config.GROUPS[group]))
+    if group not in ("instruments", "figures"):
+        for name in files:
+            assert isinstance(config.experiment([f"{group}={name}"]), Experiment)
+
+
+def test_every_default_in_yaml_is_a_known_key() -> None:
+    for path in Path(CONF).rglob("*.yaml"):
+        assert isinstance(yaml.safe_load(path.read_text()), dict), path
+
+
+def test_help_lists_every_key_with_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    from gradpath import cli
+
+    assert cli.run(["--help"]) == 0
+    out = capsys.readouterr().out
+    for word in ("arm=", "task=", "cell.hidden_size=64", "an integer ≥ 1", "clip.max_norm=null", "optimizer.lr="):
+        assert word in out
