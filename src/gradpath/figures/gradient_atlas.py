@@ -36,8 +36,7 @@ class GradientAtlas(Figure):
 
         found = style.groups(runs)
         canvas, grid = pyplot.subplots(1, len(found), figsize=(3.3 * len(found) + 0.8, 8.0), squeeze=False)
-        colors = matplotlib.colormaps["RdBu_r"].copy()
-        colors.set_bad("#9a9a9a")
+        colors = matplotlib.colormaps["RdBu_r"].with_extremes(bad="#9a9a9a")
         norm = TwoSlopeNorm(vmin=self.faintest, vcenter=0, vmax=self.strongest)
         for axes, group in zip(grid[0], found, strict=True):
             image = self._arm(axes, group, colors, norm)

@@ -1,0 +1,127 @@
+"""The command as a person types it, in a process of its own, from any directory."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gradpath import loader, paths
+
+SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=8"]
+GRADPATH = [sys.executable, "-m", "gradpath"]
+
+
+def gradpath(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*GRADPATH, *arguments], cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_a_run_from_any_directory_leaves_nothing_there(home: Path, tmp_path_factory) -> None:
+    here = tmp_path_factory.mktemp("anywhere")
+    done = gradpath("run", "arm=lstm", "task=temporal_order", *SMALL, "seed=3", cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert list(here.iterdir()) == []
+    experiment, sweep = loader.newest_sweep(None, None)
+    (run,) = loader.load(None, experiment, sweep)
+    assert run.name == "lstm · temporal_order T=12 · seed 3"
+    drawn = gradpath("report", "figures=[gates]", cwd=here)
+    assert drawn.returncode == 0, drawn.stderr
+    assert Path(drawn.stdout.splitlines()[-1]).exists()
+
+
+def test_a_sweep(home: Path) -> None:
+    done = gradpath("run", "-m", "arm=rnn,clipped_rnn,lstm", "seed=0,1", *SMALL, cwd=home)
+    assert done.returncode == 0, done.stderr
+    experiment, sweep = loader.newest_sweep(None, None)
+    names = {run.name for run in loader.load(None, experiment, sweep)}
+    assert names == {f"{arm} · adding T=12 · seed {seed}" for arm in ("rnn", "clipped_rnn", "lstm") for seed in (0, 1)}
+    assert "[6/6] lstm · adding T=12 · seed 1: step 8/8" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["cell.hidden_size=abc"], "gradpath: cell.hidden_size=abc: must be an integer ≥ 1"),
+        (["-m", "seed=0,1", "clip.max_norm=1,-1"], "gradpath: clip.max_norm=-1.0: must be > 0"),
+        (["-m", "arm=rnn,gru"], "gradpath: arm=gru: no such name; there are"),
+        (["--nope"], "gradpath: unrecognized arguments: --nope"),
+        (["tracking.uri=file:///tmp/x"], "gradpath: tracking.uri=file:///tmp/x: must be a database"),
+    ],
+)
+def test_bad_input_is_one_line_exit_status_two_and_no_run(home: Path, arguments: list[str], said: str) -> None:
+    done = gradpath("run", *SMALL, *arguments, cwd=home)
+    assert done.returncode == 2
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    from gradpath import store
+
+    client = store.connect(None)
+    assert client.search_runs([e.experiment_id for e in client.search_experiments()]) == []
+
+
+def test_options_may_stand_after_the_overrides(home: Path) -> None:
+    done = gradpath("run", "seed=0,1", *SMALL, "-m", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert "2 runs of sweep" in done.stdout
+
+
+def test_unknown_command_and_bare_command(home: Path) -> None:
+    assert gradpath("train", cwd=home).returncode == 2
+    assert "gradpath run" in gradpath(cwd=home).stdout
+
+
+def test_the_configuration_is_printed_without_running(home: Path) -> None:
+    done = gradpath("run", "--cfg", "job", "arm=rnn", cwd=home)
+    assert done.returncode == 0
+    assert "activation: tanh" in done.stdout
+
+
+def test_sigterm_closes_the_run_as_killed(home: Path) -> None:
+    arguments = ["run", "train.steps=1000000", *SMALL[:-1]]
+    process = subprocess.Popen([*GRADPATH, *arguments], cwd=home, stderr=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 120
+    outcomes: list = []
+    while not outcomes and time.monotonic() < deadline:
+        time.sleep(0.5)
+        outcomes = _running()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert [status for _, status, _ in _running()] == ["KILLED"]
+
+
+def _running() -> list:
+    from gradpath import store
+
+    client = store.connect(None)
+    if (place := client.get_experiment_by_name("gradpath")) is None:
+        return []
+    return [(r.info.run_name, r.info.status, r.data.tags) for r in client.search_runs([place.experiment_id])]
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
+    script = (
+        "import sys; sys.argv = ['gradpath', 'run', '--help']\n"
+        "from gradpath.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'mlflow', 'matplotlib', 'seaborn', 'pandas', 'scipy', 'torch'} & set(sys.modules)\n"
+        "print('heavy:', heavy, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.strip() == "heavy: set()"
+
+
+STUDIES = sorted(path.stem for path in (paths.conf() / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_runs_two_steps_and_its_figures_draw(home: Path, study: str) -> None:
+    done = gradpath("run", "-m", f"+experiment={study}", "train.steps=2", "train.eval_size=10", "seed=0", cwd=home)
+    assert done.returncode == 0, done.stderr
+    drawn = gradpath("report", f"study={study}", cwd=home)
+    assert drawn.returncode == 0, drawn.stderr

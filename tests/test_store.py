@@ -1,0 +1,151 @@
+"""What MLflow holds is what training measured; what comes back is what went in."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from gradpath import config, loader, store
+from gradpath.experiment import Experiment
+from gradpath.recorder import Recorder
+from gradpath.run import execute
+from gradpath.training import train
+
+SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=8"]
+
+
+def small(*overrides: str) -> Experiment:
+    return config.experiment([*SMALL, *overrides])
+
+
+def record(*overrides: str, sweep: str = "s") -> Recorder:
+    return execute(small(*overrides), sweep)
+
+
+def test_what_comes_back_is_what_went_in(home: Path) -> None:
+    record("arm=clipped_lstm")
+    (run,) = loader.load(None, "gradpath", "s")
+    expected = list(train(small("arm=clipped_lstm")))
+    assert run.loss.values.tolist() == [s.loss for s in expected]
+    for name, series in run.series.items():
+        readings = [(s.step, s.measurements[name]) for s in expected if name in s.measurements]
+        assert series.steps.tolist() == [step for step, _ in readings]
+        assert series.names == readings[0][1].names
+        assert series.values.tobytes() == np.stack([m.values for _, m in readings]).tobytes()
+        assert series.values.dtype == np.float64
+    assert run.evaluation.values[-1, 0] == expected[-1].evaluation.loss  # type: ignore[union-attr]
+    assert run.config == small("arm=clipped_lstm").resolved()
+    assert (run.arm, run.seed, run.name) == ("clipped_lstm", 0, "clipped_lstm · adding T=12 · seed 0")
+
+
+def test_curves_over_the_lag_are_metrics_and_true_zeros_are_marked(home: Path) -> None:
+    recorder = record("arm=lstm")
+    (run,) = loader.load(None, "gradpath", "s")
+    series = run.series["param_grad_norm"]
+    for name in ("W_ix", "W_fh", "b_o"):
+        history = recorder.client.get_metric_history(recorder.run_id, f"log10_grad_norm_by_lag/{name}")
+        stored = {point.step: point.value for point in history}
+        expected = dict(zip(run.lag.tolist(), series.column(name)[-1].tolist(), strict=True))
+        finite = {lag: value for lag, value in expected.items() if np.isfinite(value)}
+        assert {lag: stored[lag] for lag in finite} == finite
+        assert len(stored) == 12
+    # At t = 1, H_0 = 0 enters: the gradient of W_fh is a true zero there, in the artifact -inf, in the UI on the floor.
+    assert np.isneginf(series.column("W_fh")[-1][0])
+    floor = {
+        p.step: p.value for p in recorder.client.get_metric_history(recorder.run_id, "log10_grad_norm_by_lag/W_fh")
+    }
+    smallest = series.values[-1][np.isfinite(series.values[-1])].min()
+    assert floor[11] == np.floor(smallest) - 1
+    assert "log10_grad_norm_by_lag/W_fh: 1 of 12 lags" in run.tags["true_zeros"]
+    assert "log10_grad_norm_by_lag/W_fx: " in run.tags["true_zeros"], "C_0 = 0: the forget gate does nothing at t = 1"
+
+
+def test_everything_a_person_groups_and_filters_by(home: Path) -> None:
+    recorder = record("arm=clipped_rnn", "seed=3", "tracking.experiment=study")
+    run = recorder.client.get_run(recorder.run_id)
+    expected = {"arm": "clipped_rnn", "cell": "rnn", "task": "adding", "T": "12", "seed": "3", "max_norm": "1.0"}
+    assert expected.items() <= run.data.params.items()
+    for tag in ("sweep_id", "config_hash", "code_version", "diverged", "solved"):
+        assert tag in run.data.tags, tag
+    assert run.info.run_name == "clipped_rnn · adding T=12 · seed 3"
+    assert run.info.status == "FINISHED"
+    assert len(run.data.metrics) <= 42
+    resolved = Path(recorder.client.download_artifacts(recorder.run_id, "config.yaml"))
+    assert yaml.safe_load(resolved.read_text())["cell"]["name"] == "rnn"
+
+
+def test_a_crash_is_failed_and_keeps_what_was_measured(home: Path) -> None:
+    experiment = small()
+    stream = train(experiment)
+    with pytest.raises(ZeroDivisionError), Recorder(experiment, {"sweep_id": "s"}) as recorder:
+        recorder.record(next(stream))
+        recorder.record(next(stream))
+        raise ZeroDivisionError("on purpose")
+    run = recorder.client.get_run(recorder.run_id)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["error"] == "ZeroDivisionError: on purpose"
+    assert len(recorder.client.get_metric_history(recorder.run_id, "train/loss")) == 2
+    assert loader.outcomes(None, "gradpath", "s")[0][1] == "FAILED"
+
+
+def test_an_interrupt_is_killed(home: Path) -> None:
+    experiment = small()
+    with pytest.raises(KeyboardInterrupt), Recorder(experiment, {"sweep_id": "s"}) as recorder:
+        recorder.record(next(train(experiment)))
+        raise KeyboardInterrupt
+    assert recorder.client.get_run(recorder.run_id).info.status == "KILLED"
+
+
+def test_divergence_is_finished_and_tagged_and_no_infinity_reaches_the_store(home: Path) -> None:
+    overrides = [
+        "arm=rnn",
+        "cell.activation=relu",
+        "init=orthogonal",
+        "init.gain=3",
+        "optimizer=sgd",
+        "optimizer.lr=1000",
+        "train.steps=30",
+    ]
+    recorder = record(*overrides)
+    run = recorder.client.get_run(recorder.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["diverged"] == "true"
+    assert int(run.data.tags["diverged_at_step"]) < 30
+    assert all(abs(value) < 1e300 for value in run.data.metrics.values())
+    (loaded,) = loader.load(None, "gradpath", "s")
+    assert loaded.diverged_at == int(run.data.tags["diverged_at_step"])
+
+
+def test_a_store_that_has_moved_is_still_read(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    record()
+    elsewhere = tmp_path_factory.mktemp("moved") / "results"
+    (home / "mlruns").rename(elsewhere)
+    (run,) = loader.load(f"sqlite:///{elsewhere}/mlflow.db", "gradpath", "s")
+    assert len(run.loss.values) == 9
+
+
+def test_a_damaged_artifact_is_named(home: Path) -> None:
+    record()
+    (artifact,) = home.rglob("measurements.npz")
+    artifact.write_bytes(artifact.read_bytes()[:100])
+    with pytest.raises(store.StoreError, match=r"lstm · adding T=12 · seed 0 .*damaged artifact"):
+        loader.load(None, "gradpath", "s")
+
+
+@pytest.mark.parametrize("uri", ["file:///tmp/x", "/tmp/x", "mlruns", "ftp://host/x"])
+def test_a_uri_that_is_no_store_is_refused(uri: str) -> None:
+    with pytest.raises(store.StoreError, match="must be a database"):
+        store.tracking_uri(uri)
+
+
+def test_the_database_is_created_once_however_many_ask(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    script = f"from gradpath import store; print(store.experiment_id(store.connect({uri!r}), 'one'))"
+    asking = [subprocess.Popen([sys.executable, "-c", script], stdout=-1, stderr=-1, text=True) for _ in range(4)]
+    answers = [(process.communicate(timeout=120), process.returncode) for process in asking]
+    assert [status for _, status in answers] == [0, 0, 0, 0], answers
+    assert len({out.strip() for (out, _), _ in answers}) == 1

@@ -1,0 +1,108 @@
+"""Training: deterministic, blind to its instruments, and honest when it diverges."""
+
+import numpy as np
+import pytest
+
+from gradpath import config
+from gradpath.training import Step, train
+
+SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=8"]
+
+
+def steps(*overrides: str) -> list[Step]:
+    return list(train(config.experiment([*SMALL, *overrides])))
+
+
+def readings(run: list[Step]) -> dict[str, list[bytes]]:
+    found: dict[str, list[bytes]] = {}
+    for step in run:
+        for name, measurement in step.measurements.items():
+            found.setdefault(name, []).append(measurement.values.tobytes())
+    return found
+
+
+@pytest.mark.parametrize("arm", ["rnn", "clipped_rnn", "lstm"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_configuration_gives_bit_identical_results(arm: str, dtype: str) -> None:
+    one, two = (steps(f"arm={arm}", f"train.dtype={dtype}") for _ in range(2))
+    assert [s.loss for s in one] == [s.loss for s in two]
+    assert readings(one) == readings(two)
+    assert one[-1].evaluation == two[-1].evaluation
+
+
+def test_instruments_cannot_touch_training() -> None:
+    full, none = steps(), steps("instruments=[]")
+    assert [s.loss for s in full] == [s.loss for s in none]
+    assert all(not s.measurements for s in none)
+
+
+def test_another_cell_trains_on_the_same_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradpath.network import Network
+
+    seen: dict[str, list[bytes]] = {}
+    original = Network.forward
+
+    def spy(self, theta, batch):
+        seen.setdefault(type(self.cell).__name__, []).append(batch.inputs.tobytes())
+        return original(self, theta, batch)
+
+    monkeypatch.setattr(Network, "forward", spy)
+    steps("cell=rnn")
+    steps("cell=lstm", "init=orthogonal")
+    assert seen["RNN"] == seen["LSTM"]
+    assert len(set(seen["RNN"])) == 10, "nine training batches and the evaluation set, all different"
+
+
+def test_step_zero_is_the_initialisation_and_the_last_follows_the_last_update() -> None:
+    run = steps()
+    assert [s.step for s in run] == list(range(9))
+    assert "param_grad_norm" in run[0].measurements
+    assert "param_grad_norm" in run[8].measurements
+    longer = steps("train.steps=9")
+    assert [s.loss for s in longer[:9]] == [s.loss for s in run]
+
+
+def test_divergence_is_a_result() -> None:
+    run = steps(
+        "arm=rnn",
+        "cell.activation=relu",
+        "init=orthogonal",
+        "init.gain=3",
+        "optimizer=sgd",
+        "optimizer.lr=1000",
+        "train.steps=30",
+    )
+    assert run[-1].diverged
+    assert len(run) < 31
+    assert not any(s.diverged for s in run[:-1])
+    assert "param_grad_norm" in run[-1].measurements, "the profile of the step at which it ended is read"
+    assert run[-1].evaluation is None
+
+
+def test_a_new_largest_gradient_is_read_when_it_happens() -> None:
+    run = steps(
+        "arm=rnn",
+        "init=orthogonal",
+        "init.gain=1.5",
+        "optimizer=sgd",
+        "optimizer.lr=1",
+        "train.steps=60",
+        "instruments.param_grad_norm.schedule.log_spaced=null",
+    )
+    norms = np.array([s.log10_grad_norm for s in run])
+    read = [s.step for s in run if "param_grad_norm" in s.measurements and 0 < s.step < len(run) - 1]
+    assert read, "this training explodes"
+    largest = norms[0]
+    for step in range(1, len(run) - 1):
+        assert (step in read) == (norms[step] > largest + np.log10(2.0)), step
+        if step in read:
+            largest = norms[step]
+
+
+@pytest.mark.slow
+def test_an_lstm_solves_the_adding_problem_that_the_rnn_does_not() -> None:
+    demo = ["+experiment=demo", "seed=1"]
+    results = {arm: list(train(config.experiment([*demo, f"arm={arm}"])))[-1] for arm in ("rnn", "chrono_lstm")}
+    assert results["chrono_lstm"].evaluation is not None
+    assert results["chrono_lstm"].evaluation.solved
+    assert not (results["rnn"].evaluation and results["rnn"].evaluation.solved)
