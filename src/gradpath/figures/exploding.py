@@ -67,7 +67,7 @@ class Exploding(Figure):
     def _chance(self, axes: "Axes", run: Run) -> None:
         level = np.log10(run.chance_loss)
         axes.axhline(level, color="#444444", lw=1, linestyle="--")
-        axes.text(1, level, " chance", va="bottom", fontsize=7.5, color="#444444")
+        axes.text(0.995, level, "chance", transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=8)
 
     def _caption(self, found: list[style.Group]) -> str:
         ledger = []

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 COLORS = {"I": "#E69F00", "F": "#0072B2", "O": "#009E73", "phi_prime": "#D55E00"}
-NAMES = {"I": "input gate", "F": "forget gate", "O": "output gate", "phi_prime": "φ′"}
+NAMES = {"I": "input gate", "F": "forget gate", "O": "output gate", "phi_prime": "φ′ of the RNN"}
 
 
 @dataclass
@@ -30,6 +30,7 @@ class Gates(Figure):
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         style.theme()
         from matplotlib import pyplot
+        from matplotlib.lines import Line2D
 
         found = style.groups(runs)
         if not found:
@@ -45,19 +46,19 @@ class Gates(Figure):
                 self._saturation(column[1], group, gate)
             self._time_constant(column[2], group, [gate for gate in gates if gate.rpartition("/")[2] == "F"])
             column[0].set_title(group.label, color=group.color)
-            column[0].legend(loc="best", fontsize=7.5)
-            column[1].legend(loc="best", fontsize=7.5)
             column[2].set_xlabel("timestep t")
             column[0].set_ylim(-0.02, 1.02)
         for axes, text in zip(grid[:, 0], ("activation", "share saturated", "time constant (steps)"), strict=True):
             axes.set_ylabel(text)
-        canvas.tight_layout()
+        handles = [Line2D([], [], color=COLORS[gate], lw=1.8, label=name) for gate, name in NAMES.items()]
+        canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.03), ncols=4, fontsize=9)
+        canvas.tight_layout(rect=(0, 0.03, 1, 1))
         style.caption(
             canvas,
             f"Median over {style.seeds(found)}. Solid: after training, with the band between the units' 10 % and 90 % "
             "quantiles; dashed: at initialisation. Saturated: below 0.1 (solid) or above 0.9 (dotted). Time constant "
-            "of the cell state: −1/ln F, for the units' median and 90 % quantile of F, against the largest lag of "
-            "the task (grey): a carousel with F < 1 keeps e^(−lag/τ) of its gradient. "
+            "of the cell state: −1/ln F, for the units' median (thick) and 90 % quantile (thin) of F, against the "
+            "largest lag of the task (grey): a carousel with F < 1 keeps e^(−lag/τ) of its gradient. "
             f"{style.setting_text(found[-1].runs[0])}.",
         )
         return canvas
@@ -66,13 +67,13 @@ class Gates(Figure):
         color = _color(gate)
         t = np.arange(1, len(group.runs[0].lag) + 1)
         axes.plot(t, _read(group, f"{gate}/mean", 0), color=color, lw=1, linestyle="--")
-        axes.plot(t, _read(group, f"{gate}/mean", -1), color=color, lw=1.6, label=_name(gate))
+        axes.plot(t, _read(group, f"{gate}/mean", -1), color=color, lw=1.6)
         low, high = _read(group, f"{gate}/q10", -1), _read(group, f"{gate}/q90", -1)
         axes.fill_between(t, low, high, color=color, alpha=0.15, linewidth=0)
 
     def _saturation(self, axes: "Axes", group: style.Group, gate: str) -> None:
         t = np.arange(1, len(group.runs[0].lag) + 1)
-        axes.plot(t, _read(group, f"{gate}/below_0.1", -1), color=_color(gate), lw=1.4, label=f"{_name(gate)} < 0.1")
+        axes.plot(t, _read(group, f"{gate}/below_0.1", -1), color=_color(gate), lw=1.4)
         if not gate.endswith("phi_prime"):  # φ′ near its largest value is the opposite of saturated
             axes.plot(t, _read(group, f"{gate}/above_0.9", -1), color=_color(gate), lw=1.4, linestyle=":")
 
@@ -92,11 +93,8 @@ class Gates(Figure):
             for quantile, width in (("q50", 1.6), ("q90", 0.9)):
                 for probe, dash in ((0, "--"), (-1, "-")):
                     f = np.clip(_read(group, f"{gate}/{quantile}", probe), 1e-12, 1 - 1e-12)
-                    label = f"{quantile[1:]} % quantile of F" if probe else None
-                    axes.plot(t, -1 / np.log(f), color=_color(gate), lw=width, linestyle=dash, label=label)
-        if forget:
-            axes.legend(loc="best", fontsize=7.5)
-        else:
+                    axes.plot(t, -1 / np.log(f), color=_color(gate), lw=width, linestyle=dash)
+        if not forget:
             axes.text(0.5, 0.4, "no gate, no time constant", transform=axes.transAxes, ha="center", color="#777777")
 
 
@@ -107,8 +105,3 @@ def _read(group: style.Group, name: str, probe: int) -> NDArray:
 
 def _color(gate: str) -> str:
     return COLORS.get(gate.rpartition("/")[2], "#777777")
-
-
-def _name(gate: str) -> str:
-    layer, _, short = gate.rpartition("/")
-    return f"{layer} {NAMES.get(short, short)}".strip()

@@ -65,7 +65,8 @@ class NormByLag(Figure):
         for name in names:
             curves = [_at(run, "param_grad_norm", stage)[:, names.index(name)] for run in group.runs]
             block, dash = _look(name)
-            style.curve(axes, group.runs[0].lag, curves, floor, color=BLOCKS[block], linestyle=DASHES[dash], lw=1.1)
+            look = {"color": BLOCKS[block], "linestyle": DASHES[dash], "lw": 1.1, "band": 0.07}
+            style.curve(axes, group.runs[0].lag, curves, floor, **look)
 
     def _legend(self, canvas: "Canvas", grid: NDArray, found: list[style.Group]) -> None:
         from matplotlib.lines import Line2D

@@ -104,14 +104,17 @@ def median_band(curves: Iterable[NDArray]) -> tuple[NDArray, NDArray, NDArray]:
 
 
 def curve(axes: "Axes", x: NDArray, curves: Sequence[NDArray], floor: float, **style: Any) -> None:
-    """The median over seeds with the band from smallest to largest; true zeros (-inf) as crosses on the floor."""
+    """The median over seeds with the band from smallest to largest, of opacity ``band``; true zeros (-inf) as crosses
+    on the floor.
+    """
+    band = style.pop("band", 0.18)
     middle, low, high = median_band(curves)
     zero = np.isneginf(middle)
     (line,) = axes.plot(x[~zero], middle[~zero], **style)
     if len(curves) > 1:
         shown = np.isfinite(high)
         low = np.where(np.isneginf(low), floor, low)
-        axes.fill_between(x[shown], low[shown], high[shown], color=line.get_color(), alpha=0.18, linewidth=0)
+        axes.fill_between(x[shown], low[shown], high[shown], color=line.get_color(), alpha=band, linewidth=0)
     if zero.any():
         axes.plot(x[zero], np.full(zero.sum(), floor), "x", color=line.get_color(), markersize=4, clip_on=False)
 
