@@ -82,8 +82,8 @@ class Recorder:
             self._peak = -math.inf
         if step.evaluation is not None:
             self._evaluations.append((step.step, step.evaluation))
-            self._metric("eval/loss", step.evaluation.loss, step.step)
-            self._metric(f"eval/{self.experiment.task.metric}", step.evaluation.score, step.step)
+            self._metric("test/loss", step.evaluation.loss, step.step)
+            self._metric(f"test/{self.experiment.task.metric}", step.evaluation.score, step.step)
             self.client.set_tag(self.run_id, "solved", str(step.evaluation.solved).lower())
         if step.diverged:
             self.client.set_tag(self.run_id, "diverged", "true")

@@ -59,7 +59,7 @@ class Gates(Figure):
             "quantiles; dashed: at initialisation. Saturated: below 0.1 (solid) or above 0.9 (dotted). Time constant "
             "of the cell state: −1/ln F, for the units' median (thick) and 90 % quantile (thin) of F, against the "
             "largest lag of the task (grey): a carousel with F < 1 keeps e^(−lag/τ) of its gradient. "
-            f"{style.setting_text(found[-1].runs[0])}.",
+            f"{style.setting_text(found)}.",
         )
         return canvas
 

@@ -49,7 +49,7 @@ class GradientAtlas(Figure):
             canvas,
             f"One run an arm (seed {shown} of {style.seeds(found)}). In each band the first row is the initialisation "
             "and the last the trained network; the probes are spaced evenly on a log axis of training steps, with one "
-            f"more wherever the gradient norm doubled its record. {style.setting_text(found[0].runs[0])}.",
+            f"more wherever the gradient norm doubled its record. {style.setting_text(found)}.",
         )
         return canvas
 

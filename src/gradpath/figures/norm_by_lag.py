@@ -48,15 +48,15 @@ class NormByLag(Figure):
                 self._parameters(axes, group, stage, floor)
             row[0].set_ylabel(f"{stage}\n\ngradient norm")
             style.decades(row[0].yaxis)
-        grid[0, 0].set_title("state: ‖∂L/∂H$_t$‖")
+        grid[0, 0].set_title("state\n‖∂L/∂H$_t$‖")
         for axes, group in zip(grid[0, 1:], found, strict=True):
-            axes.set_title(f"{group.label}: ‖∂L/∂θ$_t$‖", color=group.color)
+            axes.set_title(f"{group.label.replace(', ', chr(10))}\n‖∂L/∂θ$_t$‖", color=group.color)
         for axes in grid[-1]:
             axes.set_xlabel("lag  T − t  (steps)")
         grid[0, 0].legend(loc="lower left", fontsize=8)
         self._legend(canvas, grid, found)
         canvas.tight_layout(rect=(0, 0.03, 1, 1))
-        style.caption(canvas, self._caption(found, runs))
+        style.caption(canvas, self._caption(found))
         return canvas
 
     def _parameters(self, axes: "Axes", group: style.Group, stage: str, floor: float) -> None:
@@ -85,14 +85,14 @@ class NormByLag(Figure):
             columnspacing=1.2,
         )
 
-    def _caption(self, found: list[style.Group], runs: Sequence[Run]) -> str:
+    def _caption(self, found: list[style.Group]) -> str:
         lost = []
         for group in found:
             change = np.median([_state(run, STAGES[0])[-1] - _state(run, STAGES[0])[0] for run in group.runs])
             lost.append(f"{group.label} {change:.1f}")
         return (
-            f"Median over {style.seeds(found)}, band from smallest to largest. {style.setting_text(runs[0])}. "
-            f"Decades that ‖∂L/∂H‖ loses over {len(runs[0].lag) - 1} steps at initialisation: {', '.join(lost)}. "
+            f"Median over {style.seeds(found)}, band from smallest to largest. {style.setting_text(found)}. "
+            f"Decades that ‖∂L/∂H‖ loses over {len(found[0].runs[0].lag) - 1} steps at initialisation: {', '.join(lost)}. "
             "Theory: the adjoint is multiplied by one Jacobian a step, so without gates it falls or rises "
             "exponentially, a straight line here (Bengio et al. 1994; Pascanu et al. 2013)."
         )

@@ -141,12 +141,18 @@ def seeds(found: Sequence[Group]) -> str:
     return f"{number} seed{'s' if counts[-1] > 1 else ''}"
 
 
-def setting_text(run: Run) -> str:
-    """What was run, in one line for a caption, read from the resolved configuration."""
-    c = run.config
+def setting_text(found: Sequence[Group]) -> str:
+    """What was run, in one line for a caption, read from the resolved configurations."""
+    c = found[0].runs[0].config
     rest = ", ".join(f"{key} {value:g}" for key, value in c["optimizer"].items() if key in ("lr", "momentum") and value)
-    return (
+    text = (
         f"{c['task']['name'].replace('_', ' ')} T = {c['task']['length']}, H = {c['cell']['hidden_size']}, "
         f"init {c['init']['name']} gain {c['init']['gain']:g}, {c['optimizer']['name']} {rest}, "
         f"B = {c['train']['batch_size']}, {c['train']['steps']} updates"
     )
+    biases = {}
+    for cell in (group.runs[0].config["cell"] for group in found):
+        if "forget_bias" in cell:
+            chrono = cell["chrono_t_max"]
+            biases[f"chrono for lags up to {chrono}" if chrono else f"{cell['forget_bias']:g}"] = None
+    return f"{text}; forget bias {' or '.join(biases)}" if biases else text

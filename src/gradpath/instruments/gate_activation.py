@@ -35,4 +35,4 @@ class GateActivation(Instrument):
         return Measurement(tuple(columns), np.stack(list(columns.values()), axis=-1).astype(np.float64))
 
     def metric(self, name: str) -> str | None:
-        return f"gate_activation_by_lag/{name}" if name.endswith("/mean") else None
+        return f"mean_gate_activation_by_lag/{name.removesuffix('/mean')}" if name.endswith("/mean") else None
