@@ -17,7 +17,10 @@ BAD = [
     ("cell.hiden_size=3", "cell.hiden_size=3: no such key; there are hidden_size, layers"),
     ("cell=lstmm", "cell=lstmm: no such name; there are lstm, rnn (did you mean lstm?)"),
     ("cell=null", "cell=null: "),
-    ("arm=gru", "arm=gru: no such name; there are clipped_lstm, clipped_rnn, lstm, rnn"),
+    (
+        "arm=gru",
+        "arm=gru: no such name; there are chrono_lstm, clipped_chrono_lstm, clipped_lstm, clipped_rnn, lstm, rnn",
+    ),
     ("task.length=0", "task.length=0: must be ≥ 2"),
     ("task=temporal_order task.length=5", "task.length=5: must be ≥ 10"),
     ("train.batch_size=0", "train.batch_size=0: must be ≥ 1"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +70,7 @@ class Exploding(Figure):
         """Chance on the loss, max_norm on the gradient."""
         chance = np.log10(group.runs[0].chance_loss)
         column[0].axhline(chance, color="#444444", lw=1, linestyle="--")
-        look = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "#444444"}
+        look: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "#444444"}
         column[0].text(0.99, chance, "chance", transform=column[0].get_yaxis_transform(), **look)
         if (limit := group.runs[0].config["clip"]["max_norm"]) is not None:
             column[1].axhline(np.log10(limit), color="#444444", lw=1, linestyle="--")
@@ -89,8 +89,8 @@ class Exploding(Figure):
             solved = sum(run.tags["solved"] == "true" for run in group.runs)
             ledger.append(f"{text}, solved by {solved} of {len(group.runs)}")
         return (
-            f"One line a seed, {style.seeds(found)}; the same seeds see the same data with and without clipping. In each "
-            "of the windows that training is divided into: median loss, largest norm, hardest clip. "
+            f"One line a seed, {style.seeds(found)}; the same seeds see the same data with and without clipping. In "
+            "each of the windows that training is divided into: median loss, largest norm, hardest clip. "
             f"{style.setting_text(found)}. {'. '.join(ledger)}. "
             "Dotted: loss or gradient no longer finite. Norm clipping after Pascanu et al. (2013), algorithm 1."
         )

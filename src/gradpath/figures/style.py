@@ -150,7 +150,7 @@ def setting_text(found: Sequence[Group]) -> str:
         f"init {c['init']['name']} gain {c['init']['gain']:g}, {c['optimizer']['name']} {rest}, "
         f"B = {c['train']['batch_size']}, {c['train']['steps']} updates"
     )
-    biases = {}
+    biases: dict[str, None] = {}
     for cell in (group.runs[0].config["cell"] for group in found):
         if "forget_bias" in cell:
             chrono = cell["chrono_t_max"]
