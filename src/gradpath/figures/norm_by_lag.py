@@ -93,8 +93,8 @@ class NormByLag(Figure):
         return (
             f"Median over {style.seeds(found)}, band from smallest to largest. {style.setting_text(found)}. "
             f"Decades that ‖∂L/∂H‖ loses over {len(found[0].runs[0].lag) - 1} steps at initialisation: "
-            f"{', '.join(lost)}. Theory: the adjoint is multiplied by one Jacobian a step, so without gates it falls or rises "
-            "exponentially, a straight line here (Bengio et al. 1994; Pascanu et al. 2013)."
+            f"{', '.join(lost)}. Theory: the adjoint is multiplied by one Jacobian a step, so without gates it falls "
+            "or rises exponentially, a straight line here (Bengio et al. 1994; Pascanu et al. 2013)."
         )
 
 
