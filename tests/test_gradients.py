@@ -85,7 +85,7 @@ def _loss_with_state_moved(case: Case, layer: int, row: int, at: int, index: tup
     """The loss of a textbook forward pass in which one element of one state is moved as it leaves step ``at``.
 
     A cell whose H_t is computed from another state must see that state moved: H is recomputed by a second step whose
-    other state is the moved one. Here that is the LSTM: H_t = O_t ∘ tanh(C_t).
+    other state is the moved one. Here those are the LSTMs: H_t = O_t ∘ tanh(C_t).
     """
     cell, network = case.network.cell, case.network
     below = case.batch.inputs
@@ -100,8 +100,8 @@ def _loss_with_state_moved(case: Case, layer: int, row: int, at: int, index: tup
             cell.step(gates, states, leave, [np.empty_like(states[0]) for _ in cell.saved])
             if (k, t) == (layer, at):
                 leave[row][index] += change
-                if isinstance(cell, LSTM) and row == 1:
-                    leave[0] = gates[:, 2] * np.tanh(leave[1])
+                if cell.states[row] == "C":
+                    leave[0] = gates[:, list(cell.blocks).index("o")] * np.tanh(leave[1])
             states = leave
             outputs.append(states[0])
         below = np.stack(outputs)

@@ -71,8 +71,9 @@ def backward(cell: Cell, weights: LayerWeights, tape: LayerTape, direct: Scaled)
         _rescale(leave, exponent[t])
         enter = [s[t - 1] for s in adjoint]
         cell.step_backward([f[t - 1] for f in factors], leave, delta[t - 1], enter)
-        np.matmul(packed[t - 1], weights_back, out=recurrent)
-        enter[0] += recurrent
+        if not cell.truncated:
+            np.matmul(packed[t - 1], weights_back, out=recurrent)
+            enter[0] += recurrent
         exponent[t - 1] = exponent[t]
     return LayerAdjoint(
         Scaled(delta, exponent[1:]),

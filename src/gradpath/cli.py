@@ -1,4 +1,4 @@
-"""The command ``gradpath``: run, report, ui."""
+"""The command ``gradpath``: run, report, check, ui."""
 
 import argparse
 import secrets
@@ -14,6 +14,7 @@ usage: gradpath COMMAND …
   gradpath run -m KEY=V1,V2 …         the same for every combination: a sweep
   gradpath run -m +experiment=NAME    the sweep of a study in conf/experiment/
   gradpath report [KEY=VALUE …]       draw the figures of the newest sweep
+  gradpath check [KEY=VALUE …]        check the gradient of any configuration
   gradpath ui [--port N]              open the MLflow UI
 
   gradpath COMMAND --help             what can be set
@@ -29,6 +30,15 @@ usage: gradpath run [-m] [KEY=VALUE …]
 --cfg job prints the configuration without running; --hydra-help lists Hydra's own options.
 """
 
+CHECK_HELP = """\
+usage: gradpath check [KEY=VALUE …]
+
+  gradpath check arm=lstm cell.layers=2 task=copy            the overrides of a run, checked at a small size
+
+Compares every parameter's gradient at every timestep with central differences on untied copies and with the adjoint
+dot-product test, in float64. Exit status 1 where an error exceeds its tolerance.
+"""
+
 REPORT_HELP = """\
 usage: gradpath report [KEY=VALUE …]
 
@@ -40,7 +50,7 @@ usage: gradpath report [KEY=VALUE …]
 
 def main() -> None:
     """Entry point; the exit status is 0, 1 where a run or figure failed, or 2 where the command itself was wrong."""
-    commands: dict[str, Callable[[list[str]], int]] = {"run": run, "report": report, "ui": ui}
+    commands: dict[str, Callable[[list[str]], int]] = {"run": run, "report": report, "check": check, "ui": ui}
     command, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if command in ("-h", "--help"):
         print(USAGE, end="")
@@ -137,6 +147,22 @@ def report(arguments: list[str]) -> int:
         _help(REPORT_HELP, "report", {"figures": config.GROUPS["figures"]})
         return 0
     return write(config.report(arguments))
+
+
+def check(arguments: list[str]) -> int:
+    """``gradpath check``: the gradient check, with the same overrides as a run; 1 where anything exceeds its tolerance."""
+    from gradpath import check as checking
+    from gradpath import config
+
+    if {"-h", "--help"} & set(arguments):
+        _help(CHECK_HELP, "config", config.GROUPS, without="figures", extra=("arm",))
+        return 0
+    network, theta, batch, rng = checking.shrunk(config.experiment(arguments))
+    size = f"T = {len(batch.mask)}, B = {batch.mask.shape[1]}, H = {network.cell.hidden_size}"
+    print(f"{type(network.cell).__name__}, {network.loss.name}, {size}, {network.size} parameters, float64")
+    rows = checking.check(network, theta, batch, rng)
+    print(checking.table(rows))
+    return 0 if all(row.passed for row in rows) else 1
 
 
 def ui(arguments: list[str]) -> int:

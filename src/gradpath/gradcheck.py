@@ -6,6 +6,7 @@ and the cell's derivative at once.
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from gradpath.losses import evaluate
 from gradpath.network import Network
 from gradpath.records import Batch, Trace
+
+Value = TypeVar("Value", float, NDArray)
 
 # Sixth-order central differences: error O(ε⁶), so that ε can be large enough for rounding not to matter.
 STENCIL = ((1, 3 / 4), (2, -3 / 20), (3, 1 / 60))
@@ -41,9 +44,9 @@ def untied_loss(network: Network, thetas: NDArray, batch: Batch) -> float:
     return evaluate(network.loss, y, batch.targets, batch.mask)[0]
 
 
-def central_difference(loss: Callable[[float], float], epsilon: float) -> float:
-    """D loss(x)/dx at 0."""
-    return sum(w * (loss(k * epsilon) - loss(-k * epsilon)) for k, w in STENCIL) / epsilon
+def central_difference(f: Callable[[float], Value], epsilon: float) -> Value:
+    """df(x)/dx at 0, of a number or an array."""
+    return sum(w * (f(k * epsilon) - f(-k * epsilon)) for k, w in STENCIL) / epsilon  # type: ignore[return-value]
 
 
 def untied_differences(network: Network, theta: NDArray, batch: Batch, epsilon: float = EPSILON) -> dict[str, NDArray]:

@@ -91,21 +91,22 @@ class Factor:
         return Scaled(total.reshape(-1, blocks, width), delta.exponent)
 
     def per_step(self) -> Iterator[tuple[slice, Scaled]]:
-        """∂L/∂W_t itself, as runs of consecutive rows: (rows, values (rows, n, K, H)) with an exponent a row.
+        """∂L/∂W_t itself, as runs of consecutive rows: (rows, values (rows, n, K, H) in float64) with an exponent a row.
 
-        In runs, because T of them at once would be T times the size of the weights.
+        In runs, because T of them at once would be T times the size of the weights. In float64, in which products of
+        float32 factors are exact, because the sequences' gradients may cancel to a millionth of their size.
         """
         delta = self.delta.aligned_by_step
         steps, _, blocks, width = delta.array.shape
         inner = 1 if self.entered is None else self.entered.shape[-1]
-        run = max(1, 2**21 // (inner * blocks * width))
+        run = max(1, 2**20 // (inner * blocks * width))
         for start in range(0, steps, run):
             rows = slice(start, min(start + run, steps))
-            by_block = delta.array[rows].transpose(0, 2, 1, 3)
+            by_block = delta.array[rows].transpose(0, 2, 1, 3).astype(np.float64)
             if self.entered is None:
                 formed = by_block.sum(axis=2, keepdims=True)
             else:
-                formed = self.entered[rows, None].swapaxes(-1, -2) @ by_block
+                formed = self.entered[rows, None].swapaxes(-1, -2).astype(np.float64) @ by_block
             exponent = np.broadcast_to(delta.exponent[rows, None], formed.shape[:2])
             yield rows, Scaled(formed, exponent)
 

@@ -31,6 +31,11 @@ class Cell(Settings, ABC):
     saved: ClassVar[tuple[str, ...]] = ()
     """The names of what a step keeps for its derivative beside gates and states."""
 
+    @property
+    def truncated(self) -> bool:
+        """Does the adjoint stop at the gates instead of passing on to H_{t-1}?"""
+        return False
+
     @abstractmethod
     def step(
         self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]
