@@ -1,7 +1,7 @@
-"""The gradient check of any configuration: every parameter at every timestep, by two oracles that know no backpropagation.
+"""The gradient check of any configuration: every parameter at every timestep, by two oracles that know no BPTT.
 
-*Untied differences*: perturb θ at step t only, along a random direction v, and compare the central difference of the loss
-with ⟨∂L/∂θ_t, v⟩. A wrong element anywhere shows, since v touches them all.
+*Untied differences*: perturb θ at step t only, along a random direction v, and compare the central difference of the
+loss with ⟨∂L/∂θ_t, v⟩. A wrong element anywhere shows, since v touches them all.
 
 *Adjoint dot product*: ⟨λ, J v⟩ = ⟨Jᵀ λ, v⟩ for the Jacobian J of the whole rest of the sequence. J v is propagated
 forwards, the cell's step differentiated by central differences and everything linear exactly, and rescaled at every
@@ -32,7 +32,7 @@ HIDDEN, SEQUENCES, LENGTHS = 4, 3, range(5, 60)
 
 @dataclass(frozen=True)
 class Row:
-    """The worst of one parameter: error relative to ‖∂L/∂θ_t‖ and the timestep (from 1) where it is, by both oracles."""
+    """The worst of one parameter, by both oracles: error relative to ‖∂L/∂θ_t‖, and the timestep (from 1) of it."""
 
     parameter: str
     differences: float
@@ -51,8 +51,8 @@ class Row:
 
 
 def shrunk(experiment: Experiment) -> tuple[Network, NDArray, Batch, Generator]:
-    """The configuration at a size that differences can be taken at: float64, few units, sequences and steps, and θ moved
-    off the special points (zeros, exact symmetries) that an initialisation may have, at which errors can hide.
+    """The configuration at a size at which differences can be taken: float64, few units, sequences and steps; and θ
+    moved off the special points (zeros, exact symmetries) that an initialisation may have, at which errors can hide.
     """
     rng = np.random.default_rng(experiment.seed)
     task = experiment.task
@@ -143,7 +143,7 @@ def _untied(
 
     for step in STEPS:
         difference = central_difference(loss, step)
-        # What rounding of the loss alone may add to a difference; below it the differences are blind, the other oracle not.
+        # What rounding of the loss alone may add to a difference: below it this oracle is blind, the other one is not.
         blind = 64 * np.finfo(np.float64).eps * max(1.0, abs(loss(0.0))) / step / TOLERANCE
         errors.append(abs(difference - expected) / (np.ldexp(size, exponent) + blind))
     return min(errors)

@@ -150,7 +150,7 @@ def report(arguments: list[str]) -> int:
 
 
 def check(arguments: list[str]) -> int:
-    """``gradpath check``: the gradient check, with the same overrides as a run; 1 where anything exceeds its tolerance."""
+    """``gradpath check``: the gradient check of what the overrides describe; 1 where it finds an error."""
     from gradpath import check as checking
     from gradpath import config
 

@@ -17,7 +17,9 @@ class Activation(Enum):
 def activate(kind: Activation, x: NDArray) -> None:
     """X ← φ(x), elementwise and in place.
 
-    σ(x) = ½ + ½ tanh(x/2): one function call, no overflow for any x, so the argument is never clipped.
+    σ(x) = ½ + ½ tanh(x/2): one function call, no overflow for any x, so the argument is never clipped. Its
+    absolute error is that of the type, so that σ(x) loses relative precision, and a product of many of them with it,
+    where x is well below 0: about ε/σ(x) each.
     """
     if kind is Activation.relu:
         np.maximum(x, 0, out=x)

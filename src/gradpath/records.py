@@ -91,7 +91,7 @@ class Factor:
         return Scaled(total.reshape(-1, blocks, width), delta.exponent)
 
     def per_step(self) -> Iterator[tuple[slice, Scaled]]:
-        """∂L/∂W_t itself, as runs of consecutive rows: (rows, values (rows, n, K, H) in float64) with an exponent a row.
+        """∂L/∂W_t itself, in runs of consecutive rows: (rows, values (rows, n, K, H) in float64, an exponent a row).
 
         In runs, because T of them at once would be T times the size of the weights. In float64, in which products of
         float32 factors are exact, because the sequences' gradients may cancel to a millionth of their size.

@@ -1,0 +1,161 @@
+"""``gradpath check`` passes what is right, for every unit, and catches six classic errors by parameter and timestep."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from gradpath import cli, config
+from gradpath.cells.lstm import LSTM
+from gradpath.check import check, shrunk
+from gradpath.discovery import discover
+from gradpath.network import Network
+from gradpath.records import Trace
+from gradpath.scaled import Scaled
+
+
+def broken_rows(network: Network) -> dict[str, int]:
+    """Parameter → timestep of what the check finds wrong in a network that stands in for the LSTM's."""
+    original, theta, batch, rng = shrunk(config.experiment(["cell=lstm", "task.length=6"]))
+    rows = check(
+        type(network)(network.cell, original.input_size, original.output_size, original.loss), theta, batch, rng
+    )
+    return {row.parameter: row.worst_at for row in rows if not row.passed}
+
+
+def network(cell: LSTM | None = None, cls: type[Network] = Network) -> Network:
+    return cls(cell or LSTM(hidden_size=4), 2, 1, config.experiment([]).task.loss)
+
+
+def with_factors(trace: Trace, change) -> Trace:
+    return replace(trace, factors=tuple(change(factor) for factor in trace.factors))
+
+
+def test_the_right_lstm_passes() -> None:
+    assert broken_rows(network()) == {}
+
+
+def test_unshifted_h() -> None:
+    class Unshifted(Network):
+        def backward(self, theta, tape):
+            leaving = tape.layers[0].states["H"][1:]
+            trace = super().backward(theta, tape)
+            return with_factors(trace, lambda f: replace(f, entered=leaving) if "W_ih" in f.names else f)
+
+    wrong = broken_rows(network(cls=Unshifted))
+    assert set(wrong) == {"W_ih", "W_fh", "W_oh", "W_ch"}
+
+
+def test_skipped_first_step() -> None:
+    class Skipped(Network):
+        def backward(self, theta, tape):
+            def skip(factor):
+                if "W_ix" not in factor.names:
+                    return factor
+                array = factor.delta.array.copy()
+                array[0] = 0
+                return replace(factor, delta=Scaled(array, factor.delta.exponent))
+
+            return with_factors(super().backward(theta, tape), skip)
+
+    wrong = broken_rows(network(cls=Skipped))
+    assert {"W_ix", "W_ox", "W_cx"} <= set(wrong)
+    assert set(wrong.values()) == {1}
+
+
+def test_accumulated_instead_of_returned() -> None:
+    class Accumulating(Network):
+        kept: dict = {}
+
+        def backward(self, theta, tape):
+            def add(factor):
+                total = self.kept.get(factor.names, 0) + factor.delta.array
+                self.kept[factor.names] = total
+                return replace(factor, delta=Scaled(total, factor.delta.exponent))
+
+            return with_factors(super().backward(theta, tape), add)
+
+    assert len(broken_rows(network(cls=Accumulating))) == 14
+
+
+def test_wrong_gates_bias() -> None:
+    class Swapped(Network):
+        def backward(self, theta, tape):
+            def swap(factor):
+                if "b_i" not in factor.names:
+                    return factor
+                return replace(factor, delta=Scaled(factor.delta.array[:, :, [1, 0, 2, 3]], factor.delta.exponent))
+
+            return with_factors(super().backward(theta, tape), swap)
+
+    assert set(broken_rows(network(cls=Swapped))) == {"b_i", "b_f"}
+
+
+def test_missing_o_times_one_minus_tanh_squared_c() -> None:
+    @dataclass
+    class Missing(LSTM):
+        def derivatives(self, tape):
+            to_gates, h_to_c, f = super().derivatives(tape)
+            return to_gates, np.zeros_like(h_to_c), f
+
+    wrong = broken_rows(network(Missing(hidden_size=4)))
+    assert {"W_ix", "W_fx", "W_cx", "W_ih", "W_fh", "W_ch", "b_i", "b_f", "b_c"} <= set(wrong)
+    assert "W_hy" not in wrong
+
+
+def test_buffer_overwritten_before_use() -> None:
+    @dataclass
+    class Overwriting(LSTM):
+        def derivatives(self, tape):
+            np.tanh(tape.states["C"], out=tape.states["C"])  # a taped state, used again below
+            return super().derivatives(tape)
+
+    wrong = broken_rows(network(Overwriting(hidden_size=4)))
+    assert {"W_fx", "W_fh", "b_f"} <= set(wrong), "δa_f uses C_{t-1}"
+    assert not {"W_hy", "b_y"} & set(wrong)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [[f"{group}={name}"] for group in ("cell", "task", "init") for name in discover(config.GROUPS[group])]
+    + [["cell=rnn", f"cell.activation={kind}", "cell.layers=2"] for kind in ("relu", "sigmoid")],
+    ids=" ".join,
+)
+def test_every_unit_passes(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.check(overrides) == 0
+    out = capsys.readouterr().out
+    assert "untied differences" in out
+    assert out.rstrip().endswith("all right (largest relative error allowed: 1e-07)")
+
+
+def test_what_is_wrong_is_named_and_the_exit_status_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """The truncated gradient of 1997 is not the gradient of the loss."""
+    assert cli.check(["cell=lstm_1997", "cell.truncate=true"]) == 1
+    out = capsys.readouterr().out
+    assert "W_ix at t = " in out.splitlines()[-1]
+    assert "W_hy at t" not in out
+
+
+def test_the_dot_product_sees_what_differences_cannot() -> None:
+    """With σ = 0.01 everywhere the gradient loses two decades a step; at T = 20 differences see only rounding."""
+    from gradpath.cells.rnn import RNN
+    from gradpath.inits.pascanu_sigmoid import PascanuSigmoid
+    from gradpath.tasks.adding import Adding
+
+    class Off(Network):
+        def backward(self, theta, tape):
+            def spoil(factor):
+                array = factor.delta.array.copy()
+                if "W_hh" in factor.names:
+                    array[1] *= 1.001
+                return replace(factor, delta=Scaled(array, factor.delta.exponent))
+
+            return with_factors(super().backward(theta, tape), spoil)
+
+    rng, task = np.random.default_rng(0), Adding(length=20)
+    right, off = (cls(RNN(hidden_size=4), 2, 1, task.loss) for cls in (Network, Off))
+    theta, batch = PascanuSigmoid().draw(rng, right, np.float64), task.sample(rng, 3)
+    assert all(row.passed for row in check(right, theta, batch, rng))
+    wrong = [row for row in check(off, theta, batch, rng) if not row.passed]
+    assert [(row.parameter, row.worst_at) for row in wrong] == [("W_hh", 2)]
+    assert wrong[0].differences < 1e-7 < wrong[0].dot_product

@@ -1,0 +1,146 @@
+"""Identities that hold for every cell, shape, mask, type and depth, on whatever hypothesis thinks of."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import INPUTS, OUTPUTS, cells
+from gradpath.cells import Cell
+from gradpath.cells.lstm import LSTM
+from gradpath.cells.lstm_1997 import LSTM1997
+from gradpath.clipping import Clip
+from gradpath.gradcheck import per_step_gradients
+from gradpath.inits.gaussian import Gaussian
+from gradpath.inits.uniform import Uniform
+from gradpath.instruments.grad_norm import GradNorm
+from gradpath.instruments.param_grad_norm import ParamGradNorm
+from gradpath.instruments.state_grad_norm import StateGradNorm
+from gradpath.losses import Loss
+from gradpath.network import Network
+from gradpath.records import Batch, Trace
+
+
+@st.composite
+def traces(draw: st.DrawFn, dtypes: tuple[type, ...] = (np.float32, np.float64)) -> Trace:
+    """A trace of a random network on a random minibatch with a random mask."""
+    base = draw(st.sampled_from(cells()))
+    keep = {"activation": base.activation} if hasattr(base, "activation") else {}
+    cell = type(base)(hidden_size=draw(st.integers(1, 6)), layers=draw(st.integers(1, 3)), **keep)
+    loss, dtype = draw(st.sampled_from(list(Loss))), draw(st.sampled_from(dtypes))
+    steps, sequences = draw(st.integers(1, 12)), draw(st.integers(1, 6))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    network = Network(cell, INPUTS, OUTPUTS, loss)
+    theta = Gaussian(gain=draw(st.sampled_from([0.01, 0.5, 1.5]))).draw(rng, network, dtype)
+    mask = rng.random((steps, sequences)) < draw(st.sampled_from([0.1, 0.5, 1.0]))
+    mask[draw(st.integers(0, steps - 1)), 0] = True
+    targets = rng.normal(size=(steps, sequences, OUTPUTS))
+    if loss is Loss.cross_entropy:
+        targets = targets.argmax(axis=-1)
+    batch = Batch(rng.normal(size=(steps, sequences, INPUTS)), targets, mask).astype(dtype)
+    with np.errstate(over="ignore"):
+        return network.backward(theta, network.forward(theta, batch))
+
+
+many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@many
+@given(traces())
+def test_sum_over_time_is_the_gradient(trace: Trace) -> None:
+    epsilon = float(np.finfo(trace.gradient.scaled.array.dtype).eps)
+    whole = {name: factor for factor in trace.factors for name in factor.names}
+    for name, steps in per_step_gradients(trace).items():
+        factor = whole[name]
+        total = factor.gradient().plain()[..., factor.names.index(name), :]
+        bound = 200 * epsilon * np.abs(steps).sum(axis=0).max(initial=1e-30)
+        np.testing.assert_allclose(steps.sum(axis=0), total, rtol=0, atol=bound, err_msg=name)
+
+
+@many
+@given(traces((np.float64,)))
+def test_squared_norm_is_the_sum_of_all_inner_products(trace: Trace) -> None:
+    """‖∂L/∂θ‖² = Σ_{s,t} ⟨∂L/∂θ_s, ∂L/∂θ_t⟩."""
+    norms = GradNorm().measure(trace)
+    for name, steps in per_step_gradients(trace).items():
+        flat = steps.reshape(len(steps), -1)
+        total = 10 ** (2 * norms.values[norms.names.index(name)])
+        assert (flat @ flat.T).sum() == pytest.approx(total, rel=1e-9, abs=1e-13 * max(1.0, np.square(flat).sum()))
+
+
+@many
+@given(traces())
+def test_norms_equal_those_of_the_gradients_themselves(trace: Trace) -> None:
+    read = ParamGradNorm().measure(trace)
+    assert not np.isnan(read.values).any()
+    assert not np.isposinf(read.values).any()
+    for name, steps in per_step_gradients(trace).items():
+        with np.errstate(divide="ignore"):
+            naive = np.log10([np.linalg.norm(step) for step in steps])
+        np.testing.assert_allclose(read.values[:, read.names.index(name)], naive, rtol=1e-10, atol=1e-10)
+
+
+@many
+@given(traces())
+def test_states_before_the_first_loss_count_and_after_the_last_do_not(trace: Trace) -> None:
+    read, last = StateGradNorm().measure(trace), int(trace.tape.scored[-1])
+    for column, _ in enumerate(read.names):
+        assert np.isneginf(read.values[last + 1 :, column]).all()
+    parameters = ParamGradNorm().measure(trace)
+    assert np.isneginf(parameters.values[last + 1 :]).all()
+
+
+@many
+@given(traces(), st.floats(1e-6, 1e6))
+def test_clipping_is_one_scalar(trace: Trace, limit: float) -> None:
+    raw, scale_none = Clip().apply(trace.gradient)
+    clipped, scale = Clip(max_norm=limit).apply(trace.gradient)
+    assert scale_none == 1.0
+    epsilon = float(np.finfo(raw.dtype).eps)
+    np.testing.assert_allclose(clipped, raw * raw.dtype.type(scale), rtol=8 * epsilon, atol=1e-37)
+    norm = float(np.linalg.norm(clipped.astype(np.float64)))
+    assert norm <= limit * (1 + 8 * epsilon)
+    if scale < 1:
+        assert norm == pytest.approx(limit, rel=1e-6)
+    else:
+        assert clipped.tobytes() == raw.tobytes()
+
+
+@many
+@given(st.floats(-8, 8), st.integers(2, 60), st.integers(1, 5), st.integers(0, 1000))
+def test_the_slope_of_the_cell_gradient_is_log_sigma_of_the_forget_bias(
+    bias: float, steps: int, hidden: int, seed: int
+) -> None:
+    """Recurrent weights 0 and F constant: ∂L/∂C_{t-1} = σ(b_f) ∂L/∂C_t, to 1e-12."""
+    trace = carousel(LSTM(hidden_size=hidden, forget_bias=bias), steps, seed)
+    read = StateGradNorm().measure(trace)
+    curve = read.values[::-1, read.names.index("C")]
+    np.testing.assert_allclose(np.diff(curve), -np.log1p(np.exp(-bias)) / np.log(10), rtol=0, atol=1e-12)
+
+
+@many
+@given(st.integers(2, 80), st.integers(1, 5), st.booleans(), st.integers(0, 1000))
+def test_the_cell_of_1997_has_slope_exactly_zero(steps: int, hidden: int, single: bool, seed: int) -> None:
+    """F ≡ 1 and the gradient truncated to the cell: the constant error carousel, with any recurrent weights."""
+    cell = LSTM1997(hidden_size=hidden, truncate=True)
+    trace = carousel(cell, steps, seed, recurrent=True, dtype=np.float32 if single else np.float64)
+    read = StateGradNorm().measure(trace)
+    curve = read.values[:, read.names.index("C")]
+    assert np.isfinite(curve).all()
+    assert (curve == curve[0]).all()
+
+
+def carousel(cell: Cell, steps: int, seed: int, recurrent: bool = False, dtype: type = np.float64) -> Trace:
+    """A last-step loss on a cell whose forget gate sees nothing but its bias."""
+    rng = np.random.default_rng(seed)
+    network = Network(cell, INPUTS, 1, Loss.squared_error)
+    theta = Uniform().draw(rng, network, dtype)
+    for name, value in network.parameters(theta).items():
+        if (name.endswith("h") and name.startswith("W") and not recurrent) or name == "W_fx":
+            value[:] = 0
+        elif "c" in name:
+            value *= 0.05  # C sums up over the sequence; where tanh C rounds to 1, δC would be 0
+    mask = np.zeros((steps, 3), bool)
+    mask[-1] = True
+    batch = Batch(rng.normal(size=(steps, 3, INPUTS)), rng.normal(size=(steps, 3, 1)) + 3, mask).astype(dtype)
+    return network.backward(theta, network.forward(theta, batch))
