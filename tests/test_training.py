@@ -40,13 +40,13 @@ def test_another_cell_trains_on_the_same_data(monkeypatch: pytest.MonkeyPatch) -
     from gradpath.network import Network
 
     seen: dict[str, list[bytes]] = {}
-    original = Network.forward
+    original = Network.forward_seeds
 
-    def spy(self, theta, batch):
-        seen.setdefault(type(self.cell).__name__, []).append(batch.inputs.tobytes())
-        return original(self, theta, batch)
+    def spy(self, thetas, batches):
+        seen.setdefault(type(self.cell).__name__, []).append(batches[0].inputs.tobytes())
+        return original(self, thetas, batches)
 
-    monkeypatch.setattr(Network, "forward", spy)
+    monkeypatch.setattr(Network, "forward_seeds", spy)
     steps("cell=rnn")
     steps("cell=lstm", "init=orthogonal")
     assert seen["RNN"] == seen["LSTM"]

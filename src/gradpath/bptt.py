@@ -7,6 +7,9 @@ Derived by hand; see the cells for the pointwise part. With δa_t (B, n·H) the 
 (Werbos 1990). The adjoint of each sequence is carried with a power-of-two exponent of its own (:mod:`gradpath.scaled`),
 so that it neither rounds to zero nor overflows over any length; where plain floating point would do neither, the
 result is bit-identical to the plain recursion, because scaling by a power of two is exact.
+
+Networks of S seeds run side by side: every array has an axis S after the time axis, and each product is one matrix
+product a timestep and seed, of the same shape whatever S is. So a seed's numbers do not depend on its company.
 """
 
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ from gradpath.scaled import HIGH, LOW, Scaled, magnitude, shift
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """The packed weights of one layer: ``x`` (I, n·H), ``h`` (H, n·H), ``b`` (n·H,)."""
+    """The packed weights of one layer: ``x`` (S, I, n·H), ``h`` (S, H, n·H), ``b`` (S, n·H)."""
 
     x: NDArray
     h: NDArray
@@ -30,20 +33,21 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class LayerAdjoint:
-    """``delta`` (T, B, n, H) at the pre-activations; ``states[s]`` (T, B, H) total derivatives of H_1 … H_T (C_1 …)."""
+    """``delta`` (T, S, B, n, H) at the pre-activations; ``states[s]`` (T, S, B, H) total derivatives of H_1 … H_T."""
 
     delta: Scaled
     states: dict[str, Scaled]
 
 
 def forward(cell: Cell, weights: LayerWeights, inputs: NDArray) -> LayerTape:
-    """Runs the cell over ``inputs`` (T, B, I) from H_0 = C_0 = 0."""
-    steps, batch, _ = inputs.shape
-    blocks, width = len(cell.blocks), cell.hidden_size
-    packed = (inputs.reshape(steps * batch, -1) @ weights.x + weights.b).reshape(steps, batch, blocks * width)
-    gates = packed.reshape(steps, batch, blocks, width)
-    states = {name: np.zeros((steps + 1, batch, width), inputs.dtype) for name in cell.states}
-    saved = {name: np.empty((steps, batch, width), inputs.dtype) for name in cell.saved}
+    """Runs the cell over ``inputs`` (T, S, B, I) from H_0 = C_0 = 0."""
+    *shape, _ = inputs.shape
+    steps, blocks, width = shape[0], len(cell.blocks), cell.hidden_size
+    packed = inputs @ weights.x
+    packed += weights.b[:, None]
+    gates = packed.reshape(*shape, blocks, width)
+    states = {name: np.zeros((steps + 1, *shape[1:], width), inputs.dtype) for name in cell.states}
+    saved = {name: np.empty((*shape, width), inputs.dtype) for name in cell.saved}
     hidden, rows, extra = states[cell.states[0]], list(states.values()), list(saved.values())
     recurrent = np.empty_like(packed[0])
     for t in range(steps):
@@ -54,16 +58,17 @@ def forward(cell: Cell, weights: LayerWeights, inputs: NDArray) -> LayerTape:
 
 
 def backward(cell: Cell, weights: LayerWeights, tape: LayerTape, direct: Scaled) -> LayerAdjoint:
-    """The adjoint of a layer whose outputs H_1 … H_T receive ``direct`` = ∂⁺L/∂H_t (T, B, H)."""
-    steps, batch, blocks, width = tape.gates.shape
+    """The adjoint of a layer whose outputs H_1 … H_T receive ``direct`` = ∂⁺L/∂H_t (T, S, B, H)."""
+    *shape, blocks, width = tape.gates.shape
+    steps = shape[0]
     factors = cell.derivatives(tape)
-    adjoint = [np.zeros((steps + 1, batch, width), tape.gates.dtype) for _ in cell.states]
-    exponent = np.zeros((steps + 1, batch), np.int32)
+    adjoint = [np.zeros((steps + 1, *shape[1:], width), tape.gates.dtype) for _ in cell.states]
+    exponent = np.zeros((steps + 1, *shape[1:]), np.int32)
     delta = np.empty_like(tape.gates)
-    packed = delta.reshape(steps, batch, blocks * width)
-    recurrent = np.empty((batch, width), delta.dtype)
-    arrives: NDArray = np.any(direct.array, axis=(1, 2))
-    weights_back = np.ascontiguousarray(weights.h.T)
+    packed = delta.reshape(*shape, blocks * width)
+    recurrent = np.empty((*shape[1:], width), delta.dtype)
+    arrives: NDArray = np.any(direct.array.reshape(steps, -1), axis=1)
+    weights_back = np.ascontiguousarray(weights.h.swapaxes(-1, -2))
     for t in range(steps, 0, -1):
         leave = [s[t] for s in adjoint]
         if arrives[t - 1]:
@@ -84,8 +89,8 @@ def backward(cell: Cell, weights: LayerWeights, tape: LayerTape, direct: Scaled)
 def _receive(adjoint: list[NDArray], exponent: NDArray, addend: NDArray, addend_exponent: NDArray) -> None:
     """Adds what arrives directly at H_t, in place, after bringing both to the larger of the two sizes."""
     if exponent.any() or addend_exponent.any():
-        arriving = magnitude(addend, 1) + addend_exponent
-        carried = np.max([magnitude(row, 1) for row in adjoint], axis=0) + exponent
+        arriving = magnitude(addend, exponent.ndim) + addend_exponent
+        carried = np.max([magnitude(row, exponent.ndim) for row in adjoint], axis=0) + exponent
         # Only a sequence to which something arrives changes its exponent, and only as far as that needs.
         common = np.where(arriving > carried, addend_exponent, exponent)
         for row in adjoint:
@@ -97,9 +102,9 @@ def _receive(adjoint: list[NDArray], exponent: NDArray, addend: NDArray, addend_
 
 def _rescale(adjoint: list[NDArray], exponent: NDArray) -> None:
     """Brings each sequence that has left the band 2^-24 … 2^24 back to size 1, in place and exactly."""
-    largest = np.abs(adjoint[0]).max(axis=1)
+    largest = np.abs(adjoint[0]).max(axis=-1)
     for row in adjoint[1:]:
-        np.maximum(largest, np.abs(row).max(axis=1), out=largest)
+        np.maximum(largest, np.abs(row).max(axis=-1), out=largest)
     outside = (largest > HIGH) | ((largest < LOW) & (largest > 0))
     if outside.any():
         change = np.where(outside & np.isfinite(largest), np.frexp(largest)[1], 0)

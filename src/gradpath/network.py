@@ -1,6 +1,6 @@
 """A stack of recurrent layers with a linear readout: where its parameters lie, its forward and its backward pass."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gradpath import bptt
 from gradpath.cells import Cell
 from gradpath.losses import Loss, evaluate
-from gradpath.records import Batch, Factor, Gradient, Tape, Trace
+from gradpath.records import Batch, Factor, Gradient, LayerTape, Tape, Trace
 from gradpath.scaled import Scaled
 
 
@@ -69,12 +69,11 @@ class Network:
         return self.layout[-1].stop
 
     def packed(self, theta: NDArray) -> list[NDArray]:
-        """Views of θ in the order of ``layout``, each (K, n·H) or (n·H,), ready for a matrix product."""
-        views = []
-        for place in self.layout:
-            rows = place.shape[:-2]
-            views.append(theta[place.start : place.stop].reshape(*rows, -1))
-        return views
+        """Views of θ (P,), or of the θ of S seeds (S, P), in the order of ``layout``: each (…, K, n·H) or (…, n·H)."""
+        return [
+            theta[..., place.start : place.stop].reshape(*theta.shape[:-1], *place.shape[:-2], -1)
+            for place in self.layout
+        ]
 
     def parameters(self, theta: NDArray) -> dict[str, NDArray]:
         """Every parameter under its own name, as a view of θ: W_·· (K, H), b_· (H,)."""
@@ -93,55 +92,83 @@ class Network:
 
     def forward(self, theta: NDArray, batch: Batch) -> Tape:
         """Runs the stack over a minibatch, reads out and scores."""
-        below, layers = batch.inputs, []
-        for weights in self.layers(theta):
-            layers.append(bptt.forward(self.cell, weights, below))
-            below = layers[-1].states[self.cell.states[0]][1:]
-        w_hy, b_y = self.packed(theta)[-2:]
-        scored = np.flatnonzero(batch.mask.any(axis=1))
-        outputs = below[scored] @ w_hy + b_y
-        loss, gradient = evaluate(self.loss, outputs, batch.targets[scored], batch.mask[scored])
-        return Tape(self.cell, batch, tuple(layers), scored, outputs, loss, gradient)
+        _, (tape,) = self.forward_seeds(theta[None], [batch])
+        return tape
 
     def backward(self, theta: NDArray, tape: Tape) -> Trace:
         """Backpropagation through time of the whole stack, from the top."""
-        w_hy = self.packed(theta)[-2]
-        gives = self.cell.states[0]
-        steps, batch = tape.batch.mask.shape
-        no_exponent = np.zeros((steps, batch), np.int32)
-        top = tape.layers[-1].states[gives][1:]
-        arriving = np.zeros_like(top)
-        arriving[tape.scored] = tape.loss_gradient @ w_hy.T
-        direct = Scaled(arriving, no_exponent)
+        (trace,) = self.backward_seeds(theta[None], [layer.alone() for layer in tape.layers], [tape])
+        return trace
 
-        d_outputs = Scaled(tape.loss_gradient[:, :, None], no_exponent[tape.scored])
-        factors = [
-            Factor(("b_y",), None, d_outputs, tape.scored),
-            Factor(("W_hy",), top[tape.scored], d_outputs, tape.scored),
+    def forward_seeds(self, thetas: NDArray, batches: Sequence[Batch]) -> tuple[list[LayerTape], list[Tape]]:
+        """S networks side by side, each with its own θ (S, P) and minibatch: the layers' tapes with an axis S, and each
+        seed's own tape, which is bit for bit what ``forward`` gives it.
+        """
+        below = np.stack([batch.inputs for batch in batches], axis=1)
+        layers = []
+        for weights in self.layers(thetas):
+            layers.append(bptt.forward(self.cell, weights, below))
+            below = layers[-1].states[self.cell.states[0]][1:]
+        tapes = [
+            self._read_out(theta, batch, tuple(layer.seed(s) for layer in layers))
+            for s, (theta, batch) in enumerate(zip(thetas, batches, strict=True))
         ]
-        states: dict[str, Scaled] = {}
-        directs: dict[str, Scaled] = {}
-        weights = list(self.layers(theta))
-        every = np.arange(steps)
-        for layer in reversed(range(self.cell.layers)):
-            layer_tape = tape.layers[layer]
-            adjoint = bptt.backward(self.cell, weights[layer], layer_tape, direct)
-            x, h, b = (place.names for place in self.layout[3 * layer : 3 * layer + 3])
-            factors += [
-                Factor(b, None, adjoint.delta, every),
-                Factor(h, layer_tape.states[gives][:-1], adjoint.delta, every),
-                Factor(x, layer_tape.inputs, adjoint.delta, every),
-            ]
-            states |= {self.prefix(layer) + name: value for name, value in adjoint.states.items()}
-            directs[self.prefix(layer) + gives] = direct
-            if layer:
-                delta = adjoint.delta.array.reshape(steps * batch, -1)
-                below = (delta @ weights[layer].x.T).reshape(steps, batch, -1)
-                direct = Scaled(below, adjoint.delta.exponent)
-        factors.reverse()
-        return Trace(tape, tuple(factors), states, directs, self._gradient(tuple(factors)))
+        return layers, tapes
 
-    def _gradient(self, factors: tuple[Factor, ...]) -> Gradient:
+    def _read_out(self, theta: NDArray, batch: Batch, layers: tuple[LayerTape, ...]) -> Tape:
+        """Outputs and loss of one network, at the scored timesteps."""
+        w_hy, b_y = self.packed(theta)[-2:]
+        scored = np.flatnonzero(batch.mask.any(axis=1))
+        outputs = layers[-1].states[self.cell.states[0]][1:][scored] @ w_hy + b_y
+        loss, gradient = evaluate(self.loss, outputs, batch.targets[scored], batch.mask[scored])
+        return Tape(self.cell, batch, layers, scored, outputs, loss, gradient)
+
+    def backward_seeds(self, thetas: NDArray, layers: Sequence[LayerTape], tapes: Sequence[Tape]) -> list[Trace]:
+        """The backward passes of S networks side by side, from what ``forward_seeds`` has returned."""
+        gives = self.cell.states[0]
+        weights = list(self.layers(thetas))
+        direct = self._from_readout(thetas, tapes)
+        adjoints: list[bptt.LayerAdjoint] = []
+        directs: list[Scaled] = []
+        for layer in reversed(range(self.cell.layers)):
+            adjoint = bptt.backward(self.cell, weights[layer], layers[layer], direct)
+            adjoints.insert(0, adjoint)
+            directs.insert(0, direct)
+            if layer:
+                *shape, _, _ = adjoint.delta.array.shape
+                below = adjoint.delta.array.reshape(*shape, -1) @ weights[layer].x.swapaxes(-1, -2)
+                direct = Scaled(below, adjoint.delta.exponent)
+        traces = []
+        for s, tape in enumerate(tapes):
+            factors: list[Factor] = []
+            states: dict[str, Scaled] = {}
+            for layer, adjoint in enumerate(adjoints):
+                x, h, b = (place.names for place in self.layout[3 * layer : 3 * layer + 3])
+                delta, every = adjoint.delta.seed(s), np.arange(tape.length)
+                factors += [
+                    Factor(x, tape.layers[layer].inputs, delta, every),
+                    Factor(h, tape.layers[layer].states[gives][:-1], delta, every),
+                    Factor(b, None, delta, every),
+                ]
+                states |= {self.prefix(layer) + name: value.seed(s) for name, value in adjoint.states.items()}
+            d_outputs = Scaled(tape.loss_gradient[:, :, None], np.zeros(tape.loss_gradient.shape[:2], np.int32))
+            factors += [
+                Factor(("W_hy",), tape.layers[-1].states[gives][1:][tape.scored], d_outputs, tape.scored),
+                Factor(("b_y",), None, d_outputs, tape.scored),
+            ]
+            received = {self.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
+            traces.append(Trace(tape, tuple(factors), states, received, self._gradient(factors)))
+        return traces
+
+    def _from_readout(self, thetas: NDArray, tapes: Sequence[Tape]) -> Scaled:
+        """∂⁺L/∂H_t (T, S, B, H) of the top layer: what the loss sends back through W_hy at the scored timesteps."""
+        top = tapes[0].layers[-1].states[self.cell.states[0]][1:]
+        arriving = np.zeros((len(top), len(tapes), *top.shape[1:]), top.dtype)
+        for s, (w_hy, tape) in enumerate(zip(self.packed(thetas)[-2], tapes, strict=True)):
+            arriving[tape.scored, s] = tape.loss_gradient @ w_hy.T
+        return Scaled(arriving, np.zeros(arriving.shape[:-1], np.int32))
+
+    def _gradient(self, factors: Sequence[Factor]) -> Gradient:
         """Σ_t of every factor, laid end to end under one exponent."""
         parts = [factor.gradient() for factor in factors]
         norms: dict[str, float] = {}

@@ -37,12 +37,25 @@ class LayerTape:
 
     ``states[s]`` (T+1, B, H): row t *enters* step t and row t+1 leaves it, so the shift by one (H_{t-1}) is a slice.
     ``gates`` (T, B, n, H): the activations of the cell's blocks. ``saved[s]`` (T, B, H): what else the cell keeps.
+    Several seeds side by side have an axis S after the time axis.
     """
 
     inputs: NDArray
     states: dict[str, NDArray]
     gates: NDArray
     saved: dict[str, NDArray]
+
+    def seed(self, s: int) -> "LayerTape":
+        """One seed of several, as views."""
+        states = {name: value[:, s] for name, value in self.states.items()}
+        saved = {name: value[:, s] for name, value in self.saved.items()}
+        return LayerTape(self.inputs[:, s], states, self.gates[:, s], saved)
+
+    def alone(self) -> "LayerTape":
+        """A single seed with an axis S of length 1, as views."""
+        states = {name: value[:, None] for name, value in self.states.items()}
+        saved = {name: value[:, None] for name, value in self.saved.items()}
+        return LayerTape(self.inputs[:, None], states, self.gates[:, None], saved)
 
 
 @dataclass(frozen=True)

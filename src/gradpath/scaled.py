@@ -25,6 +25,10 @@ class Scaled:
     array: NDArray
     exponent: NDArray
 
+    def seed(self, s: int) -> "Scaled":
+        """One of the seeds side by side along the second axis, as a view."""
+        return Scaled(self.array[:, s], self.exponent[:, s])
+
     @cached_property
     def aligned(self) -> "Scaled":
         """The same value under one exponent for everything, that of the largest element.

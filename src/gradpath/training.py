@@ -1,6 +1,6 @@
 """One run: sample, forward, backward, measure, clip, update, as a stream of what happened at each step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,44 +39,81 @@ def train(experiment: Experiment) -> Iterator[Step]:
     Deterministic: the same experiment gives bit-identical results. Initialisation, data and evaluation draw from
     streams of their own, so that another cell trains on the same data.
     """
-    task, settings = experiment.task, experiment.train
-    init_stream, data_stream, eval_stream = (
-        np.random.default_rng(child) for child in np.random.SeedSequence(experiment.seed).spawn(3)
-    )
-    dtype = settings.dtype.numpy
-    network = Network(experiment.cell, *task.sizes, task.loss)
-    theta = experiment.init.draw(init_stream, network, dtype)
-    state = experiment.optimizer.start(theta)
-    held_out = task.sample(eval_stream, settings.eval_size).astype(dtype)
-    plan = {name: instrument.schedule.steps(settings.steps) for name, instrument in experiment.instruments.items()}
-    largest_read = dict.fromkeys(plan, -np.inf)
+    for steps in train_seeds([experiment]):
+        yield from steps.values()
 
-    for step in range(settings.steps + 1):
-        last = step == settings.steps
-        trace = _differentiate(network, theta, task.sample(data_stream, settings.batch_size).astype(dtype))
-        update, scale = experiment.clip.apply(trace.gradient)
+
+def train_seeds(experiments: Sequence[Experiment]) -> Iterator[dict[int, Step]]:
+    """Trains experiments that differ in their seed only, side by side as one array axis: at each step, index of the
+    experiment → what happened to it. Each gets, bit for bit, what ``train`` gives it alone; who diverges drops out.
+    """
+    if len({replace(experiment, seed=0).config_hash for experiment in experiments}) != 1:
+        raise ValueError("experiments that are trained side by side may differ in their seed only")
+    first = experiments[0]
+    network = Network(first.cell, *first.task.sizes, first.task.loss)
+    seeds = {index: _Seed(experiment, network) for index, experiment in enumerate(experiments)}
+    for step in range(first.train.steps + 1):
+        traces = _differentiate(network, list(seeds.values()))
+        happened = {}
+        for (index, seed), trace in zip(list(seeds.items()), traces, strict=True):
+            happened[index] = seed.advance(step, trace)
+            if happened[index].diverged:
+                del seeds[index]
+        yield happened
+        if not seeds:
+            return
+
+
+class _Seed:
+    """One network in training: its streams, parameters and optimiser state, and what its instruments have read."""
+
+    def __init__(self, experiment: Experiment, network: Network) -> None:
+        init_stream, self._data, eval_stream = (
+            np.random.default_rng(child) for child in np.random.SeedSequence(experiment.seed).spawn(3)
+        )
+        settings = experiment.train
+        self.experiment, self.network = experiment, network
+        self.theta = experiment.init.draw(init_stream, network, settings.dtype.numpy)
+        self._state = experiment.optimizer.start(self.theta)
+        self._held_out = experiment.task.sample(eval_stream, settings.eval_size).astype(settings.dtype.numpy)
+        self._plan = {name: i.schedule.steps(settings.steps) for name, i in experiment.instruments.items()}
+        self._largest_read = dict.fromkeys(self._plan, -np.inf)
+
+    def batch(self) -> Batch:
+        """The next training minibatch."""
+        settings = self.experiment.train
+        return self.experiment.task.sample(self._data, settings.batch_size).astype(settings.dtype.numpy)
+
+    def advance(self, step: int, trace: Trace) -> Step:
+        """Clips, measures, evaluates where it is due, and updates unless this was the last step."""
+        settings = self.experiment.train
+        update, scale = self.experiment.clip.apply(trace.gradient)
         trace = replace(trace, clip_scale=scale)
-        norm = trace.gradient.log10_norm
+        norm, last = trace.gradient.log10_norm, step == settings.steps
         diverged = not (np.isfinite(trace.tape.loss) and norm < np.inf and np.isfinite(update).all())
         measurements = {}
-        for name, instrument in experiment.instruments.items():
+        for name, instrument in self.experiment.instruments.items():
             schedule = instrument.schedule
-            record = schedule.new_max is not None and norm > largest_read[name] + np.log10(schedule.new_max)
-            if step in plan[name] or record or (diverged and schedule.last):
-                measurements[name] = instrument.measure(trace)
-                largest_read[name] = max(largest_read[name], norm)
+            record = schedule.new_max is not None and norm > self._largest_read[name] + np.log10(schedule.new_max)
+            if step in self._plan[name] or record or (diverged and schedule.last):
+                with np.errstate(over="ignore", invalid="ignore"):
+                    measurements[name] = instrument.measure(trace)
+                self._largest_read[name] = max(self._largest_read[name], norm)
         evaluate = last or (settings.eval_every is not None and step % settings.eval_every == 0)
-        evaluation = _evaluate(experiment, network, theta, held_out) if evaluate and not diverged else None
-        yield Step(step, trace.tape.loss, norm, measurements, evaluation, diverged)
-        if diverged or last:
-            return
-        theta, state = experiment.optimizer.update(theta, update, state, step)
+        evaluation = (
+            _evaluate(self.experiment, self.network, self.theta, self._held_out) if evaluate and not diverged else None
+        )
+        if not (diverged or last):
+            self.theta, self._state = self.experiment.optimizer.update(self.theta, update, self._state, step)
+        return Step(step, trace.tape.loss, norm, measurements, evaluation, diverged)
 
 
-def _differentiate(network: Network, theta: NDArray, batch: Batch) -> Trace:
+def _differentiate(network: Network, seeds: Sequence[_Seed]) -> list[Trace]:
     """Forward and backward; a network that has blown up yields inf and NaN, which is a result and not a warning."""
+    thetas = np.stack([seed.theta for seed in seeds])
     with np.errstate(over="ignore", invalid="ignore"):
-        return network.backward(theta, network.forward(theta, batch))
+        layers, tapes = network.forward_seeds(thetas, [seed.batch() for seed in seeds])
+        return network.backward_seeds(thetas, layers, tapes)
 
 
 def _evaluate(experiment: Experiment, network: Network, theta: NDArray, held_out: Batch) -> Evaluation:

@@ -45,22 +45,22 @@ class LSTM(Cell):
         self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]
     ) -> None:
         (_, previous_c), (h, c), (tanh_c,) = enter, leave, saved
-        activate(Activation.sigmoid, gates[:, :3])
-        activate(Activation.tanh, gates[:, 3])
-        i, f, o, g = gates.swapaxes(0, 1)
+        activate(Activation.sigmoid, gates[..., :3, :])
+        activate(Activation.tanh, gates[..., 3, :])
+        i, f, o, g = (gates[..., block, :] for block in range(4))
         np.multiply(f, previous_c, out=c)
         c += i * g
         np.tanh(c, out=tanh_c)
         np.multiply(o, tanh_c, out=h)
 
     def derivatives(self, tape: LayerTape) -> tuple[NDArray, ...]:
-        i, f, o, g = np.moveaxis(tape.gates, 2, 0)
+        i, f, o, g = np.moveaxis(tape.gates, -2, 0)
         tanh_c = tape.saved["tanh_C"]
         delta = 1 - tape.gates
         delta *= tape.gates
-        np.subtract(1, g * g, out=delta[:, :, 3])
+        np.subtract(1, g * g, out=delta[..., 3, :])
         for block, factor in enumerate((g, tape.states["C"][:-1], tanh_c, i)):
-            delta[:, :, block] *= factor
+            delta[..., block, :] *= factor
         return delta, o * (1 - tanh_c * tanh_c), f
 
     def step_backward(
@@ -68,12 +68,12 @@ class LSTM(Cell):
     ) -> None:
         (d_h, d_c), (to_gates, h_to_c, f) = leave, factors
         d_c += d_h * h_to_c
-        np.multiply(d_c[:, None], to_gates, out=delta)
-        np.multiply(d_h, to_gates[:, 2], out=delta[:, 2])
+        np.multiply(d_c[..., None, :], to_gates, out=delta)
+        np.multiply(d_h, to_gates[..., 2, :], out=delta[..., 2, :])
         enter[1] += d_c * f
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
-        return {name: tape.gates[:, :, block] for block, name in enumerate("IFO")}
+        return {name: tape.gates[..., block, :] for block, name in enumerate("IFO")}
 
     def initial_bias(self, rng: Generator) -> dict[str, NDArray | float]:
         """b_f as set, or chrono: b_f ~ ln U[1, t_max − 1], b_i = −b_f (Tallec & Ollivier 2018, eq. 16)."""

@@ -37,17 +37,17 @@ class LSTM1997(Cell):
         self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]
     ) -> None:
         (_, previous_c), (h, c), (tanh_c,) = enter, leave, saved
-        activate(Activation.sigmoid, gates[:, :2])
-        activate(Activation.tanh, gates[:, 2])
-        i, o, g = gates.swapaxes(0, 1)
+        activate(Activation.sigmoid, gates[..., :2, :])
+        activate(Activation.tanh, gates[..., 2, :])
+        i, o, g = (gates[..., block, :] for block in range(3))
         np.add(previous_c, i * g, out=c)
         np.tanh(c, out=tanh_c)
         np.multiply(o, tanh_c, out=h)
 
     def derivatives(self, tape: LayerTape) -> tuple[NDArray, ...]:
-        i, o, g = np.moveaxis(tape.gates, 2, 0)
+        i, o, g = np.moveaxis(tape.gates, -2, 0)
         tanh_c = tape.saved["tanh_C"]
-        to_gates = np.stack([g * i * (1 - i), tanh_c * o * (1 - o), i * (1 - g * g)], axis=2)
+        to_gates = np.stack([g * i * (1 - i), tanh_c * o * (1 - o), i * (1 - g * g)], axis=-2)
         return to_gates, o * (1 - tanh_c * tanh_c)
 
     def step_backward(
@@ -55,9 +55,9 @@ class LSTM1997(Cell):
     ) -> None:
         (d_h, d_c), (to_gates, h_to_c) = leave, factors
         d_c += d_h * h_to_c
-        np.multiply(d_c[:, None], to_gates, out=delta)
-        np.multiply(d_h, to_gates[:, 1], out=delta[:, 1])
+        np.multiply(d_c[..., None, :], to_gates, out=delta)
+        np.multiply(d_h, to_gates[..., 1, :], out=delta[..., 1, :])
         enter[1] += d_c
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
-        return {"I": tape.gates[:, :, 0], "O": tape.gates[:, :, 1]}
+        return {"I": tape.gates[..., 0, :], "O": tape.gates[..., 1, :]}

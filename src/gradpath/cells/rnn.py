@@ -28,17 +28,17 @@ class RNN(Cell):
         self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]
     ) -> None:
         activate(self.activation, gates)
-        leave[0][:] = gates[:, 0]
+        leave[0][:] = gates[..., 0, :]
 
     def derivatives(self, tape: LayerTape) -> tuple[NDArray, ...]:
-        return (derivative(self.activation, tape.gates[:, :, 0]),)
+        return (derivative(self.activation, tape.gates[..., 0, :]),)
 
     def step_backward(
         self, factors: Sequence[NDArray], leave: Sequence[NDArray], delta: NDArray, enter: Sequence[NDArray]
     ) -> None:
-        np.multiply(leave[0], factors[0], out=delta[:, 0])
+        np.multiply(leave[0], factors[0], out=delta[..., 0, :])
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
         """φ′ of every unit, relative to its largest value: near 0 the unit is saturated and passes nothing back."""
         largest = 0.25 if self.activation is Activation.sigmoid else 1.0
-        return {"phi_prime": derivative(self.activation, tape.gates[:, :, 0]) / largest}
+        return {"phi_prime": derivative(self.activation, tape.gates[..., 0, :]) / largest}
