@@ -102,6 +102,9 @@ def _receive(adjoint: list[NDArray], exponent: NDArray, addend: NDArray, addend_
 
 def _rescale(adjoint: list[NDArray], exponent: NDArray) -> None:
     """Brings each sequence that has left the band 2^-24 … 2^24 back to size 1, in place and exactly."""
+    square = sum(np.vecdot(row, row) for row in adjoint)
+    if square.min() > LOW**2 and square.max() < HIGH**2:  # the usual case, settled by one cheap product
+        return
     largest = np.abs(adjoint[0]).max(axis=-1)
     for row in adjoint[1:]:
         np.maximum(largest, np.abs(row).max(axis=-1), out=largest)

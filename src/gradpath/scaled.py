@@ -82,7 +82,11 @@ def _log10_of_root(square: NDArray, exponent: NDArray) -> NDArray:
 def shift(array: NDArray, exponent: NDArray) -> NDArray:
     """``array · 2^exponent`` with one exponent for each leading index; rounds only where the result underflows."""
     exponent = np.reshape(exponent, np.shape(exponent) + (1,) * (array.ndim - np.ndim(exponent)))
+    limits = np.finfo(array.dtype)
     with np.errstate(over="ignore", under="ignore"):
+        if limits.minexp <= exponent.min(initial=0) and exponent.max(initial=0) < limits.maxexp:
+            # A product by a power of two is as exact as ldexp and several times as fast.
+            return array * np.ldexp(array.dtype.type(1), exponent)
         return np.ldexp(array, exponent)
 
 
