@@ -94,6 +94,29 @@ def test_sigterm_closes_the_run_as_killed(home: Path) -> None:
     assert [status for _, status, _ in _running()] == ["KILLED"]
 
 
+def test_a_run_that_was_killed_is_found_by_the_next_command(home: Path) -> None:
+    arguments = ["run", "train.steps=1000000", *SMALL[:-1]]
+    process = subprocess.Popen([*GRADPATH, *arguments], cwd=home, stderr=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 120
+    while not _running() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    process.kill()
+    process.communicate(timeout=60)
+    assert [status for _, status, _ in _running()] == ["RUNNING"]
+    done = gradpath("run", *SMALL, cwd=home)
+    assert "found a run that was killed, now marked so: lstm · adding T=12 · seed 0" in done.stderr
+    assert sorted(status for _, status, _ in _running()) == ["FINISHED", "KILLED"]
+
+
+def test_one_point_that_fails_is_named_and_the_others_finish(home: Path) -> None:
+    """Two million units do not fit into any memory."""
+    done = gradpath("run", "-m", "cell.hidden_size=2000000,6", "cell=rnn,lstm", *SMALL[:1], *SMALL[2:], cwd=home)
+    assert done.returncode == 1
+    assert done.stderr.count("failed: ") == 2
+    assert "failed: rnn · adding T=12 · seed 0: MemoryError: Unable to allocate" in done.stderr
+    assert sorted(status for _, status, _ in _running()) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
+
+
 def _running() -> list:
     from gradpath import store
 

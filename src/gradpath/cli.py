@@ -89,7 +89,10 @@ def run(arguments: list[str]) -> int:
         expanded = config.points(given.overrides) if given.multirun else [given.overrides]
         points = [config.experiment(point) for point in expanded]
         for uri, name in {(point.tracking.uri, point.tracking.experiment) for point in points}:
-            store.experiment_id(store.connect(uri), name)  # once, before processes of a sweep could race for it
+            client = store.connect(uri)
+            place = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
+            for stale in store.reap(client, place):
+                print(f"found a run that was killed, now marked so: {stale}", file=sys.stderr)
     sweep_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     failures: list[str] = []
 

@@ -38,7 +38,9 @@ class Recorder:
         self.client = store.connect(experiment.tracking.uri)
         home = store.experiment_id(self.client, experiment.tracking.experiment)
         run = self.client.create_run(
-            home, tags=dict(tags) | {"config_hash": experiment.config_hash}, run_name=experiment.run_name
+            home,
+            tags=dict(tags) | store.process_tags() | {"config_hash": experiment.config_hash},
+            run_name=experiment.run_name,
         )
         self.run_id: str = run.info.run_id
         self.experiment_id: str = home

@@ -1,6 +1,7 @@
 """The MLflow store: where it is, and that it exists. What is common to writing (recorder) and reading (loader)."""
 
 import os
+import socket
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +77,26 @@ def _create(uri: str, file: Path) -> None:
             MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
             with sqlite3.connect(file) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
+
+
+def process_tags() -> dict[str, str]:
+    """Who writes a run: what ``reap`` needs to know of it later."""
+    return {"host": socket.gethostname(), "pid": str(os.getpid())}
+
+
+def reap(client: "MlflowClient", experiment: str) -> list[str]:
+    """Marks as KILLED the runs left RUNNING by a process of this machine that is no more, and returns their names."""
+    found = []
+    query = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
+    for run in client.search_runs([experiment], query, max_results=1000):
+        try:
+            os.kill(int(run.data.tags["pid"]), 0)
+        except ProcessLookupError:
+            client.set_terminated(run.info.run_id, "KILLED")
+            found.append(run.info.run_name)
+        except PermissionError:  # alive, and another user's
+            continue
+    return found
 
 
 def experiment_id(client: "MlflowClient", name: str) -> str:
