@@ -19,8 +19,8 @@ from gradpath.settings import Settings, setting
 
 @dataclass
 class Cell(Settings, ABC):
-    """Base of the cells: what a new one must say. Arrays of a step are (…, B, H), gates (…, B, n, H), with an axis of seeds
-    in front or not; so count axes from the right: ``gates[..., 0, :]``.
+    """Base of the cells: what a new one must say. Arrays of a step are (…, B, H), gates (…, B, n, H), with an axis of
+    seeds in front or not; so count axes from the right: ``gates[..., 0, :]``.
     """
 
     hidden_size: int = setting(64, "units in each layer", ge=1)
