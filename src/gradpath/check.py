@@ -8,19 +8,16 @@ forwards, the cell's step differentiated by central differences and everything l
 step; so it is right to ten digits where the gradient has vanished and differences of the loss see only rounding.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from gradpath.cells import Cell
 from gradpath.experiment import Experiment
-from gradpath.gradcheck import central_difference, untied_loss
+from gradpath.gradcheck import central_difference, tangent_terms, untied_loss
 from gradpath.network import Network
 from gradpath.records import Batch, Factor, Tape
-from gradpath.scaled import LOG10_2
 from gradpath.settings import SettingError
 
 TOLERANCE = 1e-7
@@ -76,20 +73,15 @@ def check(network: Network, theta: NDArray, batch: Batch, rng: Generator) -> lis
     reference = network.forward(theta, batch)  # the differences' own tape, which no backward pass has touched
     rows = []
     for factor in trace.factors:
-        found = _by_step(factor, len(batch.mask))
+        values, exponents = _by_step(factor, len(batch.mask))
         for block, name in enumerate(factor.names):
             errors = np.zeros((2, len(batch.mask)))
-            for t in range(len(batch.mask)):
-                gradient, exponent = found[0][t, block], int(found[1][t])
-                direction = rng.normal(size=gradient.shape)
-                direction /= np.linalg.norm(direction)
-                expected = float(np.sum(gradient * direction))
-                # ⟨g, v⟩ is about ‖g‖/√size for a random unit v; the error of g shows in it by as much.
-                size = float(np.linalg.norm(gradient)) / np.sqrt(gradient.size)
-                errors[0, t] = _untied(
-                    network, theta, batch, name, t, direction, np.ldexp(expected, exponent), size, exponent
+            for t, exponent in enumerate(exponents.tolist()):
+                claim = _Claim(name, t, values[t, block], exponent, rng)
+                errors[:, t] = (
+                    _by_differences(claim, network, theta, batch),
+                    _by_tangent(claim, network, theta, reference),
                 )
-                errors[1, t] = _dot(network, theta, reference, name, t, direction, expected, size, exponent)
             worst = errors.argmax(axis=1)
             rows.append(Row(name, errors[0, worst[0]], int(worst[0]) + 1, errors[1, worst[1]], int(worst[1]) + 1))
     return rows
@@ -120,115 +112,46 @@ def _by_step(factor: Factor, steps: int) -> tuple[NDArray, NDArray]:
     return (values[:, :, 0] if factor.entered is None else values), exponents
 
 
-def _untied(
-    network: Network,
-    theta: NDArray,
-    batch: Batch,
-    name: str,
-    t: int,
-    direction: NDArray,
-    expected: float,
-    size: float,
-    exponent: int,
-) -> float:
-    """Relative error against the central difference of the loss along ``direction`` at step t."""
+class _Claim:
+    """What backpropagation says of one parameter at one step: ⟨∂L/∂θ_t, v⟩ = ``value · 2^exponent`` for a random v."""
+
+    def __init__(self, parameter: str, t: int, gradient: NDArray, exponent: int, rng: Generator) -> None:
+        self.parameter, self.t, self.exponent = parameter, t, exponent
+        self.direction = rng.normal(size=gradient.shape)
+        self.direction /= np.linalg.norm(self.direction)
+        self.value = float(np.sum(gradient * self.direction))
+        # ⟨g, v⟩ is about ‖g‖/√size for a random unit v; an error of g shows in it by as much.
+        self.size = float(np.linalg.norm(gradient)) / np.sqrt(gradient.size)
+
+
+def _by_differences(claim: _Claim, network: Network, theta: NDArray, batch: Batch) -> float:
+    """Relative error against the central difference of the loss along v at step t."""
     thetas = np.tile(theta, (len(batch.mask), 1))
-    moved = network.parameters(thetas[t])[name]
+    moved = network.parameters(thetas[claim.t])[claim.parameter]
     start = moved.copy()
-    errors = []
 
     def loss(change: float) -> float:
-        moved[...] = start + change * direction
+        moved[...] = start + change * claim.direction
         return untied_loss(network, thetas, batch)
 
+    errors = []
     for step in STEPS:
         difference = central_difference(loss, step)
         # What rounding of the loss alone may add to a difference: below it this oracle is blind, the other one is not.
         blind = 64 * np.finfo(np.float64).eps * max(1.0, abs(loss(0.0))) / step / TOLERANCE
-        errors.append(abs(difference - expected) / (np.ldexp(size, exponent) + blind))
+        off = abs(difference - np.ldexp(claim.value, claim.exponent))
+        errors.append(float(off / (np.ldexp(claim.size, claim.exponent) + blind)))
     return min(errors)
 
 
-def _dot(
-    network: Network,
-    theta: NDArray,
-    tape: Tape,
-    name: str,
-    t: int,
-    direction: NDArray,
-    expected: float,
-    size: float,
-    exponent: int,
-) -> float:
-    """Relative error of ⟨∂L/∂θ_t, v⟩ against the tangent propagated forwards from step t."""
+def _by_tangent(claim: _Claim, network: Network, theta: NDArray, tape: Tape) -> float:
+    """Relative error against the tangent propagated forwards from step t."""
     errors = []
     for step in STEPS:
-        terms = list(_tangents(network, theta, tape, name, t, direction, step))
-        top = max((power for value, power in terms if value), default=exponent)
+        terms = list(tangent_terms(network, theta, tape, claim.parameter, claim.t, claim.direction, step))
+        top = max((power for value, power in terms if value), default=claim.exponent)
         tangent = sum(value * 2.0 ** max(power - top, -2000) for value, power in terms)
-        if not size:
-            errors.append(float(tangent != 0) if top * LOG10_2 > -300 else 0.0)
-            continue
         with np.errstate(over="ignore", under="ignore"):
-            errors.append(float(abs(np.ldexp(tangent, top - exponent) - expected) / size))
+            off = abs(np.ldexp(tangent, top - claim.exponent) - claim.value)
+        errors.append(float(off / claim.size) if claim.size else float(tangent != 0))
     return min(errors)
-
-
-def _tangents(
-    network: Network, theta: NDArray, tape: Tape, name: str, start: int, direction: NDArray, step: float
-) -> Iterator[tuple[float, int]]:
-    """The change of the loss that each scored timestep sees, as (value, power of two), when θ_start moves."""
-    cell = network.cell
-    scored = {int(t): row for row, t in enumerate(tape.scored)}
-    hidden = cell.states[0]
-    if name in ("W_hy", "b_y"):
-        if start in scored:
-            entered = tape.layers[-1].states[hidden][start + 1]
-            change = entered @ direction if name == "W_hy" else np.broadcast_to(direction, tape.outputs.shape[1:])
-            yield float(np.sum(tape.loss_gradient[scored[start]] * change)), 0
-        return
-    weights = list(network.layers(theta))
-    where = {p: (k, block, kind) for k in range(cell.layers) for block, names in enumerate(cell.blocks.values())
-             for kind, p in enumerate(network.prefix(k) + n for n in names)}  # fmt: skip
-    moved, block, kind = where[name]
-    batch = tape.batch.mask.shape[1]
-    tangents = [[np.zeros((batch, cell.hidden_size)) for _ in cell.states] for _ in range(cell.layers)]
-    power = 0
-    for t in range(start, tape.length):
-        below = np.zeros((batch, tape.layers[0].inputs.shape[-1]))
-        for k, layer in enumerate(tape.layers):
-            enter = [layer.states[s][t] for s in cell.states]
-            packed = layer.inputs[t] @ weights[k].x + enter[0] @ weights[k].h + weights[k].b
-            change = (below @ weights[k].x + tangents[k][0] @ weights[k].h).reshape(batch, len(cell.blocks), -1)
-            if (k, t) == (moved, start):
-                source = (layer.inputs[t], enter[0], np.ones((batch, 1)))[kind]
-                change[:, block] += source @ np.atleast_2d(direction)
-            tangents[k] = _step_tangent(cell, packed.reshape(change.shape), enter, change, tangents[k], step)
-            below = tangents[k][0]
-        if t in scored:
-            d_hidden = tape.loss_gradient[scored[t]] @ network.packed(theta)[-2].T
-            yield float(np.sum(d_hidden * tangents[-1][0])), power
-        largest = max(np.abs(s).max() for layer_tangents in tangents for s in layer_tangents)
-        if largest == 0:
-            return
-        shift = int(np.frexp(largest)[1])
-        tangents = [[np.ldexp(s, -shift) for s in layer_tangents] for layer_tangents in tangents]
-        power += shift
-
-
-def _step_tangent(
-    cell: Cell, packed: NDArray, enter: list[NDArray], change: NDArray, tangents: list[NDArray], step: float
-) -> list[NDArray]:
-    """The derivative of one pointwise step along a direction, by central differences."""
-    largest = max(np.abs(change).max(), *(np.abs(s).max() for s in tangents))
-    if largest == 0:
-        return [np.zeros_like(s) for s in tangents]
-
-    def leaving(along: float) -> NDArray:
-        along /= largest
-        states = [np.empty_like(s) for s in enter]
-        moved = [s + along * d for s, d in zip(enter, tangents, strict=True)]
-        cell.step(packed + along * change, moved, states, [np.empty_like(enter[0]) for _ in cell.saved])
-        return np.stack(states)
-
-    return list(largest * central_difference(leaving, step))

@@ -1,19 +1,20 @@
-"""The definition itself as an oracle: perturb a parameter at step t only, and see what the loss does.
+"""Oracles of the gradient. The definition itself: perturb a parameter at step t only, and see what the loss does.
 
 ∂L/∂θ_t is the derivative with respect to the copy of θ that step t uses, the other steps' copies held fixed. Central
 differences on such *untied* copies know nothing of backpropagation, so they check the shift by one, the sum over time
 and the cell's derivative at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.cells import Cell
 from gradpath.losses import evaluate
 from gradpath.network import Network
-from gradpath.records import Batch, Trace
+from gradpath.records import Batch, Tape, Trace
 
 Value = TypeVar("Value", float, NDArray)
 
@@ -68,6 +69,74 @@ def untied_differences(network: Network, theta: NDArray, batch: Batch, epsilon: 
             thetas[t, index] = theta[index]
     by_step = [network.parameters(row) for row in gradient]
     return {name: np.stack([row[name] for row in by_step]) for name in by_step[0]}
+
+
+def tangent_terms(
+    network: Network, theta: NDArray, tape: Tape, name: str, start: int, direction: NDArray, step: float
+) -> Iterator[tuple[float, int]]:
+    """What each scored timestep adds to the change of the loss when θ_start moves along ``direction``: (value, power).
+
+    The tangent J v is propagated forwards; everything linear exactly, the cell's step by central differences, and
+    rescaled by a power of two after every step, so that it is right where it has vanished and differences of the loss see only rounding.
+    """
+    cell = network.cell
+    scored = {int(t): row for row, t in enumerate(tape.scored)}
+    hidden = cell.states[0]
+    if name in ("W_hy", "b_y"):
+        if start in scored:
+            entered = tape.layers[-1].states[hidden][start + 1]
+            change = entered @ direction if name == "W_hy" else np.broadcast_to(direction, tape.outputs.shape[1:])
+            yield float(np.sum(tape.loss_gradient[scored[start]] * change)), 0
+        return
+    weights = list(network.layers(theta))
+    moved, block, kind = next(
+        (k, block, kind)
+        for k in range(cell.layers)
+        for block, names in enumerate(cell.blocks.values())
+        for kind, parameter in enumerate(names)
+        if network.prefix(k) + parameter == name
+    )
+    batch = tape.batch.mask.shape[1]
+    tangents = [[np.zeros((batch, cell.hidden_size)) for _ in cell.states] for _ in range(cell.layers)]
+    power = 0
+    for t in range(start, tape.length):
+        below = np.zeros((batch, tape.layers[0].inputs.shape[-1]))
+        for k, layer in enumerate(tape.layers):
+            enter = [layer.states[s][t] for s in cell.states]
+            packed = layer.inputs[t] @ weights[k].x + enter[0] @ weights[k].h + weights[k].b
+            change = (below @ weights[k].x + tangents[k][0] @ weights[k].h).reshape(batch, len(cell.blocks), -1)
+            if (k, t) == (moved, start):
+                source = (layer.inputs[t], enter[0], np.ones((batch, 1)))[kind]
+                change[:, block] += source @ np.atleast_2d(direction)
+            tangents[k] = _step_tangent(cell, packed.reshape(change.shape), enter, change, tangents[k], step)
+            below = tangents[k][0]
+        if t in scored:
+            d_hidden = tape.loss_gradient[scored[t]] @ network.packed(theta)[-2].T
+            yield float(np.sum(d_hidden * tangents[-1][0])), power
+        largest = max(np.abs(s).max() for layer_tangents in tangents for s in layer_tangents)
+        if largest == 0:
+            return
+        shift = int(np.frexp(largest)[1])
+        tangents = [[np.ldexp(s, -shift) for s in layer_tangents] for layer_tangents in tangents]
+        power += shift
+
+
+def _step_tangent(
+    cell: Cell, packed: NDArray, enter: list[NDArray], change: NDArray, tangents: list[NDArray], step: float
+) -> list[NDArray]:
+    """The derivative of one pointwise step along a direction, by central differences."""
+    largest = max(np.abs(change).max(), *(np.abs(s).max() for s in tangents))
+    if largest == 0:
+        return [np.zeros_like(s) for s in tangents]
+
+    def leaving(along: float) -> NDArray:
+        along /= largest
+        states = [np.empty_like(s) for s in enter]
+        moved = [s + along * d for s, d in zip(enter, tangents, strict=True)]
+        cell.step(packed + along * change, moved, states, [np.empty_like(enter[0]) for _ in cell.saved])
+        return np.stack(states)
+
+    return list(largest * central_difference(leaving, step))
 
 
 def per_step_gradients(trace: Trace) -> dict[str, NDArray]:
