@@ -76,8 +76,9 @@ def tangent_terms(
 ) -> Iterator[tuple[float, int]]:
     """What each scored timestep adds to the change of the loss when θ_start moves along ``direction``: (value, power).
 
-    The tangent J v is propagated forwards; everything linear exactly, the cell's step by central differences, and
-    rescaled by a power of two after every step, so that it is right where it has vanished and differences of the loss see only rounding.
+    The tangent J v is propagated forwards, everything linear exactly, the cell's step by central differences, and
+    rescaled by a power of two after every step; so it is right where it has vanished and differences of the loss see
+    only rounding.
     """
     cell = network.cell
     scored = {int(t): row for row, t in enumerate(tape.scored)}
