@@ -45,7 +45,8 @@ def forward(cell: Cell, weights: LayerWeights, inputs: NDArray) -> LayerTape:
     steps, blocks, width = shape[0], len(cell.blocks), cell.hidden_size
     packed = inputs @ weights.x
     packed += weights.b[:, None]
-    gates = packed.reshape(*shape, blocks, width)
+    pre = packed.reshape(*shape, blocks, width)
+    gates = np.empty_like(pre)
     states = {name: np.zeros((steps + 1, *shape[1:], width), inputs.dtype) for name in cell.states}
     saved = {name: np.empty((*shape, width), inputs.dtype) for name in cell.saved}
     hidden, rows, extra = states[cell.states[0]], list(states.values()), list(saved.values())
@@ -53,8 +54,9 @@ def forward(cell: Cell, weights: LayerWeights, inputs: NDArray) -> LayerTape:
     for t in range(steps):
         np.matmul(hidden[t], weights.h, out=recurrent)
         packed[t] += recurrent
+        gates[t] = pre[t]
         cell.step(gates[t], [s[t] for s in rows], [s[t + 1] for s in rows], [s[t] for s in extra])
-    return LayerTape(inputs, states, gates, saved)
+    return LayerTape(inputs, states, pre, gates, saved)
 
 
 def backward(cell: Cell, weights: LayerWeights, tape: LayerTape, direct: Scaled) -> LayerAdjoint:

@@ -20,14 +20,20 @@ def evaluate(kind: Loss, outputs: NDArray, targets: NDArray, mask: NDArray) -> t
     (``mask`` (S, B)) count 1/N each, whatever their number; a position that is not scored gets gradient 0.
     """
     scored = max(int(mask.sum()), 1)
-    weight = mask[..., None] / np.asarray(scored, outputs.dtype)
-    if kind is Loss.squared_error:
-        error = (outputs - targets) * mask[..., None]
-        return float(np.sum(np.square(error, dtype=np.float64)) / scored), 2 * error * weight
-    shifted = outputs - outputs.max(axis=-1, keepdims=True)
-    log_probability = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    chosen = np.take_along_axis(log_probability, targets[..., None], axis=-1)[..., 0]
-    gradient = np.exp(log_probability)
-    one_hot = np.arange(outputs.shape[-1]) == targets[..., None]
-    gradient -= one_hot
-    return float(-np.sum(chosen * mask, dtype=np.float64) / scored), gradient * weight
+    counted = mask[..., None]
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        if kind is Loss.squared_error:
+            error = np.where(counted, outputs - targets, 0)
+            return float(np.sum(np.square(error, dtype=np.float64)) / scored), error * outputs.dtype.type(2 / scored)
+        shifted = outputs - outputs.max(axis=-1, keepdims=True)
+        chosen = np.take_along_axis(shifted, targets[..., None], axis=-1)
+        others = np.exp(shifted)
+        np.put_along_axis(others, targets[..., None], 0, axis=-1)
+        rest = others.sum(axis=-1, keepdims=True)
+        # Where the target is the likeliest symbol, 1 − p and −ln p from the others: 1 − p itself would round to 0.
+        loss = np.where(chosen == 0, np.log1p(rest), np.log(np.exp(chosen) + rest) - chosen)
+        gradient = others
+        np.put_along_axis(gradient, targets[..., None], -rest, axis=-1)
+        gradient /= np.exp(chosen) + rest
+        total = np.sum(np.where(counted, loss, 0), dtype=np.float64) / scored
+        return float(total), np.where(counted, gradient, 0) * outputs.dtype.type(1 / scored)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.scaled import Scaled
+from gradpath.scaled import Scaled, magnitude, shift
 
 if TYPE_CHECKING:
     from gradpath.cells import Cell
@@ -36,12 +36,14 @@ class LayerTape:
     """What one layer's forward pass leaves behind.
 
     ``states[s]`` (T+1, B, H): row t *enters* step t and row t+1 leaves it, so the shift by one (H_{t-1}) is a slice.
-    ``gates`` (T, B, n, H): the activations of the cell's blocks. ``saved[s]`` (T, B, H): what else the cell keeps.
+    ``pre`` and ``gates`` (T, B, n, H): the pre-activations and the activations of the cell's blocks. ``saved[s]``
+    (T, B, H): what else the cell keeps.
     Several seeds side by side have an axis S after the time axis.
     """
 
     inputs: NDArray
     states: dict[str, NDArray]
+    pre: NDArray
     gates: NDArray
     saved: dict[str, NDArray]
 
@@ -49,13 +51,13 @@ class LayerTape:
         """One seed of several, as views."""
         states = {name: value[:, s] for name, value in self.states.items()}
         saved = {name: value[:, s] for name, value in self.saved.items()}
-        return LayerTape(self.inputs[:, s], states, self.gates[:, s], saved)
+        return LayerTape(self.inputs[:, s], states, self.pre[:, s], self.gates[:, s], saved)
 
     def alone(self) -> "LayerTape":
         """A single seed with an axis S of length 1, as views."""
         states = {name: value[:, None] for name, value in self.states.items()}
         saved = {name: value[:, None] for name, value in self.saved.items()}
-        return LayerTape(self.inputs[:, None], states, self.gates[:, None], saved)
+        return LayerTape(self.inputs[:, None], states, self.pre[:, None], self.gates[:, None], saved)
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,14 @@ class Factor:
         if self.entered is None:
             return Scaled(delta.array.sum(axis=(0, 1)), delta.exponent)
         flat = delta.array.reshape(steps * batch, blocks * width)
-        total = self.entered.reshape(steps * batch, -1).T @ flat
-        return Scaled(total.reshape(-1, blocks, width), delta.exponent)
+        entered, exponent = self.entered.reshape(steps * batch, -1), delta.exponent
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = entered.T @ flat
+        if not np.isfinite(total).all() and np.isfinite(entered).all():  # too large for the type: bring both to size 1
+            sizes = [magnitude(factor, 0) for factor in (entered, flat)]
+            total = shift(entered, -sizes[0]).T @ shift(flat, -sizes[1])
+            exponent = exponent + sizes[0] + sizes[1]
+        return Scaled(total.reshape(-1, blocks, width), exponent)
 
     def per_step(self) -> Iterator[tuple[slice, Scaled]]:
         """∂L/∂W_t itself, in runs of consecutive rows: (rows, values (rows, n, K, H) in float64, an exponent a row).

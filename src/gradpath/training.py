@@ -94,7 +94,11 @@ class _Seed:
         measurements = {}
         for name, instrument in self.experiment.instruments.items():
             schedule = instrument.schedule
-            record = schedule.new_max is not None and norm > self._largest_read[name] + np.log10(schedule.new_max)
+            record = (
+                schedule.new_max is not None
+                and step > 0
+                and norm > self._largest_read[name] + np.log10(schedule.new_max)
+            )
             if step in self._plan[name] or record or (diverged and schedule.last):
                 with np.errstate(over="ignore", invalid="ignore"):
                     measurements[name] = instrument.measure(trace)
@@ -104,7 +108,8 @@ class _Seed:
             _evaluate(self.experiment, self.network, self.theta, self._held_out) if evaluate and not diverged else None
         )
         if not (diverged or last):
-            self.theta, self._state = self.experiment.optimizer.update(self.theta, update, self._state, step)
+            with np.errstate(over="ignore", invalid="ignore"):
+                self.theta, self._state = self.experiment.optimizer.update(self.theta, update, self._state, step)
         return Step(step, trace.tape.loss, norm, measurements, evaluation, diverged)
 
 

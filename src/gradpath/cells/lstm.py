@@ -8,7 +8,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gradpath.cells import Cell
-from gradpath.nonlinearities import Activation, activate
+from gradpath.nonlinearities import Activation, activate, derivative
 from gradpath.records import LayerTape
 from gradpath.settings import setting
 
@@ -55,13 +55,13 @@ class LSTM(Cell):
 
     def derivatives(self, tape: LayerTape) -> tuple[NDArray, ...]:
         i, f, o, g = np.moveaxis(tape.gates, -2, 0)
-        tanh_c = tape.saved["tanh_C"]
-        delta = 1 - tape.gates
-        delta *= tape.gates
-        np.subtract(1, g * g, out=delta[..., 3, :])
-        for block, factor in enumerate((g, tape.states["C"][:-1], tanh_c, i)):
-            delta[..., block, :] *= factor
-        return delta, o * (1 - tanh_c * tanh_c), f
+        c = tape.states["C"]
+        to_gates = np.empty_like(tape.gates)
+        to_gates[..., :3, :] = derivative(Activation.sigmoid, tape.pre[..., :3, :])
+        to_gates[..., 3, :] = derivative(Activation.tanh, tape.pre[..., 3, :])
+        for block, factor in enumerate((g, c[:-1], tape.saved["tanh_C"], i)):
+            to_gates[..., block, :] *= factor
+        return to_gates, o * derivative(Activation.tanh, c[1:]), f
 
     def step_backward(
         self, factors: Sequence[NDArray], leave: Sequence[NDArray], delta: NDArray, enter: Sequence[NDArray]

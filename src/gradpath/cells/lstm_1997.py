@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.cells import Cell
-from gradpath.nonlinearities import Activation, activate
+from gradpath.nonlinearities import Activation, activate, derivative
 from gradpath.records import LayerTape
 from gradpath.settings import setting
 
@@ -46,9 +46,11 @@ class LSTM1997(Cell):
 
     def derivatives(self, tape: LayerTape) -> tuple[NDArray, ...]:
         i, o, g = np.moveaxis(tape.gates, -2, 0)
-        tanh_c = tape.saved["tanh_C"]
-        to_gates = np.stack([g * i * (1 - i), tanh_c * o * (1 - o), i * (1 - g * g)], axis=-2)
-        return to_gates, o * (1 - tanh_c * tanh_c)
+        a_i, a_o, a_c = np.moveaxis(tape.pre, -2, 0)
+        to_i = g * derivative(Activation.sigmoid, a_i)
+        to_o = tape.saved["tanh_C"] * derivative(Activation.sigmoid, a_o)
+        to_c = i * derivative(Activation.tanh, a_c)
+        return np.stack([to_i, to_o, to_c], axis=-2), o * derivative(Activation.tanh, tape.states["C"][1:])
 
     def step_backward(
         self, factors: Sequence[NDArray], leave: Sequence[NDArray], delta: NDArray, enter: Sequence[NDArray]

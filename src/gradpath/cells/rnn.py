@@ -31,7 +31,7 @@ class RNN(Cell):
         leave[0][:] = gates[..., 0, :]
 
     def derivatives(self, tape: LayerTape) -> tuple[NDArray, ...]:
-        return (derivative(self.activation, tape.gates[..., 0, :]),)
+        return (derivative(self.activation, tape.pre[..., 0, :]),)
 
     def step_backward(
         self, factors: Sequence[NDArray], leave: Sequence[NDArray], delta: NDArray, enter: Sequence[NDArray]
@@ -41,4 +41,4 @@ class RNN(Cell):
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
         """φ′ of every unit, relative to its largest value: near 0 the unit is saturated and passes nothing back."""
         largest = 0.25 if self.activation is Activation.sigmoid else 1.0
-        return {"phi_prime": derivative(self.activation, tape.gates[..., 0, :]) / largest}
+        return {"phi_prime": derivative(self.activation, tape.pre[..., 0, :]) / largest}

@@ -21,11 +21,13 @@ class Adam(Optimizer):
     eps: float = setting(1e-8, "ε, added to the root", gt=0)
 
     def start(self, theta: NDArray) -> State:
-        return {"mean": np.zeros_like(theta), "square": np.zeros_like(theta)}
+        return {"mean": np.zeros(theta.shape), "square": np.zeros(theta.shape)}
 
     def update(self, theta: NDArray, gradient: NDArray, state: State, step: int) -> tuple[NDArray, State]:
+        gradient = gradient.astype(np.float64)  # its square would overflow float32 at 1e19 and stay infinite
         mean = self.beta1 * state["mean"] + (1 - self.beta1) * gradient
         square = self.beta2 * state["square"] + (1 - self.beta2) * gradient * gradient
         corrected_mean = mean / (1 - self.beta1 ** (step + 1))
         corrected_root = np.sqrt(square / (1 - self.beta2 ** (step + 1)))
-        return theta - self.lr * corrected_mean / (corrected_root + self.eps), {"mean": mean, "square": square}
+        change = (self.lr * corrected_mean / (corrected_root + self.eps)).astype(theta.dtype)
+        return theta - change, {"mean": mean, "square": square}

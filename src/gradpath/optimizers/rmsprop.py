@@ -18,8 +18,10 @@ class RMSProp(Optimizer):
     eps: float = setting(1e-8, "ε, added to the root", gt=0)
 
     def start(self, theta: NDArray) -> State:
-        return {"square": np.zeros_like(theta)}
+        return {"square": np.zeros(theta.shape)}
 
     def update(self, theta: NDArray, gradient: NDArray, state: State, step: int) -> tuple[NDArray, State]:
+        gradient = gradient.astype(np.float64)  # its square would overflow float32 at 1e19 and stay infinite
         square = self.alpha * state["square"] + (1 - self.alpha) * gradient * gradient
-        return theta - self.lr * gradient / (np.sqrt(square) + self.eps), {"square": square}
+        change = (self.lr * gradient / (np.sqrt(square) + self.eps)).astype(theta.dtype)
+        return theta - change, {"square": square}
