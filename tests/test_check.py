@@ -128,12 +128,25 @@ def test_every_unit_passes(overrides: list[str], capsys: pytest.CaptureFixture[s
     assert out.rstrip().endswith("all right (largest relative error allowed: 1e-07)")
 
 
-def test_what_is_wrong_is_named_and_the_exit_status_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    """The truncated gradient of 1997 is not the gradient of the loss."""
-    assert cli.check(["cell=lstm_1997", "cell.truncate=true"]) == 1
+def test_what_is_wrong_is_named_and_the_exit_status_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = LSTM.derivatives
+
+    def wrong(self, tape):
+        to_gates, h_to_c, f = original(self, tape)
+        return to_gates * np.array([1, 1, 1.01, 1])[:, None], h_to_c, f
+
+    monkeypatch.setattr(LSTM, "derivatives", wrong)
+    assert cli.check(["cell=lstm"]) == 1
     out = capsys.readouterr().out
-    assert "W_ix at t = " in out.splitlines()[-1]
+    assert "W_ox at t = " in out.splitlines()[-1]
     assert "W_hy at t" not in out
+
+
+def test_a_truncated_gradient_is_not_checked_against_the_loss() -> None:
+    with pytest.raises(config.ConfigError, match="truncated"):
+        cli.check(["cell=lstm_1997", "cell.truncate=true"])
 
 
 def test_the_dot_product_sees_what_differences_cannot() -> None:

@@ -42,6 +42,9 @@ BAD = [
     ("instruments.grad_norm.schedule.every=0", "instruments.grad_norm.schedule.every=0: must be ≥ 1"),
     ("instruments.nope.schedule.every=3", "instruments.nope: no such key; there are clip_scale"),
     ("train.steps=[1", "train.steps=[1: "),
+    ("seed=${foo}", "seed=${foo}: "),
+    ("tracking.experiment=a/b", "tracking.experiment=a/b: must be letters, digits"),
+    ("tracking.sweep_id=a'b", "tracking.sweep_id=a'b: "),
 ]
 
 
@@ -94,6 +97,16 @@ def test_identity_follows_what_determines_the_numbers() -> None:
     assert base == config.experiment(["cell=lstm", "seed=0"]).config_hash
     others = ["seed=1", "cell=rnn", "optimizer.lr=0.1", "train.dtype=float64", "clip.max_norm=1"]
     assert len({base, *(config.experiment([other]).config_hash for other in others)}) == len(others) + 1
+
+
+def test_a_swept_cell_brings_its_own_keys() -> None:
+    points = config.points(["arm=rnn,clipped_rnn", "cell.activation=relu"])
+    assert [config.experiment(point).arm for point in points] == ["rnn", "clipped_rnn"]
+
+
+def test_a_sweep_of_no_points_is_refused() -> None:
+    with pytest.raises(config.ConfigError, match="a sweep of no points"):
+        config.points(["seed=range(0)"])
 
 
 def test_points_of_a_sweep() -> None:

@@ -1,6 +1,7 @@
 """Forward pass of the cells against the textbook's equations, written out here a second time."""
 
 import numpy as np
+import pytest
 
 from conftest import make_case
 from gradpath.cells.lstm import LSTM
@@ -74,3 +75,25 @@ def test_cross_entropy_of_huge_outputs_is_finite() -> None:
     )
     assert loss == 2e4
     np.testing.assert_allclose(gradient, [[[1, -1]]])
+
+
+@pytest.mark.parametrize("margin", [0.5, 15.0, 18.0, 40.0])
+def test_cross_entropy_of_a_confident_network_does_not_cancel(margin: float) -> None:
+    """float32: 1 − p by subtraction is 27 % off at a margin of 15 and of the wrong sign at 18."""
+    logits = np.array([[[margin, 0, 0]]], np.float32)
+    loss, gradient = evaluate(Loss.cross_entropy, logits, np.array([[0]]), np.array([[True]]))
+    rest = 2 * np.exp(-margin)
+    assert loss == pytest.approx(np.log1p(rest), rel=1e-6)
+    each = np.exp(-margin) / (1 + rest)
+    np.testing.assert_allclose(gradient[0, 0], [-2 * each, each, each], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", list(Loss))
+def test_a_position_that_is_not_scored_has_gradient_zero_whatever_its_output(kind: Loss) -> None:
+    outputs = np.array([[[np.inf, 1.0], [0.5, 1.0]]])
+    targets = np.array([[0, 1]]) if kind is Loss.cross_entropy else np.zeros((1, 2, 2))
+    loss, gradient = evaluate(kind, outputs, targets, np.array([[False, True]]))
+    alone, expected = evaluate(kind, outputs[:, 1:], targets[:, 1:], np.array([[True]]))
+    assert loss == alone
+    assert gradient[0, 0].tolist() == [0, 0]
+    assert gradient[0, 1].tolist() == expected[0, 0].tolist()

@@ -351,3 +351,54 @@ def test_a_sequence_that_vanishes_beside_another_is_kept() -> None:
     first, second = (adjoint.states["H"].array[0, b] for b in range(2))
     powers = adjoint.states["H"].exponent[0]
     np.testing.assert_allclose(first * 2.0 ** (powers[0] - powers[1] - 600), second, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", [Activation.tanh, Activation.sigmoid], ids=lambda kind: kind.name)
+def test_derivatives_of_saturated_units_are_right_and_not_zero(kind: Activation, dtype: type) -> None:
+    """From the output they would be 0 at x = 9 (tanh, float32), 17 (σ, float32), 19 (tanh, float64)."""
+    from gradpath.nonlinearities import derivative
+
+    mpmath.mp.dps = 60
+    reach = (40 if kind is Activation.tanh else 80) * (1 if dtype is np.float32 else 8)
+    x = np.linspace(-reach, reach, 401).astype(dtype)
+    found = derivative(kind, x)
+    assert found.dtype == dtype
+    for argument, value in zip(x.tolist(), found.tolist(), strict=True):
+        exact = mpmath.sech(argument) ** 2 if kind is Activation.tanh else 1 / (2 + 2 * mpmath.cosh(argument))
+        assert abs(value / exact - 1) < 8 * np.finfo(dtype).eps * max(1, abs(argument) / 8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_saturated_network_is_measured_and_not_a_true_zero(dtype: type) -> None:
+    """b_h = 15: φ′ = 4e-13 a step, below what 1 − tanh² can hold in float32."""
+    network, theta, batch = tiny(RNN(2), 0.5, 30, dtype)
+    network.parameters(theta)["b_h"][:] = 15
+    gradients, states = reference(network, theta, batch)
+    trace = run(network, theta, batch)
+    read = StateGradNorm().measure(trace)
+    np.testing.assert_allclose(read.values[::-1, read.names.index("H")], states["H"], rtol=0, atol=1e-3)
+    parameters = ParamGradNorm().measure(trace)
+    expected = [log10_norm(g) for g in gradients["b_h"]]
+    np.testing.assert_allclose(parameters.values[::-1, parameters.names.index("b_h")], expected, rtol=0, atol=1e-3)
+    assert min(expected) < -300
+
+
+def test_clipping_where_the_readouts_gradient_overflows() -> None:
+    """H at 4^40 with errors of its size: ∂L/∂W_hy is 10^49, beyond float32, though forward pass and loss are finite."""
+    network = Network(RNN(2, 1, Activation.relu), 1, 1, Loss.squared_error)
+    results = {}
+    for dtype in DTYPES:
+        theta = np.zeros(network.size, dtype)
+        named = network.parameters(theta)
+        named["W_xh"][:], named["W_hh"][:], named["W_hy"][:] = 1, 4 * np.eye(2), [[1], [0.5]]
+        mask = np.zeros((40, 3), bool)
+        mask[-1] = True
+        batch = Batch(np.ones((40, 3, 1)), np.zeros((40, 3, 1)), mask).astype(dtype)
+        gradient = run(network, theta, batch).gradient
+        results[dtype] = gradient.log10_norm, Clip(max_norm=1.0).apply(gradient)[0].astype(np.float64)
+    assert results[np.float32][0] == pytest.approx(results[np.float64][0], abs=1e-5)
+    assert results[np.float64][0] > 38.6
+    for _, clipped in results.values():
+        assert np.linalg.norm(clipped) == pytest.approx(1, rel=1e-6)
+    assert results[np.float32][1] @ results[np.float64][1] >= 1 - 1e-6

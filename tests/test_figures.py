@@ -68,6 +68,33 @@ def test_labels_are_derived_from_the_configuration(home: Path) -> None:
     assert len({group.color for group in found}) == 3
 
 
+def test_units_that_differ_are_named_by_their_section(home: Path) -> None:
+    for overrides in (["init=orthogonal", "optimizer=sgd"], ["init=uniform", "optimizer=adam"]):
+        execute(config.experiment([*SMALL, "arm=rnn", *overrides]), "s")
+    found = style.groups(loader.load(None, "gradpath", "s"))
+    assert {group.label for group in found} == {
+        "RNN, init=orthogonal, optimizer=sgd",
+        "RNN, init=uniform, optimizer=adam",
+    }
+    text = style.setting_text(found)
+    assert "init orthogonal or uniform" in text
+    assert "sgd or adam lr 0.01 or 0.001" in text
+
+
+def test_a_run_that_diverged_at_once_is_named_and_the_other_figures_are_drawn(home: Path, capsys) -> None:
+    wild = ["cell=rnn", "cell.activation=relu", "init=gaussian", "init.gain=1e30"]
+    execute(config.experiment([*SMALL, *wild]), "s")
+    assert report.write(config.report([])) == 1
+    said = capsys.readouterr()
+    assert "norm_by_lag: not drawn: rnn · adding T=12 · seed 0 has no finite reading" in said.err
+    assert "exploding.png" in said.out
+
+
+def test_a_stack_is_drawn(home: Path) -> None:
+    execute(config.experiment([*SMALL, "arm=lstm", "cell.layers=2", "task=copy"]), "s")
+    assert report.write(config.report([])) == 0
+
+
 def test_a_median_over_true_zeros_stays_one() -> None:
     zero, one = np.array([-np.inf, -np.inf, 1.0]), np.array([-np.inf, -3.0, 3.0])
     middle, low, high = style.median_band([zero, one])

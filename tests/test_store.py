@@ -125,6 +125,40 @@ def test_a_store_that_has_moved_is_still_read(home: Path, tmp_path_factory: pyte
     assert len(run.loss.values) == 9
 
 
+def test_new_runs_of_a_moved_store_go_where_it_is_now(
+    home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
+) -> None:
+    record()
+    elsewhere = tmp_path_factory.mktemp("moved")
+    (home / "mlruns").rename(elsewhere / "mlruns")
+    monkeypatch.setenv("GRADPATH_HOME", str(elsewhere))
+    recorder = record(sweep="t")
+    assert not (home / "mlruns").exists()
+    assert len(list(elsewhere.rglob("measurements.npz"))) == 2
+    for run in recorder.client.search_runs([recorder.experiment_id]):
+        assert run.info.artifact_uri.startswith(str(elsewhere)), "the UI finds the old runs' artifacts too"
+
+
+def test_a_run_whose_artifacts_cannot_be_written_is_failed(home: Path) -> None:
+    experiment = small()
+    with pytest.raises(OSError), Recorder(experiment, {"sweep_id": "s"}) as recorder:  # noqa: PT011
+        for step in train(experiment):
+            recorder.record(step)
+        (home / "mlruns" / "artifacts").rename(home / "mlruns" / "gone")
+        (home / "mlruns" / "artifacts").write_text("a file where the folder was")
+    assert recorder.client.get_run(recorder.run_id).info.status == "FAILED"
+
+
+def test_a_deep_stack_shows_its_bottom_and_top_and_keeps_all_in_the_artifact(home: Path) -> None:
+    recorder = record("cell.layers=4")
+    keys = recorder.client.get_run(recorder.run_id).data.metrics
+    assert len(keys) <= 48
+    assert "log10_grad_norm_by_lag/layer1/W_fh" in keys
+    assert "log10_grad_norm_by_lag/layer4/W_fh" in keys
+    (run,) = loader.load(None, "gradpath", "s")
+    assert len(run.series["param_grad_norm"].names) == 4 * 12 + 2
+
+
 def test_a_damaged_artifact_is_named(home: Path) -> None:
     record()
     (artifact,) = home.rglob("measurements.npz")

@@ -62,6 +62,12 @@ def test_step_zero_is_the_initialisation_and_the_last_follows_the_last_update() 
     assert [s.loss for s in longer[:9]] == [s.loss for s in run]
 
 
+def test_the_first_reading_can_be_switched_off() -> None:
+    run = steps("instruments.param_grad_norm.schedule.first=false")
+    assert "param_grad_norm" not in run[0].measurements
+    assert "param_grad_norm" in run[1].measurements
+
+
 def test_divergence_is_a_result() -> None:
     run = steps(
         "arm=rnn",

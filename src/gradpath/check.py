@@ -44,7 +44,7 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        return max(self.differences, self.dot_product) <= TOLERANCE
+        return self.differences <= TOLERANCE and self.dot_product <= TOLERANCE
 
 
 def shrunk(experiment: Experiment) -> tuple[Network, NDArray, Batch, Generator]:

@@ -69,6 +69,11 @@ def main() -> None:
     except KeyboardInterrupt:
         print("gradpath: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if not type(error).__module__.startswith(("mlflow.", "sqlalchemy.", "requests.")):
+            raise
+        print(f"gradpath: the MLflow store answered: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(2)
 
 
 def run(arguments: list[str]) -> int:
@@ -88,6 +93,10 @@ def run(arguments: list[str]) -> int:
     if not asks_hydra:
         expanded = config.points(given.overrides) if given.multirun else [given.overrides]
         points = [config.experiment(point) for point in expanded]
+        first: dict[str, int] = {}
+        for number, point in enumerate(points):
+            if first.setdefault(point.config_hash, number) != number:
+                raise config.ConfigError(f"{' '.join(expanded[number])}: this point is in the sweep twice")
         for uri, name in {(point.tracking.uri, point.tracking.experiment) for point in points}:
             client = store.connect(uri)
             place = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
@@ -141,6 +150,16 @@ def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.N
     return parser.parse_intermixed_args(arguments)
 
 
+def _only_overrides(arguments: list[str]) -> list[str]:
+    """The arguments of a command that knows no options; raises ConfigError."""
+    from gradpath.config import ConfigError
+
+    for argument in arguments:
+        if argument.startswith("-"):
+            raise ConfigError(f"{argument}: this command takes KEY=VALUE and --help only")
+    return arguments
+
+
 def report(arguments: list[str]) -> int:
     """``gradpath report``: draws the figures."""
     from gradpath import config
@@ -149,7 +168,7 @@ def report(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         _help(REPORT_HELP, "report", {"figures": config.GROUPS["figures"]})
         return 0
-    return write(config.report(arguments))
+    return write(config.report(_only_overrides(arguments)))
 
 
 def check(arguments: list[str]) -> int:
@@ -160,7 +179,12 @@ def check(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         _help(CHECK_HELP, "config", config.GROUPS, without="figures", extra=("arm",))
         return 0
-    network, theta, batch, rng = checking.shrunk(config.experiment(arguments))
+    experiment = config.experiment(_only_overrides(arguments))
+    if experiment.cell.truncated:
+        raise config.ConfigError(
+            "cell.truncate=true: a truncated gradient is not the loss's gradient; nothing to check"
+        )
+    network, theta, batch, rng = checking.shrunk(experiment)
     size = f"T = {len(batch.mask)}, B = {batch.mask.shape[1]}, H = {network.cell.hidden_size}"
     print(f"{type(network.cell).__name__}, {network.loss.name}, {size}, {network.size} parameters, float64")
     rows = checking.check(network, theta, batch, rng)

@@ -71,12 +71,14 @@ def load(config_name: str, overrides: list[str], hydra: bool = False) -> DictCon
 
 def experiment(overrides: list[str]) -> Experiment:
     """The experiment that a list of overrides describes; raises ConfigError."""
-    return build(_explained(overrides, lambda: load("config", overrides)))
+    made: Experiment = _explained(overrides, lambda: build(load("config", overrides)))
+    return made
 
 
 def report(overrides: list[str]) -> Report:
     """The report that a list of overrides describes; raises ConfigError."""
-    return build(_explained(overrides, lambda: load("report", overrides)))
+    made: Report = _explained(overrides, lambda: build(load("report", overrides)))
+    return made
 
 
 def points(overrides: list[str]) -> list[list[str]]:
@@ -86,13 +88,17 @@ def points(overrides: list[str]) -> list[list[str]]:
     def expand() -> list[list[str]]:
         register()
         parser = OverridesParser.create()
-        fixed = [o for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
-        base = load("config", [o.input_line for o in fixed if o.input_line], hydra=True)
+        # Only for the study's sweep: other overrides may need a cell or task that the sweep itself chooses.
+        studies = [o for o in overrides if o.lstrip("+").startswith(("experiment=", "hydra."))]
+        base = load("config", studies, hydra=True)
         study = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
         batches = BasicSweeper.split_arguments(parser.parse_overrides(study + overrides), None)
         return [list(point) for batch in batches for point in batch]
 
-    return typing.cast(list[list[str]], _explained(overrides, expand))
+    found: list[list[str]] = _explained(overrides, expand)
+    if not found:
+        raise ConfigError(f"{' '.join(overrides)}: a sweep of no points")
+    return found
 
 
 def build(config: DictConfig) -> Any:
@@ -174,7 +180,8 @@ def _explained(overrides: list[str], action: typing.Callable[[], Any]) -> Any:
         raise ConfigError(_refused(error, overrides)) from None
     except ValueError as error:  # Hydra's answer to cell=null and the like
         given = next((o for o in overrides if o.partition("=")[0].lstrip("+") in GROUPS), "")
-        raise ConfigError(f"{given}: {_one_line(error)}{_choices(given.partition('=')[0])}") from None
+        where = given or " ".join(overrides)
+        raise ConfigError(f"{where}: {_one_line(error)}{_choices(given.partition('=')[0])}") from None
 
 
 def _fields(schema: Any) -> dict[str, dataclasses.Field[Any]]:

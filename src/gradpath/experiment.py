@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
@@ -13,7 +14,7 @@ from gradpath.clipping import Clip
 from gradpath.inits import Init
 from gradpath.instruments import Instrument
 from gradpath.optimizers import Optimizer
-from gradpath.settings import Settings, setting
+from gradpath.settings import SettingError, Settings, setting
 from gradpath.tasks import Task
 
 MISSING: Any = "???"
@@ -50,6 +51,13 @@ class Tracking(Settings):
     uri: str | None = setting(None, "MLflow tracking URI; null for the project's own SQLite database")
     experiment: str = setting("gradpath", "MLflow experiment, and folder of the report's figures")
     sweep_id: str | None = setting(None, "tag that runs of one sweep share; null for a new one")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("experiment", "sweep_id"):
+            value = getattr(self, name)
+            if value is not None and not re.fullmatch(r"[\w .-]*\w[\w .-]*", value):
+                raise SettingError(name, value, "letters, digits, spaces, _ . or -")
 
 
 @dataclass

@@ -26,8 +26,11 @@ WINDOWS = 320
 FLUSH_SECONDS = 10.0
 BATCH = 1000
 """Metrics of one request, MLflow's limit."""
-SNAPSHOT_NAMES = 16
-"""An initial snapshot is shown beside the last one up to this many curves; above, the chart view crawls."""
+CURVES = 16
+"""Above this many curves no snapshot at initialisation is shown beside the last one; for the same reason a deep stack
+shows its bottom and its top layer only. The UI's chart view crawls at much more than 40 keys; the artifact has all."""
+TAG = 4000
+"""Characters of a tag that every MLflow store takes."""
 
 
 class Recorder:
@@ -51,19 +54,28 @@ class Recorder:
         self._evaluations: list[tuple[int, Evaluation]] = []
         self._window = max(1, math.ceil(experiment.train.steps / WINDOWS))
         self._peak = -math.inf
-        self._parameters()
 
     def __enter__(self) -> "Recorder":
+        try:
+            self._parameters()
+        except BaseException:
+            self.client.set_terminated(self.run_id, "FAILED")
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finish()
         status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
-        if error is not None:
-            self.client.set_tag(self.run_id, "error", f"{type(error).__name__}: {error}"[:500])
-        self.client.set_terminated(self.run_id, status)
+        try:
+            if error is not None:
+                self.client.set_tag(self.run_id, "error", f"{type(error).__name__}: {error}"[:500])
+            self._finish()
+        except BaseException:
+            status = "FAILED"
+            raise
+        finally:
+            self.client.set_terminated(self.run_id, status)
 
     def record(self, step: Step) -> None:
         """Takes in one training step."""
@@ -135,12 +147,15 @@ class Recorder:
             if not whole:
                 continue
             keys = [instrument.metric(column) for column in columns]
+            inner = tuple(f"layer{k}/" for k in range(2, self.experiment.cell.layers))
+            keys = [None if column.startswith(inner) else key for column, key in zip(columns, keys, strict=True)]
             shown = [key for key in keys if key is not None]
             zeros |= self._curves(keys, readings[whole[-1]], "")
-            if instrument.snapshot and len(shown) <= SNAPSHOT_NAMES and steps[whole[0]] == 0 and len(whole) > 1:
+            if instrument.snapshot and len(shown) <= CURVES and steps[whole[0]] == 0 and len(whole) > 1:
                 zeros |= self._curves(keys, readings[whole[0]], "_at_init")
         if zeros:
-            self.client.set_tag(self.run_id, "true_zeros", "; ".join(f"{key}: {text}" for key, text in zeros.items()))
+            listed = "; ".join(f"{key}: {text}" for key, text in zeros.items())
+            self.client.set_tag(self.run_id, "true_zeros", listed[:TAG])
         self._summary()
         self._flush()
         self._artifact()
@@ -168,10 +183,11 @@ class Recorder:
         if "state_grad_norm" not in self._series:
             return
         columns, steps, readings = self._series["state_grad_norm"]
-        hidden = columns.index(next(c for c in reversed(columns) if c.rpartition("/")[2] == "H" and "direct" not in c))
-        for probe, key in ((0, "summary/decades_lost_at_init"), (-1, "summary/decades_lost")):
-            curve = readings[probe][:, hidden]
-            self._metric(key, float(curve[-1] - curve[0]), steps[probe])
+        hidden = columns.index(next(c for c in columns if c.rpartition("/")[2] == "H"))  # of the bottom layer
+        keys = {0: "summary/decades_lost_at_init", self._losses[-1][0]: "summary/decades_lost"}
+        for step, reading in zip(steps, readings, strict=True):
+            if step in keys:
+                self._metric(keys[step], float(reading[-1, hidden] - reading[0, hidden]), step)
 
     def _artifact(self) -> None:
         """``measurements.npz``: for each instrument ``NAME/values`` [probe, T, name] (or [probe, name]) in float64,

@@ -38,7 +38,10 @@ def write(report: Report) -> int:
     runs = loader.load(report.uri, experiment, sweep)
     _complete(report.uri, experiment, sweep, runs)
     out = Path(report.out) if report.out else paths.figures() / experiment
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise store.StoreError(f"out={out}: cannot be written: {error.strerror}") from error
     print(f"{len(runs)} runs of sweep {sweep}, experiment {experiment}")
     failed = 0
     for name, figure in tqdm(report.figures.items(), desc="figures", disable=not sys.stderr.isatty()):

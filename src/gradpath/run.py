@@ -55,8 +55,8 @@ def progress(steps: Iterator[Step], total: int, label: str) -> Iterator[Step]:
             bar.write(f"{label}: diverged at step {step.step}: loss or gradient is not finite", file=sys.stderr)
 
 
-class Terminated(BaseException):
-    """SIGTERM, raised where the program stands, so that the run is closed as KILLED."""
+class Terminated(SystemExit):
+    """SIGTERM, raised where the program stands, so that the run is closed as KILLED; exit status 128 + 15."""
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def terminable() -> Iterator[None]:
     """Turns SIGTERM into an exception for as long as a run is open."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated
+        raise Terminated(143)
 
     try:
         previous = signal.signal(signal.SIGTERM, stop)

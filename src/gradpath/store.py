@@ -33,6 +33,10 @@ def tracking_uri(given: str | None) -> str:
         raise StoreError(
             f"tracking.uri={given}: must be a database (sqlite:////absolute/path.db, postgresql://…) or a server (http://…)"
         )
+    if given.startswith("sqlite:"):
+        path = Path(given.removeprefix("sqlite:///"))
+        if path == Path() or path.is_dir():
+            raise StoreError(f"tracking.uri={given}: must name a file, as in sqlite:////absolute/path.db")
     return given
 
 
@@ -49,7 +53,7 @@ def connect(given: str | None) -> "MlflowClient":
 
     try:
         if (file := sqlite_file(uri)) and not file.exists():
-            _create(uri, file)
+            _create(file)
         return MlflowClient(tracking_uri=uri)
     except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
         raise StoreError(f"tracking.uri={uri}: cannot be used: {str(error).splitlines()[0]}") from error
@@ -66,17 +70,35 @@ def artifact_root(uri: str) -> str | None:
     return str(file.parent / "artifacts") if file else None
 
 
-def _create(uri: str, file: Path) -> None:
+def _create(file: Path) -> None:
     """Creates the database under a lock, since several processes that migrate one at the same time fail."""
     from filelock import FileLock
     from mlflow import MlflowClient
 
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
-        if not file.exists():
-            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
-            with sqlite3.connect(file) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
+        if file.exists():
+            return
+        # Under another name until it is whole: nobody finds half a database, not even after a kill.
+        unfinished = file.with_name(file.name + ".new")
+        unfinished.unlink(missing_ok=True)
+        MlflowClient(tracking_uri=f"sqlite:///{unfinished}").search_experiments(max_results=1)
+        with sqlite3.connect(unfinished) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        unfinished.rename(file)
+
+
+def _rehome(uri: str, location: str) -> None:
+    """Lets an SQLite store that has been moved find its artifacts: MLflow keeps their paths absolute."""
+    file, root = sqlite_file(uri), artifact_root(uri)
+    if file is None or root is None or location == root or Path(location).is_dir():
+        return
+    with sqlite3.connect(file) as connection:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                (root, len(location) + 1, len(location), location),
+            )
 
 
 def process_tags() -> dict[str, str]:
@@ -104,6 +126,11 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     if (found := client.get_experiment_by_name(name)) is not None:
+        if found.lifecycle_stage != "active":
+            raise StoreError(
+                f"tracking.experiment={name}: has been deleted in MLflow; restore it there or choose another"
+            )
+        _rehome(client.tracking_uri, found.artifact_location)
         return str(found.experiment_id)
     try:
         return str(client.create_experiment(name, artifact_location=artifact_root(client.tracking_uri)))

@@ -23,8 +23,8 @@ class GradientAtlas(Figure):
     network (bottom), the lag from left to right. The colour is log10 ‖∂L/∂θ_t‖; a true zero is grey.
     """
 
-    faintest: float = setting(-12.0, "log10 norm below which the colour saturates")
-    strongest: float = setting(4.0, "log10 norm above which the colour saturates")
+    faintest: float = setting(-12.0, "log10 norm below which the colour saturates", lt=0)
+    strongest: float = setting(4.0, "log10 norm above which the colour saturates", gt=0)
 
     needs = ("param_grad_norm",)
 

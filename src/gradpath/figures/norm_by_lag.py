@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import Figure, style
+from gradpath.figures import CannotDrawError, Figure, style
 from gradpath.loader import Run, Series
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class NormByLag(Figure):
                 self._parameters(axes, group, stage, floor)
             row[0].set_ylabel(f"{stage}\n\ngradient norm")
             style.decades(row[0].yaxis)
-        grid[0, 0].set_title("state\n‖∂L/∂H$_t$‖")
+        layer = "state of layer 1" if any(run.config["cell"]["layers"] > 1 for run in runs) else "state"
+        grid[0, 0].set_title(f"{layer}\n‖∂L/∂H$_t$‖")
         for axes, group in zip(grid[0, 1:], found, strict=True):
             axes.set_title(f"{group.label.replace(', ', chr(10))}\n‖∂L/∂θ$_t$‖", color=group.color)
         for axes in grid[-1]:
@@ -92,7 +93,7 @@ class NormByLag(Figure):
             lost.append(f"{group.label} {change:.1f}")
         return (
             f"Median over {style.seeds(found)}, band from smallest to largest. {style.setting_text(found)}. "
-            f"Decades that ‖∂L/∂H‖ loses over {len(found[0].runs[0].lag) - 1} steps at initialisation: "
+            "Decades that ‖∂L/∂H‖ loses over the sequence at initialisation: "
             f"{', '.join(lost)}. Theory: the adjoint is multiplied by one Jacobian a step, so without gates it falls "
             "or rises exponentially, a straight line here (Bengio et al. 1994; Pascanu et al. 2013)."
         )
@@ -115,6 +116,8 @@ def _state(run: Run, stage: str) -> NDArray:
 def _probe(run: Run, series: Series, stage: str) -> int:
     """Index of the probe that a stage means; readings that hold NaN (training had diverged) are passed over."""
     whole = np.flatnonzero(~np.isnan(series.values).any(axis=(1, 2)))
+    if not whole.size or series.steps[0] != 0:
+        raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
     if stage == STAGES[0]:
         return int(whole[0])
     if stage == STAGES[2]:

@@ -58,12 +58,26 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     for config, members in keyed:
         arm = members[0].arm
         rivals = [dict(other) for other, those in keyed if those[0].arm == arm]
-        differing = [f"{key.rpartition('.')[2]}={v}" for key, v in config if len({str(r.get(key)) for r in rivals}) > 1]
+        differing = [_short(key, v) for key, v in config if _tells(key, rivals)]
         color = COLORS[arm] if arm in COLORS and arm not in used else next(spare)
         used.add(arm)
         dash = "--" if arm.startswith("clipped_") else "-"
         found.append(Group(", ".join([arm_label(arm), *differing]), color, dash, tuple(members)))
     return found
+
+
+def _tells(key: str, rivals: list[dict[str, str]]) -> bool:
+    """Does a key tell groups of one arm apart? A unit's own settings do not where its name already does."""
+    unit = f"{key.partition('.')[0]}.name"
+    if key != unit and len({rival.get(unit) for rival in rivals}) > 1:
+        return False
+    return len({rival.get(key) for rival in rivals}) > 1
+
+
+def _short(key: str, value: str) -> str:
+    """``init=orthogonal`` for the name of a unit, ``forget_bias=3.0`` for a setting."""
+    section, _, name = key.rpartition(".")
+    return f"{section if name == 'name' else name}={value}"
 
 
 def arm_label(arm: str) -> str:
@@ -142,13 +156,17 @@ def seeds(found: Sequence[Group]) -> str:
 
 
 def setting_text(found: Sequence[Group]) -> str:
-    """What was run, in one line for a caption, read from the resolved configurations."""
-    c = found[0].runs[0].config
-    rest = ", ".join(f"{key} {value:g}" for key, value in c["optimizer"].items() if key in ("lr", "momentum") and value)
+    """What was run, in one line for a caption: where the groups differ in a setting, all its values."""
+
+    def values(section: str, key: str) -> str:
+        given = [group.runs[0].config[section].get(key) for group in found]
+        shown = [f"{v:g}" if isinstance(v, float) else str(v).replace("_", " ") for v in given if v is not None]
+        return " or ".join(dict.fromkeys(shown))
+
     text = (
-        f"{c['task']['name'].replace('_', ' ')} T = {c['task']['length']}, H = {c['cell']['hidden_size']}, "
-        f"init {c['init']['name']} gain {c['init']['gain']:g}, {c['optimizer']['name']} {rest}, "
-        f"B = {c['train']['batch_size']}, {c['train']['steps']} updates"
+        f"{values('task', 'name')} T = {values('task', 'length')}, H = {values('cell', 'hidden_size')}, "
+        f"init {values('init', 'name')} gain {values('init', 'gain')}, {values('optimizer', 'name')} "
+        f"lr {values('optimizer', 'lr')}, B = {values('train', 'batch_size')}, {values('train', 'steps')} updates"
     )
     biases: dict[str, None] = {}
     for cell in (group.runs[0].config["cell"] for group in found):
