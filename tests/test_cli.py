@@ -113,8 +113,8 @@ def test_a_run_that_was_killed_is_found_by_the_next_command(home: Path) -> None:
 
 
 def test_one_point_that_fails_is_named_and_the_others_finish(home: Path) -> None:
-    """Two million units do not fit into any memory."""
-    done = gradpath("run", "-m", "cell.hidden_size=2000000,6", "cell=rnn,lstm", *SMALL[:1], *SMALL[2:], cwd=home)
+    """A million units do not fit into any memory."""
+    done = gradpath("run", "-m", "cell.hidden_size=1000000,6", "cell=rnn,lstm", *SMALL[:1], *SMALL[2:], cwd=home)
     assert done.returncode == 1
     assert done.stderr.count("failed: ") == 2
     assert "failed: rnn · adding T=12 · seed 0: MemoryError: Unable to allocate" in done.stderr

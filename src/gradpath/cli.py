@@ -116,7 +116,7 @@ def run(arguments: list[str]) -> int:
         try:
             execute(experiment, experiment.tracking.sweep_id or sweep_id, position)
         except Exception as error:
-            if isinstance(error, store.StoreError) or not given.multirun:
+            if isinstance(error, store.StoreError) or not (given.multirun or isinstance(error, MemoryError)):
                 raise
             # The other points of a sweep still run; this one is FAILED in MLflow and named at the end.
             failures.append(f"{experiment.run_name}: {type(error).__name__}: {error}")

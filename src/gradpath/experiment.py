@@ -37,10 +37,10 @@ class Train(Settings):
     """How long, on how much, in which precision."""
 
     steps: int = setting(1000, "updates", ge=1)
-    batch_size: int = setting(32, "B, sequences of a minibatch", ge=1)
+    batch_size: int = setting(32, "B, sequences of a minibatch", ge=1, le=1_000_000)
     dtype: Dtype = setting(Dtype.float32, "float32, or float64 (2–4.5 times slower)")
     eval_every: int | None = setting(None, "evaluate every n steps; null for only after training", ge=1)
-    eval_size: int = setting(2000, "sequences of the evaluation set", ge=1)
+    eval_size: int = setting(2000, "sequences of the evaluation set", ge=1, le=1_000_000)
     threads: int = setting(1, "BLAS threads; more than one is slower at the usual sizes", ge=1)
 
 

@@ -41,7 +41,7 @@ _HOLDS = {
 
 def allowed(bounds: dict[str, float]) -> str:
     """The range in words: ``≥ 1``, ``> 0 and < 1``, or ``any finite number``."""
-    return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items()) or "a finite number"
+    return " and ".join(f"{sign} {bound}" for sign, bound in bounds.items()) or "a finite number"
 
 
 class Settings:

@@ -23,8 +23,8 @@ class Cell(Settings, ABC):
     seeds in front or not; so count axes from the right: ``gates[..., 0, :]``.
     """
 
-    hidden_size: int = setting(64, "units in each layer", ge=1)
-    layers: int = setting(1, "layers, each fed by the one below", ge=1)
+    hidden_size: int = setting(64, "units in each layer", ge=1, le=1_000_000)
+    layers: int = setting(1, "layers, each fed by the one below", ge=1, le=1000)
 
     states: ClassVar[tuple[str, ...]] = ("H",)
     """The names of what a step hands to the next; the first is what the cell gives out."""

@@ -17,7 +17,7 @@ from gradpath.settings import Settings, setting
 class Task(Settings, ABC):
     """Base of the tasks. ``length`` is the task's nominal T; ``timesteps`` the length of the sequences it makes."""
 
-    length: int = setting(100, "T, the nominal length of a sequence", ge=2)
+    length: int = setting(100, "T, the nominal length of a sequence", ge=2, le=10_000_000)
 
     loss: ClassVar[Loss]
     metric: ClassVar[str]
