@@ -14,7 +14,6 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -63,8 +62,6 @@ def register() -> None:
 def load(config_name: str, overrides: list[str], hydra: bool = False) -> DictConfig:
     """Composes the configuration, with Hydra's own node beside it where ``hydra`` asks for it."""
     register()
-    if GlobalHydra.instance().is_initialized():
-        return compose(config_name, overrides, return_hydra_config=hydra)
     with initialize_config_dir(str(paths.conf()), version_base="1.3"):
         return compose(config_name, overrides, return_hydra_config=hydra)
 

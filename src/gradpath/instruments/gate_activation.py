@@ -22,10 +22,10 @@ class GateActivation(Instrument):
 
     def measure(self, trace: Trace) -> Measurement:
         columns = {}
-        network = trace.tape
-        for layer, tape in enumerate(network.layers):
-            prefix = f"layer{layer + 1}/" if len(network.layers) > 1 else ""
-            for gate, values in network.cell.activations(tape).items():
+        cell, layers = trace.tape.cell, trace.tape.layers
+        for layer, tape in enumerate(layers):
+            prefix = f"layer{layer + 1}/" if len(layers) > 1 else ""
+            for gate, values in cell.activations(tape).items():
                 flat = values.reshape(len(values), -1)
                 columns[f"{prefix}{gate}/mean"] = flat.mean(axis=1)
                 quantiles = np.quantile(flat, list(QUANTILES.values()), axis=1)
