@@ -25,7 +25,7 @@ from gradpath.tasks.adding import Adding
 
 DTYPES = [np.float32, np.float64]
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-9}
-"""Relative, of a norm (DESIGN of the project: float64 to 1e-9, float32 to 1e-4)."""
+"""Relative, of a norm."""
 
 
 def run(network: Network, theta: np.ndarray, batch: Batch) -> Trace:
