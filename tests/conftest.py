@@ -22,6 +22,8 @@ from gradpath.nonlinearities import Activation
 from gradpath.records import Batch, Trace
 
 INPUTS, OUTPUTS, SEQUENCES = 2, 3, 3
+DIVERGES = ["arm=rnn", "cell.activation=relu", "init=orthogonal", "init.gain=3", "optimizer=sgd", "optimizer.lr=1000"]
+"""Overrides with which training blows up within 30 updates."""
 
 
 @dataclass

@@ -71,7 +71,7 @@ def test_total_state_derivatives_equal_central_differences(case: Case) -> None:
     cell, steps = case.network.cell, len(batch.mask)
     for layer in range(cell.layers):
         for row, state in enumerate(cell.states):
-            found = trace.states[case.network.prefix(layer) + state].plain()
+            found = trace.states[case.network.cell.prefix(layer) + state].plain()
             for t in {0, steps // 2, steps - 1}:
                 reference = np.zeros_like(found[t])
                 for index in np.ndindex(reference.shape):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
+from conftest import DIVERGES
 from gradpath import config, loader, store
 from gradpath.experiment import Experiment
 from gradpath.recorder import Recorder
@@ -98,16 +99,7 @@ def test_an_interrupt_is_killed(home: Path) -> None:
 
 
 def test_divergence_is_finished_and_tagged_and_no_infinity_reaches_the_store(home: Path) -> None:
-    overrides = [
-        "arm=rnn",
-        "cell.activation=relu",
-        "init=orthogonal",
-        "init.gain=3",
-        "optimizer=sgd",
-        "optimizer.lr=1000",
-        "train.steps=30",
-    ]
-    recorder = record(*overrides)
+    recorder = record(*DIVERGES, "train.steps=30")
     run = recorder.client.get_run(recorder.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["diverged"] == "true"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from conftest import DIVERGES
 from gradpath import config
 from gradpath.training import Step, train
 
@@ -69,15 +70,7 @@ def test_the_first_reading_can_be_switched_off() -> None:
 
 
 def test_divergence_is_a_result() -> None:
-    run = steps(
-        "arm=rnn",
-        "cell.activation=relu",
-        "init=orthogonal",
-        "init.gain=3",
-        "optimizer=sgd",
-        "optimizer.lr=1000",
-        "train.steps=30",
-    )
+    run = steps(*DIVERGES, "train.steps=30")
     assert run[-1].diverged
     assert len(run) < 31
     assert not any(s.diverged for s in run[:-1])

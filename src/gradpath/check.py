@@ -15,9 +15,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gradpath.experiment import Experiment
-from gradpath.gradcheck import central_difference, tangent_terms, untied_loss
+from gradpath.gradcheck import assembled, central_difference, tangent_terms, untied_loss
 from gradpath.network import Network
-from gradpath.records import Batch, Factor, Tape
+from gradpath.records import Batch, Tape
 from gradpath.settings import SettingError
 
 TOLERANCE = 1e-7
@@ -73,11 +73,11 @@ def check(network: Network, theta: NDArray, batch: Batch, rng: Generator) -> lis
     reference = network.forward(theta, batch)  # the differences' own tape, which no backward pass has touched
     rows = []
     for factor in trace.factors:
-        values, exponents = _by_step(factor, len(batch.mask))
+        steps = assembled(factor, len(batch.mask))
         for block, name in enumerate(factor.names):
             errors = np.zeros((2, len(batch.mask)))
-            for t, exponent in enumerate(exponents.tolist()):
-                claim = _Claim(name, t, values[t, block], exponent, rng)
+            for t, exponent in enumerate(steps.exponent.tolist()):
+                claim = _Claim(name, t, steps.array[t, block], exponent, rng)
                 errors[:, t] = (
                     _by_differences(claim, network, theta, batch),
                     _by_tangent(claim, network, theta, reference),
@@ -97,19 +97,6 @@ def table(rows: list[Row]) -> str:
     wrong = [row for row in rows if not row.passed]
     verdict = "wrong: " + ", ".join(f"{r.parameter} at t = {r.worst_at}" for r in wrong) if wrong else "all right"
     return "\n".join([*lines, f"{verdict} (largest relative error allowed: {TOLERANCE:g})"])
-
-
-def _by_step(factor: Factor, steps: int) -> tuple[NDArray, NDArray]:
-    """∂L/∂θ_t of a packed matrix (T, n, …) with an exponent a step; 0 where the matrix is not used."""
-    values: NDArray | None = None
-    exponents = np.zeros(steps, np.int32)
-    for rows, step in factor.per_step():
-        if values is None:
-            values = np.zeros((steps, *step.array.shape[1:]))
-        values[factor.times[rows]] = step.array
-        exponents[factor.times[rows]] = step.exponent[:, 0]
-    assert values is not None
-    return (values[:, :, 0] if factor.entered is None else values), exponents
 
 
 class _Claim:

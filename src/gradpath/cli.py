@@ -43,7 +43,7 @@ REPORT_HELP = """\
 usage: gradpath report [KEY=VALUE …]
 
   gradpath report                                            all figures of the newest sweep
-  gradpath report study=vanishing                       … of the newest sweep of a study
+  gradpath report study=vanishing                            … of the newest sweep of a study
   gradpath report figures=[norm_by_lag] sweep=SWEEP_ID       one figure of a given sweep
 """
 
@@ -206,13 +206,12 @@ def ui(arguments: list[str]) -> int:
 
 def _help(usage: str, name: str, groups: dict[str, Any], without: str = "", extra: tuple[str, ...] = ()) -> None:
     """What can be set: the units to choose from, then every key with its value, what it takes and what it means."""
-    from gradpath import config, paths
+    from gradpath import config
 
     print(usage)
     print("Units to choose (GROUP=NAME):")
     for group in (*extra, *(g for g in groups if g != without)):
-        options = sorted(path.stem for path in (paths.conf() / group).glob("*.yaml"))
-        print(f"  {'+' if group == 'experiment' else ''}{group + '=':<13} {', '.join(options)}")
+        print(f"  {'+' if group == 'experiment' else ''}{group + '=':<13} {', '.join(config.options(group))}")
     print("\nKeys (the value they have, what they take); those of another unit show with --cfg job after choosing it:")
     for key, value, takes, meaning in config.settable(config.load(name, [])):
         print(f"  {key + '=' + str(value):<52} {takes}{'. ' + meaning if meaning else ''}")

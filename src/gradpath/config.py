@@ -123,9 +123,8 @@ def build(config: DictConfig) -> Any:
 
 def describe(field: dataclasses.Field[Any], annotation: Any) -> str:
     """What a field takes, in words: ``an integer ≥ 1 or null``."""
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     words = []
-    for option in options:
+    for option in typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,):
         if option is type(None):
             words.append("null")
         elif isinstance(option, type) and issubclass(option, Enum):
@@ -147,18 +146,15 @@ def settable(config: DictConfig, path: str = "") -> Iterator[tuple[str, Any, str
         if OmegaConf.is_dict(config[name]):
             yield from settable(config[name], key + ".")
         else:
-            value = config[name]
-            shown = (
-                "null"
-                if value is None
-                else value.name
-                if isinstance(value, Enum)
-                else str(value).lower()
-                if isinstance(value, bool)
-                else value
-            )
             field = fields[name]
-            yield key, shown, describe(field, annotations[name]), field.metadata.get("help", "")
+            yield key, _as_written(config[name]), describe(field, annotations[name]), field.metadata.get("help", "")
+
+
+def _as_written(value: Any) -> Any:
+    """A value as a person writes it on the command line."""
+    if isinstance(value, Enum):
+        return value.name
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
 
 
 def _explained(overrides: list[str], action: typing.Callable[[], Any]) -> Any:
@@ -190,10 +186,15 @@ def _no_such_key(name: str, names: list[str]) -> str:
     return f"no such key; there are {', '.join(names)}{_close(name, names)}"
 
 
+def options(group: str) -> list[str]:
+    """What can be chosen in a configuration group."""
+    return sorted(path.stem for path in (paths.conf() / group).glob("*.yaml")) if group else []
+
+
 def _choices(group: str) -> str:
     """What can be chosen in a configuration group, as the end of a sentence."""
-    options = sorted(path.stem for path in (paths.conf() / group).glob("*.yaml")) if group else []
-    return f"; there are {', '.join(options)}" if options else ""
+    names = options(group)
+    return f"; there are {', '.join(names)}" if names else ""
 
 
 def _one_line(error: Exception) -> str:
@@ -214,8 +215,9 @@ def _close(word: str, names: list[str]) -> str:
 
 def _unknown_name(error: MissingConfigException) -> str:
     group, _, name = str(error.missing_cfg_file).rpartition("/")
-    options = sorted(path.stem for path in (paths.conf() / group).glob("*.yaml")) if group else []
-    return f"{group}={name}: no such name{_choices(group)}{_close(name, options)}" if options else _one_line(error)
+    if not (names := options(group)):
+        return _one_line(error)
+    return f"{group}={name}: no such name{_choices(group)}{_close(name, names)}"
 
 
 def _refused(error: OmegaConfBaseException, overrides: list[str]) -> str:

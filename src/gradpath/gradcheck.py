@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from gradpath.cells import Cell
 from gradpath.losses import evaluate
 from gradpath.network import Network
-from gradpath.records import Batch, Tape, Trace
+from gradpath.records import Batch, Factor, Tape, Trace
+from gradpath.scaled import Scaled
 
 Value = TypeVar("Value", float, NDArray)
 
@@ -95,7 +96,7 @@ def tangent_terms(
         for k in range(cell.layers)
         for block, names in enumerate(cell.blocks.values())
         for kind, parameter in enumerate(names)
-        if network.prefix(k) + parameter == name
+        if cell.prefix(k) + parameter == name
     )
     batch = tape.batch.mask.shape[1]
     tangents = [[np.zeros((batch, cell.hidden_size)) for _ in cell.states] for _ in range(cell.layers)]
@@ -140,16 +141,25 @@ def _step_tangent(
     return list(largest * central_difference(leaving, step))
 
 
+def assembled(factor: Factor, steps: int) -> Scaled:
+    """∂L/∂θ_t of a packed matrix at all T steps, (T, n, K, H) or (T, n, H) for a bias, with an exponent a step; 0 where
+    the matrix is not used. T times the size of the weights: for small networks.
+    """
+    values, exponents = np.zeros(0), np.zeros(steps, np.int32)
+    for rows, step in factor.per_step():
+        if not values.size:
+            values = np.zeros((steps, *step.array.shape[1:]))
+        values[factor.times[rows]] = step.array
+        exponents[factor.times[rows]] = step.exponent[:, 0]
+    return Scaled(values[:, :, 0] if factor.entered is None else values, exponents)
+
+
 def per_step_gradients(trace: Trace) -> dict[str, NDArray]:
     """∂L/∂θ_t as backpropagation found it: name → (T, …), as plain numbers, which may under- or overflow."""
     found: dict[str, NDArray] = {}
     for factor in trace.factors:
-        for rows, step in factor.per_step():
-            values = step.plain()
-            for block, name in enumerate(factor.names):
-                value = values[:, block, 0] if factor.entered is None else values[:, block]
-                target = found.setdefault(name, np.zeros((trace.tape.length, *value.shape[1:]), value.dtype))
-                target[factor.times[rows]] = value
+        values = assembled(factor, trace.tape.length).plain()
+        found |= {name: values[:, block] for block, name in enumerate(factor.names)}
     return found
 
 

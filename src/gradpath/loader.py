@@ -75,12 +75,8 @@ def newest_sweep(uri: str | None, experiment: str | None) -> tuple[str, str]:
 def load(uri: str | None, experiment: str, sweep_id: str) -> list[Run]:
     """The finished runs of a sweep, by arm and seed."""
     client = store.connect(uri)
-    place = client.get_experiment_by_name(experiment)
-    runs = [
-        _read(client, run)
-        for run in _search(client, [place.experiment_id] if place else [], f"tags.sweep_id = '{sweep_id}'")
-        if run.info.status == "FINISHED"
-    ]
+    found = _search(client, experiment, sweep_id)
+    runs = [_read(client, run) for run in found if run.info.status == "FINISHED"]
     if not runs:
         raise store.StoreError(f"sweep={sweep_id}: no finished run in experiment {experiment}")
     return sorted(runs, key=lambda run: (run.arm, run.seed, run.run_id))
@@ -88,18 +84,17 @@ def load(uri: str | None, experiment: str, sweep_id: str) -> list[Run]:
 
 def outcomes(uri: str | None, experiment: str, sweep_id: str) -> list[tuple[str, str, dict[str, str]]]:
     """(name, status, tags) of every run of a sweep, oldest first."""
-    client = store.connect(uri)
-    place = client.get_experiment_by_name(experiment)
-    runs = _search(client, [place.experiment_id] if place else [], f"tags.sweep_id = '{sweep_id}'")
-    runs.sort(key=lambda run: run.info.start_time)
+    runs = sorted(_search(store.connect(uri), experiment, sweep_id), key=lambda run: run.info.start_time)
     return [(run.info.run_name, run.info.status, dict(run.data.tags)) for run in runs]
 
 
-def _search(client: "MlflowClient", ids: list[str], query: str) -> list["MlflowRun"]:
+def _search(client: "MlflowClient", experiment: str, sweep_id: str) -> list["MlflowRun"]:
+    """Every run of a sweep, whatever its status, page by page."""
     found: list[MlflowRun] = []
-    token = None
-    while ids:
-        page = client.search_runs(ids, query, max_results=1000, page_token=token)
+    place, token = client.get_experiment_by_name(experiment), None
+    while place:
+        query = f"tags.sweep_id = '{sweep_id}'"
+        page = client.search_runs([place.experiment_id], query, max_results=1000, page_token=token)
         found += page
         if not (token := page.token):
             break

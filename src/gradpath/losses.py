@@ -14,10 +14,10 @@ class Loss(Enum):
 
 
 def evaluate(kind: Loss, outputs: NDArray, targets: NDArray, mask: NDArray) -> tuple[float, NDArray]:
-    """Loss in nats or squared units, and ∂L/∂Y (S, B, O).
+    """Loss in nats or squared units, and ∂L/∂Y (R, B, O).
 
     Softmax cross-entropy: −ln softmax(Y)_target. Squared error: Σ_o (Y − target)², without ½. N scored positions
-    (``mask`` (S, B)) count 1/N each, whatever their number; a position that is not scored gets gradient 0.
+    (``mask`` (R, B)) count 1/N each, whatever their number; a position that is not scored gets gradient 0.
     """
     scored = max(int(mask.sum()), 1)
     counted = mask[..., None]

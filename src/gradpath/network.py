@@ -40,10 +40,6 @@ class Network:
     output_size: int
     loss: Loss
 
-    def prefix(self, layer: int) -> str:
-        """``layer1/`` … in a stack, nothing in a single layer; ``layer`` counts from 0."""
-        return f"layer{layer + 1}/" if self.cell.layers > 1 else ""
-
     @cached_property
     def layout(self) -> tuple[Packed, ...]:
         """Where each packed matrix lies: x, h, b of every layer from the bottom, then W_hy and b_y."""
@@ -55,7 +51,7 @@ class Network:
 
         for layer in range(self.cell.layers):
             inputs = width if layer else self.input_size
-            x, h, b = (tuple(self.prefix(layer) + name for name in kind) for kind in zip(*blocks, strict=True))
+            x, h, b = (tuple(self.cell.prefix(layer) + name for name in kind) for kind in zip(*blocks, strict=True))
             place(x, inputs, len(x), width)
             place(h, width, len(h), width)
             place(b, len(b), width)
@@ -150,13 +146,13 @@ class Network:
                     Factor(h, tape.layers[layer].states[gives][:-1], delta, every),
                     Factor(b, None, delta, every),
                 ]
-                states |= {self.prefix(layer) + name: value.seed(s) for name, value in adjoint.states.items()}
+                states |= {self.cell.prefix(layer) + name: value.seed(s) for name, value in adjoint.states.items()}
             d_outputs = Scaled(tape.loss_gradient[:, :, None], np.zeros(tape.loss_gradient.shape[:2], np.int32))
             factors += [
                 Factor(("W_hy",), tape.layers[-1].states[gives][1:][tape.scored], d_outputs, tape.scored),
                 Factor(("b_y",), None, d_outputs, tape.scored),
             ]
-            received = {self.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
+            received = {self.cell.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
             traces.append(Trace(tape, tuple(factors), states, received, self._gradient(factors)))
         return traces
 

@@ -1,6 +1,7 @@
 """The records that pass along the line: Batch → Tape → Trace → Measurement. Each is final once handed on.
 
-Axes: T time, B sequences, I inputs, H hidden units, O outputs, n blocks (gates) of a cell, S scored timesteps.
+Axes: T time, B sequences, I inputs, H hidden units, O outputs, n blocks (gates) of a cell, R scored timesteps,
+S seeds side by side.
 """
 
 from collections.abc import Iterator
@@ -62,19 +63,19 @@ class LayerTape:
 
 @dataclass(frozen=True)
 class Tape:
-    """What the whole forward pass leaves behind: a tape a layer, and readout and loss at the S scored timesteps."""
+    """What the whole forward pass leaves behind: a tape a layer, and readout and loss at the R scored timesteps."""
 
     cell: "Cell"
     batch: Batch
     layers: tuple[LayerTape, ...]
     scored: NDArray
-    """Indices of the S timesteps at which at least one sequence is scored."""
+    """Indices of the R timesteps at which at least one sequence is scored."""
     outputs: NDArray
-    """Y (S, B, O) at those timesteps."""
+    """Y (R, B, O) at those timesteps."""
     loss: float
     """Mean over the scored positions of the batch."""
     loss_gradient: NDArray
-    """∂L/∂Y (S, B, O)."""
+    """∂L/∂Y (R, B, O)."""
 
     @property
     def length(self) -> int:
@@ -85,9 +86,9 @@ class Tape:
 class Factor:
     """The gradient of one packed weight matrix at every step, kept as its two factors.
 
-    ∂L/∂W_t = Σ_b entered_{t,b}ᵀ delta_{t,b}, where ``entered`` (S, B, K) is what the matrix multiplied (None for a
-    bias, which multiplies 1) and ``delta`` (S, B, n, H) the gradient at the pre-activation, one block a parameter.
-    ``times`` (S,) are the timesteps of the rows; at all others the gradient is a true zero.
+    ∂L/∂W_t = Σ_b entered_{t,b}ᵀ delta_{t,b}, where ``entered`` (R, B, K) is what the matrix multiplied (None for a
+    bias, which multiplies 1) and ``delta`` (R, B, n, H) the gradient at the pre-activation, one block a parameter.
+    ``times`` (R,) are the timesteps of the rows; at all others the gradient is a true zero.
     """
 
     names: tuple[str, ...]

@@ -33,6 +33,10 @@ class Cell(Settings, ABC):
     saved: ClassVar[tuple[str, ...]] = ()
     """The names of what a step keeps for its derivative beside gates and states."""
 
+    def prefix(self, layer: int) -> str:
+        """``layer1/`` … in a stack, nothing in a single layer; ``layer`` counts from 0."""
+        return f"layer{layer + 1}/" if self.layers > 1 else ""
+
     @property
     def truncated(self) -> bool:
         """Does the adjoint stop at the gates instead of passing on to H_{t-1}?"""

@@ -55,25 +55,24 @@ class NormByLag(Figure):
         for axes in grid[-1]:
             axes.set_xlabel("lag  T − t  (steps)")
         grid[0, 0].legend(loc="lower left", fontsize=8)
-        self._legend(canvas, grid, found)
+        self._legend(canvas, found)
         canvas.tight_layout(rect=(0, 0.03, 1, 1))
         style.caption(canvas, self._caption(found))
         return canvas
 
     def _parameters(self, axes: "Axes", group: style.Group, stage: str, floor: float) -> None:
-        """One line a parameter of the cell; the readout acts at scored steps only and is left out."""
-        names = [name for name in group.runs[0].series["param_grad_norm"].names if not name.endswith("y")]
+        """One line a parameter of the cell."""
+        names = _parameter_names(group)
         for name in names:
             curves = [_at(run, "param_grad_norm", stage)[:, names.index(name)] for run in group.runs]
             block, dash = _look(name)
             look = {"color": BLOCKS[block], "linestyle": DASHES[dash], "lw": 1.1, "band": 0.07}
             style.curve(axes, group.runs[0].lag, curves, floor, **look)
 
-    def _legend(self, canvas: "Canvas", grid: NDArray, found: list[style.Group]) -> None:
+    def _legend(self, canvas: "Canvas", found: list[style.Group]) -> None:
         from matplotlib.lines import Line2D
 
-        names = [n for g in found for n in g.runs[0].series["param_grad_norm"].names if not n.endswith("y")]
-        unique = dict.fromkeys(name.rpartition("/")[2] for name in names)
+        unique = dict.fromkeys(name.rpartition("/")[2] for group in found for name in _parameter_names(group))
         looks = [(name, *_look(name)) for name in unique]
         handles = [Line2D([], [], color=BLOCKS[b], linestyle=DASHES[d], lw=1.3, label=name) for name, b, d in looks]
         handles.append(Line2D([], [], color="#777777", marker="x", linestyle="", markersize=4, label="true zero"))
@@ -97,6 +96,11 @@ class NormByLag(Figure):
             f"{', '.join(lost)}. Theory: the adjoint is multiplied by one Jacobian a step, so without gates it falls "
             "or rises exponentially, a straight line here (Bengio et al. 1994; Pascanu et al. 2013)."
         )
+
+
+def _parameter_names(group: style.Group) -> list[str]:
+    """The recurrent parameters of an arm; the readout, which acts at scored steps only, is left out."""
+    return [name for name in group.runs[0].series["param_grad_norm"].names if not name.endswith("y")]
 
 
 def _at(run: Run, name: str, stage: str) -> NDArray:

@@ -34,7 +34,7 @@ class Init(Settings, ABC):
         theta = np.zeros(network.size)
         named, hidden = network.parameters(theta), network.cell.hidden_size
         for layer in range(network.cell.layers):
-            prefix = network.prefix(layer)
+            prefix = network.cell.prefix(layer)
             for x, h, b in network.cell.blocks.values():
                 inputs = len(named[prefix + x])
                 named[prefix + x][:] = self.feedforward(rng, inputs, hidden, hidden)

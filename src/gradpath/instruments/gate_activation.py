@@ -22,9 +22,9 @@ class GateActivation(Instrument):
 
     def measure(self, trace: Trace) -> Measurement:
         columns = {}
-        cell, layers = trace.tape.cell, trace.tape.layers
-        for layer, tape in enumerate(layers):
-            prefix = f"layer{layer + 1}/" if len(layers) > 1 else ""
+        cell = trace.tape.cell
+        for layer, tape in enumerate(trace.tape.layers):
+            prefix = cell.prefix(layer)
             for gate, values in cell.activations(tape).items():
                 flat = values.reshape(len(values), -1)
                 columns[f"{prefix}{gate}/mean"] = flat.mean(axis=1)
