@@ -1,5 +1,8 @@
 """What MLflow holds is what training measured; what comes back is what went in."""
 
+import contextlib
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ from conftest import DIVERGES
 from gradpath import config, loader, store
 from gradpath.experiment import Experiment
 from gradpath.recorder import Recorder
-from gradpath.run import execute
+from gradpath.run import Terminated, execute, terminable
 from gradpath.training import train
 
 SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=8"]
@@ -175,3 +178,30 @@ def test_the_database_is_created_once_however_many_ask(tmp_path: Path) -> None:
     answers = [(process.communicate(timeout=120), process.returncode) for process in asking]
     assert [status for _, status in answers] == [0, 0, 0, 0], answers
     assert len({out.strip() for (out, _), _ in answers}) == 1
+
+
+@pytest.mark.parametrize("moment", ["create_run", "log_batch", "log_artifact"])
+@pytest.mark.parametrize("sent", [True, False], ids=["signal", "error"])
+def test_a_run_is_closed_at_whatever_moment_it_ends(home: Path, monkeypatch, moment: str, sent: bool) -> None:
+    """SIGTERM, or an error of the store, in the middle of creating a run, of its parameters, of its artifact."""
+    recorder = Recorder(small(), {"sweep_id": "s"})
+    call = getattr(recorder.client, moment)
+
+    def interrupted(*arguments, **keywords):
+        done = call(*arguments, **keywords)
+        if sent:
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif moment != "create_run":
+            raise OSError("disk full")
+        return done
+
+    monkeypatch.setattr(recorder.client, moment, interrupted)
+    stops = (
+        contextlib.nullcontext()
+        if not sent and moment == "create_run"
+        else pytest.raises(Terminated if sent else OSError)
+    )
+    with stops, terminable(), recorder:
+        recorder.record(next(train(small())))
+    (run,) = recorder.client.search_runs([recorder.experiment_id])
+    assert run.info.status == ("KILLED" if sent else "FINISHED" if moment == "create_run" else "FAILED")

@@ -39,14 +39,9 @@ class Recorder:
     def __init__(self, experiment: Experiment, tags: Mapping[str, str]) -> None:
         self.experiment = experiment
         self.client = store.connect(experiment.tracking.uri)
-        home = store.experiment_id(self.client, experiment.tracking.experiment)
-        run = self.client.create_run(
-            home,
-            tags=dict(tags) | store.process_tags() | {"config_hash": experiment.config_hash},
-            run_name=experiment.run_name,
-        )
-        self.run_id: str = run.info.run_id
-        self.experiment_id: str = home
+        self.experiment_id = store.experiment_id(self.client, experiment.tracking.experiment)
+        self.run_id = ""
+        self._tags = dict(tags) | store.process_tags() | {"config_hash": experiment.config_hash}
         self._pending: list[Any] = []
         self._flushed = time.monotonic()
         self._series: dict[str, tuple[tuple[str, ...], list[int], list[NDArray]]] = {}
@@ -57,22 +52,25 @@ class Recorder:
 
     def __enter__(self) -> "Recorder":
         try:
+            run = self.client.create_run(self.experiment_id, tags=self._tags, run_name=self.experiment.run_name)
+            self.run_id = run.info.run_id
             self._parameters()
-        except BaseException:
-            self.client.set_terminated(self.run_id, "FAILED")
+        except BaseException as error:
+            for run_id in [self.run_id] if self.run_id else self._nameless():
+                self.client.set_terminated(run_id, _status(type(error)))
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
+        status = _status(kind)
         try:
             if error is not None:
                 self.client.set_tag(self.run_id, "error", f"{type(error).__name__}: {error}"[:500])
             self._finish()
-        except BaseException:
-            status = "FAILED"
+        except BaseException as failure:
+            status = _status(type(failure))
             raise
         finally:
             self.client.set_terminated(self.run_id, status)
@@ -104,6 +102,12 @@ class Recorder:
             self.client.set_tag(self.run_id, "diverged_at_step", str(step.step))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush()
+
+    def _nameless(self) -> list[str]:
+        """The run that the store has made although a signal came before its id."""
+        own = " and ".join(f"tags.{key} = '{self._tags[key]}'" for key in ("host", "pid", "config_hash"))
+        found = self.client.search_runs([self.experiment_id], f"attributes.status = 'RUNNING' and {own}")
+        return [run.info.run_id for run in found]
 
     def _parameters(self) -> None:
         """What a person groups and filters by, and the whole resolved configuration."""
@@ -211,3 +215,8 @@ class Recorder:
         with tempfile.TemporaryDirectory() as scratch:
             np.savez(Path(scratch) / file, **arrays)  # type: ignore[arg-type]
             self.client.log_artifact(self.run_id, str(Path(scratch) / file), folder)
+
+
+def _status(kind: type[BaseException] | None) -> str:
+    """MLflow's word for how a run ended: a signal or Ctrl-C is no Exception, and the run KILLED and not FAILED."""
+    return "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
