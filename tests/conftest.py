@@ -14,6 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from gradpath.cells import Cell
+from gradpath.cells.gru import GRU
+from gradpath.cells.lstm import LSTM, Ablation
+from gradpath.cells.rnn import RNN
 from gradpath.discovery import discover
 from gradpath.inits.uniform import Uniform
 from gradpath.losses import Loss
@@ -62,14 +65,19 @@ def cells() -> list[Cell]:
         for layers in (1, 2, 3):
             if name == "rnn":
                 found += [cls(hidden_size=3, layers=layers, activation=kind) for kind in Activation]  # type: ignore[call-arg]
+            elif name == "lstm":
+                kinds = Ablation if layers == 1 else (Ablation.none, Ablation.coupled_gates)
+                found += [cls(hidden_size=3, layers=layers, ablation=kind) for kind in kinds]  # type: ignore[call-arg]
             else:
                 found.append(cls(hidden_size=3, layers=layers))
+    found += [LSTM(3, freeze_f=0.5, initial_state=0.4), LSTM(3, freeze_i=1.0, freeze_o=1.0), GRU(3, freeze_z=0.5)]
     return found
 
 
 def cell_id(cell: Cell) -> str:
-    kind = getattr(cell, "activation", None)
-    return f"{type(cell).__name__}{'-' + kind.name if kind else ''}-{cell.layers}"
+    kind = cell.activation.name if isinstance(cell, RNN) else cell.variant
+    held = [f"{k}{v}" for k, v in vars(cell).items() if k.startswith("freeze") and v is not None]
+    return "-".join([type(cell).__name__, *[kind] * bool(kind), *held, str(cell.layers)])
 
 
 @pytest.fixture(params=cells(), ids=cell_id)

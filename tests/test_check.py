@@ -146,7 +146,7 @@ def test_what_is_wrong_is_named_and_the_exit_status_says_so(
 
 def test_a_truncated_gradient_is_not_checked_against_the_loss() -> None:
     with pytest.raises(config.ConfigError, match="truncated"):
-        cli.check(["cell=lstm_1997", "cell.truncate=true"])
+        cli.check(["arm=lstm_1997"])
 
 
 def test_the_dot_product_sees_what_differences_cannot() -> None:

@@ -46,7 +46,7 @@ def test_a_sweep(home: Path) -> None:
     [
         (["cell.hidden_size=abc"], "gradpath: cell.hidden_size=abc: must be an integer ≥ 1"),
         (["-m", "seed=0,1", "clip.max_norm=1,-1"], "gradpath: clip.max_norm=-1.0: must be > 0"),
-        (["-m", "arm=rnn,gru"], "gradpath: arm=gru: no such name; there are"),
+        (["-m", "arm=rnn,mlp"], "gradpath: arm=mlp: no such name; there are"),
         (["--nope"], "gradpath: unrecognized arguments: --nope"),
         (["-m", "seed=0,0"], " seed=0: this point is in the sweep twice"),
         (["tracking.uri=sqlite:////tmp"], "gradpath: tracking.uri=sqlite:////tmp: must name a file"),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from conftest import make_case
-from gradpath.cells.lstm import LSTM
+from gradpath.cells.gru import GRU
+from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
 from gradpath.losses import Loss, evaluate
 
@@ -27,6 +28,52 @@ def test_lstm() -> None:
         h = o * np.tanh(c)
         np.testing.assert_allclose(tape.states["C"][t + 1], c, rtol=1e-12)
         np.testing.assert_allclose(tape.states["H"][t + 1], h, rtol=1e-12)
+
+
+@pytest.mark.parametrize("ablation", list(Ablation), ids=lambda a: a.name)
+def test_ablations_of_the_lstm(ablation: Ablation) -> None:
+    case = make_case(LSTM(hidden_size=3, ablation=ablation), Loss.squared_error, 5, True)
+    p = case.network.parameters(case.theta)
+    missing = {"no_input_gate": "i", "no_forget_gate": "f", "no_output_gate": "o", "coupled_gates": "f"}
+    assert {name[2] for name in p if "y" not in name} == set("ifoc") - {missing.get(ablation.name)}
+    tape = case.network.forward(case.theta, case.batch).layers[0]
+    h = c = np.zeros((3, 3))
+    for t, x in enumerate(case.batch.inputs):
+
+        def a(gate: str, x=x, h=h):
+            return x @ p[f"W_{gate}x"] + h @ p[f"W_{gate}h"] + p[f"b_{gate}"]
+
+        i = 1 if ablation is Ablation.no_input_gate else sigma(a("i"))
+        o = 1 if ablation is Ablation.no_output_gate else sigma(a("o"))
+        f = {"coupled_gates": 1 - i, "no_forget_gate": 1}.get(ablation.name)
+        f = sigma(a("f")) if f is None else f
+        c = f * c + i * (a("c") if ablation is Ablation.no_input_nonlinearity else np.tanh(a("c")))
+        h = o * (c if ablation is Ablation.no_output_nonlinearity else np.tanh(c))
+        np.testing.assert_allclose(tape.states["C"][t + 1], c, rtol=1e-12)
+        np.testing.assert_allclose(tape.states["H"][t + 1], h, rtol=1e-12)
+
+
+def test_gru() -> None:
+    case = make_case(GRU(hidden_size=3, initial_state=0.3), Loss.squared_error, 5, True)
+    p = case.network.parameters(case.theta)
+    tape = case.network.forward(case.theta, case.batch).layers[0]
+    h = np.full((3, 3), 0.3)
+    for t, x in enumerate(case.batch.inputs):
+        z = sigma(x @ p["W_zx"] + h @ p["W_zh"] + p["b_z"])
+        r = sigma(x @ p["W_rx"] + h @ p["W_rh"] + p["b_r"])
+        n = np.tanh(x @ p["W_nx"] + p["b_n"] + r * (h @ p["W_nh"] + p["b_q"]))
+        h = z * h + (1 - z) * n
+        np.testing.assert_allclose(tape.states["H"][t + 1], h, rtol=1e-12)
+
+
+def test_a_frozen_gate_is_constant_and_its_weights_get_no_gradient() -> None:
+    case = make_case(LSTM(hidden_size=3, freeze_f=0.5), Loss.squared_error, 5, True)
+    trace = case.trace
+    tape = trace.tape.layers[0]
+    np.testing.assert_allclose(
+        tape.states["C"][1:], 0.5 * tape.states["C"][:-1] + tape.gates[..., 0, :] * tape.gates[..., 3, :], rtol=1e-12
+    )
+    assert trace.gradient.by_parameter["W_fx"] == trace.gradient.by_parameter["b_f"] == -np.inf
 
 
 def test_rnn_stack_feeds_each_layer_with_the_one_below() -> None:

@@ -8,8 +8,8 @@ from mpmath import mpf
 from conftest import cell_id, cells, make_case
 from gradpath import bptt
 from gradpath.cells import Cell
-from gradpath.cells.lstm import LSTM
-from gradpath.cells.lstm_1997 import LSTM1997
+from gradpath.cells.gru import GRU
+from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
 from gradpath.clipping import Clip
 from gradpath.inits.gaussian import Gaussian
@@ -293,7 +293,11 @@ def adversarial(kind: str, cell: Cell, dtype: type) -> Trace:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("cell", [RNN(3), RNN(3, 1, Activation.relu), LSTM(3), LSTM1997(3)], ids=cell_id)
+@pytest.mark.parametrize(
+    "cell",
+    [RNN(3), RNN(3, 1, activation=Activation.relu), LSTM(3), LSTM(3, ablation=Ablation.no_forget_gate), GRU(3)],
+    ids=cell_id,
+)
 @pytest.mark.parametrize(
     "kind",
     ["cancelling", "B = 1", "B >> H", "H >> B", "constant inputs", "saturated", "nothing scored in the middle"],
@@ -313,7 +317,7 @@ def test_the_cancelling_batch_cancels() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dead_relu_units_are_true_zeros(dtype: type) -> None:
-    network = Network(RNN(4, 1, Activation.relu), 2, 1, Loss.squared_error)
+    network = Network(RNN(4, 1, activation=Activation.relu), 2, 1, Loss.squared_error)
     theta = Uniform().draw(np.random.default_rng(0), network, dtype)
     network.parameters(theta)["b_h"][:] = -100
     trace = run(network, theta, Adding(length=8).sample(np.random.default_rng(0), 3).astype(dtype))
@@ -386,7 +390,7 @@ def test_a_saturated_network_is_measured_and_not_a_true_zero(dtype: type) -> Non
 
 def test_clipping_where_the_readouts_gradient_overflows() -> None:
     """H at 4^40 with errors of its size: ∂L/∂W_hy is 10^49, beyond float32, though forward pass and loss are finite."""
-    network = Network(RNN(2, 1, Activation.relu), 1, 1, Loss.squared_error)
+    network = Network(RNN(2, 1, activation=Activation.relu), 1, 1, Loss.squared_error)
     results = {}
     for dtype in DTYPES:
         theta = np.zeros(network.size, dtype)

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from conftest import Case, make_case
+from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
 from gradpath.gradcheck import (
     EPSILON,
     central_difference,
     per_step_gradients,
+    pre_activations,
     relative_error,
     untied_differences,
     untied_loss,
@@ -84,24 +86,26 @@ def test_total_state_derivatives_equal_central_differences(case: Case) -> None:
 def _loss_with_state_moved(case: Case, layer: int, row: int, at: int, index: tuple[int, ...], change: float) -> float:
     """The loss of a textbook forward pass in which one element of one state is moved as it leaves step ``at``.
 
-    A cell whose H_t is computed from another state must see that state moved: H is recomputed by a second step whose
-    other state is the moved one. Here those are the LSTMs: H_t = O_t ∘ tanh(C_t).
+    A cell whose H_t is computed from another state must see that state moved. Here those are the LSTMs:
+    H_t = O_t ∘ tanh(C_t).
     """
     cell, network = case.network.cell, case.network
     below = case.batch.inputs
     for k, weights in enumerate(network.layers(case.theta)):
         states = [np.zeros((below.shape[1], cell.hidden_size)) for _ in cell.states]
+        states[0] += cell.initial_state
         outputs = []
         for t in range(len(below)):
-            gates = (below[t] @ weights.x + states[0] @ weights.h + weights.b).reshape(
-                below.shape[1], len(cell.blocks), -1
-            )
+            gates = pre_activations(cell, weights, below[t], states[0])
             leave = [np.empty_like(s) for s in states]
             cell.step(gates, states, leave, [np.empty_like(states[0]) for _ in cell.saved])
             if (k, t) == (layer, at):
                 leave[row][index] += change
                 if cell.states[row] == "C":
-                    leave[0] = gates[:, list(cell.blocks).index("o")] * np.tanh(leave[1])
+                    linear = cell.variant == "no_output_nonlinearity"
+                    leave[0] = leave[1] if linear else np.tanh(leave[1])
+                    if "o" in cell.blocks:
+                        leave[0] = gates[:, list(cell.blocks).index("o")] * leave[0]
             states = leave
             outputs.append(states[0])
         below = np.stack(outputs)
@@ -157,9 +161,11 @@ def test_pure_and_repeatable(case: Case) -> None:
     assert kept.loss_gradient.tobytes() == tape.loss_gradient.tobytes()
 
 
-@pytest.mark.parametrize("cell", [RNN(hidden_size=4), LSTM(hidden_size=4), LSTM(hidden_size=4, layers=2)], ids=str)
+@pytest.mark.parametrize(
+    "cell", [RNN(hidden_size=4), GRU(hidden_size=4), LSTM(hidden_size=4), LSTM(hidden_size=4, layers=2)], ids=str
+)
 @pytest.mark.parametrize("loss", list(Loss))
-def test_float32_stays_float32_and_is_right(cell: RNN | LSTM, loss: Loss) -> None:
+def test_float32_stays_float32_and_is_right(cell: RNN | GRU | LSTM, loss: Loss) -> None:
     single, double = (make_case(cell, loss, 12, True, dtype) for dtype in (np.float32, np.float64))
     trace = single.trace
     arrays = [trace.gradient.scaled.array, trace.tape.outputs, trace.tape.loss_gradient]

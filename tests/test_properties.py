@@ -1,5 +1,7 @@
 """Identities that hold for every cell, shape, mask, type and depth, on whatever hypothesis thinks of."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -7,8 +9,7 @@ from hypothesis import strategies as st
 
 from conftest import INPUTS, OUTPUTS, cells
 from gradpath.cells import Cell
-from gradpath.cells.lstm import LSTM
-from gradpath.cells.lstm_1997 import LSTM1997
+from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.clipping import Clip
 from gradpath.gradcheck import per_step_gradients
 from gradpath.inits.gaussian import Gaussian
@@ -25,8 +26,7 @@ from gradpath.records import Batch, Trace
 def traces(draw: st.DrawFn, dtypes: tuple[type, ...] = (np.float32, np.float64)) -> Trace:
     """A trace of a random network on a random minibatch with a random mask."""
     base = draw(st.sampled_from(cells()))
-    keep = {"activation": base.activation} if hasattr(base, "activation") else {}
-    cell = type(base)(hidden_size=draw(st.integers(1, 6)), layers=draw(st.integers(1, 3)), **keep)
+    cell = replace(base, hidden_size=draw(st.integers(1, 6)), layers=draw(st.integers(1, 3)))
     loss, dtype = draw(st.sampled_from(list(Loss))), draw(st.sampled_from(dtypes))
     steps, sequences = draw(st.integers(1, 12)), draw(st.integers(1, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -122,7 +122,7 @@ def test_the_slope_of_the_cell_gradient_is_log_sigma_of_the_forget_bias(
 @given(st.integers(2, 80), st.integers(1, 5), st.booleans(), st.integers(0, 1000))
 def test_the_cell_of_1997_has_slope_exactly_zero(steps: int, hidden: int, single: bool, seed: int) -> None:
     """F ≡ 1 and the gradient truncated to the cell: the constant error carousel, with any recurrent weights."""
-    cell = LSTM1997(hidden_size=hidden, truncate=True)
+    cell = LSTM(hidden_size=hidden, ablation=Ablation.no_forget_gate, truncate=True)
     trace = carousel(cell, steps, seed, recurrent=True, dtype=np.float32 if single else np.float64)
     read = StateGradNorm().measure(trace)
     curve = read.values[:, read.names.index("C")]

@@ -23,7 +23,8 @@ def signature(step: Step) -> tuple:
         ["arm=rnn"],
         ["arm=clipped_lstm"],
         ["arm=lstm", "cell.layers=2", "task=copy", "task.length=9"],
-        ["cell=lstm_1997"],
+        ["arm=lstm_1997"],
+        ["arm=gru"],
     ],
     ids=" ".join,
 )

@@ -24,7 +24,9 @@ from gradpath.scaled import HIGH, LOW, Scaled, magnitude, shift
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """The packed weights of one layer: ``x`` (S, I, n·H), ``h`` (S, H, n·H), ``b`` (S, n·H)."""
+    """The packed weights of one layer: ``x`` (S, I, n_x·H) of the blocks that read X, ``h`` (S, H, n_h·H) of those that
+    read H_{t-1}, ``b`` (S, n·H).
+    """
 
     x: NDArray
     h: NDArray
@@ -43,24 +45,36 @@ def forward(cell: Cell, weights: LayerWeights, inputs: NDArray) -> LayerTape:
     """Runs the cell over ``inputs`` (T, S, B, I) from H_0 = C_0 = 0."""
     *shape, _ = inputs.shape
     steps, blocks, width = shape[0], len(cell.blocks), cell.hidden_size
-    packed = inputs @ weights.x
+    from_x, from_h = columns(cell.reads_x, width), columns(cell.reads_h, width)
+    packed = np.zeros((*shape, blocks * width), inputs.dtype)
+    packed[..., from_x] = inputs @ weights.x
     packed += weights.b[:, None]
     pre = packed.reshape(*shape, blocks, width)
     gates = np.empty_like(pre)
     states = {name: np.zeros((steps + 1, *shape[1:], width), inputs.dtype) for name in cell.states}
     saved = {name: np.empty((*shape, width), inputs.dtype) for name in cell.saved}
     hidden, rows, extra = states[cell.states[0]], list(states.values()), list(saved.values())
-    recurrent = np.empty_like(packed[0])
+    hidden[0] = cell.initial_state
+    recurrent = np.empty((*shape[1:], weights.h.shape[-1]), inputs.dtype)
     for t in range(steps):
         np.matmul(hidden[t], weights.h, out=recurrent)
-        packed[t] += recurrent
+        packed[t, ..., from_h] += recurrent
         gates[t] = pre[t]
         cell.step(gates[t], [s[t] for s in rows], [s[t + 1] for s in rows], [s[t] for s in extra])
     return LayerTape(inputs, states, pre, gates, saved)
 
 
-def backward(cell: Cell, weights: LayerWeights, tape: LayerTape, direct: Scaled) -> LayerAdjoint:
-    """The adjoint of a layer whose outputs H_1 … H_T receive ``direct`` = ∂⁺L/∂H_t (T, S, B, H)."""
+def columns(blocks: slice, width: int) -> slice:
+    """The packed columns of consecutive blocks of ``width`` units."""
+    return slice(blocks.start * width, blocks.stop * width)
+
+
+def backward(
+    cell: Cell, weights: LayerWeights, tape: LayerTape, direct: Scaled, truncate: bool = False
+) -> LayerAdjoint:
+    """The adjoint of a layer whose outputs H_1 … H_T receive ``direct`` = ∂⁺L/∂H_t (T, S, B, H); with ``truncate``
+    nothing passes through the gates to H_{t-1}, and what remains is the highway alone.
+    """
     *shape, blocks, width = tape.gates.shape
     steps = shape[0]
     factors = cell.derivatives(tape)
@@ -70,6 +84,7 @@ def backward(cell: Cell, weights: LayerWeights, tape: LayerTape, direct: Scaled)
     packed = delta.reshape(*shape, blocks * width)
     recurrent = np.empty((*shape[1:], width), delta.dtype)
     arrives: NDArray = np.any(direct.array.reshape(steps, -1), axis=1)
+    to_h = packed[..., columns(cell.reads_h, width)]
     weights_back = np.ascontiguousarray(weights.h.swapaxes(-1, -2))
     for t in range(steps, 0, -1):
         leave = [s[t] for s in adjoint]
@@ -78,8 +93,8 @@ def backward(cell: Cell, weights: LayerWeights, tape: LayerTape, direct: Scaled)
         _rescale(leave, exponent[t])
         enter = [s[t - 1] for s in adjoint]
         cell.step_backward([f[t - 1] for f in factors], leave, delta[t - 1], enter)
-        if not cell.truncated:
-            np.matmul(packed[t - 1], weights_back, out=recurrent)
+        if not (truncate or cell.truncated):
+            np.matmul(to_h[t - 1], weights_back, out=recurrent)
             enter[0] += recurrent
         exponent[t - 1] = exponent[t]
     return LayerAdjoint(

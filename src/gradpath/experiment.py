@@ -36,7 +36,7 @@ class Dtype(Enum):
 class Train(Settings):
     """How long, on how much, in which precision."""
 
-    steps: int = setting(1000, "updates", ge=1)
+    steps: int = setting(1000, "updates; 0 measures the initialisation only", ge=0)
     batch_size: int = setting(32, "B, sequences of a minibatch", ge=1, le=1_000_000)
     dtype: Dtype = setting(Dtype.float32, "float32, or float64 (2–4.5 times slower)")
     eval_every: int | None = setting(None, "evaluate every n steps; null for only after training", ge=1)
@@ -88,9 +88,10 @@ class Experiment(Settings):
 
     @property
     def arm(self) -> str:
-        """The point of the 2×2, read off the configuration: ``rnn``, ``clipped_rnn``, ``lstm``, ``clipped_lstm``."""
+        """Cell × clipping, read off the configuration: ``rnn``, ``clipped_lstm``, ``lstm_coupled_gates``."""
         clipped = self.clip.max_norm is not None or self.clip.max_value is not None
-        return ("clipped_" if clipped else "") + unit_name(self.cell)
+        words = ["clipped"] * clipped + [unit_name(self.cell)] + [self.cell.variant] * bool(self.cell.variant)
+        return "_".join(words)
 
     @property
     def run_name(self) -> str:

@@ -6,11 +6,13 @@ and the cell's derivative at once.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.bptt import LayerWeights, columns
 from gradpath.cells import Cell
 from gradpath.losses import evaluate
 from gradpath.network import Network
@@ -32,10 +34,10 @@ def untied_loss(network: Network, thetas: NDArray, batch: Batch) -> float:
     below = batch.inputs
     for layer in range(cell.layers):
         states = [np.zeros((sequences, cell.hidden_size), below.dtype) for _ in cell.states]
+        states[0] += cell.initial_state
         outputs = []
         for t in range(steps):
-            weights = by_step[t][layer]
-            gates = (below[t] @ weights.x + states[0] @ weights.h + weights.b).reshape(sequences, len(cell.blocks), -1)
+            gates = pre_activations(cell, by_step[t][layer], below[t], states[0])
             leave = [np.empty_like(state) for state in states]
             cell.step(gates, states, leave, [np.empty_like(states[0]) for _ in cell.saved])
             states = leave
@@ -44,6 +46,14 @@ def untied_loss(network: Network, thetas: NDArray, batch: Batch) -> float:
     readout = [network.packed(theta)[-2:] for theta in thetas]
     y = np.stack([h @ w_hy + b_y for h, (w_hy, b_y) in zip(below, readout, strict=True)])
     return evaluate(network.loss, y, batch.targets, batch.mask)[0]
+
+
+def pre_activations(cell: Cell, weights: LayerWeights, x: NDArray, h: NDArray) -> NDArray:
+    """X_t W_·x + H_{t-1} W_·h + b_· (B, n, H) of one step; a block that does not read one of them goes without."""
+    packed = np.tile(weights.b, (len(x), 1))
+    packed[:, columns(cell.reads_x, cell.hidden_size)] += x @ weights.x
+    packed[:, columns(cell.reads_h, cell.hidden_size)] += h @ weights.h
+    return packed.reshape(len(x), len(cell.blocks), -1)
 
 
 def central_difference(f: Callable[[float], Value], epsilon: float) -> Value:
@@ -96,7 +106,7 @@ def tangent_terms(
         for k in range(cell.layers)
         for block, names in enumerate(cell.blocks.values())
         for kind, parameter in enumerate(names)
-        if cell.prefix(k) + parameter == name
+        if parameter and cell.prefix(k) + parameter == name
     )
     batch = tape.batch.mask.shape[1]
     tangents = [[np.zeros((batch, cell.hidden_size)) for _ in cell.states] for _ in range(cell.layers)]
@@ -105,12 +115,13 @@ def tangent_terms(
         below = np.zeros((batch, tape.layers[0].inputs.shape[-1]))
         for k, layer in enumerate(tape.layers):
             enter = [layer.states[s][t] for s in cell.states]
-            packed = layer.inputs[t] @ weights[k].x + enter[0] @ weights[k].h + weights[k].b
-            change = (below @ weights[k].x + tangents[k][0] @ weights[k].h).reshape(batch, len(cell.blocks), -1)
+            packed = pre_activations(cell, weights[k], layer.inputs[t], enter[0])
+            linear = replace(weights[k], b=np.zeros_like(weights[k].b))
+            change = pre_activations(cell, linear, below, tangents[k][0])
             if (k, t) == (moved, start):
                 source = (layer.inputs[t], enter[0], np.ones((batch, 1)))[kind]
                 change[:, block] += source @ np.atleast_2d(direction)
-            tangents[k] = _step_tangent(cell, packed.reshape(change.shape), enter, change, tangents[k], step)
+            tangents[k] = _step_tangent(cell, packed, enter, change, tangents[k], step)
             below = tangents[k][0]
         if t in scored:
             d_hidden = tape.loss_gradient[scored[t]] @ network.packed(theta)[-2].T

@@ -51,7 +51,9 @@ class Network:
 
         for layer in range(self.cell.layers):
             inputs = width if layer else self.input_size
-            x, h, b = (tuple(self.cell.prefix(layer) + name for name in kind) for kind in zip(*blocks, strict=True))
+            x, h, b = (
+                tuple(self.cell.prefix(layer) + name for name in kind if name) for kind in zip(*blocks, strict=True)
+            )
             place(x, inputs, len(x), width)
             place(h, width, len(h), width)
             place(b, len(b), width)
@@ -117,7 +119,7 @@ class Network:
         scored = np.flatnonzero(batch.mask.any(axis=1))
         outputs = layers[-1].states[self.cell.states[0]][1:][scored] @ w_hy + b_y
         loss, gradient = evaluate(self.loss, outputs, batch.targets[scored], batch.mask[scored])
-        return Tape(self.cell, batch, layers, scored, outputs, loss, gradient)
+        return Tape(self, theta, batch, layers, scored, outputs, loss, gradient)
 
     def backward_seeds(self, thetas: NDArray, layers: Sequence[LayerTape], tapes: Sequence[Tape]) -> list[Trace]:
         """The backward passes of S networks side by side, from what ``forward_seeds`` has returned."""
@@ -131,19 +133,21 @@ class Network:
             adjoints.insert(0, adjoint)
             directs.insert(0, direct)
             if layer:
-                *shape, _, _ = adjoint.delta.array.shape
-                below = adjoint.delta.array.reshape(*shape, -1) @ weights[layer].x.swapaxes(-1, -2)
+                from_x = adjoint.delta.array[..., self.cell.reads_x, :]
+                below = from_x.reshape(*from_x.shape[:-2], -1) @ weights[layer].x.swapaxes(-1, -2)
                 direct = Scaled(below, adjoint.delta.exponent)
         traces = []
         for s, tape in enumerate(tapes):
             factors: list[Factor] = []
+            deltas: list[Scaled] = []
             states: dict[str, Scaled] = {}
             for layer, adjoint in enumerate(adjoints):
                 x, h, b = (place.names for place in self.layout[3 * layer : 3 * layer + 3])
                 delta, every = adjoint.delta.seed(s), np.arange(tape.length)
+                deltas.append(delta)
                 factors += [
-                    Factor(x, tape.layers[layer].inputs, delta, every),
-                    Factor(h, tape.layers[layer].states[gives][:-1], delta, every),
+                    Factor(x, tape.layers[layer].inputs, delta.blocks(self.cell.reads_x), every),
+                    Factor(h, tape.layers[layer].states[gives][:-1], delta.blocks(self.cell.reads_h), every),
                     Factor(b, None, delta, every),
                 ]
                 states |= {self.cell.prefix(layer) + name: value.seed(s) for name, value in adjoint.states.items()}
@@ -153,7 +157,7 @@ class Network:
                 Factor(("b_y",), None, d_outputs, tape.scored),
             ]
             received = {self.cell.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
-            traces.append(Trace(tape, tuple(factors), states, received, self._gradient(factors)))
+            traces.append(Trace(tape, tuple(factors), tuple(deltas), states, received, self._gradient(factors)))
         return traces
 
     def _from_readout(self, thetas: NDArray, tapes: Sequence[Tape]) -> Scaled:

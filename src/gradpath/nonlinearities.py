@@ -13,6 +13,11 @@ class Activation(Enum):
     relu = "relu"
     sigmoid = "sigmoid"
 
+    @property
+    def steepest(self) -> float:
+        """max φ′."""
+        return 0.25 if self is Activation.sigmoid else 1.0
+
 
 def activate(kind: Activation, x: NDArray) -> None:
     """X ← φ(x), elementwise and in place.

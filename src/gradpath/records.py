@@ -15,6 +15,7 @@ from gradpath.scaled import Scaled, magnitude, shift
 
 if TYPE_CHECKING:
     from gradpath.cells import Cell
+    from gradpath.network import Network
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ class LayerTape:
 class Tape:
     """What the whole forward pass leaves behind: a tape a layer, and readout and loss at the R scored timesteps."""
 
-    cell: "Cell"
+    network: "Network"
+    theta: NDArray
+    """θ (P,) that the pass was made with."""
     batch: Batch
     layers: tuple[LayerTape, ...]
     scored: NDArray
@@ -76,6 +79,10 @@ class Tape:
     """Mean over the scored positions of the batch."""
     loss_gradient: NDArray
     """∂L/∂Y (R, B, O)."""
+
+    @property
+    def cell(self) -> "Cell":
+        return self.network.cell
 
     @property
     def length(self) -> int:
@@ -147,6 +154,7 @@ class Gradient:
 class Trace:
     """What the backward pass found. Norms of everything in it are for the batch-mean loss.
 
+    ``deltas``: the gradients at the pre-activations of each layer's blocks, (T, B, n, H), from the bottom.
     ``states`` and ``direct`` hold, under the states' names (``H``, ``C``, ``layer2/H``), (T, B, H) adjoints of the
     states H_1 … H_T: ``states`` the *total* derivative ∂L/∂H_t, through everything that follows; ``direct`` the
     immediate one ∂⁺L/∂H_t, which for a last-step loss is 0 everywhere but at T. Differentiating with respect to the
@@ -155,6 +163,7 @@ class Trace:
 
     tape: Tape
     factors: tuple[Factor, ...]
+    deltas: tuple[Scaled, ...]
     states: dict[str, Scaled]
     direct: dict[str, Scaled]
     gradient: Gradient

@@ -29,6 +29,11 @@ class Scaled:
         """One of the seeds side by side along the second axis, as a view."""
         return Scaled(self.array[:, s], self.exponent[:, s])
 
+    def blocks(self, which: slice) -> "Scaled":
+        """Some of the blocks along the last axis but one, as a view."""
+        everything = which == slice(0, self.array.shape[-2])
+        return self if everything else Scaled(self.array[..., which, :], self.exponent)
+
     @cached_property
     def aligned(self) -> "Scaled":
         """The same value under one exponent for everything, that of the largest element.

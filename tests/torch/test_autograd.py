@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from conftest import Case, make_case
-from gradpath.cells.lstm import LSTM
+from conftest import INPUTS, Case, make_case
+from gradpath.cells.gru import GRU
+from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
 from gradpath.gradcheck import per_step_gradients, relative_error
 from gradpath.losses import Loss
@@ -28,12 +29,26 @@ def rnn_step(phi: str) -> Callable:
     return step
 
 
-def lstm_step(x, states, p):
-    h, c = states
-    i, f, o = (torch.sigmoid(x @ p[f"W_{g}x"] + h @ p[f"W_{g}h"] + p[f"b_{g}"]) for g in "ifo")
-    g = torch.tanh(x @ p["W_cx"] + h @ p["W_ch"] + p["b_c"])
-    c = f * c + i * g
-    return o * torch.tanh(c), c
+def lstm_step(ablation: str) -> Callable:
+    missing = {"no_input_gate": "i", "no_forget_gate": "f", "no_output_gate": "o", "coupled_gates": "f"}.get(ablation)
+
+    def step(x, states, p):
+        h, c = states
+        a = {g: x @ p[f"W_{g}x"] + h @ p[f"W_{g}h"] + p[f"b_{g}"] for g in "ifoc" if g != missing}
+        i, f, o = (torch.sigmoid(a[g]) if g in a else 1.0 for g in "ifo")
+        if ablation == "coupled_gates":
+            f = 1 - i
+        c = f * c + i * (a["c"] if ablation == "no_input_nonlinearity" else torch.tanh(a["c"]))
+        return o * (c if ablation == "no_output_nonlinearity" else torch.tanh(c)), c
+
+    return step
+
+
+def gru_step(x, states, p):
+    (h,) = states
+    z, r = (torch.sigmoid(x @ p[f"W_{g}x"] + h @ p[f"W_{g}h"] + p[f"b_{g}"]) for g in "zr")
+    n = torch.tanh(x @ p["W_nx"] + p["b_n"] + r * (h @ p["W_nh"] + p["b_q"]))
+    return (z * h + (1 - z) * n,)
 
 
 def autograd(case: Case, step: Callable, layers: int) -> tuple[dict[str, NDArray], dict[str, NDArray], float]:
@@ -71,8 +86,10 @@ def autograd(case: Case, step: Callable, layers: int) -> tuple[dict[str, NDArray
     return parameters, {k: np.stack([grad(s) for s in v]) for k, v in states_kept.items()}, loss.item()
 
 
-CELLS = [(RNN(4, n, kind), rnn_step(kind.name)) for n in (1, 2, 3) for kind in Activation]
-CELLS += [(LSTM(4, n), lstm_step) for n in (1, 2, 3)]
+CELLS = [(RNN(4, n, activation=kind), rnn_step(kind.name)) for n in (1, 2, 3) for kind in Activation]
+CELLS += [(LSTM(4, n), lstm_step("none")) for n in (1, 2, 3)]
+CELLS += [(LSTM(4, ablation=kind), lstm_step(kind.name)) for kind in Ablation if kind is not Ablation.none]
+CELLS += [(GRU(4, n), gru_step) for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("every", [False, True], ids=["last-step", "every-step"])
@@ -92,6 +109,21 @@ def test_every_quantity_equals_autograd(cell, step, loss, steps, every, dtype, t
     for name, expected in states.items():
         for t in range(steps):
             assert relative_error(trace.states[name].plain()[t], expected[t]) < tolerance, (name, t)
+
+
+def test_the_gru_is_that_of_pytorch() -> None:
+    """The same numbers as nn.GRU, its two biases of the gates being our one."""
+    case = make_case(GRU(4), Loss.squared_error, 6, True)
+    p = {name: torch.tensor(value) for name, value in case.network.parameters(case.theta).items()}
+    theirs = torch.nn.GRU(INPUTS, 4).double()
+    zero = torch.zeros(4, dtype=torch.float64)
+    with torch.no_grad():
+        theirs.weight_ih_l0[:] = torch.cat([p["W_rx"], p["W_zx"], p["W_nx"]], 1).T
+        theirs.weight_hh_l0[:] = torch.cat([p["W_rh"], p["W_zh"], p["W_nh"]], 1).T
+        theirs.bias_ih_l0[:] = torch.cat([p["b_r"], p["b_z"], p["b_n"]])
+        theirs.bias_hh_l0[:] = torch.cat([zero, zero, p["b_q"]])
+        expected = theirs(torch.tensor(case.batch.inputs))[0].numpy()
+    np.testing.assert_allclose(case.trace.tape.layers[0].states["H"][1:], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

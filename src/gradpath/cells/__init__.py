@@ -6,15 +6,24 @@ by side in one matrix, so that a step is one product, and carry their own names 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cached_property
+from typing import ClassVar, NamedTuple
 
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gradpath.records import LayerTape
 from gradpath.settings import Settings, setting
+
+
+class Block(NamedTuple):
+    """The names of a block's input weights, recurrent weights and bias; None where the block does not read X or H."""
+
+    x: str | None
+    h: str | None
+    b: str
 
 
 @dataclass
@@ -25,13 +34,37 @@ class Cell(Settings, ABC):
 
     hidden_size: int = setting(64, "units in each layer", ge=1, le=1_000_000)
     layers: int = setting(1, "layers, each fed by the one below", ge=1, le=1000)
+    initial_state: float = setting(0.0, "H_0 of every unit; what else a cell hands on starts from 0")
 
     states: ClassVar[tuple[str, ...]] = ("H",)
-    """The names of what a step hands to the next; the first is what the cell gives out."""
-    blocks: ClassVar[dict[str, tuple[str, str, str]]]
-    """Block → the names of its input weights, recurrent weights and bias, in the order of the packed columns."""
+    """The names of what a step hands to the next. The first is what the cell gives out, the last the *carrier*: the one
+    that a step may hand on without passing through its gates (C of the LSTM)."""
     saved: ClassVar[tuple[str, ...]] = ()
     """The names of what a step keeps for its derivative beside gates and states."""
+    paths: ClassVar[dict[str, str]]
+    """Block → the name of the way that the gradient takes through it, for the blocks that read H."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Mapping[str, Block]:
+        """The blocks in the order of the packed columns: those that do not read H first, those not reading X last."""
+
+    @property
+    def variant(self) -> str:
+        """What distinguishes this cell from its plain form in the name of an arm; empty for the plain form."""
+        return ""
+
+    @cached_property
+    def reads_x(self) -> slice:
+        """The blocks with input weights, as a slice of all."""
+        reads = [index for index, block in enumerate(self.blocks.values()) if block.x]
+        return slice(reads[0], reads[-1] + 1)
+
+    @cached_property
+    def reads_h(self) -> slice:
+        """The blocks with recurrent weights, as a slice of all."""
+        reads = [index for index, block in enumerate(self.blocks.values()) if block.h]
+        return slice(reads[0], reads[-1] + 1)
 
     def prefix(self, layer: int) -> str:
         """``layer1/`` … in a stack, nothing in a single layer; ``layer`` counts from 0."""
@@ -64,6 +97,24 @@ class Cell(Settings, ABC):
     @abstractmethod
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
         """What ``gate_activation`` watches, by name: (T, B, H) values in [0, 1]."""
+
+    @abstractmethod
+    def highway(self, tape: LayerTape) -> NDArray:
+        """∂(carrier that leaves) / ∂(carrier that enters) outside the gates, elementwise, broadcast to (T, B, H)."""
+
+    @abstractmethod
+    def to_carrier(self, tape: LayerTape) -> NDArray:
+        """∂H_t / ∂(carrier of step t), elementwise, broadcast to (T, B, H); 1 where H is the carrier."""
+
+    @abstractmethod
+    def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """∂L/∂n_t (T, B, H) of the step's inner nodes (gates after their nonlinearity …), from the states' total
+        adjoints. The pre-activations' are BPTT's own δa_t and need no saying.
+        """
+
+    def counterfactuals(self) -> dict[str, "Cell"]:
+        """The same cell with a gate frozen, by name: what a trained network would do and pass back if … (same θ)."""
+        return {}
 
     def initial_bias(self, rng: Generator) -> dict[str, NDArray | float]:
         """Biases that the cell sets itself, over the initialisation's: block → value (H,) or number."""

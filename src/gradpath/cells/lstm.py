@@ -1,16 +1,42 @@
-"""The long short-term memory of Hochreiter & Schmidhuber (1997), with the forget gate of Gers et al. (2000)."""
+"""The long short-term memory of Hochreiter & Schmidhuber (1997), with the forget gate of Gers et al. (2000), and its
+ablations.
+"""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from gradpath.cells import Cell
+from gradpath.cells import Block, Cell
 from gradpath.nonlinearities import Activation, activate, derivative
 from gradpath.records import LayerTape
-from gradpath.settings import setting
+from gradpath.settings import SettingError, setting
+
+
+class Ablation(Enum):
+    """What is taken away from the LSTM (Greff et al. 2017, section 3; their abbreviations)."""
+
+    none = "none"
+    no_input_gate = "no_input_gate"
+    no_forget_gate = "no_forget_gate"
+    no_output_gate = "no_output_gate"
+    coupled_gates = "coupled_gates"
+    no_input_nonlinearity = "no_input_nonlinearity"
+    no_output_nonlinearity = "no_output_nonlinearity"
+
+
+WITHOUT = {
+    Ablation.no_input_gate: "i",
+    Ablation.no_forget_gate: "f",
+    Ablation.no_output_gate: "o",
+    Ablation.coupled_gates: "f",
+}
+"""The block that an ablation removes, weights and all."""
 
 
 @dataclass
@@ -25,43 +51,96 @@ class LSTM(Cell):
         δC_t ← δC_t + δH_t ∘ O_t ∘ (1 − tanh² C_t)   δC_{t-1} = F_t ∘ δC_t  (the constant error carousel when F = 1)
         δa_i = δC_t ∘ G_t ∘ I_t(1 − I_t)             δa_f = δC_t ∘ C_{t-1} ∘ F_t(1 − F_t)
         δa_o = δH_t ∘ tanh(C_t) ∘ O_t(1 − O_t)       δa_c = δC_t ∘ I_t ∘ (1 − G_t²)
+
+    ``ablation`` (Greff et al. 2017): a gate is 1 and its weights are gone (NIG, NFG, NOG), F = 1 − I with
+    δa_i = δC_t ∘ (G_t − C_{t-1}) ∘ I_t(1 − I_t) (CIFG), G = a_c (NIAF), H = O ∘ C (NOAF). ``no_forget_gate`` is the
+    cell of 1997; with ``truncate``, as in that paper's appendix A.1, what has reached the gates is not passed on to H_{t-1},
+    so that the carousel is the only way back; the result is then *not* the gradient of the loss.
     """
 
     forget_bias: float = setting(1.0, "initial b_f; 1 after Gers et al. (2000), Jozefowicz et al. (2015)")
     chrono_t_max: int | None = setting(
         None, "chrono initialisation for lags up to this: b_f = ln U[1, t_max − 1], b_i = −b_f", ge=3
     )
+    ablation: Ablation = setting(Ablation.none, "what is taken away (Greff et al. 2017)")
+    freeze_i: float | None = setting(None, "hold the input gate at this value", ge=0, le=1)
+    freeze_f: float | None = setting(None, "hold the forget gate at this value", ge=0, le=1)
+    freeze_o: float | None = setting(None, "hold the output gate at this value", ge=0, le=1)
+    truncate: bool = setting(False, "stop the gradient at the gates (1997); it is not the loss's gradient then")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        gone = WITHOUT.get(self.ablation)
+        if gone in ("i", "f", "o") and (value := getattr(self, f"freeze_{gone}")) is not None:
+            raise SettingError(f"freeze_{gone}", value, f"null where cell.ablation={self.ablation.name}")
 
     states = ("H", "C")
-    blocks = {
-        "i": ("W_ix", "W_ih", "b_i"),
-        "f": ("W_fx", "W_fh", "b_f"),
-        "o": ("W_ox", "W_oh", "b_o"),
-        "c": ("W_cx", "W_ch", "b_c"),
-    }
     saved = ("tanh_C",)
+    paths = {"i": "input_gate", "f": "forget_gate", "o": "output_gate", "c": "internal_node"}
+
+    @cached_property
+    def blocks(self) -> Mapping[str, Block]:
+        kept = [name for name in "ifoc" if name != WITHOUT.get(self.ablation)]
+        return {name: Block(f"W_{name}x", f"W_{name}h", f"b_{name}") for name in kept}
+
+    @property
+    def variant(self) -> str:
+        return "" if self.ablation is Ablation.none else self.ablation.name
+
+    @property
+    def truncated(self) -> bool:
+        return self.truncate
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.blocks)}
+
+    @cached_property
+    def _frozen(self) -> list[tuple[int, float]]:
+        held = {"i": self.freeze_i, "f": self.freeze_f, "o": self.freeze_o}
+        return [(self._place[name], v) for name, v in held.items() if v is not None and name in self._place]
+
+    def _gates(self, gates: NDArray) -> list[Any]:
+        """I, F, O, G (…, H); a gate that has been taken away is the number 1."""
+        i, f, o, g = (gates[..., self._place[name], :] if name in self._place else 1.0 for name in "ifoc")
+        return [i, 1 - i if self.ablation is Ablation.coupled_gates else f, o, g]
 
     def step(
         self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]
     ) -> None:
         (_, previous_c), (h, c), (tanh_c,) = enter, leave, saved
-        activate(Activation.sigmoid, gates[..., :3, :])
-        activate(Activation.tanh, gates[..., 3, :])
-        i, f, o, g = (gates[..., block, :] for block in range(4))
+        activate(Activation.sigmoid, gates[..., :-1, :])
+        if self.ablation is not Ablation.no_input_nonlinearity:
+            activate(Activation.tanh, gates[..., -1, :])
+        for block, value in self._frozen:
+            gates[..., block, :] = value
+        i, f, o, g = self._gates(gates)
         np.multiply(f, previous_c, out=c)
         c += i * g
-        np.tanh(c, out=tanh_c)
+        if self.ablation is Ablation.no_output_nonlinearity:
+            tanh_c[:] = c
+        else:
+            np.tanh(c, out=tanh_c)
         np.multiply(o, tanh_c, out=h)
 
     def derivatives(self, tape: LayerTape) -> tuple[NDArray, ...]:
-        i, f, o, g = np.moveaxis(tape.gates, -2, 0)
-        c = tape.states["C"]
+        i, _, _, g = self._gates(tape.gates)
+        previous_c = tape.states["C"][:-1]
         to_gates = np.empty_like(tape.gates)
-        to_gates[..., :3, :] = derivative(Activation.sigmoid, tape.pre[..., :3, :])
-        to_gates[..., 3, :] = derivative(Activation.tanh, tape.pre[..., 3, :])
-        for block, factor in enumerate((g, c[:-1], tape.saved["tanh_C"], i)):
-            to_gates[..., block, :] *= factor
-        return to_gates, o * derivative(Activation.tanh, c[1:]), f
+        to_gates[..., :-1, :] = derivative(Activation.sigmoid, tape.pre[..., :-1, :])
+        to_gates[..., -1, :] = self._input_slope(tape)
+        of_i = g - previous_c if self.ablation is Ablation.coupled_gates else g
+        reaches = {"i": of_i, "f": previous_c, "o": tape.saved["tanh_C"], "c": i}
+        for name, block in self._place.items():
+            to_gates[..., block, :] *= reaches[name]
+        for block, _ in self._frozen:
+            to_gates[..., block, :] = 0
+        return to_gates, self.to_carrier(tape), self.highway(tape)
+
+    def _input_slope(self, tape: LayerTape) -> NDArray | float:
+        if self.ablation is Ablation.no_input_nonlinearity:
+            return 1.0
+        return derivative(Activation.tanh, tape.pre[..., -1, :])
 
     def step_backward(
         self, factors: Sequence[NDArray], leave: Sequence[NDArray], delta: NDArray, enter: Sequence[NDArray]
@@ -69,15 +148,57 @@ class LSTM(Cell):
         (d_h, d_c), (to_gates, h_to_c, f) = leave, factors
         d_c += d_h * h_to_c
         np.multiply(d_c[..., None, :], to_gates, out=delta)
-        np.multiply(d_h, to_gates[..., 2, :], out=delta[..., 2, :])
+        if (o := self._place.get("o")) is not None:
+            np.multiply(d_h, to_gates[..., o, :], out=delta[..., o, :])
         enter[1] += d_c * f
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
-        return {name: tape.gates[..., block, :] for block, name in enumerate("IFO")}
+        i, f, o, _ = self._gates(tape.gates)
+        return {name: gate for name, gate in zip("IFO", (i, f, o), strict=True) if isinstance(gate, np.ndarray)}
+
+    def highway(self, tape: LayerTape) -> NDArray:
+        """F_t."""
+        return _filled(self._gates(tape.gates)[1], tape.saved["tanh_C"])
+
+    def to_carrier(self, tape: LayerTape) -> NDArray:
+        """∂H_t/∂C_t = O_t ∘ (1 − tanh² C_t)."""
+        o = self._gates(tape.gates)[2]
+        if self.ablation is Ablation.no_output_nonlinearity:
+            return _filled(o, tape.saved["tanh_C"])
+        return o * derivative(Activation.tanh, tape.states["C"][1:])
+
+    def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        i, _, _, g = self._gates(tape.gates)
+        previous_c, d_c = tape.states["C"][:-1], adjoint["C"]
+        of_i = g - previous_c if self.ablation is Ablation.coupled_gates else g
+        inner = {"i": d_c * of_i, "f": d_c * previous_c, "o": adjoint["H"] * tape.saved["tanh_C"], "c": d_c * i}
+        shown = {"i": "I", "f": "F", "o": "O", "c": "G"}
+        return {shown[name]: inner[name] for name in self._place}
+
+    def counterfactuals(self) -> dict[str, Cell]:
+        frozen: dict[str, Cell] = {}
+        if "f" in self._place:
+            frozen |= {"F=1": replace(self, freeze_f=1.0), "F=0.5": replace(self, freeze_f=0.5)}
+        if "i" in self._place:
+            frozen["I=1"] = replace(self, freeze_i=1.0)
+        if "o" in self._place:
+            frozen["O=1"] = replace(self, freeze_o=1.0)
+        return frozen | {"truncated": replace(self, truncate=True)}
 
     def initial_bias(self, rng: Generator) -> dict[str, NDArray | float]:
-        """b_f as set, or chrono: b_f ~ ln U[1, t_max − 1], b_i = −b_f (Tallec & Ollivier 2018, eq. 16)."""
+        """b_f as set, or chrono: b_f ~ ln U[1, t_max − 1], b_i = −b_f (Tallec & Ollivier 2018, eq. 16). With coupled
+        gates F = σ(−a_i), so that b_i = −b_f says it all.
+        """
         if self.chrono_t_max is None:
-            return {"f": self.forget_bias}
-        forget = np.log(rng.uniform(1, self.chrono_t_max - 1, self.hidden_size))
-        return {"f": forget, "i": -forget}
+            wanted: dict[str, NDArray | float] = {"f": self.forget_bias}
+        else:
+            forget = np.log(rng.uniform(1, self.chrono_t_max - 1, self.hidden_size))
+            wanted = {"f": forget, "i": -forget}
+        if self.ablation is Ablation.coupled_gates:
+            wanted["i"] = -wanted["f"]
+        return {name: value for name, value in wanted.items() if name in self._place}
+
+
+def _filled(gate: Any, like: NDArray) -> NDArray:
+    """A gate, or the number in its place, with the shape and type of ``like``."""
+    return np.broadcast_to(np.asarray(gate, like.dtype), like.shape)

@@ -1,12 +1,12 @@
 """The vanilla recurrent network of Elman (1990)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.cells import Cell
+from gradpath.cells import Block, Cell
 from gradpath.nonlinearities import Activation, activate, derivative
 from gradpath.records import LayerTape
 from gradpath.settings import setting
@@ -22,7 +22,11 @@ class RNN(Cell):
 
     activation: Activation = setting(Activation.tanh, "φ: tanh, relu or sigmoid")
 
-    blocks = {"h": ("W_xh", "W_hh", "b_h")}
+    paths = {"h": "recurrence"}
+
+    @property
+    def blocks(self) -> Mapping[str, Block]:
+        return {"h": Block("W_xh", "W_hh", "b_h")}
 
     def step(
         self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]
@@ -40,5 +44,13 @@ class RNN(Cell):
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
         """φ′ of every unit, relative to its largest value: near 0 the unit is saturated and passes nothing back."""
-        largest = 0.25 if self.activation is Activation.sigmoid else 1.0
-        return {"phi_prime": derivative(self.activation, tape.pre[..., 0, :]) / largest}
+        return {"phi_prime": derivative(self.activation, tape.pre[..., 0, :]) / self.activation.steepest}
+
+    def highway(self, tape: LayerTape) -> NDArray:
+        return np.zeros((), tape.pre.dtype)
+
+    def to_carrier(self, tape: LayerTape) -> NDArray:
+        return np.ones((), tape.pre.dtype)
+
+    def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        return {}

@@ -36,12 +36,13 @@ class Init(Settings, ABC):
         for layer in range(network.cell.layers):
             prefix = network.cell.prefix(layer)
             for x, h, b in network.cell.blocks.values():
-                inputs = len(named[prefix + x])
-                named[prefix + x][:] = self.feedforward(rng, inputs, hidden, hidden)
-                named[prefix + h][:] = self.gain * self.recurrent(rng, hidden)
+                if x:
+                    named[prefix + x][:] = self.feedforward(rng, len(named[prefix + x]), hidden, hidden)
+                if h:
+                    named[prefix + h][:] = self.gain * self.recurrent(rng, hidden)
                 named[prefix + b][:] = self.bias(rng, hidden, hidden)
             for block, value in network.cell.initial_bias(rng).items():
-                named[prefix + network.cell.blocks[block][2]][:] = value
+                named[prefix + network.cell.blocks[block].b][:] = value
         named["W_hy"][:] = self.feedforward(rng, hidden, network.output_size, hidden)
         named["b_y"][:] = self.bias(rng, network.output_size, hidden)
         return theta.astype(dtype)

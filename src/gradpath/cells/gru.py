@@ -1,0 +1,124 @@
+"""The gated recurrent unit: Cho et al. (2014), with the reset gate after the product."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from gradpath.cells import Block, Cell
+from gradpath.nonlinearities import Activation, activate, derivative
+from gradpath.records import LayerTape
+from gradpath.settings import setting
+
+N, Z, R, Q = range(4)
+"""The blocks' places: what only X enters first, what only H enters last."""
+
+
+@dataclass
+class GRU(Cell):
+    """Reset gate after the product, as in cuDNN and PyTorch's ``nn.GRU`` (Cho et al. 2014, version 1 of the preprint):
+
+        Z_t = σ(X_t W_zx + H_{t-1} W_zh + b_z)       R_t = σ(X_t W_rx + H_{t-1} W_rh + b_r)
+        Q_t = H_{t-1} W_nh + b_q                     N_t = tanh(X_t W_nx + b_n + R_t ∘ Q_t)
+        H_t = Z_t ∘ H_{t-1} + (1 − Z_t) ∘ N_t
+
+    Z keeps, as F does in the LSTM. Backwards, with δH_t the total derivative of the loss:
+
+        δa_n = δH_t ∘ (1 − Z_t) ∘ (1 − N_t²)         δQ_t = δa_n ∘ R_t
+        δa_z = δH_t ∘ (H_{t-1} − N_t) ∘ Z_t(1 − Z_t) δa_r = δa_n ∘ Q_t ∘ R_t(1 − R_t)
+        δH_{t-1} = Z_t ∘ δH_t + δa_z W_zhᵀ + δa_r W_rhᵀ + δQ_t W_nhᵀ + ∂⁺L/∂H_{t-1}
+    """
+
+    update_bias: float = setting(0.0, "initial b_z; the larger, the longer H is kept")
+    chrono_t_max: int | None = setting(
+        None, "chrono initialisation for lags up to this: b_z = ln U[1, t_max − 1]", ge=3
+    )
+    freeze_z: float | None = setting(None, "hold the update gate at this value", ge=0, le=1)
+    freeze_r: float | None = setting(None, "hold the reset gate at this value", ge=0, le=1)
+    truncate: bool = setting(False, "stop the gradient at the gates; it is not the loss's gradient then")
+
+    saved = ("a_n",)
+    paths = {"z": "update_gate", "r": "reset_gate", "q": "candidate"}
+
+    @property
+    def blocks(self) -> Mapping[str, Block]:
+        return {
+            "n": Block("W_nx", None, "b_n"),
+            "z": Block("W_zx", "W_zh", "b_z"),
+            "r": Block("W_rx", "W_rh", "b_r"),
+            "q": Block(None, "W_nh", "b_q"),
+        }
+
+    @property
+    def truncated(self) -> bool:
+        return self.truncate
+
+    def _frozen(self) -> list[tuple[int, float]]:
+        return [(block, value) for block, value in ((Z, self.freeze_z), (R, self.freeze_r)) if value is not None]
+
+    def step(
+        self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]
+    ) -> None:
+        (previous,), (h,), (a_n,) = enter, leave, saved
+        activate(Activation.sigmoid, gates[..., Z : R + 1, :])
+        for block, value in self._frozen():
+            gates[..., block, :] = value
+        n, z, r, q = (gates[..., block, :] for block in range(4))
+        np.multiply(r, q, out=a_n)
+        a_n += n
+        np.tanh(a_n, out=n)
+        np.subtract(previous, n, out=h)
+        h *= z
+        h += n
+
+    def derivatives(self, tape: LayerTape) -> tuple[NDArray, ...]:
+        n, z, r, q = np.moveaxis(tape.gates, -2, 0)
+        factors = np.empty_like(tape.gates)
+        factors[..., N, :] = (1 - z) * derivative(Activation.tanh, tape.saved["a_n"])
+        factors[..., Z : R + 1, :] = derivative(Activation.sigmoid, tape.pre[..., Z : R + 1, :])
+        factors[..., Z, :] *= tape.states["H"][:-1] - n
+        factors[..., R, :] *= q * factors[..., N, :]
+        factors[..., Q, :] = r * factors[..., N, :]
+        for block, _ in self._frozen():
+            factors[..., block, :] = 0
+        return factors, z
+
+    def step_backward(
+        self, factors: Sequence[NDArray], leave: Sequence[NDArray], delta: NDArray, enter: Sequence[NDArray]
+    ) -> None:
+        (to_gates, z), (d_h,) = factors, leave
+        np.multiply(d_h[..., None, :], to_gates, out=delta)
+        enter[0] += d_h * z
+
+    def activations(self, tape: LayerTape) -> dict[str, NDArray]:
+        return {"Z": tape.gates[..., Z, :], "R": tape.gates[..., R, :]}
+
+    def highway(self, tape: LayerTape) -> NDArray:
+        return tape.gates[..., Z, :]
+
+    def to_carrier(self, tape: LayerTape) -> NDArray:
+        return np.ones((), tape.pre.dtype)
+
+    def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        n, z, _, q = np.moveaxis(tape.gates, -2, 0)
+        d_n = adjoint["H"] * (1 - z)
+        d_r = d_n * derivative(Activation.tanh, tape.saved["a_n"]) * q
+        return {"Z": adjoint["H"] * (tape.states["H"][:-1] - n), "R": d_r, "N": d_n}
+
+    def counterfactuals(self) -> dict[str, Cell]:
+        return {
+            "Z=1": replace(self, freeze_z=1.0),
+            "Z=0.5": replace(self, freeze_z=0.5),
+            "R=1": replace(self, freeze_r=1.0),
+            "truncated": replace(self, truncate=True),
+        }
+
+    def initial_bias(self, rng: Generator) -> dict[str, NDArray | float]:
+        """b_z as set, or chrono: b_z ~ ln U[1, t_max − 1] (Tallec & Ollivier 2018, section 2, for Z as the keeping
+        gate).
+        """
+        if self.chrono_t_max is None:
+            return {"z": self.update_bias}
+        return {"z": np.log(rng.uniform(1, self.chrono_t_max - 1, self.hidden_size))}
