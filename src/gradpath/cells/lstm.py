@@ -54,8 +54,8 @@ class LSTM(Cell):
 
     ``ablation`` (Greff et al. 2017): a gate is 1 and its weights are gone (NIG, NFG, NOG), F = 1 − I with
     δa_i = δC_t ∘ (G_t − C_{t-1}) ∘ I_t(1 − I_t) (CIFG), G = a_c (NIAF), H = O ∘ C (NOAF). ``no_forget_gate`` is the
-    cell of 1997; with ``truncate``, as in that paper's appendix A.1, what has reached the gates is not passed on to H_{t-1},
-    so that the carousel is the only way back; the result is then *not* the gradient of the loss.
+    cell of 1997; with ``truncate``, as in that paper's appendix A.1, what has reached the gates is not passed on to
+    H_{t-1}, so that the carousel is the only way back; the result is then *not* the gradient of the loss.
     """
 
     forget_bias: float = setting(1.0, "initial b_f; 1 after Gers et al. (2000), Jozefowicz et al. (2015)")
