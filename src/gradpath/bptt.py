@@ -21,6 +21,10 @@ from gradpath.cells import Cell
 from gradpath.records import LayerTape
 from gradpath.scaled import HIGH, LOW, Scaled, magnitude, shift
 
+RUN = 2**16
+"""Elements of δa in a run of steps whose derivatives are computed together: few calls, and still in the cache when the
+recursion reads them."""
+
 
 @dataclass(frozen=True)
 class LayerWeights:
@@ -45,9 +49,11 @@ def forward(cell: Cell, weights: LayerWeights, inputs: NDArray) -> LayerTape:
     """Runs the cell over ``inputs`` (T, S, B, I) from H_0 = C_0 = 0."""
     *shape, _ = inputs.shape
     steps, blocks, width = shape[0], len(cell.blocks), cell.hidden_size
-    from_x, from_h = columns(cell.reads_x, width), columns(cell.reads_h, width)
-    packed = np.zeros((*shape, blocks * width), inputs.dtype)
-    packed[..., from_x] = inputs @ weights.x
+    if cell.reads_x == slice(0, blocks):
+        packed = inputs @ weights.x
+    else:
+        packed = np.zeros((*shape, blocks * width), inputs.dtype)
+        packed[..., columns(cell.reads_x, width)] = inputs @ weights.x
     packed += weights.b[:, None]
     pre = packed.reshape(*shape, blocks, width)
     gates = np.empty_like(pre)
@@ -55,10 +61,11 @@ def forward(cell: Cell, weights: LayerWeights, inputs: NDArray) -> LayerTape:
     saved = {name: np.empty((*shape, width), inputs.dtype) for name in cell.saved}
     hidden, rows, extra = states[cell.states[0]], list(states.values()), list(saved.values())
     hidden[0] = cell.initial_state
-    recurrent = np.empty((*shape[1:], weights.h.shape[-1]), inputs.dtype)
+    reads = packed[..., columns(cell.reads_h, width)]
+    recurrent = np.empty(reads.shape[1:], inputs.dtype)
     for t in range(steps):
         np.matmul(hidden[t], weights.h, out=recurrent)
-        packed[t, ..., from_h] += recurrent
+        np.add(reads[t], recurrent, out=reads[t])
         gates[t] = pre[t]
         cell.step(gates[t], [s[t] for s in rows], [s[t + 1] for s in rows], [s[t] for s in extra])
     return LayerTape(inputs, states, pre, gates, saved)
@@ -76,27 +83,29 @@ def backward(
     nothing passes through the gates to H_{t-1}, and what remains is the highway alone.
     """
     *shape, blocks, width = tape.gates.shape
-    steps = shape[0]
-    factors = cell.derivatives(tape)
+    steps, cut = shape[0], truncate or cell.truncated
     adjoint = [np.zeros((steps + 1, *shape[1:], width), tape.gates.dtype) for _ in cell.states]
     exponent = np.zeros((steps + 1, *shape[1:]), np.int32)
     delta = np.empty_like(tape.gates)
-    packed = delta.reshape(*shape, blocks * width)
+    to_h = delta.reshape(*shape, blocks * width)[..., columns(cell.reads_h, width)]
     recurrent = np.empty((*shape[1:], width), delta.dtype)
     arrives: NDArray = np.any(direct.array.reshape(steps, -1), axis=1)
-    to_h = packed[..., columns(cell.reads_h, width)]
     weights_back = np.ascontiguousarray(weights.h.swapaxes(-1, -2))
-    for t in range(steps, 0, -1):
-        leave = [s[t] for s in adjoint]
-        if arrives[t - 1]:
-            _receive(leave, exponent[t], direct.array[t - 1], direct.exponent[t - 1])
-        _rescale(leave, exponent[t])
-        enter = [s[t - 1] for s in adjoint]
-        cell.step_backward([f[t - 1] for f in factors], leave, delta[t - 1], enter)
-        if not (truncate or cell.truncated):
-            np.matmul(to_h[t - 1], weights_back, out=recurrent)
-            enter[0] += recurrent
-        exponent[t - 1] = exponent[t]
+    run = max(1, RUN * steps // delta.size)
+    for stop in range(steps, 0, -run):
+        start = max(stop - run, 0)
+        factors = cell.derivatives(tape.steps(start, stop))
+        for t in range(stop, start, -1):
+            leave = [s[t] for s in adjoint]
+            if arrives[t - 1]:
+                _receive(leave, exponent[t], direct.array[t - 1], direct.exponent[t - 1])
+            _rescale(leave, exponent[t])
+            enter = [s[t - 1] for s in adjoint]
+            cell.step_backward([f[t - 1 - start] for f in factors], leave, delta[t - 1], enter)
+            if not cut:
+                np.matmul(to_h[t - 1], weights_back, out=recurrent)
+                enter[0] += recurrent
+            exponent[t - 1] = exponent[t]
     return LayerAdjoint(
         Scaled(delta, exponent[1:]),
         {name: Scaled(row[1:], exponent[1:]) for name, row in zip(cell.states, adjoint, strict=True)},

@@ -57,3 +57,25 @@ def derivative(kind: Activation, x: NDArray) -> NDArray:
     if kind is Activation.tanh:
         e *= 4
     return e
+
+
+STEEP = 2.0**-5
+"""Below this, φ′ from the output has lost five bits, and is computed from the argument."""
+
+
+def slope(kind: Activation, x: NDArray, y: NDArray) -> NDArray:
+    """φ′(x) where y = φ(x) is known: 1 − y² or y (1 − y), several times as fast as from x; from x where y is so
+    near its limit that these cancel.
+    """
+    if kind is Activation.relu:
+        return derivative(kind, x)
+    if kind is Activation.tanh:
+        found = np.square(y)
+        np.subtract(1, found, out=found)
+    else:
+        found = np.subtract(1, y)
+        found *= y
+    if found.min(initial=1) < STEEP:
+        flat = found < STEEP
+        found[flat] = derivative(kind, x[flat])
+    return found

@@ -55,6 +55,12 @@ class LayerTape:
         saved = {name: value[:, s] for name, value in self.saved.items()}
         return LayerTape(self.inputs[:, s], states, self.pre[:, s], self.gates[:, s], saved)
 
+    def steps(self, start: int, stop: int) -> "LayerTape":
+        """The tape of some consecutive steps, as views."""
+        states = {name: value[start : stop + 1] for name, value in self.states.items()}
+        saved = {name: value[start:stop] for name, value in self.saved.items()}
+        return LayerTape(self.inputs[start:stop], states, self.pre[start:stop], self.gates[start:stop], saved)
+
     def alone(self) -> "LayerTape":
         """A single seed with an axis S of length 1, as views."""
         states = {name: value[:, None] for name, value in self.states.items()}

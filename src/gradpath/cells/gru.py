@@ -8,7 +8,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gradpath.cells import Block, Cell
-from gradpath.nonlinearities import Activation, activate, derivative
+from gradpath.nonlinearities import Activation, activate, slope
 from gradpath.records import LayerTape
 from gradpath.settings import setting
 
@@ -76,8 +76,10 @@ class GRU(Cell):
     def derivatives(self, tape: LayerTape) -> tuple[NDArray, ...]:
         n, z, r, q = np.moveaxis(tape.gates, -2, 0)
         factors = np.empty_like(tape.gates)
-        factors[..., N, :] = (1 - z) * derivative(Activation.tanh, tape.saved["a_n"])
-        factors[..., Z : R + 1, :] = derivative(Activation.sigmoid, tape.pre[..., Z : R + 1, :])
+        factors[..., N, :] = (1 - z) * slope(Activation.tanh, tape.saved["a_n"], n)
+        factors[..., Z : R + 1, :] = slope(
+            Activation.sigmoid, tape.pre[..., Z : R + 1, :], tape.gates[..., Z : R + 1, :]
+        )
         factors[..., Z, :] *= tape.states["H"][:-1] - n
         factors[..., R, :] *= q * factors[..., N, :]
         factors[..., Q, :] = r * factors[..., N, :]
@@ -104,7 +106,7 @@ class GRU(Cell):
     def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
         n, z, _, q = np.moveaxis(tape.gates, -2, 0)
         d_n = adjoint["H"] * (1 - z)
-        d_r = d_n * derivative(Activation.tanh, tape.saved["a_n"]) * q
+        d_r = d_n * slope(Activation.tanh, tape.saved["a_n"], n) * q
         return {"Z": adjoint["H"] * (tape.states["H"][:-1] - n), "R": d_r, "N": d_n}
 
     def counterfactuals(self) -> dict[str, Cell]:

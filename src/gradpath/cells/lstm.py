@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gradpath.cells import Block, Cell
-from gradpath.nonlinearities import Activation, activate, derivative
+from gradpath.nonlinearities import Activation, slope
 from gradpath.records import LayerTape
 from gradpath.settings import SettingError, setting
 
@@ -109,14 +109,19 @@ class LSTM(Cell):
         self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]
     ) -> None:
         (_, previous_c), (h, c), (tanh_c,) = enter, leave, saved
-        activate(Activation.sigmoid, gates[..., :-1, :])
-        if self.ablation is not Ablation.no_input_nonlinearity:
-            activate(Activation.tanh, gates[..., -1, :])
+        squashed = gates if self.ablation is not Ablation.no_input_nonlinearity else gates[..., :-1, :]
+        sigmoids = gates[..., :-1, :]
+        # σ(x) = ½ + ½ tanh(x/2), as in `activate`, with one tanh for all the gates.
+        sigmoids *= 0.5
+        np.tanh(squashed, out=squashed)
+        sigmoids *= 0.5
+        sigmoids += 0.5
         for block, value in self._frozen:
             gates[..., block, :] = value
         i, f, o, g = self._gates(gates)
         np.multiply(f, previous_c, out=c)
-        c += i * g
+        np.multiply(i, g, out=tanh_c)
+        c += tanh_c
         if self.ablation is Ablation.no_output_nonlinearity:
             tanh_c[:] = c
         else:
@@ -127,7 +132,7 @@ class LSTM(Cell):
         i, _, _, g = self._gates(tape.gates)
         previous_c = tape.states["C"][:-1]
         to_gates = np.empty_like(tape.gates)
-        to_gates[..., :-1, :] = derivative(Activation.sigmoid, tape.pre[..., :-1, :])
+        to_gates[..., :-1, :] = slope(Activation.sigmoid, tape.pre[..., :-1, :], tape.gates[..., :-1, :])
         to_gates[..., -1, :] = self._input_slope(tape)
         of_i = g - previous_c if self.ablation is Ablation.coupled_gates else g
         reaches = {"i": of_i, "f": previous_c, "o": tape.saved["tanh_C"], "c": i}
@@ -140,7 +145,7 @@ class LSTM(Cell):
     def _input_slope(self, tape: LayerTape) -> NDArray | float:
         if self.ablation is Ablation.no_input_nonlinearity:
             return 1.0
-        return derivative(Activation.tanh, tape.pre[..., -1, :])
+        return slope(Activation.tanh, tape.pre[..., -1, :], tape.gates[..., -1, :])
 
     def step_backward(
         self, factors: Sequence[NDArray], leave: Sequence[NDArray], delta: NDArray, enter: Sequence[NDArray]
@@ -165,7 +170,7 @@ class LSTM(Cell):
         o = self._gates(tape.gates)[2]
         if self.ablation is Ablation.no_output_nonlinearity:
             return _filled(o, tape.saved["tanh_C"])
-        return o * derivative(Activation.tanh, tape.states["C"][1:])
+        return o * slope(Activation.tanh, tape.states["C"][1:], tape.saved["tanh_C"])
 
     def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
         i, _, _, g = self._gates(tape.gates)

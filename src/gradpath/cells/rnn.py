@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.cells import Block, Cell
-from gradpath.nonlinearities import Activation, activate, derivative
+from gradpath.nonlinearities import Activation, activate, derivative, slope
 from gradpath.records import LayerTape
 from gradpath.settings import setting
 
@@ -35,7 +35,7 @@ class RNN(Cell):
         leave[0][:] = gates[..., 0, :]
 
     def derivatives(self, tape: LayerTape) -> tuple[NDArray, ...]:
-        return (derivative(self.activation, tape.pre[..., 0, :]),)
+        return (slope(self.activation, tape.pre[..., 0, :], tape.gates[..., 0, :]),)
 
     def step_backward(
         self, factors: Sequence[NDArray], leave: Sequence[NDArray], delta: NDArray, enter: Sequence[NDArray]
