@@ -374,6 +374,18 @@ def test_derivatives_of_saturated_units_are_right_and_not_zero(kind: Activation,
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", list(Activation), ids=lambda kind: kind.name)
+def test_slopes_from_the_output_lose_five_bits_at_most(kind: Activation, dtype: type) -> None:
+    """Also where σ itself is off by ε/σ for x far below 0: there the slope comes from the argument."""
+    from gradpath.nonlinearities import activate, derivative, slope
+
+    x = np.linspace(-60, 60, 4001).astype(dtype)
+    y = x.copy()
+    activate(kind, y)
+    np.testing.assert_allclose(slope(kind, x, y), derivative(kind, x), rtol=64 * np.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_saturated_network_is_measured_and_not_a_true_zero(dtype: type) -> None:
     """b_h = 15: φ′ = 4e-13 a step, below what 1 − tanh² can hold in float32."""
     network, theta, batch = tiny(RNN(2), 0.5, 30, dtype)
