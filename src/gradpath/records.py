@@ -173,8 +173,8 @@ class Trace:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What an instrument read: ``values`` (T, names) for a quantity at every timestep, (names,) for one of the step, or a
-    table (rows, names) of the step.
+    """What an instrument read: ``values`` (T, names) for a quantity at every timestep, (names,) for one of the step,
+    or a table (rows, names) of the step.
     """
 
     names: tuple[str, ...]

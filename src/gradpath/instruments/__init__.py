@@ -33,9 +33,8 @@ class Schedule(Settings):
         due = set(range(0, last + 1, self.every)) if self.every else set()
         if self.log_spaced:
             due |= {int(step) for step in np.geomspace(1, max(last, 1), self.log_spaced).round() if step <= last}
-        # every=n alone must not bring the first step back in when the user has switched it off.
-        due = due - {0} if not self.first else due | {0}
-        return due - {last} if not self.last else due | {last}
+        # The other rules must not bring the first or the last step back in when the user has switched it off.
+        return due - {0, last} | ({0} if self.first else set()) | ({last} if self.last else set())
 
 
 @dataclass
