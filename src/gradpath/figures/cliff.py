@@ -156,9 +156,10 @@ def _surface(axes: Any, plane: Plane, shown: list[Trajectory]) -> None:
     axes.plot(*shown[0].points[0][:, None], "o", color="white", markeredgecolor="black", markersize=6, zorder=4)
     axes.view_init(elev=34, azim=72)  # from the low side, so that the wall is seen; w then runs to the left
     axes.invert_xaxis()
-    axes.set_xlabel(_axis(plane.names[0]))
-    axes.set_ylabel(_axis(plane.names[1]))
-    axes.set_zlabel("loss")
+    axes.set_xlabel(_label(plane.names[0]))
+    axes.set_ylabel(_label(plane.names[1]))
+    axes.set_zlabel("loss", labelpad=6)
+    axes.set_zticks(np.arange(0, plane.loss.max(), 0.1))
     axes.set_box_aspect((1.2, 1.1, 0.7), zoom=1.1)
     axes.set_title(f"the error surface, and the first {shown[0].steepest + BEYOND} steps")
 
@@ -178,15 +179,14 @@ def _map(axes: "Axes", plane: Plane, shown: list[Trajectory]) -> None:
                 arrow = {"arrowstyle": "-|>", "color": trajectory.group.color, "lw": 1.1, "mutation_scale": 14}
                 axes.annotate("", tuple(leaves[:2]), tuple(inside[-1, :2]), arrowprops=arrow)
         if leaves is not None:  # and does not come back
-            end = "to  " + ", ".join(
-                f"{_axis(n)} = {v:,.4g}" for n, v in zip(plane.names, trajectory.points[-1], strict=False)
-            )
-            axes.text(leaves[0], leaves[1], end + "  ", color=trajectory.group.color, ha="right", va="top", fontsize=8)
+            x, y = (f"{_symbol(n)} = {v:,.4g}" for n, v in zip(plane.names, trajectory.points[-1, :2], strict=True))
+            look: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "top", "fontsize": 8}
+            axes.annotate(f"to {x}, {y}", tuple(leaves[:2]), (-12, -8), color=trajectory.group.color, **look)
     axes.plot(*shown[0].points[0, :2], "o", color="white", markeredgecolor="black", markersize=6, zorder=4)
     axes.set_xlim(*plane.box[:, 0])
     axes.set_ylim(*plane.box[:, 1])
-    axes.set_xlabel(_axis(plane.names[0]))
-    axes.set_ylabel(_axis(plane.names[1]))
+    axes.set_xlabel(_label(plane.names[0]))
+    axes.set_ylabel(_label(plane.names[1]))
     axes.set_title("the same from above, all steps")
     near = axes.inset_axes((0.04, 0.05, 0.42, 0.4), xticks=[], yticks=[])
     _paint(near, plane, shown)
@@ -226,7 +226,7 @@ def _norms(axes: "Axes", shown: list[Trajectory]) -> None:
         axes.plot(steps[low][::25], floor[low][::25], "v", color=trajectory.group.color, markersize=4, clip_on=False)
         if (limit := trajectory.run.config["clip"]["max_norm"]) is not None:
             axes.axhline(np.log10(limit), color="#444444", lw=1, linestyle=":")
-            axes.text(len(steps), np.log10(limit), "max_norm", ha="right", va="bottom", fontsize=8, color="#444444")
+            axes.text(len(steps), np.log10(limit), "max_norm ", ha="right", va="top", fontsize=8, color="#444444")
     style.decades(axes.yaxis)
     axes.set_xlabel("training step")
     axes.set_ylabel("gradient norm")
@@ -279,8 +279,13 @@ def _edge(inside: NDArray, outside: NDArray, box: NDArray) -> NDArray:
     return inside + np.nanmin(np.where(move[:2] != 0, reach, np.nan)) * move
 
 
-def _axis(name: str) -> str:
-    return {"W_hh": "w  (W$_{hh}$)", "b_h": "b  (b$_h$)"}.get(name, name)
+def _symbol(name: str) -> str:
+    """As Pascanu et al. write it."""
+    return {"W_hh": "w", "b_h": "b"}.get(name, name)
+
+
+def _label(name: str) -> str:
+    return f"{_symbol(name)}  ({name})" if _symbol(name) != name else name
 
 
 def _caption(found: list[style.Group], shown: list[Trajectory], plane: Plane) -> str:
