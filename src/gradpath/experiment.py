@@ -13,6 +13,7 @@ from gradpath.cells import Cell
 from gradpath.clipping import Clip
 from gradpath.inits import Init
 from gradpath.instruments import Instrument
+from gradpath.network import Network
 from gradpath.optimizers import Optimizer
 from gradpath.settings import SettingError, Settings, setting
 from gradpath.tasks import Task
@@ -39,6 +40,7 @@ class Train(Settings):
     steps: int = setting(1000, "updates; 0 measures the initialisation only", ge=0)
     batch_size: int = setting(32, "B, sequences of a minibatch", ge=1, le=1_000_000)
     dtype: Dtype = setting(Dtype.float32, "float32, or float64 (2–4.5 times slower)")
+    readout: bool = setting(True, "train the readout W_hy, b_y; false holds it, and clipping sees the rest alone")
     eval_every: int | None = setting(None, "evaluate every n steps; null for only after training", ge=1)
     eval_size: int = setting(2000, "sequences of the evaluation set", ge=1, le=1_000_000)
     threads: int = setting(1, "BLAS threads; more than one is slower at the usual sizes", ge=1)
@@ -73,6 +75,15 @@ class Experiment(Settings):
     train: Train = field(default_factory=Train)
     tracking: Tracking = field(default_factory=Tracking)
     seed: int = setting(0, "seed of the three streams: initialisation, data, evaluation", ge=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        network = Network(self.cell, *self.task.sizes, self.task.loss)
+        for name, instrument in self.instruments.items():
+            try:
+                instrument.check(network)
+            except SettingError as error:
+                raise SettingError(f"instruments.{name}.{error.name}", error.value, error.allowed) from None
 
     def resolved(self) -> dict[str, Any]:
         """Everything that determines the numbers, as plain values, each unit with the name it was chosen by."""

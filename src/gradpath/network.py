@@ -1,7 +1,7 @@
 """A stack of recurrent layers with a linear readout: where its parameters lie, its forward and its backward pass."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -82,6 +82,15 @@ class Network:
                 named[name] = blocks[..., index, :]
         return named
 
+    @cached_property
+    def elements(self) -> tuple[str, ...]:
+        """The name of each element of θ in its order: ``b_h`` where a parameter has one element, else ``W_hh[0,1]``."""
+        found = [""] * self.size
+        for name, places in self.parameters(np.arange(self.size)).items():
+            for index, place in np.ndenumerate(places):
+                found[place] = name if places.size == 1 else f"{name}[{','.join(map(str, index))}]"
+        return tuple(found)
+
     def layers(self, theta: NDArray) -> Iterator[bptt.LayerWeights]:
         """The packed weights of each layer from the bottom."""
         packed = self.packed(theta)
@@ -159,6 +168,14 @@ class Network:
             received = {self.cell.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
             traces.append(Trace(tape, tuple(factors), tuple(deltas), states, received, self._gradient(factors)))
         return traces
+
+    def without_readout(self, trace: Trace) -> Gradient:
+        """∂L/∂θ with W_hy and b_y held fixed: true zeros in their place, in the elements and in the norms."""
+        *cell, _, _ = trace.factors
+        gradient = self._gradient(cell)  # from the factors: beside a far larger readout's the cell's may have rounded
+        array = np.zeros(self.size, gradient.scaled.array.dtype)
+        array[: self.layout[-2].start] = gradient.scaled.array
+        return replace(gradient, scaled=Scaled(array, gradient.scaled.exponent))
 
     def _from_readout(self, thetas: NDArray, tapes: Sequence[Tape]) -> Scaled:
         """∂⁺L/∂H_t (T, S, B, H) of the top layer: what the loss sends back through W_hy at the scored timesteps."""

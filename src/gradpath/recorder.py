@@ -84,7 +84,7 @@ class Recorder:
             steps.append(step.step)
             values.append(measurement.values)
             instrument = self.experiment.instruments[name]
-            if not instrument.per_timestep:
+            if measurement.values.ndim == 1:
                 for column, value in zip(measurement.names, measurement.values.tolist(), strict=True):
                     if key := instrument.metric(column):
                         self._metric(key, value, step.step)

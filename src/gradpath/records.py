@@ -174,12 +174,14 @@ class Trace:
     direct: dict[str, Scaled]
     gradient: Gradient
     clip_scale: float = field(default=1.0)
-    """‖gradient as applied‖ / ‖raw gradient‖; 1 without clipping."""
+    """‖gradient as applied‖ / ‖raw gradient‖ of the parameters that are trained; 1 without clipping."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What an instrument read: ``values`` (T, names) for a quantity at every timestep, (names,) for one of the step."""
+    """What an instrument read: ``values`` (T, names) for a quantity at every timestep, (names,) for one of the step,
+    or a table (rows, names) of the step.
+    """
 
     names: tuple[str, ...]
     values: NDArray

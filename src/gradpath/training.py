@@ -87,7 +87,8 @@ class _Seed:
     def advance(self, step: int, trace: Trace) -> Step:
         """Clips, measures, evaluates where it is due, and updates unless this was the last step."""
         settings = self.experiment.train
-        update, scale = self.experiment.clip.apply(trace.gradient)
+        trained = trace.gradient if settings.readout else self.network.without_readout(trace)
+        update, scale = self.experiment.clip.apply(trained)
         trace = replace(trace, clip_scale=scale)
         norm, last = trace.gradient.log10_norm, step == settings.steps
         diverged = not (np.isfinite(trace.tape.loss) and norm < np.inf and np.isfinite(update).all())

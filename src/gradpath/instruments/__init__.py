@@ -6,8 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from gradpath.network import Network
 from gradpath.records import Measurement, Trace
-from gradpath.settings import Settings, setting
+from gradpath.settings import SettingError, Settings, setting
+
+FEW = 64
+"""Parameters of a network each of whose parameters can be followed by itself."""
 
 
 @dataclass
@@ -29,9 +33,8 @@ class Schedule(Settings):
         due = set(range(0, last + 1, self.every)) if self.every else set()
         if self.log_spaced:
             due |= {int(step) for step in np.geomspace(1, max(last, 1), self.log_spaced).round() if step <= last}
-        # every=n alone must not bring the first step back in when the user has switched it off.
-        due = due - {0} if not self.first else due | {0}
-        return due - {last} if not self.last else due | {last}
+        # The other rules must not bring the first or the last step back in when the user has switched it off.
+        return due - {0, last} | ({0} if self.first else set()) | ({last} if self.last else set())
 
 
 @dataclass
@@ -41,9 +44,12 @@ class Instrument(Settings, ABC):
     schedule: Schedule = field(default_factory=Schedule)
 
     per_timestep: ClassVar[bool]
-    """Is a reading (T, names), a value at every timestep, or (names,), one value a training step?"""
+    """Is a reading (T, names), a value at every timestep, or one of the training step: (names,), or a table?"""
     snapshot: ClassVar[bool] = False
     """Does MLflow show the curves at initialisation beside the last ones?"""
+
+    def check(self, network: Network) -> None:
+        """Refuses a network that it cannot read, before training; raises SettingError."""
 
     @abstractmethod
     def measure(self, trace: Trace) -> Measurement:
@@ -52,3 +58,9 @@ class Instrument(Settings, ABC):
     def metric(self, name: str) -> str | None:
         """The key under which MLflow shows this curve; None keeps it in the artifact alone."""
         return None
+
+
+def few_parameters(network: Network) -> None:
+    """For instruments that read θ element by element; raises SettingError."""
+    if network.size > FEW:
+        raise SettingError("network", f"{network.size} parameters", f"at most {FEW}; try cell=rnn cell.hidden_size=1")

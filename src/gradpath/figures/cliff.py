@@ -1,0 +1,318 @@
+"""The cliff: the error surface of one unit, and where training goes on it with and without clipping."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.figures import Figure, style
+from gradpath.loader import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+FAINTEST = -3.0
+"""log10 of the smallest loss that the map tells apart."""
+FLOOR = -6.0
+"""log10 of the smallest gradient norm that is drawn."""
+BEYOND = 15
+"""Steps after the largest gradient that the surface still shows; more would hide it."""
+LOWEST = -8.0
+"""log10 of the smallest loss after training that is told from 0."""
+READOUT = ("W_hy", "b_y")
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The stored surface: values of x and of y, ``loss`` (y, x), and what x and y are."""
+
+    names: tuple[str, ...]
+    x: NDArray
+    y: NDArray
+    loss: NDArray
+
+    @property
+    def box(self) -> NDArray:
+        """[[smallest x, smallest y], [largest x, largest y]]."""
+        return np.array([[self.x[0], self.y[0]], [self.x[-1], self.y[-1]]])
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A run on the plane: ``points`` (steps, 3) of x, y and loss, and log10 of the gradient norm that clipping sees."""
+
+    group: style.Group
+    run: Run
+    points: NDArray
+    norm: NDArray
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """An unclipped line is thin and on top, for where the two are one."""
+        clipped = self.group.dash == "--"
+        return {
+            "color": self.group.color,
+            "linestyle": self.group.dash,
+            "lw": 1.6 if clipped else 1.1,
+            "zorder": 3 - clipped,
+        }
+
+    @property
+    def steepest(self) -> int:
+        """The step of the largest gradient."""
+        return int(np.argmax(np.where(np.isfinite(self.norm), self.norm, -np.inf)))
+
+
+@dataclass
+class Cliff(Figure):
+    """Above: the surface as Pascanu et al. (2013) draw it in their figure 6, and as a map, each with the trajectories
+    of one start and one learning rate, those whose unclipped gradient is the largest of all. Below: the gradient norm
+    along them, and the loss after training of every run.
+    """
+
+    needs = ("parameter_value", "loss_surface", "grad_norm")
+
+    def draw(self, runs: Sequence[Run]) -> "Canvas":
+        style.theme()
+        from matplotlib import pyplot
+
+        found = style.groups(runs)
+        plane = _plane(runs[0])
+        arms = _arms(runs)
+        shown = _shown([_trajectory(arm, run, plane) for arm in arms for run in arm.runs])
+        canvas = pyplot.figure(figsize=(11.4, 8.4))
+        grid = canvas.add_gridspec(2, 2, height_ratios=(1.45, 1), width_ratios=(1.1, 1), hspace=0.27, wspace=0.17)
+        _surface(canvas.add_subplot(grid[0, 0], projection="3d", computed_zorder=False), plane, shown)
+        _map(canvas.add_subplot(grid[0, 1]), plane, shown)
+        _norms(canvas.add_subplot(grid[1, 0]), shown)
+        _outcomes(canvas.add_subplot(grid[1, 1]), arms)
+        canvas.subplots_adjust(bottom=0.07)
+        style.caption(canvas, _caption(found, shown, plane))
+        return canvas
+
+
+def _arms(runs: Sequence[Run]) -> list[style.Group]:
+    """One group an arm, whatever else its runs differ in: here the learning rate has an axis of its own."""
+    names = sorted({run.arm for run in runs}, key=lambda arm: (arm.startswith("clipped_"), arm))
+    colors = dict(zip(names, style.SPARE * len(names), strict=False)) | style.COLORS
+    return [
+        style.Group(
+            style.arm_label(name),
+            colors[name],
+            "--" if name.startswith("clipped_") else "-",
+            tuple(run for run in runs if run.arm == name),
+        )
+        for name in names
+    ]
+
+
+def _plane(run: Run) -> Plane:
+    series = run.series["loss_surface"]
+    x, y, loss = series.values[0].T
+    across = len(np.unique(x))
+    return Plane(series.names[:2], x[:across], y[::across], loss.reshape(-1, across))
+
+
+def _trajectory(group: style.Group, run: Run, plane: Plane) -> Trajectory:
+    places, gradients = run.series["parameter_value"], run.series["grad_norm"]
+    steps = places.steps[np.isin(places.steps, gradients.steps)]
+
+    def at(steps_of: NDArray, values: NDArray) -> NDArray:
+        return values[np.searchsorted(steps_of, steps)]
+
+    held = () if run.config["train"].get("readout", True) else READOUT
+    trained = [i for i, name in enumerate(gradients.names) if name not in (*held, "global")]
+    parts = at(gradients.steps, gradients.values)[:, trained]
+    with np.errstate(divide="ignore", over="ignore"):
+        norm = 0.5 * np.log10((10.0 ** (2 * parts)).sum(axis=1))
+    columns = [at(places.steps, places.column(name)) for name in plane.names]
+    return Trajectory(group, run, np.stack([*columns, at(run.loss.steps, run.loss.values)], axis=-1), norm)
+
+
+def _shown(everything: list[Trajectory]) -> list[Trajectory]:
+    """The trajectories of one start and learning rate: where a gradient that is not clipped is the largest of all."""
+    free = [t for t in everything if t.group.dash == "-"] or everything
+    chosen = max(free, key=lambda t: (t.norm[t.steepest], t.run.config["optimizer"]["lr"], -t.run.seed)).run
+
+    def same(run: Run) -> bool:
+        return all(run.config[key] == chosen.config[key] for key in run.config if key not in ("clip", "instruments"))
+
+    return [t for t in everything if same(t.run)]
+
+
+def _surface(axes: Any, plane: Plane, shown: list[Trajectory]) -> None:
+    mesh = np.meshgrid(plane.x, plane.y)
+    look = {"cmap": "Blues_r", "vmin": -0.15, "linewidth": 0, "antialiased": False, "zorder": 0, "rasterized": True}
+    axes.plot_surface(*mesh, plane.loss, rcount=len(plane.y), ccount=len(plane.x), **look)
+    for trajectory in shown:
+        for inside, leaves in _pieces(trajectory.points[: shown[0].steepest + BEYOND], plane.box):
+            piece = np.vstack([inside, leaves]) if leaves is not None else inside
+            axes.plot(*piece.T, **trajectory.look | {"lw": 0.7}, marker=".", markersize=3.5)
+            if leaves is not None:
+                axes.plot(*leaves[:, None], marker=(3, 0, 0), color=trajectory.group.color, markersize=9, zorder=3)
+    axes.plot(*shown[0].points[0][:, None], "o", color="white", markeredgecolor="black", markersize=6, zorder=4)
+    axes.view_init(elev=34, azim=72)  # from the low side, so that the wall is seen; w then runs to the left
+    axes.invert_xaxis()
+    axes.set_xlabel(_label(plane.names[0]))
+    axes.set_ylabel(_label(plane.names[1]))
+    axes.set_zlabel("loss", labelpad=6)
+    axes.set_zticks(np.arange(0, plane.loss.max(), 0.1))
+    axes.set_box_aspect((1.2, 1.1, 0.7), zoom=1.1)
+    axes.set_title(f"the error surface, and the first {shown[0].steepest + BEYOND} steps")
+
+
+def _map(axes: "Axes", plane: Plane, shown: list[Trajectory]) -> None:
+    """All steps, and in the inset those about the largest gradient."""
+    bar = axes.figure.colorbar(_paint(axes, plane, shown), ax=axes, pad=0.02)
+    bar.set_label("loss")
+    style.decades(bar.ax.yaxis)
+    if (wall := _wall(shown[0].run, plane)) is not None:
+        axes.plot(*wall, color="black", lw=1, linestyle=":", zorder=1)
+        w, b = wall[:, int(0.8 * wall.shape[1])]
+        axes.text(w - 0.08, b - 0.05, "H$_0$ between\nthe two basins", ha="right", va="top", fontsize=8)
+    for trajectory in shown:
+        for inside, leaves in _pieces(trajectory.points, plane.box):
+            if leaves is not None:
+                arrow = {"arrowstyle": "-|>", "color": trajectory.group.color, "lw": 1.1, "mutation_scale": 14}
+                axes.annotate("", tuple(leaves[:2]), tuple(inside[-1, :2]), arrowprops=arrow)
+        if leaves is not None:  # and does not come back
+            x, y = (f"{_symbol(n)} = {v:,.4g}" for n, v in zip(plane.names, trajectory.points[-1, :2], strict=True))
+            look: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "top", "fontsize": 8}
+            axes.annotate(f"to {x}, {y}", tuple(leaves[:2]), (-12, -8), color=trajectory.group.color, **look)
+    axes.plot(*shown[0].points[0, :2], "o", color="white", markeredgecolor="black", markersize=6, zorder=4)
+    axes.set_xlim(*plane.box[:, 0])
+    axes.set_ylim(*plane.box[:, 1])
+    axes.set_xlabel(_label(plane.names[0]))
+    axes.set_ylabel(_label(plane.names[1]))
+    axes.set_title("the same from above, all steps")
+    near = axes.inset_axes((0.04, 0.05, 0.42, 0.4), xticks=[], yticks=[])
+    _paint(near, plane, shown)
+    about = slice(max(shown[0].steepest - 8, 0), shown[0].steepest + 12)
+    points = np.vstack([t.points[about, :2] for t in shown[-1:]])
+    middle, half = (points.max(axis=0) + points.min(axis=0)) / 2, 0.65 * np.ptp(points, axis=0)
+    near.set_xlim(middle[0] - half[0], middle[0] + half[0])
+    near.set_ylim(middle[1] - half[1], middle[1] + half[1])
+    axes.indicate_inset_zoom(near, edgecolor="black")
+
+
+def _paint(axes: "Axes", plane: Plane, shown: list[Trajectory]) -> Any:
+    """The map with the trajectories on it."""
+    with np.errstate(divide="ignore", over="ignore"):
+        height = np.maximum(np.log10(plane.loss), FAINTEST)
+    axes.grid(False)
+    for trajectory in shown:
+        axes.plot(*trajectory.points[:, :2].T, **trajectory.look, marker=".", markersize=3.5)
+    return axes.pcolormesh(plane.x, plane.y, height, cmap="Blues_r", shading="gouraud", rasterized=True)
+
+
+def _wall(run: Run, plane: Plane) -> NDArray | None:
+    """Where a sigmoid unit stays at H_0 for ever and cannot: x_0 = w σ(x_0) + b is a fixed point, and w σ′(x_0) > 1."""
+    cell = run.config["cell"]
+    start = cell["initial_state"]
+    if plane.names != ("W_hh", "b_h") or cell.get("activation") != "sigmoid" or not 0 < start < 1:
+        return None
+    w = plane.x[plane.x * start * (1 - start) > 1]
+    return np.stack([w, np.log(start / (1 - start)) - w * start])
+
+
+def _norms(axes: "Axes", shown: list[Trajectory]) -> None:
+    for trajectory in shown:
+        steps, floor = np.arange(len(trajectory.norm)), np.full(len(trajectory.norm), FLOOR)
+        low = trajectory.norm < FLOOR
+        axes.plot(steps, np.maximum(trajectory.norm, FLOOR), **trajectory.look, label=trajectory.group.label)
+        axes.plot(steps[low][::25], floor[low][::25], "v", color=trajectory.group.color, markersize=4, clip_on=False)
+        if (limit := trajectory.run.config["clip"]["max_norm"]) is not None:
+            axes.axhline(np.log10(limit), color="#444444", lw=1, linestyle=":")
+            axes.text(len(steps), np.log10(limit), "max_norm ", ha="right", va="top", fontsize=8, color="#444444")
+    style.decades(axes.yaxis)
+    axes.set_xlabel("training step")
+    axes.set_ylabel("gradient norm")
+    axes.set_title("along these trajectories")
+    axes.legend(fontsize=8.5)
+
+
+def _outcomes(axes: "Axes", arms: list[style.Group]) -> None:
+    """Loss after training of every run against its learning rate, the arms side by side; filled where solved."""
+    seeds = max(run.seed for arm in arms for run in arm.runs)
+    for place, arm in enumerate(arms):
+        beside = 0.1 * (place - (len(arms) - 1) / 2)
+        for solved, face in ((True, arm.color), (False, "none")):
+            runs = [run for run in arm.runs if (run.tags["solved"] == "true") == solved]
+            rates = [np.log10(run.config["optimizer"]["lr"]) + beside + 0.012 * (run.seed - seeds / 2) for run in runs]
+            axes.plot(rates, [_final(run) for run in runs], "o", color=arm.color, markerfacecolor=face, markersize=5)
+    style.decades(axes.yaxis)
+    tried = sorted({run.config["optimizer"]["lr"] for arm in arms for run in arm.runs})
+    axes.set_xticks(np.log10(tried), [f"{rate:g}" for rate in tried])
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss after training")
+    axes.set_title("every run; filled: solved")
+
+
+def _final(run: Run) -> float:
+    """log10 of the loss after training, not below LOWEST."""
+    loss = run.loss.values[-1]
+    return float(np.log10(max(loss, 10.0**LOWEST))) if np.isfinite(loss) else np.nan
+
+
+def _pieces(points: NDArray, box: NDArray) -> list[tuple[NDArray, NDArray | None]]:
+    """The stretches of a trajectory inside the box, and where each leaves it (None: it ends there)."""
+    within = ((points[:, :2] >= box[0]) & (points[:, :2] <= box[1])).all(axis=1)
+    found: list[tuple[NDArray, NDArray | None]] = []
+    start = None
+    for step, inside in enumerate(within):
+        if inside and start is None:
+            start = step
+        elif not inside and start is not None:
+            found.append((points[start:step], _edge(points[step - 1], points[step], box)))
+            start = None
+    return found + ([(points[start:], None)] if start is not None else [])
+
+
+def _edge(inside: NDArray, outside: NDArray, box: NDArray) -> NDArray:
+    """Where the straight step between two points crosses the box."""
+    move = outside - inside
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reach = np.where(move[:2] > 0, box[1] - inside[:2], box[0] - inside[:2]) / move[:2]
+    return inside + np.nanmin(np.where(move[:2] != 0, reach, np.nan)) * move
+
+
+def _symbol(name: str) -> str:
+    """As Pascanu et al. write it."""
+    return {"W_hh": "w", "b_h": "b"}.get(name, name)
+
+
+def _label(name: str) -> str:
+    return f"{_symbol(name)}  ({name})" if _symbol(name) != name else name
+
+
+def _caption(found: list[style.Group], shown: list[Trajectory], plane: Plane) -> str:
+    x, y = plane.names
+    fates = []
+    for trajectory in shown:
+        largest = trajectory.steepest
+        end, solved = trajectory.points[-1], trajectory.run.tags["solved"] == "true"
+        fates.append(
+            f"{trajectory.group.label}: largest gradient norm {_number(10 ** trajectory.norm[largest])} at step "
+            f"{largest}, ends at {x} = {end[0]:,.4g}, {y} = {end[1]:,.4g} with loss {end[2]:.2g}, "
+            f"{'solved' if solved else 'not solved'}"
+        )
+    counts = [
+        f"{arm.label} {sum(run.tags['solved'] == 'true' for run in arm.runs)} of {len(arm.runs)}"
+        for arm in _arms([run for group in found for run in group.runs])
+    ]
+    return (
+        f"{style.setting_text(found)}; {style.seeds(found)} a learning rate, each another start. "
+        f"One start (white) at lr {shown[0].run.config['optimizer']['lr']:g} is drawn as a trajectory, the one whose "
+        "unclipped gradient is the largest of all; solid without, dashed with clipping; an arrow leaves the frame. "
+        f"{'. '.join(fates)}. Solved, of all: {', '.join(counts)}; losses below 1e{LOWEST:g} and gradients "
+        f"below 1e{FLOOR:g} (triangles) are drawn there. Theory: "
+        "the wall stands where the initial state lies on the boundary between two basins of attraction; a step down "
+        "it is as long as the gradient is steep, unless clipped (Pascanu et al. 2013, sections 2.2, 2.3, figure 6)."
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 10 <= value < 1e6 else f"{value:.2g}"

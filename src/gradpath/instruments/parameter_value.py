@@ -1,0 +1,25 @@
+"""Where training is: the parameters themselves."""
+
+from dataclasses import dataclass
+
+from gradpath.instruments import Instrument, few_parameters
+from gradpath.network import Network
+from gradpath.records import Measurement, Trace
+
+
+@dataclass
+class ParameterValue(Instrument):
+    """Every element of θ, for networks small enough to follow each: ``W_hh`` of one unit, ``W_hh[0,1]`` of several.
+    (names,), before the step's update.
+    """
+
+    per_timestep = False
+
+    def check(self, network: Network) -> None:
+        few_parameters(network)
+
+    def measure(self, trace: Trace) -> Measurement:
+        return Measurement(trace.tape.network.elements, trace.tape.theta.astype(float))
+
+    def metric(self, name: str) -> str | None:
+        return None if "[" in name else f"parameters/{name}"
