@@ -23,8 +23,9 @@ TRAINED: dict[str, Any] = {"lw": 2.2, "ls": "-", "band": 0.22}
 @dataclass
 class Ablation(Figure):
     """Two panels an arm, the plain LSTM in grey behind. Upper: the total derivative ‖∂L/∂C_t‖ (‖∂L/∂H_t‖ of a cell
-    without C) against the lag, at initialisation dashed, after training solid. Lower: the loss on the evaluation set
-    over training, and how many seeds have solved the task.
+    without C) against the lag, at initialisation dashed, after training solid; the axis is that of the LSTMs, and what
+    leaves it says how far it goes. Lower: the loss on the evaluation set over training, and how many seeds have
+    solved the task.
     """
 
     needs = ("state_grad_norm",)
@@ -37,22 +38,26 @@ class Ablation(Figure):
         blocks = -(-(len(found) + 1) // COLUMNS)  # one place is the legend's
         columns = min(len(found) + 1, COLUMNS)
         canvas, grid = pyplot.subplots(
-            2 * blocks, columns, figsize=(2.75 * columns, 4.9 * blocks), sharey="row", squeeze=False
+            2 * blocks, columns, figsize=(2.75 * columns, 5.2 * blocks), sharey="row", squeeze=False
         )
         places = [
             (grid[2 * block, column], grid[2 * block + 1, column]) for block, column in np.ndindex(blocks, columns)
         ]
-        floor = style.floor_below([style.carrier_gradient(run, probe) for run in runs for probe in (0, -1)])
+        lstm = [run for group in found if "ablation" in group.runs[0].config["cell"] for run in group.runs]
+        shown = [style.carrier_gradient(run, probe) for run in lstm for probe in (0, -1)]
+        floor = style.floor_below(shown)
+        top = max(float(curve.max()) for curve in shown)
         for (upper, lower), group in zip(places, found, strict=False):
+            upper.set_ylim(floor, top + 0.05 * (top - floor))  # without gates, a cell would squeeze the others flat
             self._gradient(upper, group, found[0], floor)
             self._learning(lower, group, found[0])
             upper.set_title(group.label.replace(", ", "\n"), color=group.color)
         for row, label in zip(
-            grid, ("gradient norm at the carrier", "loss on the evaluation set") * blocks, strict=True
+            grid, ("gradient norm\n‖∂L/∂C$_t$‖", "loss on the\nevaluation set") * blocks, strict=True
         ):
             row[0].set_ylabel(label)
-        self._same_limits([upper for upper, _ in places[: len(found)]])
-        self._same_limits([lower for _, lower in places[: len(found)]])
+        for panels in zip(*places[: len(found)], strict=True):
+            self._same_limits(panels)
         self._legend(*places[len(found)])
         for upper, lower in places[len(found) + 1 :]:
             upper.set_axis_off()
@@ -66,6 +71,14 @@ class Ablation(Figure):
             for probe, look in ((0, INITIAL), (-1, TRAINED)):
                 curves = [style.carrier_gradient(run, probe) for run in shown.runs]
                 style.curve(axes, shown.runs[0].lag, curves, floor, color=color, **look)
+        medians = [style.median_band([style.carrier_gradient(run, p) for run in group.runs])[0] for p in (0, -1)]
+        reached = np.concatenate([median[np.isfinite(median)] for median in medians])
+        low, high = axes.get_ylim()
+        corner: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "color": group.color}
+        if reached.size and reached.min() < low:
+            axes.text(0.97, 0.04, f"down to 10$^{{{reached.min():.0f}}}$", va="bottom", **corner)
+        if reached.size and reached.max() > high:
+            axes.text(0.97, 0.96, f"up to 10$^{{{reached.max():.0f}}}$", va="top", **corner)
         axes.set_xlabel("lag  T − t  (steps)")
 
     def _learning(self, axes: "Axes", group: style.Group, plain: style.Group) -> None:

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 LEARNT = 0.9
 """A final loss below this share of chance counts as having learnt something."""
 STATES = {0.0: ("at chance", "#F3E3D7"), 0.5: ("below chance", "#7FB2D6"), 1.0: ("solved", "#0B4F8A")}
-LENGTH_COLORS = ("#BBBBBB", "#E69F00", "#CC79A7", "#009E73", "#0072B2", "#000000")
+THEORY = "#D55E00"
 GAP = 1.5
 """Distance of the chrono column from the last forget bias."""
+ASIDE = 0.12
+"""Distance between the points of two lengths, which would lie on each other."""
 
 Cells = dict[tuple[float | None, int], style.Group]
 """(b_f, or None for chrono; T) → the seeds at that point."""
@@ -51,7 +53,7 @@ class ForgetBias(Figure):
         places = [*biases, biases[-1] + GAP] if chrono else biases
         lower.set_xticks(places, [f"{bias:g}" for bias in biases] + ["chrono"] * chrono)
         lower.set_xlabel("initial forget bias  b$_f$")
-        style.caption(canvas, self._caption(found, cells, lengths))
+        style.caption(canvas, self._caption(cells, lengths))
         return canvas
 
     def _diagram(self, axes: "Axes", cells: Cells) -> None:
@@ -71,45 +73,66 @@ class ForgetBias(Figure):
             axes.add_patch(Rectangle((left, rows[row]), *size, facecolor=tint(state), edgecolor="white", lw=2))
             text = f"{sum(_state(run) == 1 for run in group.runs)}/{len(group.runs)}"
             where = ((left + right) / 2, np.mean(rows[row : row + 2]))
-            axes.text(*where, text, ha="center", va="center", color="white" if state > 0.6 else "#333333")
+            ink = "white" if state > 0.6 else "#333333"
+            back = {"facecolor": tint(state), "edgecolor": "none", "pad": 1.5}
+            axes.text(*where, text, ha="center", va="center", color=ink, bbox=back, zorder=4)
         b = np.linspace(columns[0], columns[-1], 400)
-        t = np.log2(horizon(b))
-        axes.plot(b, t, color="#D55E00", lw=2.4, label="T = −1/ln σ(b$_f$)")
+        axes.plot(b, np.log2(horizon(b)), color=THEORY, lw=2.4, label="T = −1/ln σ(b$_f$)")
+        slopes = np.array([_slope(cells[bias, lengths[-1]])[0] for bias in biases])
+        falling = np.minimum(slopes, -1e-9)  # what does not fall reaches beyond the top of the diagram
+        axes.plot(
+            biases,
+            np.log2(-1 / (falling * np.log(10))),
+            color=THEORY,
+            lw=1.6,
+            ls=":",
+            label="measured at initialisation",
+        )
         axes.autoscale_view(scaley=False)
         axes.set_ylim(rows[0], rows[-1])
         axes.set_yticks(np.log2(lengths), [str(length) for length in lengths])
         axes.set_ylabel("length T of the task (steps)")
         axes.grid(False)
-        handles = [*(Patch(facecolor=color, label=name) for name, color in STATES.values()), axes.lines[0]]
-        axes.legend(handles=handles, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9.5)
+        handles = [*(Patch(facecolor=color, label=name) for name, color in STATES.values()), *axes.lines]
+        axes.legend(
+            handles=handles, ncols=5, columnspacing=1.2, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9.5
+        )
 
     def _slopes(self, axes: "Axes", cells: Cells) -> None:
         """The measured slope of each point, and the carousel's."""
+        from matplotlib import colormaps
+
         biases, lengths = _axes(cells)
-        for length, color in zip(lengths, LENGTH_COLORS[-len(lengths) :], strict=False):
-            x = [biases[-1] + GAP if bias is None else bias for bias, n in cells if n == length]
-            slopes = np.array([[*_interval(group)] for (_, n), group in cells.items() if n == length])
-            middle, low, high = slopes.T
-            axes.errorbar(x, middle, (middle - low, high - middle), fmt="o", ms=4.5, color=color, label=f"T = {length}")
-        b = np.linspace(biases[0] - 0.5, biases[-1] + 0.5, 400)
-        axes.plot(b, log_keep(b) / np.log(10), color="#D55E00", lw=2.4, label="carousel alone, log$_{10}$ σ(b$_f$)")
+        tints = colormaps["viridis"](np.linspace(0.85, 0, len(lengths)))
+        for index, (length, color) in enumerate(zip(lengths, tints, strict=True)):
+            there = {bias: group for (bias, n), group in cells.items() if n == length}
+            x = np.array([biases[-1] + GAP if bias is None else bias for bias in there])
+            middle, low, high = np.array([_slope(group) for group in there.values()]).T
+            aside = ASIDE * (index - (len(lengths) - 1) / 2)
+            error = (middle - low, high - middle)
+            axes.errorbar(x + aside, middle, error, fmt="o", ms=4.5, color=color, label=f"T = {length}")
+        b = np.linspace(biases[0], biases[-1], 400)
+        axes.plot(b, log_keep(b) / np.log(10), color=THEORY, lw=2.4, label="carousel alone, log$_{10}$ σ(b$_f$)")
         axes.axhline(0, color="#444444", lw=1)
         axes.set_ylabel("slope of ‖∂L/∂C$_t$‖ at initialisation\n(decades a step)")
         axes.legend(loc="lower right", fontsize=9.5)
 
-    def _caption(self, found: list[style.Group], cells: Cells, lengths: list[int]) -> str:
+    def _caption(self, cells: Cells, lengths: list[int]) -> str:
+        found = list(cells.values())
         longest = {bias: group for (bias, length), group in cells.items() if length == lengths[-1]}
         rest = [
-            f"{bias:g}: {_interval(group)[0] - float(log_keep(bias)) / np.log(10):+.3f}"
+            f"{bias:g}: {_slope(group)[0] - float(log_keep(bias)) / np.log(10):+.3f}"
             for bias, group in longest.items()
             if bias is not None
         ]
         return (
             f"Upper: how many of {style.seeds(found)} solved the task, coloured by the mean of their states (below "
             f"chance: final loss under {LEARNT:.0%} of it); lower: median and range. {style.setting_text(found)}. "
-            "Theory: left at its bias, the carousel multiplies the gradient by σ(b_f) a step and keeps 1/e of it over −1/ln σ(b_f) steps "
-            "(Tallec & Ollivier 2018, section 2, who also give chrono). What the measured slope has above that at "
-            f"T = {lengths[-1]}, in decades a step, came through the hidden state: {', '.join(rest)}."
+            "Theory: left at its bias, the carousel multiplies the gradient by σ(b_f) a step and keeps 1/e of it over "
+            "−1/ln σ(b_f) steps (Tallec & Ollivier 2018, section 2, who also give chrono); dotted: the same of the "
+            f"measured slope, infinite from where it is ≥ 0. At T = {lengths[-1]} the measured slope has above the "
+            "carousel's, because the gradient also comes through the hidden state and gates do not stay at their bias, "
+            f"in decades a step: {', '.join(rest)}."
         )
 
 
@@ -157,7 +180,7 @@ def _state(run: Run) -> float:
     return 0.5 if run.evaluation.column("loss")[-1] < LEARNT * run.chance_loss else 0.0
 
 
-def _interval(group: style.Group) -> tuple[float, float, float]:
+def _slope(group: style.Group) -> tuple[float, float, float]:
     """Median, smallest and largest over the seeds of the least-squares slope of the carrier's gradient at
     initialisation against the lag, in decades a step; true zeros are left out.
     """

@@ -24,7 +24,7 @@ COLORS = {
     "gru": "#009E73",
     "clipped_gru": "#7BCBB1",
 }
-SPARE = ("#009E73", "#CC79A7", "#000000", "#8C6BB1", "#7F7F7F", "#B2DF8A")
+SPARE = ("#009E73", "#CC79A7", "#000000", "#8C6BB1", "#882255", "#999933", "#6B4C2A")
 
 
 @dataclass(frozen=True)
