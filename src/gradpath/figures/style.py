@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.figures import CannotDrawError
 from gradpath.loader import Run
 
 if TYPE_CHECKING:
@@ -15,8 +16,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 # Okabe & Ito (2008), safe for the colour-blind: warm without gates, cool with; the lighter one of a pair is clipped.
-COLORS = {"rnn": "#D55E00", "clipped_rnn": "#E69F00", "lstm": "#0072B2", "clipped_lstm": "#56B4E9"}
-SPARE = ("#009E73", "#CC79A7", "#000000", "#8C6BB1", "#7F7F7F", "#B2DF8A")
+COLORS = {
+    "rnn": "#D55E00",
+    "clipped_rnn": "#E69F00",
+    "lstm": "#0072B2",
+    "clipped_lstm": "#56B4E9",
+    "gru": "#009E73",
+    "clipped_gru": "#7BCBB1",
+}
+SPARE = ("#009E73", "#CC79A7", "#000000", "#8C6BB1", "#882255", "#999933", "#6B4C2A")
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,9 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     keyed = sorted(
         by_config.items(), key=lambda item: (_rank(order, item[1][0].arm), item[1][0].arm, [v for _, v in item[0]])
     )
-    spare, used, found = iter(SPARE * len(keyed)), set(), []
+    taken = {COLORS.get(members[0].arm) for members in by_config.values()}
+    spare = iter([color for color in SPARE if color not in taken] * len(keyed))
+    used, found = set(), []
     for config, members in keyed:
         arm = members[0].arm
         rivals = [dict(other) for other, those in keyed if those[0].arm == arm]
@@ -81,8 +91,11 @@ def _short(key: str, value: str) -> str:
 
 
 def arm_label(arm: str) -> str:
-    """``clipped_rnn`` → ``clipped RNN``."""
+    """``clipped_rnn`` → ``clipped RNN``, ``lstm_no_forget_gate`` → ``LSTM, no forget gate``."""
     *words, cell = arm.split("_", 1) if arm.startswith("clipped_") else [arm]
+    known = next((name for name in ("rnn", "lstm", "gru") if cell.startswith(f"{name}_")), None)
+    if known:
+        cell = f"{known.upper()}, {cell.removeprefix(known)[1:].replace('_', ' ')}"
     return " ".join([*words, cell.upper() if len(cell) <= 4 else cell])
 
 
@@ -140,6 +153,19 @@ def floor_below(values: Iterable[NDArray]) -> float:
     if not joined.size:
         return 0.0
     return float(joined.min() - max(1.0, 0.05 * (joined.max() - joined.min())))
+
+
+def carrier_gradient(run: Run, probe: int) -> NDArray:
+    """log10 ‖∂L/∂C_t‖ (T,) of the bottom layer, of H_t for a cell without C, at the first (``probe`` 0) or the last
+    (-1) reading without NaN; raises CannotDrawError where there is none, or no first one at initialisation.
+    """
+    series = run.series["state_grad_norm"]
+    bottom = "layer1/" if run.config["cell"]["layers"] > 1 else ""
+    curves = series.column(bottom + ("C" if f"{bottom}C" in series.names else "H"))
+    whole = np.flatnonzero(~np.isnan(curves).any(axis=1))
+    if not whole.size or series.steps[whole[0]] != 0:
+        raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
+    return curves[whole[probe]]
 
 
 def caption(canvas: "Canvas", text: str) -> None:

@@ -1,0 +1,169 @@
+"""What each part of the LSTM does for the gradient and for the task: the same curves with the part taken away."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.loader import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+COLUMNS = 5
+GREY = "#9A9A9A"
+INITIAL: dict[str, Any] = {"lw": 1.5, "ls": (0, (3, 1.5)), "band": 0.1}
+TRAINED: dict[str, Any] = {"lw": 2.2, "ls": "-", "band": 0.22}
+
+
+@dataclass
+class Ablation(Figure):
+    """Two panels an arm, the plain LSTM in grey behind. Upper: the total derivative ‖∂L/∂C_t‖ (‖∂L/∂H_t‖ of a cell
+    without C) against the lag, at initialisation dashed, after training solid; the axis is that of the LSTMs, and what
+    leaves it says how far it goes. Lower: the loss on the evaluation set over training, and how many seeds have
+    solved the task.
+    """
+
+    needs = ("state_grad_norm",)
+
+    def draw(self, runs: Sequence[Run]) -> "Canvas":
+        found = _ordered(runs)
+        style.theme()
+        from matplotlib import pyplot
+
+        blocks = -(-(len(found) + 1) // COLUMNS)  # one place is the legend's
+        columns = min(len(found) + 1, COLUMNS)
+        canvas, grid = pyplot.subplots(
+            2 * blocks, columns, figsize=(2.75 * columns, 5.2 * blocks), sharey="row", squeeze=False
+        )
+        places = [
+            (grid[2 * block, column], grid[2 * block + 1, column]) for block, column in np.ndindex(blocks, columns)
+        ]
+        lstm = [run for group in found if "ablation" in group.runs[0].config["cell"] for run in group.runs]
+        shown = [style.carrier_gradient(run, probe) for run in lstm for probe in (0, -1)]
+        floor = style.floor_below(shown)
+        top = max(float(curve.max()) for curve in shown)
+        for (upper, lower), group in zip(places, found, strict=False):
+            upper.set_ylim(floor, top + 0.05 * (top - floor))  # without gates, a cell would squeeze the others flat
+            self._gradient(upper, group, found[0], floor)
+            self._learning(lower, group, found[0])
+            upper.set_title(group.label.replace(", ", "\n"), color=group.color)
+        for row, label in zip(
+            grid, ("gradient norm\n‖∂L/∂C$_t$‖", "loss on the\nevaluation set") * blocks, strict=True
+        ):
+            row[0].set_ylabel(label)
+        for panels in zip(*places[: len(found)], strict=True):
+            self._same_limits(panels)
+        self._legend(*places[len(found)])
+        for upper, lower in places[len(found) + 1 :]:
+            upper.set_axis_off()
+            lower.set_axis_off()
+        canvas.tight_layout()
+        style.caption(canvas, self._caption(found))
+        return canvas
+
+    def _gradient(self, axes: "Axes", group: style.Group, plain: style.Group, floor: float) -> None:
+        for shown, color in ((plain, GREY), (group, group.color)):
+            for probe, look in ((0, INITIAL), (-1, TRAINED)):
+                curves = [style.carrier_gradient(run, probe) for run in shown.runs]
+                style.curve(axes, shown.runs[0].lag, curves, floor, color=color, **look)
+        medians = [style.median_band([style.carrier_gradient(run, p) for run in group.runs])[0] for p in (0, -1)]
+        reached = np.concatenate([median[np.isfinite(median)] for median in medians])
+        low, high = axes.get_ylim()
+        corner: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "color": group.color}
+        if reached.size and reached.min() < low:
+            axes.text(0.97, 0.04, f"down to 10$^{{{reached.min():.0f}}}$", va="bottom", **corner)
+        if reached.size and reached.max() > high:
+            axes.text(0.97, 0.96, f"up to 10$^{{{reached.max():.0f}}}$", va="top", **corner)
+        axes.set_xlabel("lag  T − t  (steps)")
+
+    def _learning(self, axes: "Axes", group: style.Group, plain: style.Group) -> None:
+        for shown, color in ((plain, GREY), (group, group.color)):
+            steps, losses = _losses(shown)
+            style.curve(axes, steps, losses, 0.0, color=color, **TRAINED)
+        axes.axhline(np.log10(group.runs[0].chance_loss), color="#444444", lw=1, ls="--")
+        axes.set_xlabel("training step")
+        axes.set_title(f"{_solved(group)}/{len(group.runs)} solved", fontsize=10, loc="right", pad=3)
+
+    def _same_limits(self, panels: Sequence["Axes"]) -> None:
+        """One vertical axis for every arm, also across the blocks."""
+        low = min(axes.get_ylim()[0] for axes in panels)
+        high = max(axes.get_ylim()[1] for axes in panels)
+        for axes in panels:
+            axes.set_ylim(low, high)
+            style.decades(axes.yaxis)
+
+    def _legend(self, upper: "Axes", lower: "Axes") -> None:
+        """The place after the last arm says how to read the others."""
+        from matplotlib.lines import Line2D
+
+        entries: dict[str, dict[str, Any]] = {
+            "at initialisation": {"color": "#333333", "lw": 1.5, "ls": INITIAL["ls"]},
+            "after training": {"color": "#333333", "lw": 2.2},
+            "plain LSTM, the same": {"color": GREY, "lw": 2.2},
+            "true zero": {"color": "#333333", "marker": "x", "ls": "", "markersize": 4},
+        }
+        handles = [Line2D([], [], label=label, **look) for label, look in entries.items()]
+        upper.legend(handles=handles, loc="center left", fontsize=10, bbox_to_anchor=(-0.1, 0.5))
+        lower.legend(
+            handles=[Line2D([], [], color="#444444", lw=1, ls="--", label="chance")],
+            loc="center left",
+            fontsize=10,
+            bbox_to_anchor=(-0.1, 0.5),
+        )
+        upper.set_axis_off()
+        lower.set_axis_off()
+
+    def _caption(self, found: list[style.Group]) -> str:
+        told = []
+        for group in found:
+            before, after = (np.median([_change(run, probe) for run in group.runs]) for probe in (0, -1))
+            told.append(f"{group.label.replace(',', '')} {before:+.1f} → {after:+.1f}")
+        return (
+            f"Median over {style.seeds(found)}, band from smallest to largest. {style.setting_text(found)}. Change of "
+            f"the carrier's gradient from lag 0 to the largest, in decades, before → after: {'; '.join(told)}. "
+            "Theory: what C hands back outside the gates is multiplied by F_t at each step; with F = 1 it cannot "
+            "vanish (Hochreiter & Schmidhuber 1997). Ablations after Greff et al. (2017)."
+        )
+
+
+def _ordered(runs: Sequence[Run]) -> list[style.Group]:
+    """The plain LSTM, its ablations, the other cells; raises CannotDrawError where one of the first two is missing."""
+    found = style.groups(runs)
+    kind = {id(group): group.runs[0].config["cell"].get("ablation") for group in found}
+    plain = [group for group in found if kind[id(group)] == "none"]
+    ablated = [group for group in found if kind[id(group)] not in (None, "none")]
+    if not ablated:
+        raise CannotDrawError("no ablated LSTM among the runs; sweep cell.ablation")
+    if len(plain) != 1:
+        which = "; ".join(group.label for group in plain) or "none"
+        raise CannotDrawError(f"needs one plain LSTM to compare with (cell.ablation=none); there is: {which}")
+    if len(lengths := sorted({len(run.lag) for run in runs})) > 1:
+        raise CannotDrawError(f"needs runs of one length; there are {', '.join(map(str, lengths))} timesteps")
+    return [*plain, *ablated, *(group for group in found if kind[id(group)] is None)]
+
+
+def _losses(group: style.Group) -> tuple[NDArray, list[NDArray]]:
+    """Training steps of the evaluations and log10 of their loss for each seed; NaN where a seed had diverged."""
+    steps = np.unique(np.concatenate([run.evaluation.steps for run in group.runs]))
+    losses = []
+    for run in group.runs:
+        loss = np.full(len(steps), np.nan)
+        loss[np.searchsorted(steps, run.evaluation.steps)] = np.log10(run.evaluation.column("loss"))
+        losses.append(loss)
+    return steps, losses
+
+
+def _solved(group: style.Group) -> int:
+    """Seeds that have solved the task at the end of training."""
+    return sum(run.tags["solved"] == "true" and run.diverged_at is None for run in group.runs)
+
+
+def _change(run: Run, probe: int) -> float:
+    """Decades by which the carrier's gradient changes from lag 0 to the largest."""
+    curve = style.carrier_gradient(run, probe)
+    return float(curve[0] - curve[-1])

@@ -1,0 +1,192 @@
+"""How far back an LSTM learns, over the initial forget bias and the length of the task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.loader import Run
+from gradpath.theory import horizon, log_keep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+LEARNT = 0.9
+"""A final loss below this share of chance counts as having learnt something."""
+STATES = {0.0: ("at chance", "#F3E3D7"), 0.5: ("below chance", "#7FB2D6"), 1.0: ("solved", "#0B4F8A")}
+THEORY = "#D55E00"
+GAP = 1.5
+"""Distance of the chrono column from the last forget bias."""
+ASIDE = 0.12
+"""Distance between the points of two lengths, which would lie on each other."""
+
+Cells = dict[tuple[float | None, int], style.Group]
+"""(b_f, or None for chrono; T) → the seeds at that point."""
+
+
+@dataclass
+class ForgetBias(Figure):
+    """Upper: solved, below chance or at chance over (b_f × T), with the length up to which a carousel left at its bias
+    would carry, T = −1/ln σ(b_f). Lower: the slope of log10 ‖∂L/∂C_t‖ against the lag at initialisation, with that of
+    the carousel alone, log10 σ(b_f). Chrono initialisation beside both.
+    """
+
+    needs = ("state_grad_norm",)
+
+    def draw(self, runs: Sequence[Run]) -> "Canvas":
+        found = style.groups(runs)
+        cells = _cells(found)
+        biases, lengths = _axes(cells)
+        style.theme()
+        from matplotlib import pyplot
+
+        canvas, (upper, lower) = pyplot.subplots(
+            2, 1, figsize=(8.4, 8.6), sharex=True, height_ratios=(1.25, 1), layout="constrained"
+        )
+        self._diagram(upper, cells)
+        self._slopes(lower, cells)
+        chrono = any(bias is None for bias, _ in cells)
+        places = [*biases, biases[-1] + GAP] if chrono else biases
+        lower.set_xticks(places, [f"{bias:g}" for bias in biases] + ["chrono"] * chrono)
+        lower.set_xlabel("initial forget bias  b$_f$")
+        style.caption(canvas, self._caption(cells, lengths))
+        return canvas
+
+    def _diagram(self, axes: "Axes", cells: Cells) -> None:
+        """A square a point, coloured by the mean over seeds of 0 (chance), ½ (below it), 1 (solved)."""
+        from matplotlib.colors import LinearSegmentedColormap
+        from matplotlib.patches import Patch, Rectangle
+
+        biases, lengths = _axes(cells)
+        tint = LinearSegmentedColormap.from_list("learnt", [color for _, color in STATES.values()])
+        rows, columns = _edges(np.log2(lengths)), _edges(np.array(biases))
+        chrono = biases[-1] + GAP + np.array([-0.5, 0.5])
+        for (bias, length), group in cells.items():
+            row = lengths.index(length)
+            left, right = chrono if bias is None else columns[biases.index(bias) :][:2]
+            state = float(np.mean([_state(run) for run in group.runs]))
+            size = (right - left, rows[row + 1] - rows[row])
+            axes.add_patch(Rectangle((left, rows[row]), *size, facecolor=tint(state), edgecolor="white", lw=2))
+            text = f"{sum(_state(run) == 1 for run in group.runs)}/{len(group.runs)}"
+            where = ((left + right) / 2, np.mean(rows[row : row + 2]))
+            ink = "white" if state > 0.6 else "#333333"
+            back = {"facecolor": tint(state), "edgecolor": "none", "pad": 1.5}
+            axes.text(*where, text, ha="center", va="center", color=ink, bbox=back, zorder=4)
+        b = np.linspace(columns[0], columns[-1], 400)
+        axes.plot(b, np.log2(horizon(b)), color=THEORY, lw=2.4, label="T = −1/ln σ(b$_f$)")
+        slopes = np.array([_slope(cells[bias, lengths[-1]])[0] for bias in biases])
+        falling = np.minimum(slopes, -1e-9)  # what does not fall reaches beyond the top of the diagram
+        axes.plot(
+            biases,
+            np.log2(-1 / (falling * np.log(10))),
+            color=THEORY,
+            lw=1.6,
+            ls=":",
+            label="measured at initialisation",
+        )
+        axes.autoscale_view(scaley=False)
+        axes.set_ylim(rows[0], rows[-1])
+        axes.set_yticks(np.log2(lengths), [str(length) for length in lengths])
+        axes.set_ylabel("length T of the task (steps)")
+        axes.grid(False)
+        handles = [*(Patch(facecolor=color, label=name) for name, color in STATES.values()), *axes.lines]
+        axes.legend(
+            handles=handles, ncols=5, columnspacing=1.2, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9.5
+        )
+
+    def _slopes(self, axes: "Axes", cells: Cells) -> None:
+        """The measured slope of each point, and the carousel's."""
+        from matplotlib import colormaps
+
+        biases, lengths = _axes(cells)
+        tints = colormaps["viridis"](np.linspace(0.85, 0, len(lengths)))
+        for index, (length, color) in enumerate(zip(lengths, tints, strict=True)):
+            there = {bias: group for (bias, n), group in cells.items() if n == length}
+            x = np.array([biases[-1] + GAP if bias is None else bias for bias in there])
+            middle, low, high = np.array([_slope(group) for group in there.values()]).T
+            aside = ASIDE * (index - (len(lengths) - 1) / 2)
+            error = (middle - low, high - middle)
+            axes.errorbar(x + aside, middle, error, fmt="o", ms=4.5, color=color, label=f"T = {length}")
+        b = np.linspace(biases[0], biases[-1], 400)
+        axes.plot(b, log_keep(b) / np.log(10), color=THEORY, lw=2.4, label="carousel alone, log$_{10}$ σ(b$_f$)")
+        axes.axhline(0, color="#444444", lw=1)
+        axes.set_ylabel("slope of ‖∂L/∂C$_t$‖ at initialisation\n(decades a step)")
+        axes.legend(loc="lower right", fontsize=9.5)
+
+    def _caption(self, cells: Cells, lengths: list[int]) -> str:
+        found = list(cells.values())
+        longest = {bias: group for (bias, length), group in cells.items() if length == lengths[-1]}
+        rest = [
+            f"{bias:g}: {_slope(group)[0] - float(log_keep(bias)) / np.log(10):+.3f}"
+            for bias, group in longest.items()
+            if bias is not None
+        ]
+        return (
+            f"Upper: how many of {style.seeds(found)} solved the task, coloured by the mean of their states (below "
+            f"chance: final loss under {LEARNT:.0%} of it); lower: median and range. {style.setting_text(found)}. "
+            "Theory: left at its bias, the carousel multiplies the gradient by σ(b_f) a step and keeps 1/e of it over "
+            "−1/ln σ(b_f) steps (Tallec & Ollivier 2018, section 2, who also give chrono); dotted: the same of the "
+            f"measured slope, infinite from where it is ≥ 0. At T = {lengths[-1]} the measured slope has above the "
+            "carousel's, because the gradient also comes through the hidden state and gates do not stay at their bias, "
+            f"in decades a step: {', '.join(rest)}."
+        )
+
+
+def _cells(found: Sequence[style.Group]) -> Cells:
+    """The groups by place in the diagram, in order; raises CannotDrawError where they form no full grid."""
+    cells: Cells = {}
+    for group in found:
+        cell, length = group.runs[0].config["cell"], int(group.runs[0].config["task"]["length"])
+        if "forget_bias" not in cell:
+            raise CannotDrawError(f"{group.label}: has no forget bias; this figure needs runs of the LSTM alone")
+        place = (None if cell["chrono_t_max"] else float(cell["forget_bias"]), length)
+        if place in cells:
+            raise CannotDrawError(f"more than forget bias and length varies: {cells[place].label} and {group.label}")
+        cells[place] = group
+    biases, lengths = _axes(cells)
+    if len(biases) < 2:
+        raise CannotDrawError("needs two values of cell.forget_bias or more; see the study forget_bias")
+    wanted = [*biases, *[None] * any(bias is None for bias, _ in cells)]
+    missing = [(bias, length) for bias in wanted for length in lengths if (bias, length) not in cells]
+    if missing:
+        names = [f"{'chrono' if b is None else f'forget_bias={b:g}'} at T={length}" for b, length in missing]
+        raise CannotDrawError(f"the grid has holes: {', '.join(names)}")
+    return {(bias, length): cells[bias, length] for bias in wanted for length in lengths}
+
+
+def _axes(cells: Cells) -> tuple[list[float], list[int]]:
+    """The forget biases and the lengths of the grid."""
+    return sorted({b for b, _ in cells if b is not None}), sorted({length for _, length in cells})
+
+
+def _edges(centres: NDArray) -> NDArray:
+    """The borders of squares around increasing centres: midway, and as far out as in; ±½ around a single one."""
+    if len(centres) == 1:
+        return centres[0] + np.array([-0.5, 0.5])
+    middle = (centres[1:] + centres[:-1]) / 2
+    return np.array([2 * centres[0] - middle[0], *middle, 2 * centres[-1] - middle[-1]])
+
+
+def _state(run: Run) -> float:
+    """1 where the task is solved after training, ½ where the loss is below chance, else 0."""
+    if run.diverged_at is not None or not len(run.evaluation.steps):
+        return 0.0
+    if run.tags["solved"] == "true":
+        return 1.0
+    return 0.5 if run.evaluation.column("loss")[-1] < LEARNT * run.chance_loss else 0.0
+
+
+def _slope(group: style.Group) -> tuple[float, float, float]:
+    """Median, smallest and largest over the seeds of the least-squares slope of the carrier's gradient at
+    initialisation against the lag, in decades a step; true zeros are left out.
+    """
+    slopes = []
+    for run in group.runs:
+        curve = style.carrier_gradient(run, 0)
+        there = np.isfinite(curve)
+        slopes.append(np.polyfit(run.lag[there], curve[there], 1)[0])
+    return float(np.median(slopes)), float(min(slopes)), float(max(slopes))
