@@ -9,11 +9,15 @@ import pytest
 from gradpath import config, loader, report, store
 from gradpath.discovery import discover
 from gradpath.figures import Figure, style
+from gradpath.figures.lyapunov import theory
+from gradpath.instruments import Instrument
 from gradpath.loader import Run
 from gradpath.run import execute
 
-SMALL = ["task.length=12", "cell.hidden_size=5", "train.batch_size=4", "train.eval_size=20", "train.steps=6"]
 FIGURES = discover(Figure)
+ALL = [f"figures=[{','.join(FIGURES)}]"]
+SMALL = ["task.length=12", "cell.hidden_size=5", "train.batch_size=4", "train.eval_size=20", "train.steps=6"]
+SMALL += [f"instruments=[{','.join(discover(Instrument))}]"]
 
 
 @pytest.fixture
@@ -25,13 +29,13 @@ def runs(home: Path) -> list[Run]:
 
 
 def test_the_report_draws_every_figure_twice_the_same(runs: list[Run], home: Path, capsys) -> None:
-    assert report.write(config.report([])) == 0
+    assert report.write(config.report(ALL)) == 0
     folder = home / "reports" / "figures" / "gradpath"
     names = sorted(path.name for path in folder.iterdir())
     assert names == sorted(f"{name}.{kind}" for name in config.report([]).figures for kind in ("png", "svg"))
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert all(len(content) > 10_000 for content in first.values())
-    assert report.write(config.report([])) == 0
+    assert report.write(config.report(ALL)) == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
 
@@ -51,6 +55,47 @@ def test_norm_by_lag_draws_the_stored_medians(runs: list[Run]) -> None:
     crosses = [line for line in lstm.lines if line.get_marker() == "x"]
     assert len(crosses) == 6, "W_fx, b_f and the four W_·h have a true zero at t = 1"
     assert all(line.get_xdata().tolist() == [11] for line in crosses)
+
+
+def test_lyapunov_draws_the_stored_medians_and_the_theory(runs: list[Run]) -> None:
+    matplotlib.use("Agg")
+    canvas = FIGURES["lyapunov"]().draw(runs)
+    spectrum, values = canvas.axes[2], canvas.axes[5]
+    lstm = [run for run in runs if run.arm == "lstm"]
+    stored = np.median([run.series["lyapunov_spectrum"].values for run in lstm], axis=0)
+    drawn = {line.get_linestyle(): line.get_ydata() for line in spectrum.lines if len(line.get_xdata()) > 2}
+    np.testing.assert_allclose(drawn["--"], stored[0])
+    np.testing.assert_allclose(drawn["-"], stored[-1])
+    np.testing.assert_allclose(drawn[":"], [np.log(1 / (1 + np.exp(-1)))] * 5)
+    assert values.lines[0].get_xdata().tolist() == [1, 2, 3, 4, 5, 6, 7, 9, 11]
+    largest = [run.series["jacobian_log_singular_values"].column("lag=9/sigma_1")[0] for run in lstm]
+    assert values.lines[0].get_ydata()[-2] == pytest.approx(np.median(largest))
+
+
+def test_lyapunov_theory(home: Path) -> None:
+    """Of a random matrix: ln of the moduli of its eigenvalues. Of chrono gates: ln σ of the biases as they are drawn.
+    Nothing where no formula holds.
+    """
+
+    def expected(*overrides: str) -> np.ndarray:
+        resolved = config.experiment([*overrides, "cell.hidden_size=400"]).resolved()
+        return theory(Run("", "", "", resolved, {}, *[None] * 6))  # type: ignore[arg-type]
+
+    rng = np.random.default_rng(0)
+    moduli = np.abs(np.linalg.eigvals(rng.normal(size=(400, 400)) / 20))
+    gaussian = expected("cell=rnn", "init=gaussian", "init.gain=0.7")
+    np.testing.assert_allclose(gaussian[:200], np.sort(np.log(0.7 * moduli))[::-1][:200], atol=0.05)
+    chrono = np.log(rng.uniform(1, 99, 400))
+    np.testing.assert_allclose(
+        expected("cell=lstm", "cell.chrono_t_max=100")[:350], -np.sort(np.log1p(np.exp(-chrono)))[:350], rtol=0.15
+    )
+    np.testing.assert_allclose(expected("cell=gru", "cell.update_bias=2"), -np.log1p(np.exp(-2)))
+    for without in (
+        ["cell=lstm", "cell.freeze_f=1"],
+        ["cell=rnn", "cell.activation=relu"],
+        ["cell=rnn", "init=identity"],
+    ):
+        assert not expected(*without).size
 
 
 def test_the_caption_states_the_seeds(runs: list[Run]) -> None:
@@ -94,7 +139,7 @@ def test_a_run_that_diverged_at_once_is_named_and_the_other_figures_are_drawn(ho
 
 def test_a_stack_is_drawn(home: Path) -> None:
     execute(config.experiment([*SMALL, "arm=lstm", "cell.layers=2", "task=copy"]), "s")
-    assert report.write(config.report([])) == 0
+    assert report.write(config.report(ALL)) == 0
 
 
 def test_a_median_over_true_zeros_stays_one() -> None:

@@ -1,0 +1,195 @@
+"""The Lyapunov spectrum and the singular values over the lag: in how many directions the gradient survives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.loader import Run, Series
+from gradpath.settings import setting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+STAGES = ("at initialisation", "after training")
+SHARES = {0.0: 2.2, 0.1: 1.5, 0.25: 1.0, 0.45: 0.6}
+"""Which singular values are drawn: k/n, and the width of the line."""
+LOOKS: tuple[dict[str, Any], ...] = ({"lw": 1.2, "ls": "--", "band": 0.1}, {"lw": 2.2, "ls": "-", "band": 0.2})
+"""Of the spectrum before and after training."""
+THEORY = "#333333"
+FLOOR = -20.0
+"""Smallest exponent shown: ten decades a step."""
+
+
+@dataclass
+class Lyapunov(Figure):
+    """A column an arm, its bottom layer. First row: the Lyapunov spectrum λ_k against k/n, before (dashed) and after
+    training (solid), with what theory says of the untrained network (dotted) and −1/lag of the task (grey). Below:
+    singular values of ∂s_T/∂s_{T-l} over the lag l, before and after training, with e^(λ_k l) (dotted).
+    """
+
+    faintest: float = setting(-40.0, "log10 of the smallest singular value shown", lt=0)
+
+    needs = ("lyapunov_spectrum", "jacobian_log_singular_values")
+
+    def draw(self, runs: Sequence[Run]) -> "Canvas":
+        style.theme()
+        from matplotlib import pyplot
+
+        found = style.groups(runs)
+        canvas, grid = pyplot.subplots(
+            3, len(found), figsize=(2.6 * len(found) + 0.8, 8.2), sharex="row", sharey="row", squeeze=False
+        )
+        for column, group in zip(grid.T, found, strict=True):
+            self._spectrum(column[0], group)
+            for axes, probe in zip(column[1:], (0, -1), strict=True):
+                self._singular_values(axes, group, probe)
+            column[0].set_title(_title(group), color=group.color)
+            column[0].set_xlabel("share of directions  k/n")
+            column[2].set_xlabel("lag  l  (steps)")
+        self._scales(grid, found)
+        _legend(canvas)
+        canvas.tight_layout(rect=(0, 0.05, 1, 1))
+        style.caption(canvas, _caption(found))
+        return canvas
+
+    def _spectrum(self, axes: "Axes", group: style.Group) -> None:
+        size = len(_spectrum(group.runs[0], 0))
+        x = (np.arange(size) + 0.5) / size
+        axes.axhline(0, color="#777777", lw=1)
+        axes.axhline(-1 / group.runs[0].longest_lag, color="#AAAAAA", lw=1.4)
+        for probe, look in zip((0, -1), LOOKS, strict=True):
+            style.curve(axes, x, [_spectrum(run, probe) for run in group.runs], FLOOR, color=group.color, **look)
+        expected = theory(group.runs[0])
+        axes.plot(x[: len(expected)], expected, color=THEORY, lw=1.4, ls=":")
+
+    def _singular_values(self, axes: "Axes", group: style.Group, probe: int) -> None:
+        exponents = _median(group, probe)
+        lags, _ = _values(group.runs[0], probe)
+        for share, width in SHARES.items():
+            k = int(share * len(exponents))
+            curves = [_values(run, probe)[1][:, k] for run in group.runs]
+            style.curve(axes, lags, curves, self.faintest, color=group.color, lw=width, band=0.12)
+            if np.isfinite(exponents[k]):
+                axes.plot(lags, exponents[k] * lags / np.log(10), color=THEORY, lw=0.9, ls=":")
+
+    def _scales(self, grid: NDArray, found: list[style.Group]) -> None:
+        """A symmetric log axis for the exponents, so that time constants of 1 and of 100 steps both show."""
+        from matplotlib.ticker import FixedLocator, NullLocator
+
+        first = grid[0, 0]
+        first.set_yscale("symlog", linthresh=0.01, linscale=0.6)
+        first.set_ylim(FLOOR, 0.1)
+        first.yaxis.set_major_locator(FixedLocator([-10, -1, -0.1, -0.01, 0, 0.01, 0.1]))
+        first.yaxis.set_minor_locator(NullLocator())
+        first.yaxis.set_major_formatter("{x:g}")
+        first.set_ylabel("Lyapunov exponent λ$_k$\n(natural log, a step)")
+        first.set_xlim(0, 1)
+        for axes, stage in zip(grid[1:, 0], STAGES, strict=True):
+            tops = [_values(run, probe)[1].max() for group in found for run in group.runs for probe in (0, -1)]
+            axes.set_ylim(self.faintest, max(2.0, 1.1 * max(tops)))
+            style.decades(axes.yaxis)
+            axes.set_ylabel(f"{stage}\n\nsingular value of ∂s$_T$/∂s$_{{T-l}}$")
+
+
+def theory(run: Run) -> NDArray:
+    """The exponents that theory says of the untrained network, the largest first; empty where it says nothing.
+
+    Gates that read only their bias keep ln σ(b_f) in an LSTM's C half, ln σ(b_z) in a GRU; under chrono initialisation
+    each unit has its own b = ln U[1, t_max − 1], and σ(b) = U/(1 + U). A random matrix of spectral radius g without a
+    nonlinearity has λ_k = ln g + ½ ln(1 − k/n) (Girko's circular law; for independent ones Newman 1986).
+    """
+    cell, init = run.config["cell"], run.config["init"]
+    width = int(cell["hidden_size"])
+    share = (np.arange(width) + 0.5) / width
+    keeping = {"lstm": "f", "gru": "z"}.get(cell["name"], "")
+    if keeping:
+        if cell[f"freeze_{keeping}"] is not None or cell.get("ablation", "none") != "none":
+            return np.zeros(0)
+        bias = cell["forget_bias" if keeping == "f" else "update_bias"]
+        if cell["chrono_t_max"] is None:
+            return np.full(width, -np.log1p(np.exp(-bias)))
+        odds = 1 + (1 - share) * (cell["chrono_t_max"] - 2)
+        return -np.log1p(1 / odds)
+    radius = {"uniform": 3**-0.5, "gaussian": 1.0}.get(init["name"], np.nan) * init["gain"]
+    if np.isnan(radius) or cell.get("activation") != "tanh":
+        return np.zeros(0)
+    return np.log(radius) + 0.5 * np.log(1 - share)
+
+
+def _spectrum(run: Run, probe: int) -> NDArray:
+    """(n,) exponents of the bottom layer."""
+    series = run.series["lyapunov_spectrum"]
+    names = [name for name in series.names if not name.startswith("layer") or name.startswith("layer1/")]
+    return _whole(run, series)[probe, [series.names.index(name) for name in names]]
+
+
+def _values(run: Run, probe: int) -> tuple[NDArray, NDArray]:
+    """The lags, and log10 σ_k (lags, n) of the bottom layer."""
+    series = run.series["jacobian_log_singular_values"]
+    by_lag: dict[int, list[int]] = {}
+    for index, name in enumerate(series.names):
+        if not name.startswith("layer") or name.startswith("layer1/"):
+            by_lag.setdefault(int(name.partition("lag=")[2].partition("/")[0]), []).append(index)
+    return np.array(list(by_lag)), _whole(run, series)[probe][np.array(list(by_lag.values()))]
+
+
+def _whole(run: Run, series: Series) -> NDArray:
+    """The readings without NaN, of which the first is the initialisation's and the last the trained network's."""
+    whole = series.values[~np.isnan(series.values).any(axis=1)]
+    if not len(whole) or series.steps[0] != 0:
+        raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
+    return whole
+
+
+def _median(group: style.Group, probe: int) -> NDArray:
+    """(n,) the exponents' median over the seeds."""
+    return style.median_band(_spectrum(run, probe) for run in group.runs)[0]
+
+
+def _legend(canvas: "Canvas") -> None:
+    """What the lines mean, below the panels: those of the spectrum, then those of the singular values."""
+    from matplotlib.lines import Line2D
+
+    def line(label: str, color: str = "#777777", **look: Any) -> Line2D:
+        look.pop("band", None)
+        return Line2D([], [], color=color, label=label, **look)
+
+    above = [line(f"λ$_k$ {stage}", **look) for stage, look in zip(STAGES, LOOKS, strict=True)]
+    above += [line("theory", THEORY, lw=1.4, ls=":"), line("−1 / longest lag of the task", "#AAAAAA", lw=1.4)]
+    below = [line(f"σ$_k$, k/n = {share:g}", lw=width) for share, width in SHARES.items()]
+    for handles, height in ((above, 0.055), (below, 0.03)):
+        canvas.legend(
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, height), ncols=len(handles), fontsize=8.5
+        )
+
+
+def _title(group: style.Group) -> str:
+    """The label on lines of its own, without what is not set; chrono initialisation overrides a forget bias."""
+    parts = [part for part in group.label.split(", ") if not part.endswith("=None")]
+    chrono = any(part.startswith("chrono") for part in parts)
+    return "\n".join(part for part in parts if not (chrono and part.startswith("forget_bias")))
+
+
+def _caption(found: list[style.Group]) -> str:
+    off, reach = [], []
+    for group in found:
+        name = _title(group).replace("\n", " ")
+        expected = theory(group.runs[0])
+        before, after = _median(group, 0), _median(group, -1)
+        if expected.size:
+            off.append(f"{name} {np.median(before[: len(expected)] - expected):+.3f}")
+        survive = [int((spectrum > -1 / group.runs[0].longest_lag).sum()) for spectrum in (before, after)]
+        reach.append(f"{name} {survive[0]} → {survive[1]} of {len(before)}")
+    return (
+        f"Median over {style.seeds(found)}, band from smallest to largest; s = H, or [H, C] of the LSTM. Directions "
+        f"that outlast the task (λ_k > −1/longest lag), before → after training: {', '.join(reach)}. Theory: a cell "
+        "whose recurrent weights do nothing has λ = ln σ(b_f) in its C half (GRU: ln σ(b_z)); a random matrix of "
+        "radius g has ln g + ½ ln(1 − k/n). Measured minus theory at initialisation, median over k: "
+        f"{', '.join(off) or 'no theory here'}. Dotted below: e^(λ_k l), to which the singular values tend (Oseledets "
+        f"1968). {style.setting_text(found)}."
+    )

@@ -1,0 +1,56 @@
+"""How much of a change of the state survives a lag, in every direction."""
+
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.graded import products
+from gradpath.instruments import Instrument
+from gradpath.jacobians import adjoint_qr, step_jacobians
+from gradpath.records import Measurement, Tape, Trace
+from gradpath.settings import setting
+
+
+@dataclass
+class JacobianLogSingularValues(Instrument):
+    """log10 σ_k(∂s_T/∂s_{T-l}), k = 1 … n in decreasing order, s = [H] or [H, C] of each layer, averaged over the first
+    ``sequences`` of the minibatch, at lags l spaced evenly on a log axis from 1 to T − 1 (Pascanu et al. 2013, section
+    2.1, bounds σ_1; Pennington et al. 2017 ask for all of them to be 1). (names,), ``lag=10/sigma_1`` …
+
+    Each is right to ten digits of its own at any length (:mod:`gradpath.graded`). -inf is a true zero; NaN where the
+    network has blown up.
+    """
+
+    sequences: int = setting(2, "sequences of the minibatch to average over", ge=1)
+    lags: int = setting(12, "lags, spaced evenly on a log axis", ge=2)
+
+    per_timestep = False
+
+    def measure(self, trace: Trace) -> Measurement:
+        tape = trace.tape
+        lags = np.unique(np.geomspace(1, max(1, tape.length - 1), self.lags).round().astype(int))
+        columns: dict[str, float] = {}
+        for layer in range(tape.cell.layers):
+            count = min(self.sequences, tape.batch.mask.shape[1])
+            values = np.mean([_read(tape, layer, sequence, lags) for sequence in range(count)], axis=0)
+            for lag, row in zip(lags.tolist(), values.tolist(), strict=True):
+                prefix = f"{tape.cell.prefix(layer)}lag={lag}/sigma_"
+                columns |= {f"{prefix}{k}": value for k, value in enumerate(row, 1)}
+        return Measurement(tuple(columns), np.array(list(columns.values())))
+
+
+def _read(tape: Tape, layer: int, sequence: int, lags: NDArray) -> NDArray:
+    """(lags, n) of one sequence."""
+    wanted = set(lags.tolist())
+    factors = adjoint_qr(step_jacobians(tape, layer, sequence))
+    try:
+        found = [
+            product.log_singular_values()
+            for lag, product in enumerate(islice(products(factors), max(wanted)), 1)
+            if lag in wanted
+        ]
+    except FloatingPointError:
+        return np.full((len(lags), len(tape.cell.states) * tape.cell.hidden_size), np.nan)
+    return np.stack(found) / np.log(10)
