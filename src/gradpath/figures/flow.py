@@ -81,11 +81,10 @@ class Flow(Figure):
 
         steps = np.arange(0, self.decades, max(1, round(self.decades / 4)))
         handles = [
-            Line2D([], [], color="black", lw=max(0.7, sketch.WIDEST * self._width(-s)), label=f"$10^{{{-s:g}}}$")
+            Line2D([], [], color="black", lw=max(0.7, sketch.WIDEST * self._width(-s)), label=f"$10^{{{0 - s:g}}}$")
             for s in steps
         ]
         handles.append(Line2D([], [], color="black", lw=0.8, ls=":", label=f"less than $10^{{{-self.decades:g}}}$"))
-        title = "gradient relative to lag 0"
         canvas.legend(
             handles=handles,
             loc="upper center",
