@@ -171,6 +171,63 @@ def test_the_carousel_over_a_thousand_steps_is_right_in_logs(bias: float, dtype:
     assert np.isfinite(read.values[:-1, others]).all(), "no false zero"
 
 
+def vanishing(cell: Cell, dtype: type) -> Trace:
+    """400 steps whose adjoint leaves float64, each sequence with exponents of its own."""
+    case = make_case(cell, Loss.squared_error, 400, False, dtype)
+    for name, value in case.network.parameters(case.theta).items():
+        if name.endswith(("b_f", "b_z")):
+            value[:] = -2 if name.endswith("b_f") else -5
+        elif name.endswith("h") and name != "b_h":
+            value *= 0.1
+    return case.trace
+
+
+def at_size(value: Scaled, exponent: NDArray) -> NDArray:
+    """``value`` / 2^exponent, in float64."""
+    return np.ldexp(value.array.astype(np.float64), (value.exponent - exponent)[..., None])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cell", [LSTM(3), LSTM(3, 2), GRU(3), RNN(3)], ids=cell_id)
+def test_both_splits_add_up_where_the_gradient_has_left_floating_point(cell: Cell, dtype: type) -> None:
+    trace = vanishing(cell, dtype)
+    for layer in range(cell.layers):
+        total = total_of(trace, layer)
+        assert total.exponent[0].max() < (-300 if layer == cell.layers - 1 else 0)
+        expected = at_size(total, total.exponent)
+        for split in (one_step, whole_lag):
+            parts = [at_size(part, total.exponent) for _, part in split(trace, layer)]
+            size = np.max([np.abs(part) for part in parts], axis=(0, -1), keepdims=True)[0]
+            assert (np.abs(sum(parts) - expected) <= 64 * np.finfo(dtype).eps * size).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nodes_where_the_gradient_has_left_floating_point(dtype: type) -> None:
+    trace = vanishing(LSTM(3), dtype)
+    read = NodeGradNorm().measure(trace)
+    tape, d_c = trace.tape.layers[0], trace.states["C"]
+    common = d_c.exponent.max(axis=1, keepdims=True)
+    for name, factor in (("I", tape.gates[:, :, 3]), ("G", tape.gates[:, :, 0]), ("F", tape.states["C"][:-1])):
+        value = np.linalg.norm((at_size(d_c, common) * factor).reshape(400, -1), axis=1)
+        with np.errstate(divide="ignore"):
+            expected = np.log10(value) + common[:, 0] * np.log10(2)
+        np.testing.assert_allclose(read.values[:, read.names.index(name)], expected, rtol=1e-6, err_msg=name)
+
+
+def test_a_cosine_where_the_squares_of_the_adjoint_underflow() -> None:
+    """C grows by 1 a step, so that ∂H/∂C = O (1 − tanh² C) is 1e-260 at T: its square is below float64."""
+    case = make_case(LSTM(3), Loss.squared_error, 300, False)
+    named = case.network.parameters(case.theta)
+    for gate in "ifc":
+        named[f"b_{gate}"][:] = 50
+    read = PathGradNorm().measure(case.trace)
+    columns = dict(zip(read.names, read.values.T, strict=True))
+    assert -300 < columns["C/total"][-1] < -200
+    for part in ("C/direct", "C/carousel"):
+        assert columns[part][-1] == pytest.approx(columns["C/total"][-1], rel=1e-12)
+        assert columns[f"{part}/cosine"][-1] == pytest.approx(1, rel=1e-12)
+
+
 @pytest.mark.parametrize("cell", [LSTM(4), GRU(4)], ids=cell_id)
 def test_the_rest_is_right_where_total_and_carousel_agree_to_all_digits(cell: Cell) -> None:
     """With recurrent weights of size ε the rest is ε of the total; in float32 and ε = 1e-12 a subtraction is noise."""
