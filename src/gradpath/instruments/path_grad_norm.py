@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +20,16 @@ NOT_SHOWN = ("total", "direct", "rest")
 class PathGradNorm(Instrument):
     """log10 norm of each part of ∂L/∂C_t (∂L/∂H_t of the GRU and the RNN), and the cosine of each to the whole.
 
-    One step back, with ⟶ the elementwise ∂H_t/∂C_t = O_t ∘ (1 − tanh² C_t), 1 where H is the carrier:
+    One step back, with S_t = ∂H_t/∂C_t = O_t ∘ (1 − tanh² C_t), elementwise, and 1 where H itself is carried:
 
-        δC_t = F_{t+1} ∘ δC_{t+1}                       ``C/highway``
-             + Σ_gates (δa_{t+1} W_·hᵀ) ∘ ⟶             ``C/input_gate``, ``C/forget_gate``, ``C/output_gate`` …
-             + ∂⁺L/∂H_t ∘ ⟶                             ``C/direct``: from the loss, or from the layer above
+        δC_t = F_{t+1} ∘ δC_{t+1}                   ``C/highway``
+             + Σ_gates (δa_{t+1} W_·hᵀ) ∘ S_t       ``C/input_gate``, ``C/forget_gate``, ``C/output_gate`` …
+             + ∂⁺L/∂H_t ∘ S_t                       ``C/direct``: from the loss, or from the layer above
 
-    (the LSTM's adjoint, Hochreiter & Schmidhuber 1997 with F of Gers et al. 2000, written out by its summands); at
-    t = T there is ``direct`` alone. ``C/total`` is δC_t itself. Over the whole lag: ``C/carousel`` is what comes back
-    with everything through H_{t-1} of this layer cut (for a last-step loss δC_T ∘ ∏ F), ``C/rest`` what the cut takes
-    away; both add up to the total as well.
+    (the LSTM's adjoint, Hochreiter & Schmidhuber 1997 with F of Gers et al. 2000, by its summands); at t = T there is
+    ``direct`` alone. ``C/total`` is δC_t. Over the whole lag: ``C/carousel`` is what comes back with every way through
+    H_{t-1} of this layer cut (for a last-step loss δC_T ∘ ∏ F), ``C/rest`` what the cut takes away. Either split adds
+    up to the total, to the rounding of the type that the adjoint was computed in.
 
     ``C/highway/cosine`` is ⟨part, total⟩ / ‖part‖‖total‖ over sequences and units, and 0 where either is a true zero
     (whose direction is none). A part's signed share ⟨part, total⟩ / ‖total‖² = cosine · ‖part‖ / ‖total‖; the shares of
@@ -45,7 +46,7 @@ class PathGradNorm(Instrument):
             total = trace.states[carrier].aligned_by_step
             columns[f"{carrier}/total"] = total.log10_norm()
             direction = _unit(total)
-            for name, part in (*one_step(trace, layer), *whole_lag(trace, layer)):
+            for name, part in chain(one_step(trace, layer), whole_lag(trace, layer)):
                 aligned = part.aligned_by_step
                 columns[f"{carrier}/{name}"] = aligned.log10_norm()
                 # Beyond ±1 there is rounding only.
@@ -91,9 +92,9 @@ def whole_lag(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
     """``carousel``: the carrier's adjoint (T, B, H) if nothing passed through this layer's gates to H_{t-1}; ``rest``:
     its total adjoint less that.
 
-    Not by subtraction, which would leave rounding alone where the two agree. With everything through the gates cut the
-    recursion is linear in what arrives at H_t; what arrives in truth is ∂⁺L/∂H_t, which makes the carousel, and
-    Σ δa_{t+1} W_·hᵀ, which makes the rest.
+    Not by subtraction, which would leave rounding alone where the two agree. With the gates cut, the recursion is
+    linear in what arrives at H_t, and what arrives in truth is ∂⁺L/∂H_t, which makes the carousel, and
+    Σ δa_{t+1} W_·hᵀ, which makes the rest. So each has the relative error of its own recursion in the adjoint's type.
     """
     tape, cell = trace.tape.layers[layer].alone(), trace.tape.cell
     received = trace.direct[cell.prefix(layer) + cell.states[0]]
