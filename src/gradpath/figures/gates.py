@@ -14,15 +14,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-COLORS = {"I": "#E69F00", "F": "#0072B2", "O": "#009E73", "phi_prime": "#D55E00"}
-NAMES = {"I": "input gate", "F": "forget gate", "O": "output gate", "phi_prime": "φ′ of the RNN"}
+# What keeps (F, and the GRU's Z) is blue.
+COLORS = {"I": "#E69F00", "F": "#0072B2", "O": "#009E73", "Z": "#0072B2", "R": "#E69F00", "phi_prime": "#D55E00"}
+NAMES = {
+    "I": "input gate",
+    "F": "forget gate",
+    "O": "output gate",
+    "Z": "update gate (keeps, as F does)",
+    "R": "reset gate",
+    "phi_prime": "φ′ of the RNN",
+}
+KEEPS = ("F", "Z")
 
 
 @dataclass
 class Gates(Figure):
     """A column an arm. Rows: activation of each gate over the sequence, before (dashed) and after training (solid);
-    share of saturated units; for gated cells the time constant −1/ln F of the forget gate against the lag the task
-    needs. For the RNN, φ′ takes the gates' place: where it is 0, no gradient passes.
+    share of saturated units; for gated cells the time constant −1/ln F of the forget gate (Z of the GRU) against the
+    lag the task needs. For the RNN, φ′ takes the gates' place: where it is 0, no gradient passes.
     """
 
     needs = ("gate_activation",)
@@ -44,21 +53,23 @@ class Gates(Figure):
             for gate in gates:
                 self._activation(column[0], group, gate)
                 self._saturation(column[1], group, gate)
-            self._time_constant(column[2], group, [gate for gate in gates if gate.rpartition("/")[2] == "F"])
+            self._time_constant(column[2], group, [gate for gate in gates if gate.rpartition("/")[2] in KEEPS])
             column[0].set_title(group.label, color=group.color)
             column[2].set_xlabel("timestep t")
             column[0].set_ylim(-0.02, 1.02)
         for axes, text in zip(grid[:, 0], ("activation", "share saturated", "time constant (steps)"), strict=True):
             axes.set_ylabel(text)
-        handles = [Line2D([], [], color=COLORS[gate], lw=1.8, label=name) for gate, name in NAMES.items()]
-        canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.03), ncols=4, fontsize=9)
+        drawn = {name.split("/")[-2] for group in found for name in group.runs[0].series["gate_activation"].names}
+        looks = [(COLORS[gate], text) for gate, text in NAMES.items() if gate in drawn]
+        handles = [Line2D([], [], color=color, lw=1.8, label=text) for color, text in looks]
+        canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.03), ncols=len(handles), fontsize=9)
         canvas.tight_layout(rect=(0, 0.03, 1, 1))
         style.caption(
             canvas,
             f"Median over {style.seeds(found)}. Solid: after training, with the band between the units' 10 % and 90 % "
             "quantiles; dashed: at initialisation. Saturated: below 0.1 (solid) or above 0.9 (dotted). Time constant "
-            "of the cell state: −1/ln F, for the units' median (thick) and 90 % quantile (thin) of F, against the "
-            "largest lag of the task (grey): a carousel with F < 1 keeps e^(−lag/τ) of its gradient. "
+            "of the carried state: −1/ln F (Z of the GRU), for the units' median (thick) and 90 % quantile (thin), "
+            "against the largest lag of the task (grey): a carousel with F < 1 keeps e^(−lag/τ) of its gradient. "
             f"{style.setting_text(found)}.",
         )
         return canvas

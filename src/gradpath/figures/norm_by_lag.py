@@ -15,8 +15,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 # A block (gate) of a cell has a colour, what its weight multiplies has a dash.
-BLOCKS = {"i": "#E69F00", "f": "#0072B2", "o": "#009E73", "c": "#CC79A7", "h": "#D55E00", "other": "#777777"}
+# The GRU's z keeps, as f does; its candidate n, of which q is the recurrent part, is what c is in the LSTM.
+BLOCKS = {
+    "i": "#E69F00",
+    "f": "#0072B2",
+    "o": "#009E73",
+    "c": "#CC79A7",
+    "h": "#D55E00",
+    "z": "#0072B2",
+    "r": "#E69F00",
+    "n": "#CC79A7",
+    "q": "#8C6BB1",
+    "other": "#777777",
+}
 DASHES: dict[str, Literal["-", "--", ":"]] = {"x": "-", "h": "--", "b": ":"}
+IN_A_ROW = 20
+"""Parameters in one row of the legend."""
 STAGES = ("at initialisation", "at the largest gradient of training", "after training")
 
 
@@ -55,8 +69,7 @@ class NormByLag(Figure):
         for axes in grid[-1]:
             axes.set_xlabel("lag  T − t  (steps)")
         grid[0, 0].legend(loc="lower left", fontsize=8)
-        self._legend(canvas, found)
-        canvas.tight_layout(rect=(0, 0.03, 1, 1))
+        canvas.tight_layout(rect=(0, self._legend(canvas, found), 1, 1))
         style.caption(canvas, self._caption(found))
         return canvas
 
@@ -69,21 +82,24 @@ class NormByLag(Figure):
             look = {"color": BLOCKS[block], "linestyle": DASHES[dash], "lw": 1.1, "band": 0.07}
             style.curve(axes, group.runs[0].lag, curves, floor, **look)
 
-    def _legend(self, canvas: "Canvas", found: list[style.Group]) -> None:
+    def _legend(self, canvas: "Canvas", found: list[style.Group]) -> float:
+        """The parameters of all arms, and how much of the figure's height they take."""
         from matplotlib.lines import Line2D
 
         unique = dict.fromkeys(name.rpartition("/")[2] for group in found for name in _parameter_names(group))
         looks = [(name, *_look(name)) for name in unique]
         handles = [Line2D([], [], color=BLOCKS[b], linestyle=DASHES[d], lw=1.3, label=name) for name, b, d in looks]
         handles.append(Line2D([], [], color="#777777", marker="x", linestyle="", markersize=4, label="true zero"))
+        rows = -(-len(handles) // IN_A_ROW)
         canvas.legend(
             handles=handles,
             loc="upper center",
-            bbox_to_anchor=(0.5, 0.03),
-            ncols=len(handles),
+            bbox_to_anchor=(0.5, 0.03 * rows),
+            ncols=-(-len(handles) // rows),
             fontsize=8.5,
             columnspacing=1.2,
         )
+        return 0.03 * rows
 
     def _caption(self, found: list[style.Group]) -> str:
         lost = []

@@ -1,0 +1,219 @@
+"""By which way the gradient of the carried state comes back, and how much of it the carousel brings alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.loader import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+# A gate has the colour that it has in `gates` and `norm_by_lag`; what keeps (F, Z) is blue.
+COLORS = {
+    "highway": "#000000",
+    "input_gate": "#E69F00",
+    "forget_gate": "#0072B2",
+    "output_gate": "#009E73",
+    "internal_node": "#CC79A7",
+    "update_gate": "#0072B2",
+    "reset_gate": "#E69F00",
+    "candidate": "#CC79A7",
+    "recurrence": "#D55E00",
+}
+TOTAL, REST, THEORY = "#BBBBBB", "#8C6BB1", "#D55E00"
+BEFORE, AFTER = 0, 1
+ROWS = (
+    ("the whole lag\n\ngradient norm", None),
+    ("the carousel's share", (-0.3, 1.3)),
+    ("one step, at initialisation\n\ngradient norm", None),
+    ("one step, after training\n\ngradient norm", None),
+    ("share over one step", (-0.3, 1.3)),
+    ("cosine to the total", (-1.05, 1.05)),
+)
+Reading = Callable[[Run, str, int], NDArray]
+
+
+@dataclass
+class Paths(Figure):
+    """A column an arm. Rows: the carousel alone and the rest against the total over the whole lag, with the line that
+    the initial bias predicts; the carousel's signed share; the split of one step, at initialisation and after
+    training; its signed shares, which add up to 1; the cosines of its parts to the total. Bottom layer.
+    """
+
+    needs = ("path_grad_norm",)
+
+    def draw(self, runs: Sequence[Run]) -> "Canvas":
+        style.theme()
+        from matplotlib import pyplot
+
+        found = style.groups(runs)
+        canvas, grid = pyplot.subplots(
+            len(ROWS), len(found), figsize=(3.2 * len(found) + 0.6, 12.6), sharex=True, sharey="row", squeeze=False
+        )
+        norms = [read(run, part, probe) for run in runs for part in parts(run) for probe in (BEFORE, AFTER)]
+        floor = style.floor_below(norms)
+        for column, group in zip(grid.T, found, strict=True):
+            for part, color, width in (
+                ("total", TOTAL, 3.5),
+                ("rest", REST, 1.4),
+                ("carousel", COLORS["highway"], 1.4),
+            ):
+                self._curves(column[0], group, read, part, floor, color=color, lw=width)
+            self._curves(column[1], group, share, "carousel", floor, color=COLORS["highway"])
+            self._prediction(column[0], group)
+            for axes, probe in zip(column[2:4], ((BEFORE,), (AFTER,)), strict=True):
+                self._curves(axes, group, read, "total", floor, probe, color=TOTAL, lw=3.5, ls="-")
+                for part in shown(group.runs[0]):
+                    self._curves(axes, group, read, part, floor, probe, color=COLORS[part], ls="-")
+            for axes, kind in zip(column[4:], (share, cosine), strict=True):
+                for part in shown(group.runs[0]):
+                    self._curves(axes, group, kind, part, floor, color=COLORS[part])
+            state = carrier(group.runs[0]).rpartition("/")[2]
+            column[0].set_title(f"{group.label.replace(', ', chr(10))}\n‖∂L/∂{state}$_t$‖", color=group.color)
+            column[-1].set_xlabel("lag  T − t  (steps)")
+        for row, (text, limits) in zip(grid, ROWS, strict=True):
+            row[0].set_ylabel(text)
+            if limits is None:
+                style.decades(row[0].yaxis)
+                continue
+            row[0].set_ylim(*limits)
+            for axes in row:
+                axes.axhline(0, color="#777777", lw=0.6, zorder=1)
+        self._legends(canvas, found)
+        canvas.tight_layout(rect=(0, 0.055, 1, 1))
+        style.caption(canvas, self._caption(found))
+        return canvas
+
+    def _curves(
+        self,
+        axes: "Axes",
+        group: style.Group,
+        kind: Reading,
+        part: str,
+        floor: float,
+        which: Sequence[int] = (BEFORE, AFTER),
+        **look: Any,
+    ) -> None:
+        """One part before (dashed, thin) and after training; nothing of a part that is a true zero throughout."""
+        # At T itself there is the direct part alone, and no split to show.
+        span = slice(None) if part == "total" else slice(None, -1)
+        for probe in which:
+            dash = {"ls": ("--", "-")[probe], "lw": (1.0, 1.5)[probe], "band": (0.08, 0.15)[probe]}
+            if all(np.isneginf(read(run, part, probe)[span]).all() for run in group.runs):
+                if not axes.texts:
+                    axes.text(0.5, 0.06, "no highway", transform=axes.transAxes, ha="center", color="#777777")
+                continue
+            curves = [kind(run, part, probe)[span] for run in group.runs]
+            style.curve(axes, group.runs[0].lag[span], curves, floor, **(dash | look))
+
+    def _prediction(self, axes: "Axes", group: style.Group) -> None:
+        """The dotted line, from where the carousel starts."""
+        if (kept := predicted(group.runs[0])) is not None:
+            start = np.median([read(run, "carousel", BEFORE)[-1] for run in group.runs])
+            axes.plot(group.runs[0].lag, start + kept, color=THEORY, ls=":", lw=1.8, zorder=5)
+
+    def _legends(self, canvas: "Canvas", found: Sequence[style.Group]) -> None:
+        from matplotlib.lines import Line2D
+
+        def line(color: str, label: str, **look: Any) -> Line2D:
+            return Line2D([], [], color=color, label=label, **({"lw": 1.6} | look))
+
+        names = dict.fromkeys(part for group in found for part in shown(group.runs[0]))
+        handles = [line(TOTAL, "total", lw=3.5), line(REST, "rest = total − carousel")]
+        handles += [line(COLORS[name], name.replace("_", " ")) for name in names]
+        handles[2].set_label("highway; carousel alone")
+        handles += [line(THEORY, "carousel as the initial bias predicts", ls=":")]
+        handles += [line("#555555", "before training", ls="--"), line("#555555", "after training")]
+        canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.058), ncols=5, fontsize=8.5)
+
+    def _caption(self, found: Sequence[style.Group]) -> str:
+        slopes, shares = [], []
+        for group in found:
+            far = [np.median([share(run, "carousel", probe)[0] for run in group.runs]) for probe in (BEFORE, AFTER)]
+            shares.append(f"{group.label} {far[BEFORE]:.0%} and {far[AFTER]:.0%}")
+            if (kept := predicted(group.runs[0])) is not None:
+                lags = len(kept) - 1
+                fall = np.median([np.subtract(*read(run, "carousel", BEFORE)[[0, -1]]) for run in group.runs]) / lags
+                slopes.append(f"{group.label} {fall:.4f} against {kept[0] / lags:.4f} ({fall - kept[0] / lags:+.4f})")
+        theory = (
+            f" Slope, measured against predicted (residual), decades a step: {'; '.join(slopes).replace('-', '−')}."
+            if slopes
+            else ""
+        )
+        return (
+            f"Median over {style.seeds(found)}, band from smallest to largest. The carousel is the gradient with every "
+            "way through H cut. Theory at initialisation: it keeps the forget gate's value, σ(b_f), of itself a step "
+            f"(dotted; with chrono the root mean square over the biases drawn).{theory} The carousel's share at "
+            f"the largest lag, before and after training: {'; '.join(shares)}. Share: signed, "
+            f"⟨part, total⟩/‖total‖². Crosses: true zeros. {style.setting_text(found)}."
+        )
+
+
+def carrier(run: Run) -> str:
+    """``C``, ``layer1/H`` …: the carried state of the bottom layer."""
+    return run.series["path_grad_norm"].names[0].removesuffix("/total")
+
+
+def parts(run: Run) -> list[str]:
+    """All parts of the bottom layer, without the total."""
+    prefix = f"{carrier(run)}/"
+    names = [name for name in run.series["path_grad_norm"].names if name.startswith(prefix)]
+    return [name.removeprefix(prefix) for name in names if not name.endswith(("/total", "/cosine"))]
+
+
+def shown(run: Run) -> list[str]:
+    """The parts of one step that come from the step after."""
+    return [part for part in parts(run) if part in COLORS]
+
+
+def probes(run: Run, instrument: str) -> tuple[int, int]:
+    """Indices of the readings at initialisation and after training; those that hold NaN are passed over."""
+    series = run.series[instrument]
+    whole = np.flatnonzero(~np.isnan(series.values).any(axis=tuple(range(1, series.values.ndim))))
+    if not whole.size or series.steps[0] != 0:
+        raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
+    return int(whole[0]), int(whole[-1])
+
+
+def read(run: Run, part: str, probe: int) -> NDArray:
+    """(T,) log10 norm of one part of the bottom layer, before (0) or after training (1)."""
+    return run.series["path_grad_norm"].column(f"{carrier(run)}/{part}")[probes(run, "path_grad_norm")[probe]]
+
+
+def cosine(run: Run, part: str, probe: int) -> NDArray:
+    """(T,) cosine of a part to the total."""
+    return read(run, f"{part}/cosine", probe)
+
+
+def share(run: Run, part: str, probe: int) -> NDArray:
+    """(T,) ⟨part, total⟩ / ‖total‖²; 0 for a true zero."""
+    size, whole = read(run, part, probe), read(run, "total", probe)
+    ratio = np.where(np.isneginf(size), 0.0, 10.0 ** (size - np.where(np.isneginf(whole), 0.0, whole)))
+    return cosine(run, part, probe) * ratio
+
+
+def predicted(run: Run) -> NDArray | None:
+    """(T,) log10 of what the carousel keeps over each lag by its gates' initial biases alone, σ(b)^lag; None without a
+    gate that keeps. Chrono: b = ln u, u ~ U[1, t_max − 1], so that σ(b) = u / (1 + u), and the norm over the units is
+    the root mean square.
+    """
+    cell = run.config["cell"]
+    name, held = ("forget_bias", "freeze_f") if "forget_bias" in cell else ("update_bias", "freeze_z")
+    if name not in cell:
+        return None
+    bias = np.array([cell[name]])
+    if cell["chrono_t_max"]:
+        bias = np.log(np.linspace(1, cell["chrono_t_max"] - 1, 2001))
+    log_keep = -np.logaddexp(0, -bias)
+    if cell[held] is not None:
+        log_keep = np.log(np.maximum([cell[held]], 1e-300))
+    if cell.get("ablation") == "no_forget_gate":
+        log_keep = np.zeros(1)
+    square = np.logaddexp.reduce(2 * np.multiply.outer(log_keep, run.lag), axis=0) - np.log(len(log_keep))
+    return 0.5 * square / np.log(10)

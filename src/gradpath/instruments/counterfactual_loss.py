@@ -1,0 +1,23 @@
+"""What the loss would be if a gate of the trained network were held."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradpath.instruments import Instrument
+from gradpath.instruments.counterfactual import held
+from gradpath.records import Measurement, Trace
+
+
+@dataclass
+class CounterfactualLoss(Instrument):
+    """The minibatch's loss with the same θ: ``factual``, and under each counterfactual of the cell (``F=1`` …), whose
+    gradient is in ``counterfactual``. Truncating changes the backward pass only, so that its loss is the factual one.
+    (names,)
+    """
+
+    per_timestep = False
+
+    def measure(self, trace: Trace) -> Measurement:
+        losses = {"factual": trace.tape.loss} | {name: tape.loss for name, tape in held(trace)}
+        return Measurement(tuple(losses), np.array(list(losses.values())))

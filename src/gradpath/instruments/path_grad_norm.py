@@ -1,0 +1,123 @@
+"""The gradient of the carried state, split exactly by the way it came; and the carousel alone beside the rest."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath import bptt
+from gradpath.instruments import Instrument
+from gradpath.records import Measurement, Trace
+from gradpath.scaled import Scaled, magnitude, shift
+
+NOT_SHOWN = ("total", "direct", "rest")
+"""What MLflow does not show: the total is ``state_grad_norm``, the others follow from what is shown."""
+
+
+@dataclass
+class PathGradNorm(Instrument):
+    """log10 norm of each part of ∂L/∂C_t (∂L/∂H_t of the GRU and the RNN), and the cosine of each to the whole.
+
+    One step back, with S_t = ∂H_t/∂C_t = O_t ∘ (1 − tanh² C_t), elementwise, and 1 where H itself is carried:
+
+        δC_t = F_{t+1} ∘ δC_{t+1}                   ``C/highway``
+             + Σ_gates (δa_{t+1} W_·hᵀ) ∘ S_t       ``C/input_gate``, ``C/forget_gate``, ``C/output_gate`` …
+             + ∂⁺L/∂H_t ∘ S_t                       ``C/direct``: from the loss, or from the layer above
+
+    (the LSTM's adjoint, Hochreiter & Schmidhuber 1997 with F of Gers et al. 2000, by its summands); at t = T there is
+    ``direct`` alone. ``C/total`` is δC_t. Over the whole lag: ``C/carousel`` is what comes back with every way through
+    H_{t-1} of this layer cut (for a last-step loss δC_T ∘ ∏ F), ``C/rest`` what the cut takes away. Either split adds
+    up to the total, to the rounding of the type that the adjoint was computed in.
+
+    ``C/highway/cosine`` is ⟨part, total⟩ / ‖part‖‖total‖ over sequences and units, and 0 where either is a true zero
+    (whose direction is none). A part's signed share ⟨part, total⟩ / ‖total‖² = cosine · ‖part‖ / ‖total‖; the shares of
+    a split add up to 1. (T, names); -inf is a true zero.
+    """
+
+    per_timestep = True
+
+    def measure(self, trace: Trace) -> Measurement:
+        columns: dict[str, NDArray] = {}
+        cell = trace.tape.cell
+        for layer in range(cell.layers):
+            carrier = cell.prefix(layer) + cell.states[-1]
+            total = trace.states[carrier].aligned_by_step
+            columns[f"{carrier}/total"] = total.log10_norm()
+            direction = _unit(total)
+            for name, part in chain(one_step(trace, layer), whole_lag(trace, layer)):
+                aligned = part.aligned_by_step
+                columns[f"{carrier}/{name}"] = aligned.log10_norm()
+                # Beyond ±1 there is rounding only.
+                columns[f"{carrier}/{name}/cosine"] = np.clip(np.vecdot(_unit(aligned), direction), -1, 1)
+        return Measurement(tuple(columns), np.stack(list(columns.values()), axis=-1))
+
+    def metric(self, name: str) -> str | None:
+        *layer, _, part = name.removesuffix("/cosine").split("/")
+        hidden = name.endswith("/cosine") or part in NOT_SHOWN or layer not in ([], ["layer1"])
+        return None if hidden else f"log10_path_grad_norm_by_lag/{part}"
+
+
+def one_step(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
+    """The parts of the carrier's total adjoint at t = 1 … T by the way they came over the last step: (name, (T, B, H)
+    in float64). One at a time, because each is as large as the adjoint itself.
+    """
+    tape, cell = trace.tape.layers[layer], trace.tape.cell
+    prefix, steps = cell.prefix(layer), trace.tape.length
+    shape = tape.states[cell.states[0]][1:].shape
+    carried, delta = trace.states[prefix + cell.states[-1]], trace.deltas[layer]
+    to_carrier = np.broadcast_to(cell.to_carrier(tape), shape).astype(np.float64)
+    highway = np.broadcast_to(cell.highway(tape), shape)
+
+    def from_next(values: NDArray) -> Scaled:
+        """Row t holds what step t+1 sends back; at T nothing follows."""
+        exponent = np.zeros(carried.exponent.shape, np.int32)
+        exponent[:-1] = carried.exponent[1:]
+        return Scaled(np.concatenate([values, np.zeros((1, *shape[1:]))]), exponent)
+
+    yield "highway", from_next(highway[1:] * carried.array[1:].astype(np.float64))
+    weights = _weights(trace, layer).h[0].reshape(cell.hidden_size, -1, cell.hidden_size)
+    for index, block in enumerate(list(cell.blocks)[cell.reads_h]):
+        through = np.zeros((steps - 1, *shape[1:]))
+        if not cell.truncated:
+            arriving = delta.array[1:, :, cell.reads_h.start + index].astype(np.float64)
+            through = arriving @ weights[:, index].T * to_carrier[:-1]
+        yield cell.paths[block], from_next(through)
+    direct = trace.direct[prefix + cell.states[0]]
+    yield "direct", Scaled(direct.array * to_carrier, direct.exponent)
+
+
+def whole_lag(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
+    """``carousel``: the carrier's adjoint (T, B, H) if nothing passed through this layer's gates to H_{t-1}; ``rest``:
+    its total adjoint less that.
+
+    Not by subtraction, which would leave rounding alone where the two agree. With the gates cut, the recursion is
+    linear in what arrives at H_t, and what arrives in truth is ∂⁺L/∂H_t, which makes the carousel, and
+    Σ δa_{t+1} W_·hᵀ, which makes the rest. So each has the relative error of its own recursion in the adjoint's type.
+    """
+    tape, cell = trace.tape.layers[layer].alone(), trace.tape.cell
+    received = trace.direct[cell.prefix(layer) + cell.states[0]]
+    weights, delta = _weights(trace, layer), trace.deltas[layer]
+    through = np.zeros_like(received.array)
+    exponent = np.zeros_like(delta.exponent)
+    if not cell.truncated:
+        to_h = delta.array[:, :, cell.reads_h].reshape(*through.shape[:2], -1)
+        through[:-1] = to_h[1:] @ weights.h[0].T
+        exponent[:-1] = delta.exponent[1:]
+    for name, arriving in (("carousel", received), ("rest", Scaled(through, exponent))):
+        source = Scaled(arriving.array[:, None], arriving.exponent[:, None])
+        yield name, bptt.backward(cell, weights, tape, source, truncate=True).states[cell.states[-1]].seed(0)
+
+
+def _weights(trace: Trace, layer: int) -> bptt.LayerWeights:
+    """The weights of one layer, with an axis of one seed in front."""
+    return list(trace.tape.network.layers(trace.tape.theta[None]))[layer]
+
+
+def _unit(aligned: Scaled) -> NDArray:
+    """(T, B·H) in float64, each row of norm 1, or 0 where the row is."""
+    flat = aligned.array.reshape(len(aligned.array), -1).astype(np.float64)
+    flat = shift(flat, -np.maximum(magnitude(flat, 1), -(2**15)))
+    norm = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.divide(flat, norm, out=np.zeros_like(flat), where=norm > 0)

@@ -1,0 +1,453 @@
+"""The split of the state gradient by path, the nodes, and the gates held: against the definition and by identity."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from conftest import Case, cell_id, cells, make_case
+from gradpath.cells import Cell
+from gradpath.cells.gru import GRU
+from gradpath.cells.lstm import LSTM, WITHOUT, Ablation
+from gradpath.cells.rnn import RNN
+from gradpath.gradcheck import EPSILON, central_difference, pre_activations
+from gradpath.instruments.counterfactual import Counterfactual
+from gradpath.instruments.counterfactual_loss import CounterfactualLoss
+from gradpath.instruments.node_grad_norm import NodeGradNorm
+from gradpath.instruments.path_grad_norm import PathGradNorm, one_step, whole_lag
+from gradpath.losses import Loss, evaluate
+from gradpath.nonlinearities import Activation
+from gradpath.records import Trace
+from gradpath.scaled import Scaled
+
+GATED = [cell for cell in cells() if not isinstance(cell, RNN)]
+
+
+def total_of(trace: Trace, layer: int) -> Scaled:
+    cell = trace.tape.cell
+    return trace.states[cell.prefix(layer) + cell.states[-1]]
+
+
+# --- the parts of one step ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_parts_add_up_to_the_total_in_every_element(cell: Cell, steps: int, every_step: bool, dtype: type) -> None:
+    """To the rounding of the adjoint's own matrix product: n·H products of the type, whose sizes are bounded here."""
+    trace = make_case(cell, Loss.squared_error, steps, every_step, dtype).trace
+    for layer in range(cell.layers):
+        parts = dict(one_step(trace, layer))
+        assert list(parts) == ["highway", *(cell.paths[b] for b in list(cell.blocks)[cell.reads_h]), "direct"]
+        total = total_of(trace, layer).plain().astype(np.float64)
+        assert {p.array.dtype for p in parts.values()} == {np.dtype(np.float64)}
+        size = sum(np.abs(part.plain()) for part in parts.values()) + _products(trace, layer)
+        rounding = 4 * np.finfo(dtype).eps * (size + np.abs(total))
+        assert (np.abs(sum(part.plain() for part in parts.values()) - total) <= rounding).all()
+        for name, part in parts.items():
+            assert name == "direct" or not part.array[-1].any(), "nothing follows T"
+
+
+def _products(trace: Trace, layer: int) -> NDArray:
+    """Σ |δa| |W_·h|ᵀ ∘ ∂H/∂C: what rounds in the product."""
+    cell = trace.tape.cell
+    delta = np.abs(trace.deltas[layer].plain()[:, :, cell.reads_h].astype(np.float64))
+    weights = np.abs(trace.tape.network.packed(trace.tape.theta)[3 * layer + 1])
+    found = np.zeros(total_of(trace, layer).array.shape)
+    found[:-1] = delta[1:].reshape(*delta[1:].shape[:2], delta.shape[-2] * delta.shape[-1]) @ weights.T
+    return found * np.abs(cell.to_carrier(trace.tape.layers[layer]))
+
+
+@pytest.mark.parametrize("cell", cells(), ids=cell_id)
+def test_each_part_equals_central_differences_of_its_own_edge(cell: Cell) -> None:
+    """Let one gate of step t+1, or the highway, or what stands above, and nothing else, see the carrier of t moved."""
+    case = make_case(cell, Loss.squared_error, 4, True)
+    epsilon = 1e-4 if getattr(cell, "activation", None) is Activation.relu else EPSILON
+    trace, rng = case.trace, np.random.default_rng(5)
+    for layer in range(cell.layers):
+        parts = {name: part.plain() for name, part in one_step(trace, layer)}
+        for t in (0, 2, 3):
+            direction = rng.normal(size=parts["direct"][t].shape)
+            for name, part in parts.items():
+                expected = central_difference(
+                    lambda change, at=(layer, t, name), v=direction: _loss_with_edge_moved(case, *at, change * v),
+                    epsilon,
+                )
+                assert np.sum(part[t] * direction) == pytest.approx(expected, rel=1e-7, abs=1e-11), (layer, t, name)
+
+
+def _loss_with_edge_moved(case: Case, layer: int, at: int, path: str, change: NDArray) -> float:
+    cell, below = case.network.cell, case.batch.inputs
+    readers = [cell.paths.get(block) if cell.blocks[block].h else None for block in cell.blocks]
+    for k, weights in enumerate(case.network.layers(case.theta)):
+        states = [np.zeros((below.shape[1], cell.hidden_size)) for _ in cell.states]
+        states[0] += cell.initial_state
+        outputs, moved = [], None
+        for t in range(len(below)):
+            pre = pre_activations(cell, weights, below[t], states[0])
+            if moved is not None and path in readers:
+                block = readers.index(path)
+                pre[:, block] = pre_activations(cell, weights, below[t], moved)[:, block]
+            if moved is not None and path == "highway":
+                states[-1] = states[-1] + change
+            leave = [np.empty_like(s) for s in states]
+            cell.step(pre, states, leave, [np.empty_like(s) for s in states[:1] * len(cell.saved)])
+            states = leave
+            moved = _output_of(cell, pre, states[-1] + change) if (k, t) == (layer, at) else None
+            outputs.append(states[0] if moved is None or path != "direct" else moved)
+        below = np.stack(outputs)
+    return _score(case, below)
+
+
+def _output_of(cell: Cell, gates: NDArray, carrier: NDArray) -> NDArray:
+    """H_t from a moved carrier: O ∘ tanh(C) in the LSTM, itself elsewhere."""
+    if not isinstance(cell, LSTM):
+        return carrier
+    squashed = carrier if cell.ablation is Ablation.no_output_nonlinearity else np.tanh(carrier)
+    return gates[:, list(cell.blocks).index("o")] * squashed if "o" in cell.blocks else squashed
+
+
+def _score(case: Case, top: NDArray) -> float:
+    w_hy, b_y = case.network.packed(case.theta)[-2:]
+    return evaluate(case.network.loss, top @ w_hy + b_y, case.batch.targets, case.batch.mask)[0]
+
+
+@pytest.mark.parametrize(
+    "cell", [LSTM(3, truncate=True), LSTM(3, 2, truncate=True), GRU(3, truncate=True)], ids=cell_id
+)
+def test_a_truncated_cell_has_true_zeros_on_the_gates_paths(cell: Cell) -> None:
+    trace = make_case(cell, Loss.squared_error, 5, True).trace
+    for layer in range(cell.layers):
+        parts, lag = dict(one_step(trace, layer)), dict(whole_lag(trace, layer))
+        for block in list(cell.blocks)[cell.reads_h]:
+            assert not parts[cell.paths[block]].array.any()
+        assert not lag["rest"].array.any()
+        assert (lag["carousel"].plain() == total_of(trace, layer).plain()).all()
+
+
+# --- the carousel alone, and the rest ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_carousel_and_rest_add_up_to_the_total(cell: Cell, steps: int, every_step: bool, dtype: type) -> None:
+    trace = make_case(cell, Loss.squared_error, steps, every_step, dtype).trace
+    for layer in range(cell.layers):
+        parts = {name: part.plain().astype(np.float64) for name, part in whole_lag(trace, layer)}
+        total = total_of(trace, layer).plain()
+        largest = max(np.abs(part).max() for part in parts.values())
+        np.testing.assert_allclose(sum(parts.values()), total, rtol=0, atol=16 * np.finfo(dtype).eps * largest)
+
+
+@pytest.mark.parametrize("cell", GATED, ids=cell_id)
+def test_the_carousel_of_a_last_step_loss_is_a_product_of_keeping_gates(cell: Cell) -> None:
+    trace = make_case(cell, Loss.cross_entropy, 6, False).trace
+    top = cell.layers - 1
+    gates = dict(zip(cell.blocks, np.moveaxis(trace.tape.layers[top].gates, -2, 0), strict=True))
+    keep = gates.get("z", gates.get("f", 1 - gates["i"] if cell.variant == "coupled_gates" else np.ones((6, 1, 1))))
+    carousel = dict(whole_lag(trace, top))["carousel"].plain()
+    expected = total_of(trace, top).plain()[-1]
+    for t in range(5, -1, -1):
+        np.testing.assert_allclose(carousel[t], expected, rtol=1e-13)
+        expected = expected * keep[t]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("bias", [-2.0, 1.0])
+def test_the_carousel_over_a_thousand_steps_is_right_in_logs(bias: float, dtype: type) -> None:
+    case = make_case(LSTM(3), Loss.squared_error, 1001, False, dtype)
+    case.network.parameters(case.theta)["b_f"][:] = bias
+    trace = case.trace
+    read = PathGradNorm().measure(trace)
+    carried = np.log(np.abs(total_of(trace, 0).plain()[-1].astype(np.float64)))
+    keeps = np.log(trace.tape.layers[0].gates[..., 1, :].astype(np.float64))
+    logs = carried + np.concatenate([np.cumsum(keeps[::-1], axis=0)[-2::-1], np.zeros((1, *carried.shape))])
+    largest = logs.max(axis=(1, 2))
+    expected = (largest + 0.5 * np.log(np.exp(2 * (logs - largest[:, None, None])).sum(axis=(1, 2)))) / np.log(10)
+    found = read.values[:, read.names.index("C/carousel")]
+    assert expected[0] < -100
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 if dtype is np.float32 else 1e-9)
+    others = [k for k, name in enumerate(read.names) if not name.endswith(("cosine", "direct"))]
+    assert np.isfinite(read.values[:-1, others]).all(), "no false zero"
+
+
+def vanishing(cell: Cell, dtype: type) -> Trace:
+    """400 steps whose adjoint leaves float64, each sequence with exponents of its own."""
+    case = make_case(cell, Loss.squared_error, 400, False, dtype)
+    for name, value in case.network.parameters(case.theta).items():
+        if name.endswith(("b_f", "b_z")):
+            value[:] = -2 if name.endswith("b_f") else -5
+        elif name.endswith("h") and name != "b_h":
+            value *= 0.1
+    return case.trace
+
+
+def at_size(value: Scaled, exponent: NDArray) -> NDArray:
+    """``value`` / 2^exponent, in float64."""
+    return np.ldexp(value.array.astype(np.float64), (value.exponent - exponent)[..., None])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cell", [LSTM(3), LSTM(3, 2), GRU(3), RNN(3)], ids=cell_id)
+def test_both_splits_add_up_where_the_gradient_has_left_floating_point(cell: Cell, dtype: type) -> None:
+    trace = vanishing(cell, dtype)
+    for layer in range(cell.layers):
+        total = total_of(trace, layer)
+        assert total.exponent[0].max() < (-300 if layer == cell.layers - 1 else 0)
+        expected = at_size(total, total.exponent)
+        for split in (one_step, whole_lag):
+            parts = [at_size(part, total.exponent) for _, part in split(trace, layer)]
+            size = np.max([np.abs(part) for part in parts], axis=(0, -1), keepdims=True)[0]
+            assert (np.abs(sum(parts) - expected) <= 64 * np.finfo(dtype).eps * size).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nodes_where_the_gradient_has_left_floating_point(dtype: type) -> None:
+    trace = vanishing(LSTM(3), dtype)
+    read = NodeGradNorm().measure(trace)
+    tape, d_c = trace.tape.layers[0], trace.states["C"]
+    common = d_c.exponent.max(axis=1, keepdims=True)
+    for name, factor in (("I", tape.gates[:, :, 3]), ("G", tape.gates[:, :, 0]), ("F", tape.states["C"][:-1])):
+        value = np.linalg.norm((at_size(d_c, common) * factor).reshape(400, -1), axis=1)
+        with np.errstate(divide="ignore"):
+            expected = np.log10(value) + common[:, 0] * np.log10(2)
+        np.testing.assert_allclose(read.values[:, read.names.index(name)], expected, rtol=1e-6, err_msg=name)
+
+
+def test_a_cosine_where_the_squares_of_the_adjoint_underflow() -> None:
+    """C grows by 1 a step, so that ∂H/∂C = O (1 − tanh² C) is 1e-260 at T: its square is below float64."""
+    case = make_case(LSTM(3), Loss.squared_error, 300, False)
+    named = case.network.parameters(case.theta)
+    for gate in "ifc":
+        named[f"b_{gate}"][:] = 50
+    read = PathGradNorm().measure(case.trace)
+    columns = dict(zip(read.names, read.values.T, strict=True))
+    assert -300 < columns["C/total"][-1] < -200
+    for part in ("C/direct", "C/carousel"):
+        assert columns[part][-1] == pytest.approx(columns["C/total"][-1], rel=1e-12)
+        assert columns[f"{part}/cosine"][-1] == pytest.approx(1, rel=1e-12)
+
+
+@pytest.mark.parametrize("cell", [LSTM(4), GRU(4)], ids=cell_id)
+def test_the_rest_is_right_where_total_and_carousel_agree_to_all_digits(cell: Cell) -> None:
+    """With recurrent weights of size ε the rest is ε of the total; in float32 and ε = 1e-12 a subtraction is noise."""
+
+    def rest(size: float, dtype: type) -> tuple[NDArray, NDArray]:
+        case = make_case(cell, Loss.squared_error, 8, False)
+        for name, value in case.network.parameters(case.theta).items():
+            if name[0] == "W" and name[-1] == "h":
+                value *= size
+        case = Case(case.network, case.theta.astype(dtype), case.batch.astype(dtype))
+        parts = {name: part.plain().astype(np.float64) for name, part in whole_lag(case.trace, 0)}
+        return parts["rest"], total_of(case.trace, 0).plain() - parts["carousel"]
+
+    exact, subtracted = rest(1e-5, np.float64)
+    np.testing.assert_allclose(exact, subtracted, rtol=0, atol=1e-9 * np.abs(exact).max())
+    single, noise = rest(1e-12, np.float32)
+    double, _ = rest(1e-12, np.float64)
+    np.testing.assert_allclose(single, double, rtol=0, atol=1e-4 * np.abs(double).max())
+    assert np.abs(noise - double).max() > 100 * np.abs(double).max() or not noise.any()
+
+
+# --- the readings --------------------------------------------------------------------------------------------------
+
+
+def test_norms_and_cosines_equal_a_naive_computation_and_the_shares_add_up_to_one(case: Case) -> None:
+    trace = case.trace
+    read = PathGradNorm().measure(trace)
+    columns = dict(zip(read.names, read.values.T, strict=True))
+    cell = trace.tape.cell
+    assert not np.isnan(read.values).any()
+    for layer in range(cell.layers):
+        prefix = f"{cell.prefix(layer)}{cell.states[-1]}/"
+        total = total_of(trace, layer).plain()
+        splits = [dict(one_step(trace, layer)), dict(whole_lag(trace, layer))]
+        for t, size in enumerate(np.linalg.norm(total.reshape(len(total), -1), axis=1)):
+            assert 10 ** columns[f"{prefix}total"][t] == pytest.approx(size, rel=1e-12)
+            for split in splits:
+                share = 0.0
+                for name, part in split.items():
+                    value = part.plain()[t]
+                    norm, inner = np.linalg.norm(value), np.sum(value * total[t])
+                    cosine = inner / (norm * size) if norm * size else 0.0
+                    assert 10 ** columns[prefix + name][t] == pytest.approx(norm, rel=1e-12, abs=0)
+                    assert columns[f"{prefix}{name}/cosine"][t] == pytest.approx(cosine, rel=1e-9, abs=1e-12)
+                    share += cosine * norm / size if size else 0.0
+                assert share == pytest.approx(1 if size else 0, rel=1e-9)
+    cosines = read.values[:, [name.endswith("cosine") for name in read.names]]
+    assert (np.abs(cosines) <= 1).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cosines_are_right_where_the_gradient_has_left_floating_point(dtype: type) -> None:
+    """All rows of a batch scaled by 2^-3000: norms move by as many decades and the directions stay."""
+    trace = make_case(LSTM(3), Loss.squared_error, 6, True, dtype).trace
+
+    def smaller(value: Scaled) -> Scaled:
+        return Scaled(value.array, value.exponent - 3000)
+
+    small = replace(
+        trace,
+        deltas=tuple(map(smaller, trace.deltas)),
+        states={k: smaller(v) for k, v in trace.states.items()},
+        direct={k: smaller(v) for k, v in trace.direct.items()},
+    )
+    ordinary, tiny = PathGradNorm().measure(trace), PathGradNorm().measure(small)
+    for name, before, after in zip(ordinary.names, ordinary.values.T, tiny.values.T, strict=True):
+        moved = 0.0 if name.endswith("cosine") else 3000 * np.log10(2)
+        tolerance = 1e-6 if dtype is np.float32 else 1e-12
+        finite = np.isfinite(before)
+        assert (finite == np.isfinite(after)).all()
+        np.testing.assert_allclose(after[finite], before[finite] - moved, rtol=0, atol=tolerance, err_msg=name)
+
+
+def test_mlflow_shows_the_paths_of_the_bottom_layer() -> None:
+    shown = {}
+    for cell in (LSTM(3), LSTM(3, 3), GRU(3), RNN(3, 2)):
+        names = PathGradNorm().measure(make_case(cell, Loss.squared_error, 3, True).trace).names
+        shown[cell_id(cell)] = [key.partition("/")[2] for name in names if (key := PathGradNorm().metric(name))]
+    lstm = ["highway", "input_gate", "forget_gate", "output_gate", "internal_node", "carousel"]
+    assert shown["LSTM-1"] == shown["LSTM-3"] == lstm
+    assert shown["GRU-1"] == ["highway", "update_gate", "reset_gate", "candidate", "carousel"]
+    assert shown["RNN-tanh-2"] == ["highway", "recurrence", "carousel"]
+
+
+# --- the nodes -----------------------------------------------------------------------------------------------------
+
+
+def sigma(x: NDArray) -> NDArray:
+    return 1 / (1 + np.exp(-x))
+
+
+def lstm_step(cell: LSTM, p: Callable, x: NDArray, enter: list[NDArray], node: Callable) -> list[NDArray]:
+    h, c = enter
+    a = {g: node(f"a_{g}", x @ p(f"W_{g}x") + h @ p(f"W_{g}h") + p(f"b_{g}")) for g in cell.blocks}
+    held = {"i": cell.freeze_i, "f": cell.freeze_f, "o": cell.freeze_o}
+    gate = {g: sigma(a[g]) if held[g] is None else np.full_like(a[g], held[g]) for g in "ifo" if g in a}
+    gate = {g: node(g.upper(), value) for g, value in gate.items()}
+    f = 1 - gate["i"] if cell.ablation is Ablation.coupled_gates else gate.get("f", 1.0)
+    g = node("G", a["c"] if cell.ablation is Ablation.no_input_nonlinearity else np.tanh(a["c"]))
+    c = node("C", f * c + gate.get("i", 1.0) * g)
+    h = gate.get("o", 1.0) * (c if cell.ablation is Ablation.no_output_nonlinearity else np.tanh(c))
+    return [node("H", h), c]
+
+
+def gru_step(cell: GRU, p: Callable, x: NDArray, enter: list[NDArray], node: Callable) -> list[NDArray]:
+    (h,) = enter
+    a_z = node("a_z", x @ p("W_zx") + h @ p("W_zh") + p("b_z"))
+    z = node("Z", sigma(a_z) if cell.freeze_z is None else np.full_like(a_z, cell.freeze_z))
+    r = node("R", sigma(node("a_r", x @ p("W_rx") + h @ p("W_rh") + p("b_r"))))
+    q = node("a_q", h @ p("W_nh") + p("b_q"))
+    n = node("N", np.tanh(node("a_n", x @ p("W_nx") + p("b_n")) + r * q))
+    return [node("H", z * h + (1 - z) * n)]
+
+
+def _loss_with_node_moved(case: Case, layer: int, at: int, name: str, change: NDArray) -> float:
+    cell, below = case.network.cell, case.batch.inputs
+    named = case.network.parameters(case.theta)
+    for k in range(cell.layers):
+        states = [np.zeros((below.shape[1], cell.hidden_size)) for _ in cell.states]
+        states[0] += cell.initial_state
+        outputs = []
+        for t in range(len(below)):
+
+            def node(here: str, value: NDArray, now: bool = (k, t) == (layer, at)) -> NDArray:
+                return value + change if now and here == name else value
+
+            step = lstm_step if isinstance(cell, LSTM) else gru_step
+            states = step(cell, lambda key, k=k: named[cell.prefix(k) + key], below[t], states, node)
+            outputs.append(states[0])
+        below = np.stack(outputs)
+    return _score(case, below)
+
+
+@pytest.mark.parametrize("cell", GATED, ids=cell_id)
+def test_every_node_equals_central_differences_of_a_textbook_forward_pass(cell: Cell) -> None:
+    case = make_case(cell, Loss.squared_error, 3, True)
+    read = NodeGradNorm().measure(case.trace)
+    inner = {"LSTM": "IFOG", "GRU": "ZRN"}[type(cell).__name__]
+    gone = WITHOUT.get(getattr(cell, "ablation", Ablation.none), "").upper()
+    names = [*cell.states, *(g for g in inner if g != gone), *(f"a_{block}" for block in cell.blocks)]
+    assert read.names == tuple(cell.prefix(k) + name for k in range(cell.layers) for name in names)
+    shape = (case.batch.mask.shape[1], cell.hidden_size)
+    for layer in range(cell.layers):
+        for t in (0, 2):
+            for name in names:
+                gradient = np.zeros(shape)
+                for index in np.ndindex(shape):
+                    unit = np.zeros(shape)
+                    unit[index] = 1
+                    gradient[index] = central_difference(
+                        lambda change, at=(layer, t, name), v=unit: _loss_with_node_moved(case, *at, change * v), 3e-3
+                    )
+                found = 10 ** read.values[t, read.names.index(cell.prefix(layer) + name)]
+                assert found == pytest.approx(np.linalg.norm(gradient), rel=1e-7, abs=1e-12), (layer, t, name)
+
+
+def test_nodes_of_the_rnn() -> None:
+    trace = make_case(RNN(3, 2), Loss.squared_error, 5, True).trace
+    read = NodeGradNorm().measure(trace)
+    assert read.names == ("layer1/H", "layer1/a_h", "layer2/H", "layer2/a_h")
+    for k in range(2):
+        naive = np.linalg.norm(trace.deltas[k].plain().reshape(5, -1), axis=1)
+        np.testing.assert_allclose(10 ** read.values[:, 2 * k + 1], naive, rtol=1e-12)
+
+
+# --- gates held after training -------------------------------------------------------------------------------------
+
+
+CONSTANT = {"1": 50.0, "0.5": 0.0}
+"""The bias with which σ is 1 to the last bit of float64, and ½ exactly."""
+
+
+def _by_hand(case: Case, name: str) -> Case:
+    """A network of which a gate *is* that constant: no weights, and the bias to match."""
+    gate, _, value = name.partition("=")
+    theta = case.theta.copy()
+    named = case.network.parameters(theta)
+    for k in range(case.network.cell.layers):
+        prefix = f"{case.network.cell.prefix(k)}"
+        named[f"{prefix}W_{gate.lower()}x"][:] = 0
+        named[f"{prefix}W_{gate.lower()}h"][:] = 0
+        named[f"{prefix}b_{gate.lower()}"][:] = CONSTANT[value]
+    return Case(case.network, theta, case.batch)
+
+
+@pytest.mark.parametrize("cell", [LSTM(4), LSTM(4, 2), GRU(4), GRU(4, 2)], ids=cell_id)
+def test_a_held_gate_is_the_network_with_that_constant(cell: Cell) -> None:
+    case = make_case(cell, Loss.squared_error, 7, True)
+    read, losses = Counterfactual().measure(case.trace), CounterfactualLoss().measure(case.trace)
+    gates = ["F=1", "F=0.5", "I=1", "O=1"] if isinstance(cell, LSTM) else ["Z=1", "Z=0.5", "R=1"]
+    assert losses.names == ("factual", *gates, "truncated")
+    assert read.names == tuple(f"{name}/{state}" for name in losses.names for state in case.trace.states)
+    for name in ("factual", *gates):
+        reference = (case if name == "factual" else _by_hand(case, name)).trace
+        assert losses.values[losses.names.index(name)] == pytest.approx(reference.tape.loss, rel=1e-12)
+        for state, adjoint in reference.states.items():
+            naive = np.linalg.norm(adjoint.plain().reshape(7, -1), axis=1)
+            np.testing.assert_allclose(10 ** read.values[:, read.names.index(f"{name}/{state}")], naive, rtol=1e-10)
+    assert len(set(np.round(losses.values[:-1], 9))) == len(gates) + 1, "each changes the forward pass"
+
+
+@pytest.mark.parametrize("cell", [LSTM(4), GRU(4)], ids=cell_id)
+def test_truncated_is_the_carousel_and_leaves_the_loss_alone(cell: Cell) -> None:
+    case = make_case(cell, Loss.squared_error, 7, True)
+    trace, carrier = case.trace, cell.states[-1]
+    tape = trace.tape.layers[0]
+    block = list(cell.blocks).index("f" if carrier == "C" else "z")
+    slope = tape.gates[..., 2, :] * (1 - np.tanh(tape.states["C"][1:]) ** 2) if carrier == "C" else 1.0
+    arriving = trace.direct["H"].plain() * slope
+    expected = [np.zeros_like(arriving[0])]
+    for t in range(6, -1, -1):
+        keep = tape.gates[t + 1, :, block] if t < 6 else 0.0
+        expected.insert(0, expected[0] * keep + arriving[t])
+    read, losses = Counterfactual().measure(trace), CounterfactualLoss().measure(trace)
+    naive = np.linalg.norm(np.stack(expected[:-1]).reshape(7, -1), axis=1)
+    np.testing.assert_allclose(10 ** read.values[:, read.names.index(f"truncated/{carrier}")], naive, rtol=1e-12)
+    assert losses.values[-1] == losses.values[0] == trace.tape.loss
+
+
+def test_the_rnn_has_no_gate_to_hold() -> None:
+    trace = make_case(RNN(3), Loss.squared_error, 3, True).trace
+    assert Counterfactual().measure(trace).names == ("factual/H",)
+    assert CounterfactualLoss().measure(trace).values.tolist() == [trace.tape.loss]
