@@ -169,6 +169,8 @@ class Trace:
     gradient: Gradient
     clip_scale: float = field(default=1.0)
     """‖gradient as applied‖ / ‖raw gradient‖; 1 without clipping."""
+    applied: NDArray | None = field(default=None)
+    """The gradient (P,) as training hands it to the optimiser, after clipping; None outside training."""
 
 
 @dataclass(frozen=True)

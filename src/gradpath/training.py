@@ -88,7 +88,7 @@ class _Seed:
         """Clips, measures, evaluates where it is due, and updates unless this was the last step."""
         settings = self.experiment.train
         update, scale = self.experiment.clip.apply(trace.gradient)
-        trace = replace(trace, clip_scale=scale)
+        trace = replace(trace, clip_scale=scale, applied=update)
         norm, last = trace.gradient.log10_norm, step == settings.steps
         diverged = not (np.isfinite(trace.tape.loss) and norm < np.inf and np.isfinite(update).all())
         measurements = {}
