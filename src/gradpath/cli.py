@@ -49,7 +49,9 @@ usage: gradpath report [KEY=VALUE …]
 
 
 def main() -> None:
-    """Entry point; the exit status is 0, 1 where a run or figure failed, or 2 where the command itself was wrong."""
+    """Entry point; the exit status is 0, 1 where a run or a figure that was asked for failed, or 2 where the command
+    itself was wrong.
+    """
     commands: dict[str, Callable[[list[str]], int]] = {"run": run, "report": report, "check": check, "ui": ui}
     command, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if command in ("-h", "--help"):
@@ -168,7 +170,8 @@ def report(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         _help(REPORT_HELP, "report", {"figures": config.GROUPS["figures"]})
         return 0
-    return write(config.report(_only_overrides(arguments)))
+    named = any(argument.startswith("figures=") for argument in arguments)
+    return write(config.report(_only_overrides(arguments)), named)
 
 
 def check(arguments: list[str]) -> int:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from gradpath import store
 from gradpath.experiment import Experiment, unit_name
 from gradpath.training import Evaluation, Step
+from gradpath.verdict import Evidence, judge, weigh
 
 WINDOWS = 320
 """The UI thins every curve to this many points; the maximum of each window is logged so that no spike is lost."""
@@ -46,7 +47,9 @@ class Recorder:
         self._flushed = time.monotonic()
         self._series: dict[str, tuple[tuple[str, ...], list[int], list[NDArray]]] = {}
         self._losses: list[tuple[int, float]] = []
+        self._norms: dict[int, float] = {}
         self._evaluations: list[tuple[int, Evaluation]] = []
+        self._diverged_at: int | None = None
         self._window = max(1, math.ceil(experiment.train.steps / WINDOWS))
         self._peak = -math.inf
 
@@ -78,6 +81,7 @@ class Recorder:
     def record(self, step: Step) -> None:
         """Takes in one training step."""
         self._losses.append((step.step, step.loss))
+        self._norms[step.step] = step.log10_grad_norm
         self._metric("train/loss", step.loss, step.step)
         for name, measurement in step.measurements.items():
             _, steps, values = self._series.setdefault(name, (measurement.names, [], []))
@@ -98,6 +102,7 @@ class Recorder:
             self._metric(f"test/{self.experiment.task.metric}", step.evaluation.score, step.step)
             self.client.set_tag(self.run_id, "solved", str(step.evaluation.solved).lower())
         if step.diverged:
+            self._diverged_at = step.step
             self.client.set_tag(self.run_id, "diverged", "true")
             self.client.set_tag(self.run_id, "diverged_at_step", str(step.step))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
@@ -161,7 +166,9 @@ class Recorder:
             listed = "; ".join(f"{key}: {text}" for key, text in zeros.items())
             self.client.set_tag(self.run_id, "true_zeros", listed[:TAG])
         self._summary()
+        self._clipping()
         self._flush()
+        self._verdict()
         self._artifact()
 
     def _curves(self, keys: list[str | None], values: NDArray, suffix: str) -> dict[str, str]:
@@ -192,6 +199,39 @@ class Recorder:
         for step, reading in zip(steps, readings, strict=True):
             if step in keys:
                 self._metric(keys[step], float(reading[-1, hidden] - reading[0, hidden]), step)
+
+    def _clipping(self) -> None:
+        """How often and how hard clipping engaged; the step at which training blew up, if any, counted apart."""
+        last = self._losses[-1][0] if self._losses else 0
+        self._metric("summary/non_finite_steps", float(self._diverged_at is not None), last)
+        clip = self.experiment.clip
+        if "clip_scale" not in self._series or (clip.max_norm is None and clip.max_value is None):
+            return
+        _, steps, readings = self._series["clip_scale"]
+        scales = [float(r[0]) for step, r in zip(steps, readings, strict=True) if step != self._diverged_at]
+        engaged = [scale for scale in scales if scale < 1]
+        if scales:
+            self._metric("summary/clipped_share", len(engaged) / len(scales), last)
+        if engaged:
+            self._metric("summary/clip_scale_median", float(np.median(engaged)), last)
+
+    def _verdict(self) -> None:
+        """The verdict, once the run has come to its end. As a parameter too: the UI sorts by those, not by tags."""
+        from mlflow.entities import Param, RunTag
+
+        e = self.experiment
+        if self._diverged_at is None and not (self._losses and self._losses[-1][0] == e.train.steps):
+            return
+        evaluation = self._evaluations[-1][1] if self._evaluations else None
+        score = (
+            ""
+            if evaluation is None
+            else f"{e.task.metric} {evaluation.score:.2g} (solved below {e.task.solved_below:g})"
+        )
+        known = Evidence(e.task.lags[1], score, evaluation is not None and evaluation.solved, self._diverged_at)
+        verdict = judge(weigh(known, self._series, self._norms))
+        tags = [RunTag("verdict", verdict.word), RunTag("verdict_reason", verdict.reason)]
+        self.client.log_batch(self.run_id, params=[Param("verdict", verdict.word)], tags=tags)
 
     def _artifact(self) -> None:
         """``measurements.npz``: for each instrument ``NAME/values`` [probe, T, name] (or [probe, name]) in float64,

@@ -175,6 +175,8 @@ class Trace:
     gradient: Gradient
     clip_scale: float = field(default=1.0)
     """‖gradient as applied‖ / ‖raw gradient‖ of the parameters that are trained; 1 without clipping."""
+    applied: NDArray | None = field(default=None)
+    """The gradient (P,) as training hands it to the optimiser, after clipping; None outside training."""
 
 
 @dataclass(frozen=True)

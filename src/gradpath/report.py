@@ -1,5 +1,6 @@
-"""The report: figures drawn from what MLflow holds, and nothing else."""
+"""The report: verdicts and figures drawn from what MLflow holds, and nothing else."""
 
+import shutil
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,9 +9,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gradpath import loader, paths, store
-from gradpath.figures import CannotDrawError, Figure
+from gradpath.figures import CannotDrawError, Figure, style
 from gradpath.loader import Run
 from gradpath.settings import Settings, setting
+from gradpath.verdict import ORDER, Verdict
+
+LINES = 20
+"""Up to this many runs the verdicts take a line each, above it a line a group of seeds: a screen, not more."""
 
 
 @dataclass
@@ -24,8 +29,10 @@ class Report(Settings):
     out: str | None = setting(None, "folder for the figures; null for reports/figures/EXPERIMENT")
 
 
-def write(report: Report) -> int:
-    """Draws every figure as PNG and SVG into ``reports/figures/EXPERIMENT/``; 1 where one could not be drawn."""
+def write(report: Report, named: bool = False) -> int:
+    """Prints the verdicts, and draws every figure as PNG and SVG into ``reports/figures/EXPERIMENT/``. A figure that
+    these runs do not hold the numbers for is left out; 1 where none could be drawn, or not all that the user ``named``.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -43,14 +50,51 @@ def write(report: Report) -> int:
     except OSError as error:
         raise store.StoreError(f"out={out}: cannot be written: {error.strerror}") from error
     print(f"{len(runs)} runs of sweep {sweep}, experiment {experiment}")
-    failed = 0
+    width = shutil.get_terminal_size((1000, 24)).columns
+    for line in verdicts(runs):
+        print(line if len(line) <= width else line[: width - 1] + "…")
+    (out / "verdicts.md").write_text(_table(runs, f"sweep {sweep} of {experiment}"), encoding="utf-8")
+    left_out = []
     for name, figure in tqdm(report.figures.items(), desc="figures", disable=not sys.stderr.isatty()):
         try:
             _draw(name, figure, runs, out)
         except CannotDrawError as error:
-            print(f"{name}: not drawn: {error}", file=sys.stderr)
-            failed = 1
-    return failed
+            left_out.append(f"{name} ({error})")
+    if left_out:
+        print(f"not drawn: {', '.join(left_out)}", file=sys.stderr)
+    return int(bool(left_out) and (named or len(left_out) == len(report.figures)))
+
+
+def verdicts(runs: list[Run]) -> list[str]:
+    """The verdicts as aligned lines from good to bad: one a run, or where there are many one a group of seeds."""
+    if len(runs) <= LINES:
+        rows = [(verdict.word, f"{label} · seed {run.seed}", verdict.reason) for label, run, verdict in _judged(runs)]
+    else:
+        rows = []
+        for label in dict.fromkeys(label for label, _, _ in _judged(runs)):
+            found = [verdict for name, _, verdict in _judged(runs) if name == label]
+            counts = Counter(verdict.word for verdict in found)
+            words = ", ".join(f"{count} {word}" for word, count in counts.items())
+            rows.append((words, label, f"best: {found[0].reason}"))
+    widths = [min(max(len(row[column]) for row in rows), 44) for column in (0, 1)]
+    return [f"  {word:<{widths[0]}}  {name:<{widths[1]}}  {reason}" for word, name, reason in rows]
+
+
+def _judged(runs: list[Run]) -> list[tuple[str, Run, Verdict]]:
+    """(label of the group, run, verdict), from good to bad."""
+    found = []
+    for group in style.groups(runs):
+        for run in sorted(group.runs, key=lambda run: run.seed):
+            word = run.tags.get("verdict", "unknown")
+            reason = run.tags.get("verdict_reason", "recorded without a verdict")
+            found.append((group.label, run, Verdict(word, reason)))
+    return sorted(found, key=lambda row: ORDER.index(row[2].word))
+
+
+def _table(runs: list[Run], title: str) -> str:
+    """The verdicts as a page of Markdown."""
+    rows = [f"| {label} · seed {run.seed} | {v.word} | {v.reason} |" for label, run, v in _judged(runs)]
+    return "\n".join([f"# Verdicts: {title}", "", "| run | verdict | why |", "|---|---|---|", *rows, ""])
 
 
 def _draw(name: str, figure: Figure, runs: list[Run], out: Path) -> None:
@@ -59,7 +103,7 @@ def _draw(name: str, figure: Figure, runs: list[Run], out: Path) -> None:
 
     missing = {need for need in figure.needs for run in runs if need not in run.series}
     if missing:
-        raise CannotDrawError(f"the runs did not record {', '.join(sorted(missing))}")
+        raise CannotDrawError(f"needs {', '.join(sorted(missing))}")
     canvas = figure.draw(runs)
     for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
         canvas.savefig(out / f"{name}.{suffix}", dpi=figure.dpi, bbox_inches="tight", metadata=metadata)

@@ -68,7 +68,8 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     for config, members in keyed:
         arm = members[0].arm
         rivals = [dict(other) for other, those in keyed if those[0].arm == arm]
-        differing = [_short(key, v) for key, v in config if _tells(key, rivals)]
+        # What is off (None) is not said: `max_norm=1.0` beside `max_value=0.1` tells the two kinds of clipping apart.
+        differing = [_short(key, v) for key, v in config if v != "None" and _tells(key, rivals)]
         color = COLORS[arm] if arm in COLORS and arm not in used else next(spare)
         used.add(arm)
         dash = "--" if arm.startswith("clipped_") else "-"

@@ -22,6 +22,8 @@ class Task(Settings, ABC):
     loss: ClassVar[Loss]
     metric: ClassVar[str]
     """What ``score`` returns, in a word: mse, error_rate, …"""
+    solved_below: ClassVar[float]
+    """The task's published criterion: a smaller score counts as solved."""
     plateaus: ClassVar[dict[str, float]] = {}
     """Loss of the partial solutions that training often rests at, by name."""
 
@@ -53,9 +55,9 @@ class Task(Settings, ABC):
     def score(self, tape: Tape) -> float:
         """The task's own measure of failure on a forward pass; smaller is better."""
 
-    @abstractmethod
     def solved(self, score: float) -> bool:
         """Does this score meet the task's published criterion?"""
+        return score < self.solved_below
 
 
 def one_hot(symbols: NDArray, size: int) -> NDArray:

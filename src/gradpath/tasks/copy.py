@@ -22,6 +22,7 @@ class Copy(Task):
 
     loss = Loss.cross_entropy
     metric = "loss_over_chance"
+    solved_below = 0.1
 
     @property
     def timesteps(self) -> int:
@@ -50,6 +51,3 @@ class Copy(Task):
 
     def score(self, tape: Tape) -> float:
         return tape.loss / self.chance_loss
-
-    def solved(self, score: float) -> bool:
-        return score < 0.1

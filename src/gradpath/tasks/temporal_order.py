@@ -30,6 +30,7 @@ class TemporalOrder(Task):
 
     loss = Loss.cross_entropy
     metric = "error_rate"
+    solved_below = 0.01
     plateaus = {"one of the two symbols": float(np.log(2))}
 
     def __post_init__(self) -> None:
@@ -67,6 +68,3 @@ class TemporalOrder(Task):
 
     def score(self, tape: Tape) -> float:
         return error_rate(tape)
-
-    def solved(self, score: float) -> bool:
-        return score < 0.01

@@ -1,0 +1,169 @@
+"""The clipping ledger: the gradient before and after clipping, how often and how hard it engaged, what it did to the
+direction.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.loader import Run
+from gradpath.settings import setting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+
+@dataclass
+class ClippingLedger(Figure):
+    """Above, a panel an arm: the norm of the gradient, raw and as applied, over training. Below: share of the steps at
+    which clipping engaged; share of the steps at which it shortened the gradient to a factor or less; cosine to the raw
+    gradient, had the same minibatches been clipped by norm or by value. An arm without clipping shows what clipping its
+    norm would have done.
+    """
+
+    windows: int = setting(100, "training is drawn in this many windows", ge=2)
+
+    needs = ("clipping_ledger",)
+
+    def draw(self, runs: Sequence[Run]) -> "Canvas":
+        style.theme()
+        from matplotlib import pyplot
+
+        for run in runs:
+            if not _finite(run).any():
+                raise CannotDrawError(f"{run.name} has no finite step")
+        found = style.groups(runs)
+        canvas = pyplot.figure(figsize=(max(3.2 * len(found), 9.6), 6.6), layout="constrained")
+        above, below = canvas.subfigures(2, 1, hspace=0.04, squeeze=False)[:, 0]
+        for axes, group in zip(above.subplots(1, len(found), sharey=True, squeeze=False)[0], found, strict=True):
+            self._norms(axes, group)
+            if group is found[0]:
+                axes.set_ylabel("gradient norm")
+                axes.legend(loc="upper left", fontsize=8)
+            style.decades(axes.yaxis)
+        share, factor, cosine = below.subplots(1, 3)
+        for group in found:
+            dash = "-" if _clipped(group.runs[0]) else ":"
+            label = group.label if _clipped(group.runs[0]) else f"{group.label} (would have)"
+            self._over_training(share, group, _engaged, np.mean, color=group.color, linestyle=dash, label=label)
+            self._factors(factor, group, dash)
+            self._over_training(cosine, group, _by_value, np.nanmedian, color=group.color)
+        self._finish(share, factor, cosine, _threshold(found, "max_value"))
+        below.legend(*share.get_legend_handles_labels(), loc="outside upper center", ncols=len(found), fontsize=9)
+        style.caption(canvas, self._caption(found))
+        return canvas
+
+    def _norms(self, axes: "Axes", group: style.Group) -> None:
+        looks = {"log10_raw_norm": ("raw", "#888888", 1.2), "log10_applied_norm": ("applied", group.color, 1.8)}
+        for name, (label, color, width) in looks.items():
+            steps, pooled = self._pooled(group, lambda run, name=name: _column(run, name))  # type: ignore[misc]
+            low, middle, high = np.array([np.nanquantile(part, (0.05, 0.5, 0.95)) for part in pooled]).T
+            axes.plot(steps, middle, color=color, lw=width, label=label)
+            axes.fill_between(steps, low, high, color=color, alpha=0.25, linewidth=0)
+        axes.set_title(group.label.replace(", ", "\n"), color=group.color)
+        axes.set_xlabel("training step")
+
+    def _over_training(self, axes: "Axes", group: style.Group, read: Callable, reduce: Callable, **look: Any) -> None:
+        """One line an arm: a number a window, from the steps of all seeds together."""
+        steps, pooled = self._pooled(group, read)
+        axes.plot(steps, [reduce(part) for part in pooled], lw=1.6, **look)
+
+    def _factors(self, axes: "Axes", group: style.Group, dash: str) -> None:
+        """The distribution function of the factor: it ends on the right at the share of steps that were clipped."""
+        factors = np.sort(np.concatenate([_factor(run) for run in group.runs]))
+        below = np.arange(1, len(factors) + 1) / len(factors)
+        clipped = factors < 0
+        axes.plot(factors[clipped], below[clipped], color=group.color, lw=1.6, linestyle=dash, drawstyle="steps-post")
+
+    def _pooled(self, group: style.Group, read: Callable[[Run], NDArray]) -> tuple[NDArray, list[NDArray]]:
+        """(first training step of each window, values of all seeds in it), without the windows that hold none."""
+        steps = np.concatenate([_steps(run) for run in group.runs])
+        values = np.concatenate([read(run) for run in group.runs])
+        edges = np.linspace(0, steps.max() + 1, min(self.windows, len(np.unique(steps))) + 1)
+        which = np.digitize(steps, edges[1:-1])
+        filled = [window for window in range(len(edges) - 1) if (which == window).any()]
+        return edges[filled], [values[which == window] for window in filled]
+
+    def _finish(self, share: "Axes", factor: "Axes", cosine: "Axes", max_value: str) -> None:
+        share.set(xlabel="training step", ylabel="share of steps", ylim=(-0.03, 1.03), title="how often")
+        factor.set(xlabel="factor  ‖applied‖ / ‖raw‖", ylabel="share of steps with this or less", yscale="log")
+        factor.set_title("how hard")
+        factor.set_xlim(min(factor.get_xlim()[0], -1.0), 0.05)
+        style.decades(factor.xaxis)
+        cosine.set(xlabel="training step", ylabel="cosine to the raw gradient")
+        cosine.set_title(f"all clipped by value at {max_value}")
+        low = min(cosine.get_ylim()[0], 0.9)
+        cosine.set_ylim(low, 1 + 0.12 * (1 - low))
+        cosine.axhline(1.0, color="#444444", lw=1, linestyle="--")
+        look: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "#444444"}
+        cosine.text(0.99, 1.0, "all clipped by norm", transform=cosine.get_yaxis_transform(), **look)
+
+    def _caption(self, found: list[style.Group]) -> str:
+        ledger = []
+        for group in found:
+            raw = np.concatenate([_column(run, "log10_raw_norm") for run in group.runs])
+            engaged = np.concatenate([_engaged(run) for run in group.runs])
+            cosine = np.nanmedian(np.concatenate([_column(run, "cosine") for run in group.runs]))
+            blown = sum(int(run.series["clipping_ledger"].column("non_finite").sum()) for run in group.runs)
+            solved = sum(run.tags["solved"] == "true" for run in group.runs)
+            engages = "engaged" if _clipped(group.runs[0]) else "would have engaged"
+            ledger.append(
+                f"{group.label}: {engages} at {engaged.mean():.0%} of steps, "
+                f"largest raw norm 10^{raw.max():.1f}, median cosine of the applied to the raw gradient {cosine:.2f}, "
+                f"{blown} non-finite step{'s' * (blown != 1)}, solved by {solved} of {len(group.runs)}"
+            )
+        kept = min(float(np.nanmin(_column(run, "norm_clip/cosine"))) for group in found for run in group.runs)
+        return (
+            f"Median over the steps of a window and {style.seeds(found)}; bands from the 5 % to the 95 % quantile. "
+            f"{style.setting_text(found)}. {'. '.join(ledger)}. Theory: clipping the norm is one factor, min(1, "
+            "max_norm/‖g‖), and keeps the direction (Pascanu et al. 2013, algorithm 1; here the smallest cosine is 1 "
+            f"to within {max(0.0, 1 - kept):.0e}); clipping each element (Mikolov 2012) turns the gradient. Dotted: "
+            f"what clipping the norm at {_threshold(found, 'max_norm')} would have done."
+        )
+
+
+def _clipped(run: Run) -> bool:
+    return any(value is not None for value in run.config["clip"].values())
+
+
+def _finite(run: Run) -> NDArray:
+    """Which readings are finite; those that are not are counted apart, in the caption."""
+    return run.series["clipping_ledger"].column("non_finite") == 0
+
+
+def _steps(run: Run) -> NDArray:
+    return run.series["clipping_ledger"].steps[_finite(run)]
+
+
+def _column(run: Run, name: str) -> NDArray:
+    return run.series["clipping_ledger"].column(name)[_finite(run)]
+
+
+def _by_value(run: Run) -> NDArray:
+    return _column(run, "value_clip/cosine")
+
+
+def _factor(run: Run) -> NDArray:
+    """log10 ‖applied‖/‖raw‖ of the run's own clipping, or where it has none of clipping the norm."""
+    name = "log10_applied_norm" if _clipped(run) else "norm_clip/log10_norm"
+    with np.errstate(invalid="ignore"):  # a true zero is -inf before and after
+        return np.where(_engaged(run) > 0, _column(run, name) - _column(run, "log10_raw_norm"), 0.0)
+
+
+def _engaged(run: Run) -> NDArray:
+    """1 where the run's own clipping engaged, or where it has none clipping the norm would have."""
+    if _clipped(run):
+        return _column(run, "engaged")
+    limit = run.config["instruments"]["clipping_ledger"]["max_norm"]
+    return (_column(run, "log10_raw_norm") > np.log10(limit)).astype(float)
+
+
+def _threshold(found: list[style.Group], name: str) -> str:
+    """The ledger's own threshold, as text."""
+    given = {group.runs[0].config["instruments"]["clipping_ledger"][name] for group in found}
+    return " or ".join(f"{value:g}" for value in sorted(given))

@@ -1,0 +1,93 @@
+"""The clipping ledger: what clipping did at every step, and what both kinds of it would have done."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.clipping import Clip
+from gradpath.instruments import Instrument
+from gradpath.records import Measurement, Trace
+from gradpath.settings import setting
+
+NAMES = (
+    "log10_raw_norm",
+    "log10_applied_norm",
+    "engaged",
+    "non_finite",
+    "cosine",
+    "norm_clip/cosine",
+    "norm_clip/log10_norm",
+    "value_clip/cosine",
+    "value_clip/log10_norm",
+    "value_clip/share",
+)
+
+
+@dataclass
+class ClippingLedger(Instrument):
+    """What the run's own clipping did: log10 ‖g‖ raw and as applied, ``engaged`` (0 or 1) and the cosine between the
+    two; ``non_finite`` (0 or 1): loss, raw or applied gradient is not finite, and then nothing else is said.
+
+    And on the identical minibatch what both kinds would have done: ``norm_clip``, g · min(1, max_norm / ‖g‖), keeps the
+    direction (Pascanu et al. 2013, algorithm 1); ``value_clip``, max(−v, min(v, g_i)) elementwise (Mikolov 2012), turns
+    it towards a corner of the cube; ``share`` is of the elements cut. Cosines are to the raw gradient, NaN where that
+    is a true zero. The exponent of the scaled gradient is never lost: all this is right where the plain one overflows.
+    (10,)
+    """
+
+    max_norm: float = setting(1.0, "the norm at which ``norm_clip`` would cut", gt=0)
+    max_value: float = setting(0.1, "the element size at which ``value_clip`` would cut", gt=0)
+
+    per_timestep = False
+
+    def measure(self, trace: Trace) -> Measurement:
+        gradient, plain = trace.gradient, trace.gradient.scaled.plain()
+        applied = plain if trace.applied is None else trace.applied
+        finite = np.isfinite(trace.tape.loss) and gradient.log10_norm < np.inf and np.isfinite(applied).all()
+        if not finite:
+            row = dict.fromkeys(NAMES, np.nan) | {"engaged": 0.0, "non_finite": 1.0}
+            return Measurement(NAMES, np.array(list(row.values())))
+        clips = (Clip(max_norm=self.max_norm), Clip(max_value=self.max_value))
+        by_norm, by_value = (clip.apply(gradient)[0] for clip in clips)
+        raw = gradient.scaled.array
+        own, norm_clip, value_clip = _against(raw, applied, by_norm, by_value)
+        row = {
+            "log10_raw_norm": gradient.log10_norm,
+            "log10_applied_norm": own[1],
+            "engaged": float(trace.clip_scale < 1),
+            "non_finite": 0.0,
+            "cosine": own[0],
+            "norm_clip/cosine": norm_clip[0],
+            "norm_clip/log10_norm": norm_clip[1],
+            "value_clip/cosine": value_clip[0],
+            "value_clip/log10_norm": value_clip[1],
+            "value_clip/share": np.count_nonzero(np.abs(plain) > self.max_value) / plain.size,
+        }
+        return Measurement(NAMES, np.array(list(row.values())))
+
+    def metric(self, name: str) -> str | None:
+        shown = {"log10_applied_norm": "log10_applied_norm", "value_clip/cosine": "value_clip_cosine"}
+        return f"train/{shown[name]}" if name in shown else None
+
+
+def _against(raw: NDArray, *vectors: NDArray) -> list[tuple[float, float]]:
+    """(cosine to ``raw``, log10 norm) of each vector, in float64, which holds the squares after division by the largest
+    element; (NaN, -inf) for a zero.
+    """
+    direction, length, _ = _scaled(raw)
+    found = []
+    for vector in vectors:
+        scaled, norm, largest = _scaled(vector)
+        if not (length and norm):
+            found.append((np.nan, -np.inf))
+            continue
+        found.append((float(direction @ scaled) / (length * norm), float(np.log10(norm) + np.log10(largest))))
+    return found
+
+
+def _scaled(vector: NDArray) -> tuple[NDArray, float, float]:
+    """A vector divided by its largest element, the norm of that, and the largest element."""
+    largest = float(np.abs(vector).max())
+    scaled = vector.astype(np.float64) / (largest or 1.0)
+    return scaled, float(np.sqrt(scaled @ scaled)), largest
