@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradpath.figures import Figure, style
+from gradpath.figures.plane import Plane, Trajectory, arms_of, pieces, plane_of, steepest_of, trajectory_of, wall_of
 from gradpath.loader import Run
 
 if TYPE_CHECKING:
@@ -22,48 +22,6 @@ BEYOND = 15
 """Steps after the largest gradient that the surface still shows; more would hide it."""
 LOWEST = -8.0
 """log10 of the smallest loss after training that is told from 0."""
-READOUT = ("W_hy", "b_y")
-
-
-@dataclass(frozen=True)
-class Plane:
-    """The stored surface: values of x and of y, ``loss`` (y, x), and what x and y are."""
-
-    names: tuple[str, ...]
-    x: NDArray
-    y: NDArray
-    loss: NDArray
-
-    @property
-    def box(self) -> NDArray:
-        """[[smallest x, smallest y], [largest x, largest y]]."""
-        return np.array([[self.x[0], self.y[0]], [self.x[-1], self.y[-1]]])
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """A run on the plane: ``points`` (steps, 3) of x, y and loss, and log10 of the gradient norm that clipping sees."""
-
-    group: style.Group
-    run: Run
-    points: NDArray
-    norm: NDArray
-
-    @property
-    def look(self) -> dict[str, Any]:
-        """An unclipped line is thin and on top, for where the two are one."""
-        clipped = self.group.dash == "--"
-        return {
-            "color": self.group.color,
-            "linestyle": self.group.dash,
-            "lw": 1.6 if clipped else 1.1,
-            "zorder": 3 - clipped,
-        }
-
-    @property
-    def steepest(self) -> int:
-        """The step of the largest gradient."""
-        return int(np.argmax(np.where(np.isfinite(self.norm), self.norm, -np.inf)))
 
 
 @dataclass
@@ -80,9 +38,9 @@ class Cliff(Figure):
         from matplotlib import pyplot
 
         found = style.groups(runs)
-        plane = _plane(runs[0])
-        arms = _arms(runs)
-        shown = _shown([_trajectory(arm, run, plane) for arm in arms for run in arm.runs])
+        plane = plane_of(runs[0])
+        arms = arms_of(runs)
+        shown = steepest_of([trajectory_of(arm, run, plane) for arm in arms for run in arm.runs])
         canvas = pyplot.figure(figsize=(11.4, 8.4))
         grid = canvas.add_gridspec(2, 2, height_ratios=(1.45, 1), width_ratios=(1.1, 1), hspace=0.27, wspace=0.17)
         _surface(canvas.add_subplot(grid[0, 0], projection="3d", computed_zorder=False), plane, shown)
@@ -94,61 +52,12 @@ class Cliff(Figure):
         return canvas
 
 
-def _arms(runs: Sequence[Run]) -> list[style.Group]:
-    """One group an arm, whatever else its runs differ in: here the learning rate has an axis of its own."""
-    names = sorted({run.arm for run in runs}, key=lambda arm: (arm.startswith("clipped_"), arm))
-    colors = dict(zip(names, style.SPARE * len(names), strict=False)) | style.COLORS
-    return [
-        style.Group(
-            style.arm_label(name),
-            colors[name],
-            "--" if name.startswith("clipped_") else "-",
-            tuple(run for run in runs if run.arm == name),
-        )
-        for name in names
-    ]
-
-
-def _plane(run: Run) -> Plane:
-    series = run.series["loss_surface"]
-    x, y, loss = series.values[0].T
-    across = len(np.unique(x))
-    return Plane(series.names[:2], x[:across], y[::across], loss.reshape(-1, across))
-
-
-def _trajectory(group: style.Group, run: Run, plane: Plane) -> Trajectory:
-    places, gradients = run.series["parameter_value"], run.series["grad_norm"]
-    steps = places.steps[np.isin(places.steps, gradients.steps)]
-
-    def at(steps_of: NDArray, values: NDArray) -> NDArray:
-        return values[np.searchsorted(steps_of, steps)]
-
-    held = () if run.config["train"].get("readout", True) else READOUT
-    trained = [i for i, name in enumerate(gradients.names) if name not in (*held, "global")]
-    parts = at(gradients.steps, gradients.values)[:, trained]
-    with np.errstate(divide="ignore", over="ignore"):
-        norm = 0.5 * np.log10((10.0 ** (2 * parts)).sum(axis=1))
-    columns = [at(places.steps, places.column(name)) for name in plane.names]
-    return Trajectory(group, run, np.stack([*columns, at(run.loss.steps, run.loss.values)], axis=-1), norm)
-
-
-def _shown(everything: list[Trajectory]) -> list[Trajectory]:
-    """The trajectories of one start and learning rate: where a gradient that is not clipped is the largest of all."""
-    free = [t for t in everything if t.group.dash == "-"] or everything
-    chosen = max(free, key=lambda t: (t.norm[t.steepest], t.run.config["optimizer"]["lr"], -t.run.seed)).run
-
-    def same(run: Run) -> bool:
-        return all(run.config[key] == chosen.config[key] for key in run.config if key not in ("clip", "instruments"))
-
-    return [t for t in everything if same(t.run)]
-
-
 def _surface(axes: Any, plane: Plane, shown: list[Trajectory]) -> None:
     mesh = np.meshgrid(plane.x, plane.y)
     look = {"cmap": "Blues_r", "vmin": -0.15, "linewidth": 0, "antialiased": False, "zorder": 0, "rasterized": True}
     axes.plot_surface(*mesh, plane.loss, rcount=len(plane.y), ccount=len(plane.x), **look)
     for trajectory in shown:
-        for inside, leaves in _pieces(trajectory.points[: shown[0].steepest + BEYOND], plane.box):
+        for inside, leaves in pieces(trajectory.points[: shown[0].steepest + BEYOND], plane.box):
             piece = np.vstack([inside, leaves]) if leaves is not None else inside
             axes.plot(*piece.T, **trajectory.look | {"lw": 0.7}, marker=".", markersize=3.5)
             if leaves is not None:
@@ -169,12 +78,12 @@ def _map(axes: "Axes", plane: Plane, shown: list[Trajectory]) -> None:
     bar = axes.figure.colorbar(_paint(axes, plane, shown), ax=axes, pad=0.02)
     bar.set_label("loss")
     style.decades(bar.ax.yaxis)
-    if (wall := _wall(shown[0].run, plane)) is not None:
+    if (wall := wall_of(shown[0].run, plane)) is not None:
         axes.plot(*wall, color="black", lw=1, linestyle=":", zorder=1)
         w, b = wall[:, int(0.8 * wall.shape[1])]
         axes.text(w - 0.08, b - 0.05, "H$_0$ between\nthe two basins", ha="right", va="top", fontsize=8)
     for trajectory in shown:
-        for inside, leaves in _pieces(trajectory.points, plane.box):
+        for inside, leaves in pieces(trajectory.points, plane.box):
             if leaves is not None:
                 arrow = {"arrowstyle": "-|>", "color": trajectory.group.color, "lw": 1.1, "mutation_scale": 14}
                 axes.annotate("", tuple(leaves[:2]), tuple(inside[-1, :2]), arrowprops=arrow)
@@ -206,16 +115,6 @@ def _paint(axes: "Axes", plane: Plane, shown: list[Trajectory]) -> Any:
     for trajectory in shown:
         axes.plot(*trajectory.points[:, :2].T, **trajectory.look, marker=".", markersize=3.5)
     return axes.pcolormesh(plane.x, plane.y, height, cmap="Blues_r", shading="gouraud", rasterized=True)
-
-
-def _wall(run: Run, plane: Plane) -> NDArray | None:
-    """Where a sigmoid unit stays at H_0 for ever and cannot: x_0 = w σ(x_0) + b is a fixed point, and w σ′(x_0) > 1."""
-    cell = run.config["cell"]
-    start = cell["initial_state"]
-    if plane.names != ("W_hh", "b_h") or cell.get("activation") != "sigmoid" or not 0 < start < 1:
-        return None
-    w = plane.x[plane.x * start * (1 - start) > 1]
-    return np.stack([w, np.log(start / (1 - start)) - w * start])
 
 
 def _norms(axes: "Axes", shown: list[Trajectory]) -> None:
@@ -257,28 +156,6 @@ def _final(run: Run) -> float:
     return float(np.log10(max(loss, 10.0**LOWEST))) if np.isfinite(loss) else np.nan
 
 
-def _pieces(points: NDArray, box: NDArray) -> list[tuple[NDArray, NDArray | None]]:
-    """The stretches of a trajectory inside the box, and where each leaves it (None: it ends there)."""
-    within = ((points[:, :2] >= box[0]) & (points[:, :2] <= box[1])).all(axis=1)
-    found: list[tuple[NDArray, NDArray | None]] = []
-    start = None
-    for step, inside in enumerate(within):
-        if inside and start is None:
-            start = step
-        elif not inside and start is not None:
-            found.append((points[start:step], _edge(points[step - 1], points[step], box)))
-            start = None
-    return found + ([(points[start:], None)] if start is not None else [])
-
-
-def _edge(inside: NDArray, outside: NDArray, box: NDArray) -> NDArray:
-    """Where the straight step between two points crosses the box."""
-    move = outside - inside
-    with np.errstate(divide="ignore", invalid="ignore"):
-        reach = np.where(move[:2] > 0, box[1] - inside[:2], box[0] - inside[:2]) / move[:2]
-    return inside + np.nanmin(np.where(move[:2] != 0, reach, np.nan)) * move
-
-
 def _symbol(name: str) -> str:
     """As Pascanu et al. write it."""
     return {"W_hh": "w", "b_h": "b"}.get(name, name)
@@ -301,7 +178,7 @@ def _caption(found: list[style.Group], shown: list[Trajectory], plane: Plane) ->
         )
     counts = [
         f"{arm.label} {sum(run.tags['solved'] == 'true' for run in arm.runs)} of {len(arm.runs)}"
-        for arm in _arms([run for group in found for run in group.runs])
+        for arm in arms_of([run for group in found for run in group.runs])
     ]
     return (
         f"{style.setting_text(found)}; {style.seeds(found)} a learning rate, each another start. "
