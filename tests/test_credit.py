@@ -1,5 +1,6 @@
 """Credit, alignment and reach: against central differences, naive vectors, closed forms and their identities."""
 
+import matplotlib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -10,11 +11,14 @@ from gradpath.cells import Cell
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
+from gradpath.figures import CannotDrawError
+from gradpath.figures.credit import Credit as CreditFigure
 from gradpath.gradcheck import assembled, per_step_gradients, relative_error, untied_differences
 from gradpath.inits.gaussian import Gaussian
 from gradpath.instruments import credit
 from gradpath.instruments.credit import Credit
 from gradpath.instruments.reach import Reach, reach
+from gradpath.loader import Run
 from gradpath.losses import Loss
 from gradpath.network import Network
 from gradpath.nonlinearities import Activation
@@ -23,6 +27,7 @@ from gradpath.run import execute
 from gradpath.step_loss import trace_of_step
 from gradpath.training import train
 
+matplotlib.use("Agg")
 SMALL = ["task.length=12", "cell.hidden_size=5", "train.batch_size=4", "train.eval_size=20", "train.steps=4"]
 
 
@@ -283,3 +288,52 @@ def test_a_network_that_blows_up_is_read_without_an_error() -> None:
     assert run[-1].diverged
     assert np.isfinite(run[0].measurements["reach"].values).all()
     assert {"credit", "reach"} <= run[-1].measurements.keys()
+
+
+def recorded(arms: list[str], *task: str) -> list[Run]:
+    for arm in arms:
+        for seed in range(3):
+            chosen = ["instruments=[credit,reach,grad_norm]", f"arm={arm}", f"seed={seed}", "train.steps=1"]
+            execute(config.experiment([*SMALL, *chosen, *task]), "s")
+    return loader.load(None, "gradpath", "s")
+
+
+def kind(run: Run, probe: int, of: str) -> NDArray:
+    return block(Measurement(run.series["credit"].names, run.series["credit"].values[probe]), of)
+
+
+def test_the_figure_of_a_loss_at_every_step_is_four_rows_of_maps(home) -> None:
+    runs = recorded(["rnn"], "task=copy", "task.length=3", "train.dtype=float64")
+    canvas = CreditFigure().draw(runs)
+    maps = [axes.images[0] for axes in canvas.axes[:4]]
+    for image, probe in zip(maps[:2], (0, 1), strict=True):
+        credit = np.median([kind(run, probe, "credit") for run in runs], axis=0)
+        np.testing.assert_allclose(image.get_array().filled(-np.inf), credit.T)
+    for image, probe in zip(maps[2:], (0, 1), strict=True):
+        mean = np.mean([kind(run, probe, "alignment") for run in runs], axis=0)
+        np.testing.assert_allclose(image.get_array().filled(np.nan), mean.T)
+    assert {image.get_clim() for image in maps[2:]} == {(-1, 1)}
+    (needed,) = canvas.axes[0].lines
+    assert (needed.get_ydata() - needed.get_xdata()).tolist() == [13, 13], "the task's lag"
+    lag = np.median([run.series["reach"].column("reach")[0] for run in runs])
+    assert [text.get_text() for text in canvas.axes[0].texts] == [f"reach {lag:.3g}"]
+    text = " ".join(t.get_text() for t in canvas.texts).replace("\n", " ")
+    assert "median over 3 seeds" in text
+    assert float(text.rpartition("it holds to ")[2].rstrip(".")) < 1e-12
+
+
+def test_the_figure_of_a_loss_at_the_last_step_is_a_row_of_curves_and_two_of_maps(home) -> None:
+    runs = recorded(["rnn", "lstm"], "task=adding")
+    canvas = CreditFigure(decades=3).draw(runs)
+    assert [len(axes.images) for axes in canvas.axes[:6]] == [0, 0, 1, 1, 1, 1]
+    for axes, arm in zip(canvas.axes[:2], ("rnn", "lstm"), strict=True):
+        for line, probe in zip(axes.lines, (0, 1), strict=False):
+            credit = np.median([kind(run, probe, "credit")[:, -1] for run in runs if run.arm == arm], axis=0)
+            np.testing.assert_allclose(line.get_ydata(), credit)
+
+
+def test_the_figure_names_a_run_that_has_nothing_to_draw(home) -> None:
+    wild = ["cell=rnn", "cell.activation=relu", "init=gaussian", "init.gain=1e30"]
+    execute(config.experiment([*SMALL, *wild, "instruments=[credit,reach,grad_norm]"]), "s")
+    with pytest.raises(CannotDrawError, match="rnn · adding T=12 · seed 0 has no finite reading"):
+        CreditFigure().draw(loader.load(None, "gradpath", "s"))
