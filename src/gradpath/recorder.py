@@ -191,6 +191,10 @@ class Recorder:
 
     def _summary(self) -> None:
         """Numbers to sort the runs by."""
+        needed = self.experiment.task.lags[1]
+        if "reach" in self._series and needed:
+            _, steps, readings = self._series["reach"]
+            self._metric("summary/reach_over_needed_lag", float(readings[-1][0]) / needed, steps[-1])
         if "state_grad_norm" not in self._series:
             return
         columns, steps, readings = self._series["state_grad_norm"]

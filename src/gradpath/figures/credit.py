@@ -1,0 +1,206 @@
+"""Which step's loss reaches which use of the parameters, and whether the uses agree."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.loader import Run
+from gradpath.settings import setting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.image import AxesImage
+
+STAGES = ("at initialisation", "after training")
+DASHES = dict(zip(STAGES, ("--", "-"), strict=True))
+NOTHING = "#d4d4d4"
+"""The colour of a true zero."""
+
+
+@dataclass
+class Credit(Figure):
+    """A column an arm. Rows: ‖∂L_s/∂θ_t‖, the pull of the loss at step s on the parameters as step t uses them, before
+    and after training (as a curve where one step alone is scored); then the cosine of the gradients of steps s and t,
+    before and after training.
+    """
+
+    decades: float = setting(8.0, "decades below the largest gradient at which the colour saturates", gt=0)
+
+    needs = ("credit", "reach", "grad_norm")
+
+    def draw(self, runs: Sequence[Run]) -> "Canvas":
+        style.theme()
+        from matplotlib import pyplot
+
+        found = style.groups(runs)
+        maps = max(len(_scored(group)) for group in found) > 1
+        rows = 4 if maps else 3
+        canvas, grid = pyplot.subplots(
+            rows, len(found), figsize=(2.6 * len(found) + 1.2, 2.3 * rows + 0.4), squeeze=False, layout="constrained"
+        )
+        if maps:
+            image = self._maps(grid[:2], found)
+            bar = canvas.colorbar(image, ax=grid[:2].ravel().tolist(), extend="min", pad=0.01)
+            style.decades(bar.ax.yaxis)
+            bar.set_label("‖∂L$_s$/∂θ$_t$‖    (grey: true zero)")
+        else:
+            self._curves(grid[0], found)
+        image = self._alignments(grid[-2:], found)
+        bar = canvas.colorbar(image, ax=grid[-2:].ravel().tolist(), pad=0.01)
+        bar.set_label("cos(∂L/∂θ$_s$, ∂L/∂θ$_t$)")
+        for axes, group in zip(grid[0], found, strict=True):
+            axes.set_title(group.label.replace(", ", "\n"), color=group.color)
+        for axes in grid.ravel():
+            axes.label_outer()
+        for axes in grid[-1]:
+            axes.set_xlabel("θ used at step t")
+        style.caption(canvas, self._caption(found))
+        return canvas
+
+    def _maps(self, grid: NDArray, found: list[style.Group]) -> "AxesImage":
+        """Heat maps of the medians over the seeds, all on one scale, with the lag that the task needs."""
+        medians = {
+            (stage, group.label): style.median_band([_read(run, "credit", stage) for run in group.runs])[0]
+            for stage in STAGES
+            for group in found
+        }
+        strongest = max(values.max() for values in medians.values())
+        for row, stage in zip(grid, STAGES, strict=True):
+            for axes, group in zip(row, found, strict=True):
+                values = np.ma.masked_invalid(medians[stage, group.label])
+                image = _image(axes, group, values, "viridis", strongest - self.decades, strongest)
+                scored = _scored(group)
+                axes.set_ylim(scored[0] - 0.5, scored[-1] + 0.5)
+                lag, last = group.runs[0].longest_lag, scored[-1]
+                axes.plot([1, last - lag], [1 + lag, last], color="#D55E00", lw=1.6, ls=(0, (2, 1)))
+                axes.text(0.97, 0.05, _reach_text(group, stage), transform=axes.transAxes, ha="right", fontsize=8)
+            row[0].set_ylabel(f"credit {stage}\n\nloss at step s")
+        return image
+
+    def _curves(self, row: NDArray, found: list[style.Group]) -> None:
+        """The one scored step's credit over t, before (dashed) and after training."""
+        shown = [_last_scored(run, stage) for group in found for run in group.runs for stage in STAGES]
+        floor = style.floor_below(shown)
+        for axes, group in zip(row, found, strict=True):
+            t = np.arange(1, len(group.runs[0].lag) + 1)
+            for stage in STAGES:
+                curves = [_last_scored(run, stage) for run in group.runs]
+                label = f"{stage}:\n{_reach_text(group, stage)}"
+                style.curve(axes, t, curves, floor, color=group.color, ls=DASHES[stage], lw=1.6, label=label)
+            axes.axvline(_scored(group)[0] - group.runs[0].longest_lag, color="#D55E00", lw=1.6, ls=(0, (2, 1)))
+            axes.set_xlim(0.5, len(t) + 0.5)
+            axes.set_ylim(floor - 0.5, max(values.max() for values in shown) + 0.5)
+            axes.legend(loc="lower right", fontsize=7.5)
+        row[0].set_ylabel("credit\n\n‖∂L/∂θ$_t$‖")
+        for axes in row:
+            style.decades(axes.yaxis)
+
+    def _alignments(self, grid: NDArray, found: list[style.Group]) -> "AxesImage":
+        """Heat maps of the mean cosine over the seeds."""
+        for row, stage in zip(grid, STAGES, strict=True):
+            for axes, group in zip(row, found, strict=True):
+                mean = np.mean([_read(run, "alignment", stage) for run in group.runs], axis=0)
+                zero: NDArray = np.any(np.isneginf([_norms(run, stage) for run in group.runs]), axis=0)
+                steps = _steps(group.runs[0]) - 1
+                values = np.ma.masked_array(mean, zero[:, None] | zero[steps])
+                image = _image(axes, group, values, "RdBu_r", -1, 1)
+            row[0].set_ylabel(f"alignment {stage}\n\nθ used at step s")
+        return image
+
+    def _caption(self, found: list[style.Group]) -> str:
+        residuals = [_residual(run, stage) for group in found for run in group.runs for stage in STAGES]
+        known = [value for value in residuals if value is not None]
+        held = f"recomputed from the records, it holds to {max(known):.0e}" if known else "not all steps were recorded"
+        return (
+            "θ: all recurrent parameters; L$_s$: what the loss at step s adds to the batch mean. Credit: median over "
+            f"{style.seeds(found)}; alignment: mean over them. {style.setting_text(found)}. Orange: the longest lag of "
+            f"the task, {found[0].runs[0].longest_lag}. Reach: the lag at which the adjoint of the last loss has "
+            "fallen to 1/e. Theory: one Jacobian a step makes credit fall by a constant factor with the lag, bands "
+            "along the diagonal (Bengio et al. 1994; Pascanu et al. 2013); cosines times norms add up to "
+            f"‖∂L/∂θ‖²: {held}."
+        )
+
+
+def _image(axes: "Axes", group: style.Group, values: NDArray, colors: str, low: float, high: float) -> "AxesImage":
+    """A heat map of (T, steps) values, t from left to right, s from the bottom up."""
+    import matplotlib
+
+    length = len(values)
+    image = axes.imshow(
+        values.T,
+        cmap=matplotlib.colormaps[colors].with_extremes(bad=NOTHING),
+        vmin=low,
+        vmax=high,
+        origin="lower",
+        extent=(0.5, length + 0.5, 0.5, length + 0.5),
+        aspect="auto",
+        interpolation="nearest",
+    )
+    axes.grid(False)
+    return image
+
+
+def _steps(run: Run) -> NDArray:
+    """The timesteps s, counted from 1, of the columns."""
+    return np.array([int(name.partition("/")[2]) for name in run.series["credit"].names if name.startswith("credit/")])
+
+
+def _probe(run: Run, stage: str) -> int:
+    """Index of the reading that a stage means; readings that hold NaN (training had diverged) are passed over."""
+    series = run.series["credit"]
+    whole = np.flatnonzero(~np.isnan(series.values).any(axis=(1, 2)))
+    if not whole.size or series.steps[0] != 0:
+        raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
+    return int(whole[0] if stage == STAGES[0] else whole[-1])
+
+
+def _read(run: Run, kind: str, stage: str) -> NDArray:
+    """(T, steps) of ``credit`` or ``alignment`` at a stage."""
+    series = run.series["credit"]
+    columns = [index for index, name in enumerate(series.names) if name.startswith(f"{kind}/")]
+    return series.values[_probe(run, stage)][:, columns]
+
+
+def _norms(run: Run, stage: str) -> NDArray:
+    """(T,) log10 ‖∂L/∂θ_t‖."""
+    return run.series["credit"].column("norm")[_probe(run, stage)]
+
+
+def _scored(group: style.Group) -> NDArray:
+    """The timesteps, counted from 1, at which the loss of some run reaches a parameter."""
+    reads = [_read(run, "credit", stage) for run in group.runs for stage in STAGES]
+    return _steps(group.runs[0])[np.isfinite(reads).any(axis=(0, 1))]
+
+
+def _last_scored(run: Run, stage: str) -> NDArray:
+    """(T,) the credit of the one scored step."""
+    values = _read(run, "credit", stage)
+    return values[:, np.isfinite(values).any(axis=0)].max(axis=1, initial=-np.inf)
+
+
+def _reach_text(group: style.Group, stage: str) -> str:
+    """``reach 12.3``, the median over the seeds; ``reach ≥ 49`` where most never fall that far."""
+    rows = []
+    for run in group.runs:
+        series, step = run.series["reach"], run.series["credit"].steps[_probe(run, stage)]
+        rows.append(series.values[series.steps == step][-1])
+    lag, censored = np.nanmedian(rows, axis=0)
+    return f"reach {'≥ ' if censored > 0.5 else ''}{lag:.3g}"
+
+
+def _residual(run: Run, stage: str) -> float | None:
+    """| ΣΣ cos ‖·‖‖·‖ / ‖∂L/∂θ‖² − 1 |, the squared norm from ``grad_norm``; None where not all steps are columns."""
+    cosines, norms = _read(run, "alignment", stage), _norms(run, stage)
+    if len(cosines) != cosines.shape[1]:
+        return None
+    series = run.series["grad_norm"]
+    step = run.series["credit"].steps[_probe(run, stage)]
+    recurrent = [i for i, name in enumerate(series.names) if not name.endswith("y") and name != "global"]
+    parts = series.values[series.steps == step][-1, recurrent]
+    sizes = 10 ** (norms - parts.max())
+    return float(abs(sizes @ cosines @ sizes / np.sum(100 ** (parts - parts.max())) - 1))

@@ -1,0 +1,105 @@
+"""Which step's loss reaches which use of the parameters, and whether the uses agree."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.instruments import Instrument
+from gradpath.instruments.param_grad_norm import ParamGradNorm
+from gradpath.records import Factor, Measurement, Trace
+from gradpath.scaled import LOG10_2, Scaled, magnitude, shift
+from gradpath.settings import setting
+from gradpath.step_loss import trace_of_step
+
+BUDGET = 2**22
+"""Numbers of per-step gradients that are formed at once, 32 MB."""
+
+
+@dataclass
+class Credit(Instrument):
+    """For θ the parameters of all recurrent layers together, the readout left out; row t, 1 ≤ t ≤ T:
+
+    - ``credit/s``: log10 ‖∂L_s/∂θ_t‖, with L_s what the loss at step s adds to the batch mean L, so that
+      Σ_s ∂L_s/∂θ_t = ∂L/∂θ_t; -inf is a true zero: t > s, or no sequence is scored at s. One backward pass a scored
+      step.
+    - ``alignment/s``: cos(g_s, g_t), with g_t = ∂L/∂θ_t; 0 where one of the two is a true zero.
+    - ``norm``: log10 ‖g_t‖, so that Σ_s Σ_t cos(g_s, g_t) ‖g_s‖ ‖g_t‖ = ‖Σ_t g_t‖² = ‖∂L/∂θ‖².
+
+    (T, names). Beyond ``max_steps`` timesteps s runs over that many, evenly spaced from the first to the last. The
+    memory is 8 · max(2^22, T·n·H) bytes for the gradients formed at once, and the result.
+    """
+
+    max_steps: int = setting(128, "most timesteps s to tell apart, evenly spaced from the first to the last", ge=1)
+
+    per_timestep = True
+
+    def measure(self, trace: Trace) -> Measurement:
+        length = trace.tape.length
+        steps = np.arange(length)
+        if length > self.max_steps:
+            steps = np.linspace(length - 1, 0, self.max_steps).round().astype(int)[::-1]
+        cosines, norms = _alignment(trace, steps)
+        names = [f"{kind}/{s + 1}" for kind in ("credit", "alignment") for s in steps]
+        return Measurement((*names, "norm"), np.column_stack([_credit(trace, steps), cosines, norms]))
+
+
+def _credit(trace: Trace, steps: NDArray) -> NDArray:
+    """(T, steps) log10 ‖∂L_s/∂θ_t‖."""
+    values = np.full((trace.tape.length, len(steps)), -np.inf)
+    rows = {int(s): row for row, s in enumerate(trace.tape.scored)}
+    names = sum(len(factor.names) for factor in _recurrent(trace))
+    for column, s in enumerate(steps.tolist()):
+        if s in rows:
+            norms = combined(ParamGradNorm().measure(trace_of_step(trace, rows[s])).values[:, :names])
+            values[: len(norms), column] = norms
+    return values
+
+
+def combined(log10_norms: NDArray) -> NDArray:
+    """log10 √Σ_k 10^(2 n_k) over the last axis: the norm of all together from the norms of the parts."""
+    largest = log10_norms.max(axis=-1)
+    base = np.where(np.isfinite(largest), largest, 0)
+    with np.errstate(divide="ignore"):
+        return base + np.log10(np.sum(100.0 ** (log10_norms - base[..., None]), axis=-1)) / 2
+
+
+def _alignment(trace: Trace, steps: NDArray) -> tuple[NDArray, NDArray]:
+    """(T, steps) cos(g_s, g_t) and (T,) log10 ‖g_t‖."""
+    # Each g_t is brought to about size 1 before it is multiplied, so that no product leaves float64.
+    deltas = [delta.aligned_by_step for delta in trace.deltas]
+    size = np.max([magnitude(delta.array, 1) + delta.exponent for delta in deltas], axis=0)
+    size = np.where(size < np.iinfo(np.int32).min // 4, 0, size)
+    products, squares = np.zeros((len(size), len(steps))), np.zeros(len(size))
+    for factor in _recurrent(trace):
+        for part in _parts(factor):
+            gradients = np.concatenate([_flat(step, size[rows]) for rows, step in part.per_step()])
+            # With itself where every step is asked for: NumPy then forms one triangle, and the result is symmetric.
+            products += gradients @ (gradients if len(steps) == len(size) else gradients[steps]).T
+            squares += np.vecdot(gradients, gradients)
+    roots = np.sqrt(squares)
+    zero = (squares == 0)[:, None] | (squares == 0)[steps]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(zero, 0, products / (roots[:, None] * roots[steps])), np.log10(roots) + size * LOG10_2
+
+
+def _recurrent(trace: Trace) -> tuple[Factor, ...]:
+    """The factors of the layers, without the readout's weights and bias."""
+    return trace.factors[:-2]
+
+
+def _parts(factor: Factor) -> Iterator[Factor]:
+    """A factor in runs of input columns, of which all T steps' gradients fit into the budget."""
+    if factor.entered is None:
+        yield factor
+        return
+    length, _, blocks, width = factor.delta.array.shape
+    run = max(1, BUDGET // (length * blocks * width))
+    for start in range(0, factor.entered.shape[-1], run):
+        yield replace(factor, entered=factor.entered[..., start : start + run])
+
+
+def _flat(step: Scaled, size: NDArray) -> NDArray:
+    """Gradients (rows, n, K, H) as vectors (rows, n·K·H), over 2^size."""
+    return shift(step.array, step.exponent - size[:, None]).reshape(len(size), -1)

@@ -1,0 +1,50 @@
+"""How far back the gradient reaches, as one number."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.instruments import Instrument
+from gradpath.records import Measurement, Trace
+from gradpath.step_loss import trace_of_step
+
+
+@dataclass
+class Reach(Instrument):
+    """``reach``: the lag l at which a(l) = ‖∂L_s/∂S_{s−l}‖_F has first fallen to a(0)/e, in steps. s is the last scored
+    timestep, L_s its part of the loss alone, S the carrier of the top layer (C of the LSTM, H of the others), the
+    derivative total, the norm over sequences and units. Between steps log a is interpolated linearly, so that
+    a(l) = a(0) g^l has reach −1/ln g, the time constant of the exponential; to a true zero it falls at once.
+
+    The carrier, because what the loss sends into H_s goes back through C_s, all but the output gate's part. Of H and C
+    together, C_s would add nothing to a(0) but what H_s has passed on to it, and the loss of size on that one passage
+    would count as a fall: with W_·h = 0 and O_s(1 − tanh² C_s) = ½ their reach is 1 − ½ ln 5 ≈ 0.2 of −1/ln F.
+
+    Where a stays above a(0)/e, reach is the largest lag there is, s − 1, and ``reach_censored`` is 1, else 0. NaN:
+    a(0) is a true zero or not finite. (names,)
+    """
+
+    per_timestep = False
+
+    def measure(self, trace: Trace) -> Measurement:
+        tape = trace.tape
+        top = tape.cell.prefix(tape.cell.layers - 1) + tape.cell.states[-1]
+        adjoint = trace_of_step(trace, len(tape.scored) - 1).states[top]
+        curve = adjoint.aligned_by_step.log10_norm()[tape.scored[-1] :: -1]
+        return Measurement(("reach", "reach_censored"), np.array(reach(curve)))
+
+    def metric(self, name: str) -> str | None:
+        return "train/reach" if name == "reach" else None
+
+
+def reach(curve: NDArray) -> tuple[float, float]:
+    """(lag, censored) at which a curve of log10 values over the lag has fallen by log10 e."""
+    if not np.isfinite(curve[0]):
+        return np.nan, 0.0
+    lost = curve[0] - curve
+    fallen = np.flatnonzero(~(lost < np.log10(np.e)))
+    if not fallen.size:
+        return float(len(curve) - 1), 1.0
+    before, after = lost[fallen[0] - 1 : fallen[0] + 1]
+    return float(fallen[0] - 1 + (np.log10(np.e) - before) / (after - before)), 0.0
