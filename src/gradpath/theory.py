@@ -1,11 +1,11 @@
 """What theory says the gradient does on its way into the past, as pure functions of weights and pre-activations.
 
-All of it in natural logarithms a step. The lines are not alike. The σ_max bound is a theorem and holds at every step of
-every network. The spectral radius is the slope of the *linear* network at long lags. The mean field is the slope of a
-*random* network in the limit of many units. The carousel is the slope of a gated cell whose gates stand at their biases.
+All of it in natural logarithms a step. The lines are not alike. The σ_max bound is a theorem and holds at every step
+of every network. The spectral radius is the slope of the *linear* network at long lags. The mean field is the slope of
+a *random* network in the limit of many units. The carousel is the slope of a gated cell with its gates at their biases.
 """
 
-from math import erf, exp, pi, sqrt
+from math import erfc, exp, pi, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ def log_bound(recurrent: NDArray, kind: Activation) -> float:
     """ln(σ_max(W_hh) max φ′), of which ‖∂L/∂H_{t-1} − ∂⁺L/∂H_{t-1}‖ ≤ σ_max(W_hh) max φ′ ‖∂L/∂H_t‖ is a consequence
     (Pascanu et al. 2013, section 2.1): negative, the gradient must vanish; positive, it may explode.
     """
-    return _log(np.linalg.norm(recurrent.astype(np.float64), 2) * kind.steepest)
+    return _log(float(np.linalg.norm(recurrent.astype(np.float64), 2)) * kind.steepest)
 
 
 def log_radius(recurrent: NDArray, kind: Activation) -> float:
@@ -31,7 +31,7 @@ def log_radius(recurrent: NDArray, kind: Activation) -> float:
     steepest. With max φ′, which is φ′(0) for tanh and sigmoid, the slope around rest; for relu, whose φ′(0) is a
     convention, it is that of an active unit.
     """
-    return _log(np.abs(np.linalg.eigvals(recurrent.astype(np.float64))).max() * kind.steepest)
+    return _log(float(np.abs(np.linalg.eigvals(recurrent.astype(np.float64))).max()) * kind.steepest)
 
 
 def mean_field(
@@ -41,11 +41,11 @@ def mean_field(
 
         q_t = g² E[φ(a_{t-1})²] + v_t,    g² = ‖W_hh‖²_F / H = H Var(W_hh) where the weights have mean 0,
 
-    ``mean`` m and ``variance`` v (T,) those of the input part X_t W_xh + b_h over units and sequences (Sompolinsky et al.
-    1988; Poole et al. 2016, eqs. 3–4; Schoenholz et al. 2017, eqs. 6–8, for a depth of T tied layers). Exact for H → ∞, recurrent
-    weights independent with mean 0, and inputs that are Gaussian over the units. E[φ²] is the second moment and not the
-    variance, so sigmoid units, whose mean is not 0, need nothing more: their mean reaches the next step through
-    weights of mean 0 and only adds to its variance.
+    ``mean`` m and ``variance`` v (T,) those of the input part X_t W_xh + b_h over units and sequences (Sompolinsky et
+    al. 1988; Poole et al. 2016, the length map, and Schoenholz et al. 2017, χ, with the timesteps as layers). Exact for
+    H → ∞, recurrent weights independent with mean 0, and inputs that are Gaussian over the units. E[φ²] is the second
+    moment and not the variance, so sigmoid units, whose mean is not 0, need nothing more: their mean reaches the next
+    step through weights of mean 0 and only adds to its variance.
     """
     gain = float(np.square(recurrent, dtype=np.float64).sum() / len(recurrent))
     second, slopes = initial_state * initial_state, np.empty(len(mean))
@@ -62,8 +62,9 @@ def gaussian_moments(kind: Activation, mean: float, variance: float) -> tuple[fl
         active, density = float(mean > 0), 0.0
         if deviation:
             ratio = mean / deviation
-            active, density = (1 + erf(ratio / sqrt(2))) / 2, exp(-ratio * ratio / 2) / sqrt(2 * pi)
-        return (mean * mean + variance) * active + mean * deviation * density, active
+            active, density = erfc(-ratio / sqrt(2)) / 2, exp(-ratio * ratio / 2) / sqrt(2 * pi)
+        # Far below the corner the two terms cancel, and rounding may leave less than nothing.
+        return max((mean * mean + variance) * active + mean * deviation * density, 0.0), active
     at = mean + deviation * NODES
     steepness = derivative(kind, at)
     activate(kind, at)

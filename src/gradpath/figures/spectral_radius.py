@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,15 +75,14 @@ class SpectralRadius(Figure):
             middle = [np.median([self._slope(r, _line(r, line.name)) for r in runs]) for runs in by_gain.values()]
             axes.plot(gains, middle, color=line.color, ls=line.dash, lw=1.8, label=line.label)
         measured = [[self._slope(run, _state(run)) for run in runs] for runs in by_gain.values()]
-        middle, low, high = (np.array([f(m) for m in measured]) for f in (np.median, np.min, np.max))
-        look = {"fmt": "o", "color": style.COLORS["rnn"], "markersize": 6, "capsize": 3, "zorder": 5}
-        axes.errorbar(gains, middle, yerr=[middle - low, high - middle], label="measured", **look)
+        center, low, high = (np.array([f(m) for m in measured]) for f in (np.median, np.min, np.max))
+        look: dict[str, Any] = {"fmt": "o", "color": style.COLORS["rnn"], "markersize": 6, "capsize": 3, "zorder": 5}
+        axes.errorbar(gains, center, yerr=[center - low, high - center], label="measured", **look)
         axes.axhline(0, color="#444444", lw=0.9)
         for y, text, va in ((0.02, "explodes", "bottom"), (-0.02, "vanishes", "top")):
-            axes.text(gains[0], y, text, va=va, ha="left", fontsize=8.5, color="#555555", style="italic")
+            axes.text(gains[-1], y, text, va=va, ha="right", fontsize=8.5, color="#555555", style="italic")
         axes.set(xlabel="gain g", ylabel="slope of ln ‖∂L/∂H$_t$‖ a step back", title="slope against gain")
-        axes.set_xticks(gains, [f"{gain:g}" for gain in gains])
-        axes.legend(loc="upper left", bbox_to_anchor=(0, 0.93), fontsize=8.5)
+        axes.legend(loc="lower right", fontsize=8.5)
 
     def _profiles(self, axes: "Axes", by_gain: dict[float, list[Run]]) -> None:
         from matplotlib import colormaps
@@ -121,14 +120,15 @@ class SpectralRadius(Figure):
         against = f"At g = {' and '.join(calm)}, ρ > 1 and the gradient vanishes all the same. " if calm else ""
         cell, settings = everyone[0].config["cell"], everyone[0].config
         return (
-            f"Random {cell['activation']} networks at initialisation, H = {cell['hidden_size']}, W_hh ~ init "
+            f"Random {cell['activation']} networks at initialisation, H = {cell['hidden_size']}, init "
             f"{settings['init']['name']} with gain g, input gain {settings['init']['input_gain']:g}, "
             f"{settings['task']['name'].replace('_', ' ')} T = {settings['task']['length']}, B = "
-            f"{settings['train']['batch_size']}. Median over {_seeds(by_gain)}, bars and bands from smallest to largest. "
-            f"Slopes: least squares over lags 0 to {self._longest(everyone[0])} (grey), in units of ln a step. Mean field (Poole "
-            f"et al. 2016; Schoenholz et al. 2017) minus measured: at most {of_medians[worst]:+.3f} in the median (g = "
-            f"{worst:g}), {single:+.3f} in a single network. {against}The bound (Pascanu et al. 2013) was held at every "
-            f"step of every sequence; nearest approach {min(np.min(m) for m in margins):.2f} decades."
+            f"{settings['train']['batch_size']}. Median over {_seeds(by_gain)}, bars and bands from smallest to "
+            f"largest. Slopes: least squares over lags 0 to {self._longest(everyone[0])} (grey), of ln, a step. "
+            "Mean field (Poole et al. 2016; Schoenholz et al. 2017) minus measured: at most "
+            f"{of_medians[worst]:+.3f} in the median (g = {worst:g}), {single:+.3f} in a single network. {against}The "
+            "bound (Pascanu et al. 2013) was held at every step of every sequence; nearest approach "
+            f"{min(np.min(m) for m in margins):.2f} decades."
         )
 
 

@@ -18,8 +18,8 @@ class Theory(Instrument):
     for every layer. For the RNN ``sigma_max_bound``, ``spectral_radius``, ``mean_field``; for gated cells ``carousel``,
     of the carrier (C of the LSTM, H of the GRU), its gate at the bias alone. See :mod:`gradpath.theory`.
 
-    ``bound_margin``, for the RNN: by how many decades what reaches H_t from step t+1 stays below the σ_max bound, in the
-    sequence that comes nearest; inf where nothing arrives. RuntimeError if a gradient exceeds the bound by more
+    ``bound_margin``, for the RNN: by how many decades what reaches H_t from step t+1 stays below the σ_max bound, in
+    the sequence that comes nearest; inf where nothing arrives. RuntimeError if a gradient exceeds the bound by more
     than rounding. Per-step losses do not disturb it: the bound is held against δa_{t+1} W_hhᵀ, without the direct part.
 
     Costs a singular value and an eigenvalue decomposition of every W_hh, O(H³), a reading.
@@ -44,8 +44,8 @@ def _recurrent(trace: Trace, layer: int) -> dict[str, NDArray]:
     prefix, kind = cell.prefix(layer), cell.activation
     recurrent = names[prefix + "W_hh"]
     if not np.isfinite(recurrent).all():
-        lines = ("sigma_max_bound", "spectral_radius", "mean_field", "bound_margin")
-        return dict.fromkeys(lines, np.full(trace.tape.length, np.nan))
+        every = ("sigma_max_bound", "spectral_radius", "mean_field", "bound_margin")
+        return dict.fromkeys(every, np.full(trace.tape.length, np.nan))
     parts = [(x @ names[prefix + "W_xh"] + names[prefix + "b_h"]).astype(np.float64) for x in tape.inputs]
     mean, variance = np.array([part.mean() for part in parts]), np.array([part.var() for part in parts])
     bound = theory.log_bound(recurrent, kind)
@@ -75,21 +75,24 @@ def _margin(trace: Trace, layer: int, recurrent: NDArray, log10_bound: float) ->
     margin = np.where(np.isneginf(carried), np.inf, limit - carried)
     # What is in the trace is a sum, the direct part included; by the triangle inequality it is at most this.
     excess = total[:-1] - np.logaddexp(direct[:-1] * np.log(10), limit * np.log(10)) / np.log(10)
-    tolerance = _tolerance(recurrent, trace.states[name].array.dtype)
+    # The logarithms round too, in float64, by so much the more the further they are from 0.
+    of_logarithms = 8 * np.finfo(np.float64).eps * (1 + np.abs(limit))
+    tolerance = _tolerance(recurrent, trace.states[name].array.dtype) + of_logarithms
     worst = np.fmax(-margin, excess)
     if (worst > tolerance).any():
-        t, b = np.unravel_index(np.nanargmax(worst), worst.shape)
+        t, b = np.argwhere(worst > tolerance)[-1]
         raise RuntimeError(
-            f"the gradient is not that of this network: log10 ‖∂L/∂{name}‖ = {total[t, b]:.6g} at timestep {t + 1}, sequence "
-            f"{b}, exceeds the bound σ_max(W_hh) max φ′ = 10^{log10_bound:.6g} times that of the step after, 10^"
-            f"{total[t + 1, b]:.6g}, by {worst[t, b]:.3g} decades (rounding: {tolerance:.1g}; direct part 10^{direct[t, b]:.6g})"
+            f"not the gradient of this network: ‖∂L/∂{name}‖ = 10^{total[t, b]:.6g} at timestep {t + 1}, sequence {b}, "
+            f"exceeds the bound σ_max(W_hh) max φ′ = 10^{log10_bound:.6g} times that of the step after, "
+            f"10^{total[t + 1, b]:.6g}, and the direct part 10^{direct[t, b]:.6g} by {worst[t, b]:.3g} decades, where "
+            f"rounding explains {tolerance[t, b]:.1g}"
         )
     return np.append(margin.min(axis=1), np.inf)
 
 
 def _tolerance(recurrent: NDArray, dtype: np.dtype) -> float:
-    """Decades that rounding can add: |fl(δ Wᵀ) − δ Wᵀ| ≤ H ε |δ| |Wᵀ| elementwise (Higham 2002, section 3.5), so at most
-    H ε ‖W‖_F/σ_max of the bound; and a few ε for φ′, its product and the norms.
+    """Decades that rounding can add: |fl(δ Wᵀ) − δ Wᵀ| ≤ H ε |δ| |Wᵀ| elementwise (Higham 2002, section 3.5), so at
+    most H ε ‖W‖_F/σ_max of the bound; and a few ε for φ′, its product and the norms.
     """
     largest = np.linalg.norm(recurrent, 2)
     spread = np.linalg.norm(recurrent) / largest if largest else 1.0
