@@ -234,14 +234,15 @@ def test_the_bound_holds_at_every_step_and_its_margin_is_that_of_plain_arithmeti
         total = trace.states[f"{cell.prefix(layer)}H"]
         delta = trace.deltas[layer]
         for t in range(tape.length - 1):
+            if not np.isfinite(total.array[t + 1]).all():  # the forward pass has blown up
+                continue
             each = []
             for b in range(tape.batch.mask.shape[1]):  # what both sides share of the exponent cancels
                 carried = np.linalg.norm(delta.array[t + 1, b, 0].astype(np.float64) @ w.T)
                 bound = np.linalg.norm(w, 2) * cell.activation.steepest * np.linalg.norm(total.array[t + 1, b])
                 assert carried <= bound * (1 + 20 * epsilon)
                 each.append(np.log10(bound / carried) if carried else np.inf)
-            if np.isfinite(total.array[t + 1]).all():
-                assert margin[t] == pytest.approx(min(each), abs=1e-6 if epsilon > 1e-10 else 1e-10)
+            assert margin[t] == pytest.approx(min(each), abs=1e-6 if epsilon > 1e-10 else 1e-10)
 
 
 def spoiled(trace: Trace, what: str, t: int, factor: float) -> Trace:
