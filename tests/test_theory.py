@@ -1,7 +1,9 @@
 """The theory lines against closed forms, Monte Carlo and the measurement; the bound as a property, and its failing."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import matplotlib
 import mpmath
 import numpy as np
 import pytest
@@ -9,11 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import INPUTS, OUTPUTS, make_case
-from gradpath import theory
+from gradpath import config, loader, theory
 from gradpath.cells import Cell
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
+from gradpath.figures import CannotDrawError
+from gradpath.figures.norm_by_lag import NormByLag
+from gradpath.figures.spectral_radius import SpectralRadius
 from gradpath.inits.gaussian import Gaussian
 from gradpath.inits.orthogonal import Orthogonal
 from gradpath.instruments.state_grad_norm import StateGradNorm
@@ -22,6 +27,7 @@ from gradpath.losses import Loss
 from gradpath.network import Network
 from gradpath.nonlinearities import Activation
 from gradpath.records import Batch, Trace
+from gradpath.run import execute
 from gradpath.scaled import Scaled
 from gradpath.tasks.temporal_order import TemporalOrder
 
@@ -396,3 +402,80 @@ def test_horizon_and_keep() -> None:
     assert theory.horizon(1e6) == np.inf
     assert theory.horizon(np.array([[0.0, 1.0]])).shape == (1, 2)
     assert theory.log_keep(np.log(3.0)) == pytest.approx(np.log(0.75), rel=1e-14)
+
+
+# --- the figures --------------------------------------------------------------------------------------------------
+
+SMALL = ["task.length=30", "cell.hidden_size=9", "train.batch_size=4", "train.eval_size=5", "train.steps=0"]
+SMALL += ["instruments=[param_grad_norm,state_grad_norm,grad_norm,theory]"]
+
+
+def recorded(*points: list[str]) -> list[loader.Run]:
+    for point in points:
+        execute(config.experiment([*SMALL, *point]), "s")
+    return loader.load(None, "gradpath", "s")
+
+
+def test_spectral_radius_draws_the_stored_slopes_and_states_the_residual(home: Path) -> None:
+    matplotlib.use("Agg")
+    gains = (0.5, 1.5)
+    runs = recorded(*([f"init.gain={g}", f"seed={s}", "cell=rnn", "init=gaussian"] for g in gains for s in (0, 1, 2)))
+    canvas = SpectralRadius().draw(runs)
+    lag = np.arange(30)[::-1]
+
+    def slopes(instrument: str, name: str) -> np.ndarray:
+        by_gain = [[r.series[instrument].column(name)[0] for r in runs if r.config["init"]["gain"] == g] for g in gains]
+        fitted = [[np.polyfit(lag[lag <= 3], c[lag <= 3] * np.log(10), 1)[0] for c in curves] for curves in by_gain]
+        return np.array(fitted)
+
+    measured = slopes("state_grad_norm", "H")
+    drawn = {line.get_label(): line for line in canvas.axes[0].lines}
+    for label, name in zip(drawn, LINES, strict=False):
+        assert drawn[label].get_xdata().tolist() == list(gains)
+        np.testing.assert_allclose(drawn[label].get_ydata(), np.median(slopes("theory", name), axis=1), rtol=1e-10)
+    (points,) = canvas.axes[0].containers
+    np.testing.assert_allclose(points.lines[0].get_ydata(), np.median(measured, axis=1), rtol=1e-10)
+    residuals = slopes("theory", "mean_field") - measured
+    caption = " ".join(t.get_text() for t in canvas.texts).replace("\n", " ")
+    assert f"at most {max(np.median(residuals, axis=1), key=abs):+.3f} in the median" in caption
+    assert f"{max(residuals.ravel(), key=abs):+.3f} in a single network" in caption
+    assert "lags 0 to 3 (grey)" in caption
+    assert "3 seeds" in caption
+    assert "lags 0 to 9 (grey)" in SpectralRadius(longest=9).draw(runs).texts[0].get_text().replace("\n", " ")
+
+
+def test_spectral_radius_says_what_it_cannot_draw(home: Path) -> None:
+    (one,) = recorded(["cell=rnn", "init=gaussian"])
+    with pytest.raises(CannotDrawError, match=r"more than one init\.gain"):
+        SpectralRadius().draw([one])
+    execute(config.experiment([*SMALL, "cell=lstm"]), "t")
+    with pytest.raises(CannotDrawError, match="no spectral radius"):
+        SpectralRadius().draw([one, *loader.load(None, "gradpath", "t")])
+    execute(config.experiment([*SMALL, "cell=rnn", "init=gaussian", "init.gain=2", "task.length=40"]), "u")
+    with pytest.raises(CannotDrawError, match="differ in more"):
+        SpectralRadius().draw([one, *loader.load(None, "gradpath", "u")])
+    execute(config.experiment([*SMALL, "cell=rnn", "init=gaussian", "cell.activation=relu", "init.gain=1e30"]), "v")
+    with pytest.raises(CannotDrawError, match="no finite"):
+        SpectralRadius().draw([one, *loader.load(None, "gradpath", "v")])
+
+
+def test_norm_by_lag_shows_theory_where_it_was_recorded(home: Path) -> None:
+    matplotlib.use("Agg")
+    runs = recorded(["arm=rnn"], ["arm=clipped_rnn"], ["arm=lstm"])
+    canvas = NormByLag().draw(runs)
+    caption = " ".join(t.get_text() for t in canvas.texts).replace("\n", " ")
+    by_arm = {run.arm: run for run in runs}
+    lag = by_arm["rnn"].lag
+    for label, arm, name, words in (
+        ("RNN", "rnn", "mean_field", "mean field"),
+        ("LSTM", "lstm", "carousel", "carousel"),
+    ):
+        line = by_arm[arm].series["theory"].column(name)[0]
+        measured = by_arm[arm].series["state_grad_norm"].column("H")[0]
+        residual = theory.slope(lag, line - measured, 2, 27)
+        assert f"{label} {words} {residual:+.3f}" in caption
+        dotted = [y.get_ydata() for y in canvas.axes[0].lines if y.get_linestyle() == ":"]
+        assert any(np.allclose(y[-5:], (line + measured[-1])[-5:]) for y in dotted), words
+    assert "clipped RNN mean field" not in caption, "it starts as the RNN does"
+    bare = [replace(run, series={k: v for k, v in run.series.items() if k != "theory"}) for run in runs]
+    assert "Thin lines" not in " ".join(t.get_text() for t in NormByLag().draw(bare).texts)

@@ -138,16 +138,14 @@ def _by_gain(runs: Sequence[Run]) -> dict[float, list[Run]]:
         if run.config["cell"]["name"] != "rnn":
             raise CannotDrawError(f"{run.name}: the lines are those of the RNN; it has no spectral radius")
         _line(run, "mean_field")
-    found = {gain: [r for r in runs if r.config["init"]["gain"] == gain] for gain in _gains(runs)}
-    if len(style.groups(runs)) != len(found):
+    gains = sorted({float(run.config["init"]["gain"]) for run in runs})
+    found = {gain: [run for run in runs if run.config["init"]["gain"] == gain] for gain in gains}
+    others = [run.config | {"seed": None, "init": run.config["init"] | {"gain": None}} for run in runs]
+    if any(other != others[0] for other in others):
         raise CannotDrawError("the runs differ in more than init.gain and seed")
     if len(found) < 2:
         raise CannotDrawError("a slope against the gain needs more than one init.gain")
     return found
-
-
-def _gains(runs: Sequence[Run]) -> list[float]:
-    return sorted({float(run.config["init"]["gain"]) for run in runs})
 
 
 def _bottom(run: Run, name: str) -> str:
