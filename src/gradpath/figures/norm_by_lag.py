@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.figures import CannotDrawError, Figure, style, theory_lines
 from gradpath.loader import Run, Series
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class NormByLag(Figure):
             axes.set_title(f"{group.label.replace(', ', chr(10))}\n‖∂L/∂θ$_t$‖", color=group.color)
         for axes in grid[-1]:
             axes.set_xlabel("lag  T − t  (steps)")
+        theory_lines.draw(grid[0, 0], found, lambda run: _state(run, STAGES[0]), floor)
         grid[0, 0].legend(loc="lower left", fontsize=8)
         canvas.tight_layout(rect=(0, self._legend(canvas, found), 1, 1))
         style.caption(canvas, self._caption(found))
@@ -111,6 +112,7 @@ class NormByLag(Figure):
             "Decades that ‖∂L/∂H‖ loses over the sequence at initialisation: "
             f"{', '.join(lost)}. Theory: the adjoint is multiplied by one Jacobian a step, so without gates it falls "
             "or rises exponentially, a straight line here (Bengio et al. 1994; Pascanu et al. 2013)."
+            f"{theory_lines.residuals(found, lambda run: _state(run, STAGES[0]))}"
         )
 
 

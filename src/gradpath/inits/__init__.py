@@ -16,6 +16,7 @@ class Init(Settings, ABC):
     """Base of the initialisations. Each block of a cell gets its own draw of (K, H)."""
 
     gain: float = setting(1.0, "g, which multiplies every recurrent matrix W_·h", gt=0)
+    input_gain: float = setting(1.0, "multiplies every input matrix W_·x", ge=0)
 
     @abstractmethod
     def recurrent(self, rng: Generator, hidden: int) -> NDArray:
@@ -37,7 +38,8 @@ class Init(Settings, ABC):
             prefix = network.cell.prefix(layer)
             for x, h, b in network.cell.blocks.values():
                 if x:
-                    named[prefix + x][:] = self.feedforward(rng, len(named[prefix + x]), hidden, hidden)
+                    drawn = self.feedforward(rng, len(named[prefix + x]), hidden, hidden)
+                    named[prefix + x][:] = self.input_gain * drawn
                 if h:
                     named[prefix + h][:] = self.gain * self.recurrent(rng, hidden)
                 named[prefix + b][:] = self.bias(rng, hidden, hidden)

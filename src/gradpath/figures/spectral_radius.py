@@ -1,0 +1,173 @@
+"""The slope of the state gradient against the gain of random recurrent weights, with what theory says it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath import theory
+from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.loader import Run
+from gradpath.settings import setting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+
+class Line(NamedTuple):
+    """A theory's name in the store, its words, its look."""
+
+    name: str
+    label: str
+    color: str
+    dash: str
+
+
+LINES = (
+    Line("sigma_max_bound", "bound  ln(σ$_{max}$ max φ′)", "#009E73", "--"),
+    Line("spectral_radius", "ln ρ(W$_{hh}$)", "#CC79A7", ":"),
+    Line("mean_field", "mean field  ½ ln(g² E[φ′²])", "#0072B2", "-"),
+)
+
+
+@dataclass
+class SpectralRadius(Figure):
+    """Left: slope of ln ‖∂L/∂H_t‖ against the lag, at initialisation, for each gain g, and the three theory lines.
+    Right: the profiles themselves with the mean field.
+
+    The slope is a least-squares fit over lags up to √H, the mean field's own range: further back the product of
+    the Jacobians has begun to feel the eigenvalues of its one W_hh (E ‖W^l‖²_F / H = g^2l (1 + O(l²/H))).
+    """
+
+    longest: int | None = setting(None, "fit the slope over lags up to this; null for √H", ge=2)
+
+    needs = ("theory", "state_grad_norm")
+
+    def draw(self, runs: Sequence[Run]) -> "Canvas":
+        style.theme()
+        from matplotlib import pyplot
+
+        by_gain = _by_gain(runs)
+        canvas, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.6), width_ratios=(1, 1.15))
+        self._slopes(left, by_gain)
+        self._profiles(right, by_gain)
+        canvas.tight_layout(w_pad=2.5)
+        style.caption(canvas, self._caption(by_gain))
+        return canvas
+
+    def _slope(self, run: Run, curve: NDArray) -> float:
+        """Nepers a step over the range of the fit."""
+        return theory.slope(run.lag, curve * np.log(10), 0, self._longest(run))
+
+    def _longest(self, run: Run) -> int:
+        return self.longest or max(2, round(run.config["cell"]["hidden_size"] ** 0.5))
+
+    def _residuals(self, runs: Sequence[Run]) -> NDArray:
+        """Mean field − measured of each seed."""
+        return np.array([self._slope(run, _line(run, "mean_field")) - self._slope(run, _state(run)) for run in runs])
+
+    def _slopes(self, axes: "Axes", by_gain: dict[float, list[Run]]) -> None:
+        gains = np.array(list(by_gain))
+        for line in LINES:
+            middle = [np.median([self._slope(r, _line(r, line.name)) for r in runs]) for runs in by_gain.values()]
+            axes.plot(gains, middle, color=line.color, ls=line.dash, lw=1.8, label=line.label)
+        measured = [[self._slope(run, _state(run)) for run in runs] for runs in by_gain.values()]
+        center, low, high = (np.array([f(m) for m in measured]) for f in (np.median, np.min, np.max))
+        look: dict[str, Any] = {"fmt": "o", "color": style.COLORS["rnn"], "markersize": 6, "capsize": 3, "zorder": 5}
+        axes.errorbar(gains, center, yerr=[center - low, high - center], label="measured", **look)
+        axes.axhline(0, color="#444444", lw=0.9)
+        for y, text, va in ((0.02, "explodes", "bottom"), (-0.02, "vanishes", "top")):
+            axes.text(gains[-1], y, text, va=va, ha="right", fontsize=8.5, color="#555555", style="italic")
+        axes.set(xlabel="gain g", ylabel="slope of ln ‖∂L/∂H$_t$‖ a step back", title="slope against gain")
+        axes.legend(loc="lower right", fontsize=8.5)
+
+    def _profiles(self, axes: "Axes", by_gain: dict[float, list[Run]]) -> None:
+        from matplotlib import colormaps
+        from matplotlib.lines import Line2D
+
+        shades = colormaps["plasma"](np.linspace(0.0, 0.85, len(by_gain)))
+        every = [_state(run) - _state(run)[run.lag == 0] for runs in by_gain.values() for run in runs]
+        floor = style.floor_below(every)
+        for shade, (gain, runs) in zip(shades, by_gain.items(), strict=True):
+            lag = runs[0].lag
+            curves = [_state(run) - _state(run)[run.lag == 0] for run in runs]
+            style.curve(axes, lag, curves, floor, color=shade, lw=1.8, label=f"g = {gain:g}")
+            predicted, _, _ = style.median_band([_line(run, "mean_field") for run in runs])
+            axes.plot(lag, predicted, color="black", lw=1, ls="--", zorder=4)
+        axes.axvspan(0, self._longest(runs[0]), color="#888888", alpha=0.15, lw=0)
+        style.decades(axes.yaxis)
+        axes.set(xlabel="lag  T − t  (steps)", ylabel="‖∂L/∂H$_t$‖ / ‖∂L/∂H$_T$‖", title="profiles")
+        handles, _ = axes.get_legend_handles_labels()
+        handles = [*reversed(handles), Line2D([], [], color="black", lw=1, ls="--", label="mean field")]
+        axes.legend(handles=handles, loc="lower left", fontsize=8.5)
+
+    def _caption(self, by_gain: dict[float, list[Run]]) -> str:
+        residuals = {gain: self._residuals(runs) for gain, runs in by_gain.items()}
+        of_medians = {gain: float(np.median(values)) for gain, values in residuals.items()}
+        worst = max(of_medians, key=lambda gain: abs(of_medians[gain]))
+        single = max((float(v) for values in residuals.values() for v in values), key=abs)
+        everyone = [run for runs in by_gain.values() for run in runs]
+        margins = [run.series["theory"].column(_bottom(run, "bound_margin"))[0] for run in everyone]
+        calm = [
+            f"{gain:g}"
+            for gain, runs in by_gain.items()
+            if all(_line(run, "spectral_radius")[run.lag == 1] > 0 for run in runs)
+            and all(self._slope(run, _state(run)) < 0 for run in runs)
+        ]
+        against = f"At g = {' and '.join(calm)}, ρ > 1 and the gradient vanishes all the same. " if calm else ""
+        cell, settings = everyone[0].config["cell"], everyone[0].config
+        return (
+            f"Random {cell['activation']} networks at initialisation, H = {cell['hidden_size']}, init "
+            f"{settings['init']['name']} with gain g, input gain {settings['init']['input_gain']:g}, "
+            f"{settings['task']['name'].replace('_', ' ')} T = {settings['task']['length']}, B = "
+            f"{settings['train']['batch_size']}. Median over {_seeds(by_gain)}, bars and bands from smallest to "
+            f"largest. Slopes: least squares over lags 0 to {self._longest(everyone[0])} (grey), of ln, a step. "
+            "Mean field (Poole et al. 2016; Schoenholz et al. 2017) minus measured: at most "
+            f"{of_medians[worst]:+.3f} in the median (g = {worst:g}), {single:+.3f} in a single network. {against}The "
+            "bound (Pascanu et al. 2013) was held at every step of every sequence; nearest approach "
+            f"{min(np.min(m) for m in margins):.2f} decades."
+        )
+
+
+def _by_gain(runs: Sequence[Run]) -> dict[float, list[Run]]:
+    """The runs of each gain, from the smallest; they may differ in gain and seed alone."""
+    for run in runs:
+        if run.config["cell"]["name"] != "rnn":
+            raise CannotDrawError(f"{run.name}: the lines are those of the RNN; it has no spectral radius")
+        _line(run, "mean_field")
+    gains = sorted({float(run.config["init"]["gain"]) for run in runs})
+    found = {gain: [run for run in runs if run.config["init"]["gain"] == gain] for gain in gains}
+    others = [run.config | {"seed": None, "init": run.config["init"] | {"gain": None}} for run in runs]
+    if any(other != others[0] for other in others):
+        raise CannotDrawError("the runs differ in more than init.gain and seed")
+    if len(found) < 2:
+        raise CannotDrawError("a slope against the gain needs more than one init.gain")
+    return found
+
+
+def _bottom(run: Run, name: str) -> str:
+    return f"layer1/{name}" if run.config["cell"]["layers"] > 1 else name
+
+
+def _line(run: Run, name: str) -> NDArray:
+    """(T,) a theory line of the bottom layer at initialisation."""
+    series = run.series["theory"]
+    if series.steps[0] != 0 or np.isnan(series.values[0]).any():
+        raise CannotDrawError(f"{run.name} has no finite theory at initialisation")
+    return series.column(_bottom(run, name))[0]
+
+
+def _state(run: Run) -> NDArray:
+    """(T,) log10 ‖∂L/∂H_t‖ of the bottom layer at initialisation."""
+    series = run.series["state_grad_norm"]
+    if series.steps[0] != 0 or np.isnan(series.values[0]).any():
+        raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
+    return series.column(_bottom(run, "H"))[0]
+
+
+def _seeds(by_gain: dict[float, list[Run]]) -> str:
+    counts = sorted({len(runs) for runs in by_gain.values()})
+    return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"

@@ -1,0 +1,74 @@
+"""The lines of theory beside a measured ‖∂L/∂H_t‖ at initialisation, where the runs recorded them, and how far off."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath import theory
+from gradpath.figures import style
+from gradpath.loader import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAMES = {
+    "mean_field": "mean field",
+    "carousel": "carousel",
+    "spectral_radius": "ρ(W_hh)",
+    "sigma_max_bound": "σ_max bound",
+}
+DASHES: dict[str, Any] = {
+    "mean_field": ":",
+    "carousel": ":",
+    "spectral_radius": (0, (6, 2, 1, 2)),
+    "sigma_max_bound": (0, (1, 4)),
+}
+
+
+def draw(axes: "Axes", found: Sequence[style.Group], measured: Callable[[Run], NDArray], low: float) -> None:
+    """Each arm's lines from its ``measured`` log10 norm (T,) at lag 0, from ``low`` to the largest that is measured."""
+    high = max((np.max(measured(run)) for group in found for run in group.runs), default=low)
+    for group, lines in _recorded(found):
+        start = np.median([measured(run)[-1] for run in group.runs])
+        for name, line in lines.items():
+            shown = np.where((start + line >= low) & (start + line <= high), start + line, np.nan)
+            axes.plot(group.runs[0].lag, shown, color=group.color, ls=DASHES[name], lw=1.1)
+
+
+def residuals(found: Sequence[style.Group], measured: Callable[[Run], NDArray]) -> str:
+    """For a caption: slope of theory minus slope of ``measured`` over the middle four fifths of the lags; empty where
+    nothing was recorded. Medians over seeds.
+    """
+    texts = []
+    for group, lines in _recorded(found):
+        lag = group.runs[0].lag
+        middle = lag[0] // 10, lag[0] - lag[0] // 10
+        slope = np.median([theory.slope(lag, measured(run), *middle) for run in group.runs])
+        texts += [f"{group.label} {NAMES[n]} {theory.slope(lag, y, *middle) - slope:+.3f}" for n, y in lines.items()]
+    if not texts:
+        return ""
+    return (
+        " Thin lines: mean field and carousel dotted, ρ(W_hh) dash-dotted, σ_max bound in sparse dots; their slope "
+        f"minus the measured one, in decades a step: {', '.join(texts)}."
+    )
+
+
+def _recorded(found: Sequence[style.Group]) -> Iterator[tuple[style.Group, dict[str, NDArray]]]:
+    """The arms that recorded ``theory`` at initialisation, with their lines of the bottom layer, medians over seeds; of
+    arms that start alike (clipped or not) the first.
+    """
+    seen: set[bytes] = set()
+    for group in found:
+        series = [run.series["theory"] for run in group.runs if "theory" in run.series]
+        if len(series) < len(group.runs) or any(s.steps[0] != 0 for s in series):
+            continue
+        prefix = "layer1/" if group.runs[0].config["cell"]["layers"] > 1 else ""
+        names = [name for name in NAMES if prefix + name in series[0].names]
+        lines = {name: style.median_band([s.column(prefix + name)[0] for s in series])[0] for name in names}
+        lines = {name: line for name, line in lines.items() if np.isfinite(line).all()}
+        key = b"".join(line.tobytes() for line in lines.values())
+        if lines and key not in seen:
+            seen.add(key)
+            yield group, lines

@@ -1,0 +1,114 @@
+"""What theory predicts for the gradient that was measured, and whether the one theorem among it was kept."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath import bptt, theory
+from gradpath.cells.rnn import RNN
+from gradpath.instruments import Instrument
+from gradpath.records import Measurement, Trace
+from gradpath.scaled import Scaled
+
+
+@dataclass
+class Theory(Instrument):
+    """Predicted log10 ‖∂L/∂H_t‖ relative to the last scored step, where it is 0; -inf after it. (T, names), in a stack
+    for every layer. For the RNN ``sigma_max_bound``, ``spectral_radius``, ``mean_field``; for gated cells ``carousel``,
+    of the carrier (C of the LSTM, H of the GRU), its gate at the bias alone. See :mod:`gradpath.theory`.
+
+    ``bound_margin``, for the RNN: by how many decades what reaches H_t from step t+1 stays below the σ_max bound, in
+    the sequence that comes nearest; inf where nothing arrives. RuntimeError if a gradient exceeds the bound by more
+    than rounding. Per-step losses do not disturb it: the bound is held against δa_{t+1} W_hhᵀ, without the direct part.
+
+    Costs a singular value and an eigenvalue decomposition of every W_hh, O(H³), a reading.
+    """
+
+    per_timestep = True
+
+    def measure(self, trace: Trace) -> Measurement:
+        columns: dict[str, NDArray] = {}
+        with np.errstate(over="ignore", invalid="ignore"):  # a network that has blown up gives NaN
+            for layer in range(trace.tape.cell.layers):
+                lines = _recurrent(trace, layer) if isinstance(trace.tape.cell, RNN) else _carousel(trace, layer)
+                columns |= {trace.tape.cell.prefix(layer) + name: line for name, line in lines.items()}
+        return Measurement(tuple(columns), np.stack(list(columns.values()), axis=-1))
+
+
+def _recurrent(trace: Trace, layer: int) -> dict[str, NDArray]:
+    """The lines and the margin of one layer of the RNN."""
+    cell, tape = trace.tape.cell, trace.tape.layers[layer]
+    assert isinstance(cell, RNN)
+    names = trace.tape.network.parameters(trace.tape.theta)
+    prefix, kind = cell.prefix(layer), cell.activation
+    recurrent = names[prefix + "W_hh"]
+    if not np.isfinite(recurrent).all():
+        every = ("sigma_max_bound", "spectral_radius", "mean_field", "bound_margin")
+        return dict.fromkeys(every, np.full(trace.tape.length, np.nan))
+    parts = [(x @ names[prefix + "W_xh"] + names[prefix + "b_h"]).astype(np.float64) for x in tape.inputs]
+    mean, variance = np.array([part.mean() for part in parts]), np.array([part.var() for part in parts])
+    bound = theory.log_bound(recurrent, kind)
+    slopes = {
+        "sigma_max_bound": np.full(len(parts), bound),
+        "spectral_radius": np.full(len(parts), theory.log_radius(recurrent, kind)),
+        "mean_field": theory.mean_field(recurrent, kind, mean, variance, cell.initial_state),
+    }
+    lines = {name: _cumulative(values, int(trace.tape.scored[-1])) for name, values in slopes.items()}
+    return lines | {"bound_margin": _margin(trace, layer, recurrent, bound / np.log(10))}
+
+
+def _cumulative(slopes: NDArray, last: int) -> NDArray:
+    """The line of log10 at H_1 … H_T whose step from H_t to H_{t-1} is ``slopes`` at t."""
+    line = np.full(len(slopes), -np.inf)
+    line[: last + 1] = np.append(np.cumsum(slopes[last:0:-1])[::-1], 0.0) / np.log(10)
+    return line
+
+
+def _margin(trace: Trace, layer: int, recurrent: NDArray, log10_bound: float) -> NDArray:
+    """(T,) the smallest margin over the sequences, in decades, after asserting the bound for each of them."""
+    name = trace.tape.cell.prefix(layer) + trace.tape.cell.states[0]
+    total, direct = (adjoints[name].log10_norm() for adjoints in (trace.states, trace.direct))
+    delta = trace.deltas[layer]
+    carried = Scaled(delta.array[:, :, 0].astype(np.float64) @ recurrent.T, delta.exponent).log10_norm()[1:]
+    limit = log10_bound + total[1:]
+    margin = np.where(np.isneginf(carried), np.inf, limit - carried)
+    # What is in the trace is a sum, the direct part included; by the triangle inequality it is at most this.
+    excess = total[:-1] - np.logaddexp(direct[:-1] * np.log(10), limit * np.log(10)) / np.log(10)
+    # The logarithms round too, in float64, by so much the more the further they are from 0.
+    of_logarithms = 8 * np.finfo(np.float64).eps * (1 + np.abs(limit))
+    tolerance = _tolerance(recurrent, trace.states[name].array.dtype) + of_logarithms
+    worst = np.fmax(-margin, excess)
+    if (worst > tolerance).any():
+        t, b = np.argwhere(worst > tolerance)[-1]
+        raise RuntimeError(
+            f"not the gradient of this network: ‖∂L/∂{name}‖ = 10^{total[t, b]:.6g} at timestep {t + 1}, sequence {b}, "
+            f"exceeds the bound σ_max(W_hh) max φ′ = 10^{log10_bound:.6g} times that of the step after, "
+            f"10^{total[t + 1, b]:.6g}, and the direct part 10^{direct[t, b]:.6g} by {worst[t, b]:.3g} decades, where "
+            f"rounding explains {tolerance[t, b]:.1g}"
+        )
+    return np.append(margin.min(axis=1), np.inf)
+
+
+def _tolerance(recurrent: NDArray, dtype: np.dtype) -> float:
+    """Decades that rounding can add: |fl(δ Wᵀ) − δ Wᵀ| ≤ H ε |δ| |Wᵀ| elementwise (Higham 2002, section 3.5), so at
+    most H ε ‖W‖_F/σ_max of the bound; and a few ε for φ′, its product and the norms.
+    """
+    largest = np.linalg.norm(recurrent, 2)
+    spread = np.linalg.norm(recurrent) / largest if largest else 1.0
+    return float(np.log10(1 + (len(recurrent) * spread + 8) * np.finfo(dtype).eps))
+
+
+def _carousel(trace: Trace, layer: int) -> dict[str, NDArray]:
+    """The line of one layer of a gated cell. Its gate at the bias alone is that of a step in which all weights are 0,
+    which holds for any cell, its ablations and frozen gates.
+    """
+    cell, last = trace.tape.cell, int(trace.tape.scored[-1])
+    weights = list(trace.tape.network.layers(trace.tape.theta[None].astype(np.float64)))[layer]
+    at_bias = bptt.LayerWeights(np.zeros_like(weights.x), np.zeros_like(weights.h), weights.b)
+    step = bptt.forward(cell, at_bias, np.zeros((1, 1, 1, weights.x.shape[1])))
+    gate = np.broadcast_to(cell.highway(step), (1, 1, 1, cell.hidden_size))[0, 0, 0]
+    line = np.full(trace.tape.length, -np.inf)
+    with np.errstate(divide="ignore"):
+        line[: last + 1] = theory.carousel(np.log(gate), np.arange(last + 1)[::-1]) / np.log(10)
+    return {"carousel": line}
