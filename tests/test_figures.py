@@ -9,29 +9,32 @@ import pytest
 from gradpath import config, loader, report, store
 from gradpath.discovery import discover
 from gradpath.figures import Figure, style
+from gradpath.instruments import Instrument
 from gradpath.loader import Run
 from gradpath.run import execute
 
 SMALL = ["task.length=12", "cell.hidden_size=5", "train.batch_size=4", "train.eval_size=20", "train.steps=6"]
 FIGURES = discover(Figure)
+EVERYTHING = f"instruments=[{','.join(discover(Instrument))}]"
 
 
 @pytest.fixture
 def runs(home: Path) -> list[Run]:
     for arm in ("rnn", "clipped_rnn", "lstm"):
         for seed in (0, 1):
-            execute(config.experiment([*SMALL, f"arm={arm}", f"seed={seed}"]), "s")
+            execute(config.experiment([*SMALL, EVERYTHING, f"arm={arm}", f"seed={seed}"]), "s")
     return loader.load(None, "gradpath", "s")
 
 
 def test_the_report_draws_every_figure_twice_the_same(runs: list[Run], home: Path, capsys) -> None:
-    assert report.write(config.report([])) == 0
+    every = config.report([f"figures=[{','.join(FIGURES)}]"])
+    assert report.write(every) == 0
     folder = home / "reports" / "figures" / "gradpath"
     names = sorted(path.name for path in folder.iterdir())
-    assert names == sorted(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg"))
+    assert names == sorted(["verdicts.md", *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg"))])
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert all(len(content) > 10_000 for content in first.values())
-    assert report.write(config.report([])) == 0
+    assert all(len(content) > 10_000 for name, content in first.items() if name != "verdicts.md")
+    assert report.write(every) == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
 
@@ -84,9 +87,9 @@ def test_units_that_differ_are_named_by_their_section(home: Path) -> None:
 def test_a_run_that_diverged_at_once_is_named_and_the_other_figures_are_drawn(home: Path, capsys) -> None:
     wild = ["cell=rnn", "cell.activation=relu", "init=gaussian", "init.gain=1e30"]
     execute(config.experiment([*SMALL, *wild]), "s")
-    assert report.write(config.report([])) == 1
+    assert report.write(config.report([])) == 0
     said = capsys.readouterr()
-    assert "norm_by_lag: not drawn: rnn · adding T=12 · seed 0 has no finite reading" in said.err
+    assert "not drawn: norm_by_lag (rnn · adding T=12 · seed 0 has no finite reading" in said.err
     assert "exploding.png" in said.out
 
 
@@ -104,7 +107,7 @@ def test_a_median_over_true_zeros_stays_one() -> None:
 
 
 def test_holes_and_doubles_are_named(runs: list[Run]) -> None:
-    execute(config.experiment([*SMALL, "arm=rnn", "seed=1"]), "s")
+    execute(config.experiment([*SMALL, EVERYTHING, "arm=rnn", "seed=1"]), "s")
     with pytest.raises(store.StoreError, match="more than once: rnn · adding T=12 · seed 1"):
         report.write(config.report([]))
     with pytest.raises(ZeroDivisionError):
