@@ -50,9 +50,10 @@ def write(report: Report, named: bool = False) -> int:
     except OSError as error:
         raise store.StoreError(f"out={out}: cannot be written: {error.strerror}") from error
     print(f"{len(runs)} runs of sweep {sweep}, experiment {experiment}")
-    width = shutil.get_terminal_size((1000, 24)).columns
+    # A terminal is spared the ends of long reasons; whole they are in verdicts.md, and where the output is kept.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in verdicts(runs):
-        print(line if len(line) <= width else line[: width - 1] + "…")
+        print(line if width is None or len(line) <= width else line[: width - 1] + "…")
     (out / "verdicts.md").write_text(_table(runs, f"sweep {sweep} of {experiment}"), encoding="utf-8")
     left_out = []
     for name, figure in tqdm(report.figures.items(), desc="figures", disable=not sys.stderr.isatty()):
