@@ -136,7 +136,8 @@ class Paths(Figure):
         slopes, shares = [], []
         for group in found:
             far = [np.median([share(run, "carousel", probe)[0] for run in group.runs]) for probe in (BEFORE, AFTER)]
-            shares.append(f"{group.label} {far[BEFORE]:.0%} and {far[AFTER]:.0%}")
+            before, after = (round(100 * value) for value in far)
+            shares.append(f"{group.label} {before} % and {after} %".replace("-", "−"))
             if (kept := predicted(group.runs[0])) is not None:
                 lags = len(kept) - 1
                 fall = np.median([np.subtract(*read(run, "carousel", BEFORE)[[0, -1]]) for run in group.runs]) / lags
