@@ -14,7 +14,7 @@ from gradpath.settings import setting
 from gradpath.step_loss import trace_of_step
 
 BUDGET = 2**22
-"""Numbers of per-step gradients that are formed at once, 32 MB."""
+"""Numbers of per-step gradients that are formed at once."""
 
 
 @dataclass
@@ -27,8 +27,9 @@ class Credit(Instrument):
     - ``alignment/s``: cos(g_s, g_t), with g_t = ∂L/∂θ_t; 0 where one of the two is a true zero.
     - ``norm``: log10 ‖g_t‖, so that Σ_s Σ_t cos(g_s, g_t) ‖g_s‖ ‖g_t‖ = ‖Σ_t g_t‖² = ‖∂L/∂θ‖².
 
-    (T, names). Beyond ``max_steps`` timesteps s runs over that many, evenly spaced from the first to the last. The
-    memory is 8 · max(2^22, T·n·H) bytes for the gradients formed at once, and the result.
+    (T, names). Beyond ``max_steps`` timesteps s runs over that many, evenly spaced from the first to the last. Memory:
+    at most max(2^22, T·n·H) numbers of per-step gradients are formed at once, and held twice, in float64; beside them
+    the trace of one step's loss, as large as that of the batch.
     """
 
     max_steps: int = setting(128, "most timesteps s to tell apart, evenly spaced from the first to the last", ge=1)
