@@ -14,7 +14,7 @@ SPIKED = 1.0
 threshold at half to ten times the average norm: what exceeds ten times it is no ordinary step."""
 ROSE = 0.0
 """Decades that ‖∂L/∂H_t‖ gains over the lag where the gradient is largest. Explosion is of the long-term components,
-which outgrow the short-term ones (section 2.1 there); a large gradient that falls with the lag is only a large loss."""
+which outgrow the short-term ones (section 2 there); a large gradient that falls with the lag is only a large loss."""
 OUTGREW = 3.0
 """Decades gained there that count without a spike, as in a network that explodes at every step: VANISHED's mirror."""
 SATURATED = 0.5
