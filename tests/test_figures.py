@@ -99,7 +99,8 @@ def test_lyapunov_theory(home: Path) -> None:
     for without in (
         ["cell=lstm", "cell.freeze_f=1"],
         ["cell=rnn", "cell.activation=relu"],
-        ["cell=rnn", "init=identity"],
+        ["cell=rnn", "init=gaussian"],
+        ["cell=rnn", "init=identity", "init.gain=0.5"],
     ):
         assert not expected(*without).size
 

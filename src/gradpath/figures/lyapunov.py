@@ -83,15 +83,16 @@ class Lyapunov(Figure):
 
         first = grid[0, 0]
         first.set_yscale("symlog", linthresh=0.01, linscale=0.6)
-        first.set_ylim(FLOOR, 0.1)
-        first.yaxis.set_major_locator(FixedLocator([-10, -1, -0.1, -0.01, 0, 0.01, 0.1]))
+        largest = max(_spectrum(run, probe)[0] for group in found for run in group.runs for probe in (0, -1))
+        first.set_ylim(FLOOR, max(0.1, 2 * largest))
+        first.yaxis.set_major_locator(FixedLocator([-10, -1, -0.1, -0.01, 0, 0.01, 0.1, 1, 10]))
         first.yaxis.set_minor_locator(NullLocator())
         first.yaxis.set_major_formatter("{x:g}")
         first.set_ylabel("Lyapunov exponent λ$_k$\n(natural log, a step)")
         first.set_xlim(0, 1)
+        top = max(_values(run, probe)[1].max() for group in found for run in group.runs for probe in (0, -1))
         for axes, stage in zip(grid[1:, 0], STAGES, strict=True):
-            tops = [_values(run, probe)[1].max() for group in found for run in group.runs for probe in (0, -1)]
-            axes.set_ylim(self.faintest, max(2.0, 1.1 * max(tops)))
+            axes.set_ylim(self.faintest, max(2.0, 1.1 * top))
             style.decades(axes.yaxis)
             axes.set_ylabel(f"{stage}\n\nsingular value of ∂s$_T$/∂s$_{{T-l}}$")
 
@@ -100,8 +101,9 @@ def theory(run: Run) -> NDArray:
     """The exponents that theory says of the untrained network, the largest first; empty where it says nothing.
 
     Gates that read only their bias keep ln σ(b_f) in an LSTM's C half, ln σ(b_z) in a GRU; under chrono initialisation
-    each unit has its own b = ln U[1, t_max − 1], and σ(b) = U/(1 + U). A random matrix of spectral radius g without a
-    nonlinearity has λ_k = ln g + ½ ln(1 − k/n) (Girko's circular law; for independent ones Newman 1986).
+    each unit has its own b = ln U[1, t_max − 1], and σ(b) = U/(1 + U). A random matrix of spectral radius g has
+    λ_k = ln g + ½ ln(1 − k/n) (Girko's circular law; for independent ones Newman 1986) where
+    tanh is nearly linear, that is for g < 1.
     """
     cell, init = run.config["cell"], run.config["init"]
     width = int(cell["hidden_size"])
@@ -116,7 +118,7 @@ def theory(run: Run) -> NDArray:
         odds = 1 + (1 - share) * (cell["chrono_t_max"] - 2)
         return -np.log1p(1 / odds)
     radius = {"uniform": 3**-0.5, "gaussian": 1.0}.get(init["name"], np.nan) * init["gain"]
-    if np.isnan(radius) or cell.get("activation") != "tanh":
+    if not radius < 1 or cell.get("activation") != "tanh":
         return np.zeros(0)
     return np.log(radius) + 0.5 * np.log(1 - share)
 
