@@ -19,7 +19,7 @@ BAD = [
     ("cell=null", "cell=null: "),
     (
         "arm=mlp",
-        "arm=mlp: no such name; there are chrono_lstm, clipped_chrono_lstm, clipped_gru, ",
+        "arm=mlp: no such name; there are chrono_gru, chrono_lstm, clipped_chrono_lstm, ",
     ),
     ("task.length=0", "task.length=0: must be ≥ 2"),
     ("task=temporal_order task.length=5", "task.length=5: must be ≥ 10"),
@@ -86,9 +86,10 @@ def test_arms_are_points_of_a_two_by_two_and_labels_come_from_the_configuration(
     arms = {arm: config.experiment([f"arm={arm}"]) for arm in ("rnn", "clipped_rnn", "lstm", "clipped_lstm")}
     assert all(experiment.arm == arm for arm, experiment in arms.items())
     assert config.experiment(["arm=lstm", "cell=rnn"]).arm == "rnn"
+    assert config.experiment(["arm=lstm_1997"]).arm == "lstm_no_forget_gate"
     assert config.experiment(["arm=rnn", "clip.max_norm=0.5"]).arm == "clipped_rnn"
     assert config.experiment(["arm=clipped_rnn", "clip.max_norm=null"]).arm == "rnn"
-    assert config.experiment(["cell=rnn", "clip.max_value=1"]).arm == "clipped_rnn"
+    assert config.experiment(["cell=rnn", "clip.max_value=1"]).arm == "value_clipped_rnn"
 
 
 def test_identity_follows_what_determines_the_numbers() -> None:

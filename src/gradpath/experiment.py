@@ -99,10 +99,10 @@ class Experiment(Settings):
 
     @property
     def arm(self) -> str:
-        """Cell × clipping, read off the configuration: ``rnn``, ``clipped_lstm``, ``lstm_coupled_gates``."""
-        clipped = self.clip.max_norm is not None or self.clip.max_value is not None
-        words = ["clipped"] * clipped + [unit_name(self.cell)] + [self.cell.variant] * bool(self.cell.variant)
-        return "_".join(words)
+        """Cell × clipping, read off the configuration: ``clipped_rnn``, ``lstm``, ``lstm_no_input_gate``."""
+        by_norm, by_value = self.clip.max_norm is not None, self.clip.max_value is not None
+        clipping = "clipped" if by_norm else "value_clipped" if by_value else ""
+        return "_".join(word for word in (clipping, unit_name(self.cell), self.cell.variant) if word)
 
     @property
     def run_name(self) -> str:

@@ -56,13 +56,13 @@ class Trajectory:
 
 def arms_of(runs: Sequence[Run]) -> list[style.Group]:
     """One group an arm, whatever else its runs differ in: here the learning rate has an axis of its own."""
-    names = sorted({run.arm for run in runs}, key=lambda arm: (arm.startswith("clipped_"), arm))
+    names = sorted({run.arm for run in runs}, key=lambda arm: ("clipped_" in arm, arm))
     colors = dict(zip(names, style.SPARE * len(names), strict=False)) | style.COLORS
     return [
         style.Group(
             style.arm_label(name),
             colors[name],
-            "--" if name.startswith("clipped_") else "-",
+            "--" if "clipped_" in name else "-",
             tuple(run for run in runs if run.arm == name),
         )
         for name in names

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COLORS = {
     "rnn": "#D55E00",
     "clipped_rnn": "#E69F00",
+    "value_clipped_rnn": "#CC79A7",
     "lstm": "#0072B2",
     "clipped_lstm": "#56B4E9",
     "gru": "#009E73",
@@ -72,7 +73,7 @@ def groups(runs: Sequence[Run]) -> list[Group]:
         differing = [_short(key, v) for key, v in config if v != "None" and _tells(key, rivals)]
         color = COLORS[arm] if arm in COLORS and arm not in used else next(spare)
         used.add(arm)
-        dash = "--" if arm.startswith("clipped_") else "-"
+        dash = "--" if "clipped_" in arm else "-"
         found.append(Group(", ".join([arm_label(arm), *differing]), color, dash, tuple(members)))
     return found
 
@@ -93,11 +94,10 @@ def _short(key: str, value: str) -> str:
 
 def arm_label(arm: str) -> str:
     """``clipped_rnn`` → ``clipped RNN``, ``lstm_no_forget_gate`` → ``LSTM, no forget gate``."""
-    *words, cell = arm.split("_", 1) if arm.startswith("clipped_") else [arm]
-    known = next((name for name in ("rnn", "lstm", "gru") if cell.startswith(f"{name}_")), None)
-    if known:
-        cell = f"{known.upper()}, {cell.removeprefix(known)[1:].replace('_', ' ')}"
-    return " ".join([*words, cell.upper() if len(cell) <= 4 else cell])
+    clipping, _, cell = arm.rpartition("clipped_")
+    clipped = f"{clipping.replace('_', '-')}clipped " if cell != arm else ""
+    name, _, variant = cell.partition("_")
+    return clipped + name.upper() + (f", {variant.replace('_', ' ')}" if variant else "")
 
 
 def _rank(order: list[str], arm: str) -> int:
