@@ -1,6 +1,7 @@
 """The command as a person types it, in a process of its own, from any directory."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -148,7 +149,11 @@ STUDIES = sorted(path.stem for path in (paths.conf() / "experiment").glob("*.yam
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_study_runs_two_steps_and_its_figures_draw(home: Path, study: str) -> None:
+    """The commands are those of the study's README."""
+    page = (Path(__file__).parents[1] / "experiments" / study / "README.md").read_text()
+    assert f"`gradpath run -m +experiment={study}`" in page
+    (report,) = re.findall(rf"`gradpath (report study={study}[^`]*)`", page)
     done = gradpath("run", "-m", f"+experiment={study}", "train.steps=2", "train.eval_size=10", "seed=0", cwd=home)
     assert done.returncode == 0, done.stderr
-    drawn = gradpath("report", f"study={study}", cwd=home)
+    drawn = gradpath(*report.split(), cwd=home)
     assert drawn.returncode == 0, drawn.stderr

@@ -152,10 +152,10 @@ def test_lines_are_straight_with_the_slopes_of_the_matrix() -> None:
 
 
 def test_the_mean_field_line_adds_up_the_slopes() -> None:
-    case = make_case(RNN(hidden_size=5), Loss.squared_error, 6, False)
+    case = make_case(RNN(hidden_size=5, initial_state=0.8), Loss.squared_error, 6, False)
     p = case.network.parameters(case.theta)
     driven = case.batch.inputs @ p["W_xh"] + p["b_h"]
-    slopes = theory.mean_field(p["W_hh"], Activation.tanh, driven.mean(axis=(1, 2)), driven.var(axis=(1, 2)))
+    slopes = theory.mean_field(p["W_hh"], Activation.tanh, driven.mean(axis=(1, 2)), driven.var(axis=(1, 2)), 0.8)
     expected = [slopes[t + 1 :].sum() / np.log(10) for t in range(6)]
     np.testing.assert_allclose(column(case.trace, "mean_field"), expected, rtol=1e-12, atol=1e-14)
 

@@ -37,7 +37,7 @@ class ClippingLedger(Figure):
         for run in runs:
             if not _finite(run).any():
                 raise CannotDrawError(f"{run.name} has no finite step")
-        found = style.groups(runs)
+        found = style.columns(runs)
         canvas = pyplot.figure(figsize=(max(3.2 * len(found), 9.6), 6.6), layout="constrained")
         above, below = canvas.subfigures(2, 1, hspace=0.04, squeeze=False)[:, 0]
         for axes, group in zip(above.subplots(1, len(found), sharey=True, squeeze=False)[0], found, strict=True):

@@ -43,7 +43,7 @@ class Counterfactual(Figure):
         from matplotlib import pyplot
         from matplotlib.lines import Line2D
 
-        found = [group for group in style.groups(runs) if len(names(group.runs[0])) > 1]
+        found = [group for group in style.columns(runs) if len(names(group.runs[0])) > 1]
         if not found:
             raise CannotDrawError("no run of a cell with gates")
         canvas, grid = pyplot.subplots(

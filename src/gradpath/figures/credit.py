@@ -37,7 +37,7 @@ class Credit(Figure):
         style.theme()
         from matplotlib import pyplot
 
-        found = style.groups(runs)
+        found = style.columns(runs)
         maps = max(len(_scored(group)) for group in found) > 1
         rows = 4 if maps else 3
         canvas, grid = pyplot.subplots(

@@ -30,7 +30,7 @@ class Exploding(Figure):
         style.theme()
         from matplotlib import pyplot
 
-        found = style.groups(runs)
+        found = style.columns(runs)
         canvas, grid = pyplot.subplots(
             3, len(found), figsize=(max(3.4 * len(found), 7), 7.6), sharex=True, sharey="row", squeeze=False
         )

@@ -32,7 +32,7 @@ class Flow(Figure):
         style.theme()
         from matplotlib import pyplot
 
-        found = [group for group in style.groups(runs) if graph_of(group.runs[0])]
+        found = [group for group in style.columns(runs) if graph_of(group.runs[0])]
         if not found:
             raise CannotDrawError("no run of a cell with gates")
         lags = _lags(len(found[0].runs[0].lag))

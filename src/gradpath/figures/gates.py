@@ -41,7 +41,7 @@ class Gates(Figure):
         from matplotlib import pyplot
         from matplotlib.lines import Line2D
 
-        found = style.groups(runs)
+        found = style.columns(runs)
         if not found:
             raise CannotDrawError("no run")
         canvas, grid = pyplot.subplots(

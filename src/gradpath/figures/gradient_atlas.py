@@ -34,7 +34,7 @@ class GradientAtlas(Figure):
         from matplotlib import pyplot
         from matplotlib.colors import TwoSlopeNorm
 
-        found = style.groups(runs)
+        found = style.columns(runs)
         canvas, grid = pyplot.subplots(1, len(found), figsize=(3.3 * len(found) + 0.8, 8.0), squeeze=False)
         colors = matplotlib.colormaps["RdBu_r"].with_extremes(bad="#9a9a9a")
         norm = TwoSlopeNorm(vmin=self.faintest, vcenter=0, vmax=self.strongest)

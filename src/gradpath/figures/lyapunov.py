@@ -40,7 +40,7 @@ class Lyapunov(Figure):
         style.theme()
         from matplotlib import pyplot
 
-        found = style.groups(runs)
+        found = style.columns(runs)
         canvas, grid = pyplot.subplots(
             3, len(found), figsize=(2.6 * len(found) + 0.8, 8.2), sharex="row", sharey="row", squeeze=False
         )

@@ -46,7 +46,7 @@ class NormByLag(Figure):
         style.theme()
         from matplotlib import pyplot
 
-        found = style.groups(runs)
+        found = style.columns(runs)
         canvas, grid = pyplot.subplots(
             3, 1 + len(found), figsize=(3.0 * (1 + len(found)), 7.6), sharex=True, sharey=True, squeeze=False
         )

@@ -52,7 +52,7 @@ class Paths(Figure):
         style.theme()
         from matplotlib import pyplot
 
-        found = style.groups(runs)
+        found = style.columns(runs)
         canvas, grid = pyplot.subplots(
             len(ROWS), len(found), figsize=(3.2 * len(found) + 0.6, 12.6), sharex=True, sharey="row", squeeze=False
         )

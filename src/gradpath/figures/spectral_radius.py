@@ -38,8 +38,9 @@ class SpectralRadius(Figure):
     """Left: slope of ln ‖∂L/∂H_t‖ against the lag, at initialisation, for each gain g, and the three theory lines.
     Right: the profiles themselves with the mean field.
 
-    The slope is a least-squares fit over lags up to √H, the mean field's own range: further back the product of
-    the Jacobians has begun to feel the eigenvalues of its one W_hh (E ‖W^l‖²_F / H = g^2l (1 + O(l²/H))).
+    The slope is a least-squares fit over lags up to √H, the mean field's own range: ‖W^l‖²_F / H is g^2l, the average
+    over random matrices, only so far (within 9 % at l = √H); further back the largest eigenvalues of the one W_hh take
+    over.
     """
 
     longest: int | None = setting(None, "fit the slope over lags up to this; null for √H", ge=2)

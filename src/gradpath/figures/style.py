@@ -27,6 +27,8 @@ COLORS = {
 }
 SPARE = ("#009E73", "#CC79A7", "#000000", "#8C6BB1", "#882255", "#999933", "#6B4C2A")
 
+COLUMNS = 12
+
 
 @dataclass(frozen=True)
 class Group:
@@ -75,6 +77,14 @@ def groups(runs: Sequence[Run]) -> list[Group]:
         used.add(arm)
         dash = "--" if "clipped_" in arm else "-"
         found.append(Group(", ".join([arm_label(arm), *differing]), color, dash, tuple(members)))
+    return found
+
+
+def columns(runs: Sequence[Run]) -> list[Group]:
+    """The arms of a figure that gives each a column of its own; raises CannotDrawError where they would be too many."""
+    found = groups(runs)
+    if len(found) > COLUMNS:
+        raise CannotDrawError(f"{len(found)} groups of runs, more than the {COLUMNS} columns that can be read")
     return found
 
 
