@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gradpath import store
 from gradpath.experiment import Experiment, unit_name
+from gradpath.summary import summary
 from gradpath.training import Evaluation, Step
 from gradpath.verdict import Evidence, judge, weigh
 
@@ -165,59 +166,31 @@ class Recorder:
         if zeros:
             listed = "; ".join(f"{key}: {text}" for key, text in zeros.items())
             self.client.set_tag(self.run_id, "true_zeros", listed[:TAG])
-        self._summary()
-        self._clipping()
+        last = self._losses[-1][0] if self._losses else 0
+        for name, value, step in summary(self.experiment, self._series, last, self._diverged_at):
+            self._metric(f"summary/{name}", value, step)
         self._flush()
         self._verdict()
         self._artifact()
 
     def _curves(self, keys: list[str | None], values: NDArray, suffix: str) -> dict[str, str]:
         """One metric a curve, step = lag. A true zero has no logarithm: it is drawn a decade below the smallest value
-        and named in the tag ``true_zeros``.
+        and named in the tag ``true_zeros``. What is a single point, as of the readout under a last-step loss, is no
+        curve and stays in the artifact.
         """
         finite = values[np.isfinite(values)]
         floor = float(np.floor(finite.min())) - 1 if finite.size else 0.0
         zeros = {}
         for column, key in enumerate(keys):
-            if key is None:
+            curve = values[::-1, column]
+            if key is None or np.isfinite(curve).sum() == 1 < len(curve):
                 continue
             section, _, name = key.partition("/")
-            curve = values[::-1, column]
             for lag, value in enumerate(curve.tolist()):
                 self._metric(f"{section}{suffix}/{name}", floor if value == -math.inf else value, lag)
             if count := int(np.isneginf(curve).sum()):
                 zeros[f"{section}{suffix}/{name}"] = f"{count} of {len(curve)} lags, drawn at {floor:g}"
         return zeros
-
-    def _summary(self) -> None:
-        """Numbers to sort the runs by."""
-        needed = self.experiment.task.lags[1]
-        if "reach" in self._series and needed:
-            _, steps, readings = self._series["reach"]
-            self._metric("summary/reach_over_needed_lag", float(readings[-1][0]) / needed, steps[-1])
-        if "state_grad_norm" not in self._series:
-            return
-        columns, steps, readings = self._series["state_grad_norm"]
-        hidden = columns.index(next(c for c in columns if c.rpartition("/")[2] == "H"))  # of the bottom layer
-        keys = {0: "summary/decades_lost_at_init", self._losses[-1][0]: "summary/decades_lost"}
-        for step, reading in zip(steps, readings, strict=True):
-            if step in keys:
-                self._metric(keys[step], float(reading[-1, hidden] - reading[0, hidden]), step)
-
-    def _clipping(self) -> None:
-        """How often and how hard clipping engaged; the step at which training blew up, if any, counted apart."""
-        last = self._losses[-1][0] if self._losses else 0
-        self._metric("summary/non_finite_steps", float(self._diverged_at is not None), last)
-        clip = self.experiment.clip
-        if "clip_scale" not in self._series or (clip.max_norm is None and clip.max_value is None):
-            return
-        _, steps, readings = self._series["clip_scale"]
-        scales = [float(r[0]) for step, r in zip(steps, readings, strict=True) if step != self._diverged_at]
-        engaged = [scale for scale in scales if scale < 1]
-        if scales:
-            self._metric("summary/clipped_share", len(engaged) / len(scales), last)
-        if engaged:
-            self._metric("summary/clip_scale_median", float(np.median(engaged)), last)
 
     def _verdict(self) -> None:
         """The verdict, once the run has come to its end. As a parameter too: the UI sorts by those, not by tags."""
@@ -227,11 +200,9 @@ class Recorder:
         if self._diverged_at is None and not (self._losses and self._losses[-1][0] == e.train.steps):
             return
         evaluation = self._evaluations[-1][1] if self._evaluations else None
-        score = (
-            ""
-            if evaluation is None
-            else f"{e.task.metric} {evaluation.score:.2g} (solved below {e.task.solved_below:g})"
-        )
+        score = ""
+        if evaluation is not None:
+            score = f"{e.task.metric} {evaluation.score:.2g} (solved below {e.task.solved_below:g})"
         known = Evidence(e.task.lags[1], score, evaluation is not None and evaluation.solved, self._diverged_at)
         verdict = judge(weigh(known, self._series, self._norms))
         tags = [RunTag("verdict", verdict.word), RunTag("verdict_reason", verdict.reason)]
