@@ -130,7 +130,7 @@ class ForgetBias(Figure):
             f"chance: final loss under {LEARNT:.0%} of it); lower: median and range. {style.setting_text(found)}. "
             "Theory: left at its bias, the carousel multiplies the gradient by σ(b_f) a step and keeps 1/e of it over "
             "−1/ln σ(b_f) steps (Tallec & Ollivier 2018, section 2, who also give chrono); dotted: the same of the "
-            f"measured slope, infinite from where it is ≥ 0. At T = {lengths[-1]} the measured slope has above the "
+            f"measured slope, infinite from where it is ≥ 0. At T = {lengths[-1]} the measured slope lies above the "
             "carousel's, because the gradient also comes through the hidden state and gates do not stay at their bias, "
             f"in decades a step: {', '.join(rest)}."
         )

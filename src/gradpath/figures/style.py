@@ -63,7 +63,7 @@ def groups(runs: Sequence[Run]) -> list[Group]:
         by_config.setdefault(tuple(sorted(flat.items())), []).append(run)
     order = list(COLORS)
     keyed = sorted(
-        by_config.items(), key=lambda item: (_rank(order, item[1][0].arm), item[1][0].arm, [v for _, v in item[0]])
+        by_config.items(), key=lambda item: (_rank(order, item[1][0].arm), item[1][0].arm, _plainest(item[0]))
     )
     taken = {COLORS.get(members[0].arm) for members in by_config.values()}
     spare = iter([color for color in SPARE if color not in taken] * len(keyed))
@@ -71,8 +71,10 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     for config, members in keyed:
         arm = members[0].arm
         rivals = [dict(other) for other, those in keyed if those[0].arm == arm]
-        # What is off (None) is not said: `max_norm=1.0` beside `max_value=0.1` tells the two kinds of clipping apart.
-        differing = [_short(key, v) for key, v in config if v != "None" and _tells(key, rivals)]
+        # What is off (None) is not said, nor what has no effect: chrono initialisation sets the biases itself.
+        chrono = dict(config).get("cell.chrono_t_max", "None") != "None"
+        silent = {"cell.forget_bias", "cell.update_bias"} if chrono else set()
+        differing = [_short(k, v) for k, v in config if v != "None" and k not in silent and _tells(k, rivals)]
         color = COLORS[arm] if arm in COLORS and arm not in used else next(spare)
         used.add(arm)
         dash = "--" if "clipped_" in arm else "-"
@@ -86,6 +88,11 @@ def columns(runs: Sequence[Run]) -> list[Group]:
     if len(found) > COLUMNS:
         raise CannotDrawError(f"{len(found)} groups of runs, more than the {COLUMNS} columns that can be read")
     return found
+
+
+def _plainest(config: tuple[tuple[str, str], ...]) -> list[str]:
+    """Sorts the group with the fewest extras first: of one arm, it is the one that has the arm's own colour."""
+    return ["" if value == "None" else value for _, value in config]
 
 
 def _tells(key: str, rivals: list[dict[str, str]]) -> bool:
