@@ -48,6 +48,25 @@ def test_exploding_at_every_step_needs_no_spike() -> None:
     assert word(lost_at_largest=-OUTGREW, scored_within=True) == "exploding"
 
 
+def test_where_the_loss_reads_steps_within_the_reach_decides() -> None:
+    """e-fold in r steps is (lag / r) log10 e decades over the lag: 3 decades over 99 steps at a reach of 14.3."""
+    profile = np.zeros((100, 2))
+    decisive = 99 * np.log10(np.e) / VANISHED
+
+    def judged(reach: float, censored: float = 0.0):
+        readings = {
+            "state_grad_norm": (("H", "direct/H"), [0], [profile]),
+            "reach": (("reach", "reach_censored"), [0], [np.array([reach, censored])]),
+        }
+        return judge(weigh(Evidence(lag=99), readings, {0: 0.0}))
+
+    assert judged(decisive + 0.01).word == "healthy"
+    assert judged(decisive - 0.01).word == "vanishing"
+    assert "falls to 1/e over 14.3 of the 99 steps that the task needs: 3.0 decades" in judged(decisive - 0.01).reason
+    assert judged(99, censored=1.0).word == "healthy"
+    assert "never falls to 1/e over the 99 steps" in judged(99, censored=1.0).reason
+
+
 def test_saturated_on_both_sides_of_its_threshold() -> None:
     assert word(saturated=SATURATED) == "healthy"
     assert word(saturated=SATURATED + TINY) == "saturated"
@@ -106,7 +125,7 @@ REAL = {
     "healthy": ["arm=chrono_lstm", "task.length=40", "train.steps=2"],
     "diverged": [*DIVERGES, "task.length=12", "train.steps=30"],
     "solved": ["arm=lstm", "task.length=4", "optimizer.lr=0.02", "train.steps=300"],
-    "unknown": ["arm=lstm", "task=copy", "task.length=20", "train.steps=2"],
+    "unknown": ["arm=lstm", "task=copy", "task.length=20", "train.steps=2", "instruments=[state_grad_norm]"],
 }
 
 

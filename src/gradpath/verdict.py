@@ -61,6 +61,9 @@ class Evidence:
     """At the last reading."""
     scored_within: bool = False
     """Does the loss also read steps inside the lag? What it sends there hides what comes from the end."""
+    reach: float | None = None
+    """Lag in steps at which what comes from the last scored step has fallen to 1/e; inf where it never does. It stands
+    in for ``lost`` where the loss reads steps within."""
     saturated: float | None = None
     """Share at the last reading, over gates, layers, timesteps, sequences and units."""
 
@@ -88,14 +91,14 @@ def judge(e: Evidence) -> Verdict:
         return Verdict("exploding", _line(_spike(e), f"in the end {_change(e)}"))
     vanishing = f"{_lost(e)} (vanishing above {VANISHED:g})"
     if e.lost > VANISHED:
-        at_init = "" if e.lost_at_init is None else f"{e.lost_at_init:.1f} at initialisation"
+        at_init = "" if e.lost_at_init is None or e.reach is not None else f"{e.lost_at_init:.1f} at initialisation"
         return Verdict("vanishing", _line(vanishing, at_init))
     saturated = "saturation not judged, no reading of gate_activation"
     if e.saturated is not None:
         saturated = f"{e.saturated:.0%} of gates and units saturated (above {SATURATED:.0%})"
         if e.saturated > SATURATED:
             return Verdict("saturated", _line(saturated, _lost(e)))
-    if e.scored_within:
+    if e.scored_within and e.reach is None:
         return Verdict("unknown", _line(_lost(e), "but the loss is read at steps in between, which would hide it"))
     return Verdict("healthy", _line(vanishing, _spike(e), saturated))
 
@@ -116,6 +119,11 @@ def weigh(evidence: Evidence, readings: Readings, norms: Mapping[int, float]) ->
         found["lost_at_init"] = lost[0] if steps[0] == 0 else None
         if direct := [i for i, name in enumerate(names) if name.startswith("direct/")]:  # the top layer's is the last
             found["scored_within"] = bool((profiles[-1][-1 - evidence.lag : -1, direct[-1]] > -np.inf).any())
+    names, _, reaches = _whole(readings, "reach")
+    if reaches and found["scored_within"] and found["lost"] is not None:
+        reach, censored = (float(reaches[-1][list(names).index(name)]) for name in ("reach", "reach_censored"))
+        found["reach"] = np.inf if censored else max(reach, 1e-9)
+        found["lost"] = evidence.lag / found["reach"] * float(np.log10(np.e))
     names, _, activations = _whole(readings, "gate_activation")
     if activations:
         found["saturated"] = _saturated(dict(zip(names, activations[-1].mean(axis=0).tolist(), strict=True)))
@@ -163,6 +171,10 @@ def _spike(e: Evidence) -> str:
 
 
 def _lost(e: Evidence) -> str:
+    if e.reach is not None and e.reach < np.inf:
+        return f"falls to 1/e over {e.reach:.1f} of the {e.lag} steps that the task needs: {e.lost:.1f} decades"
+    if e.reach is not None:
+        return f"never falls to 1/e over the {e.lag} steps that the task needs"
     return "" if e.lost is None else f"{_change(e)} over the {e.lag} steps that the task needs"
 
 

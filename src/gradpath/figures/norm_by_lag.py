@@ -50,8 +50,14 @@ class NormByLag(Figure):
         canvas, grid = pyplot.subplots(
             3, 1 + len(found), figsize=(3.0 * (1 + len(found)), 7.6), sharex=True, sharey=True, squeeze=False
         )
-        everything = [_at(run, name, stage) for run in runs for stage in STAGES for name in self.needs[:2]]
-        floor = style.floor_below(everything)
+        # The medians set the axis: one seed that fell further must not press all the others together.
+        medians = [
+            style.median_band(_at(run, name, stage) for run in group.runs)[0]
+            for group in found
+            for stage in STAGES
+            for name in self.needs[:2]
+        ]
+        floor = style.floor_below(medians)
         for row, stage in zip(grid, STAGES, strict=True):
             for group in found:
                 curves = [_state(run, stage) for run in group.runs]
@@ -61,7 +67,6 @@ class NormByLag(Figure):
             for axes, group in zip(row[1:], found, strict=True):
                 self._parameters(axes, group, stage, floor)
             row[0].set_ylabel(f"{stage}\n\ngradient norm")
-            style.decades(row[0].yaxis)
         layer = "state of layer 1" if any(run.config["cell"]["layers"] > 1 for run in runs) else "state"
         grid[0, 0].set_title(f"{layer}\n‖∂L/∂H$_t$‖")
         for axes, group in zip(grid[0, 1:], found, strict=True):
@@ -69,6 +74,9 @@ class NormByLag(Figure):
         for axes in grid[-1]:
             axes.set_xlabel("lag  T − t  (steps)")
         theory_lines.draw(grid[0, 0], found, lambda run: _state(run, STAGES[0]), floor)
+        grid[0, 0].set_ylim(bottom=floor - 0.5)
+        for row in grid:
+            style.decades(row[0].yaxis)
         grid[0, 0].legend(loc="lower left", fontsize=8)
         canvas.tight_layout(rect=(0, self._legend(canvas, found), 1, 1))
         style.caption(canvas, self._caption(found))
@@ -108,7 +116,7 @@ class NormByLag(Figure):
             change = np.median([_state(run, STAGES[0])[-1] - _state(run, STAGES[0])[0] for run in group.runs])
             lost.append(f"{group.label} {change:.1f}")
         return (
-            f"Median over {style.seeds(found)}, band from smallest to largest. {style.setting_text(found)}. "
+            f"Median over {style.seeds(found)}, band from smallest to largest, as far as the medians' axis goes. {style.setting_text(found)}. "
             "Decades that ‖∂L/∂H‖ loses over the sequence at initialisation: "
             f"{', '.join(lost)}. Theory: the adjoint is multiplied by one Jacobian a step, so without gates it falls "
             "or rises exponentially, a straight line here (Bengio et al. 1994; Pascanu et al. 2013)."
