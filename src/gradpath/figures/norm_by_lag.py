@@ -116,7 +116,8 @@ class NormByLag(Figure):
             change = np.median([_state(run, STAGES[0])[-1] - _state(run, STAGES[0])[0] for run in group.runs])
             lost.append(f"{group.label} {change:.1f}")
         return (
-            f"Median over {style.seeds(found)}, band from smallest to largest, as far as the medians' axis goes. {style.setting_text(found)}. "
+            f"Median over {style.seeds(found)}, band from smallest to largest, as far as the medians' axis goes. "
+            f"{style.setting_text(found)}. "
             "Decades that ‖∂L/∂H‖ loses over the sequence at initialisation: "
             f"{', '.join(lost)}. Theory: the adjoint is multiplied by one Jacobian a step, so without gates it falls "
             "or rises exponentially, a straight line here (Bengio et al. 1994; Pascanu et al. 2013)."
