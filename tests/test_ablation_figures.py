@@ -232,7 +232,7 @@ def test_forget_bias_measures_the_slope_and_compares_it_with_the_carousel(biased
         np.testing.assert_allclose(x, [1, 3, 4.5], atol=0.1)
         np.testing.assert_allclose(y, [slope_at(biased, bias, length) for bias in (1, 3, None)], rtol=1e-9)
     above = [slope_at(biased, bias, 24) + np.log10(1 + np.exp(-bias)) for bias in (1, 3)]
-    assert "At T = 24 the measured slope has above the carousel's" in said
+    assert "At T = 24 the measured slope lies above the carousel's" in said
     assert f"1: {above[0]:+.3f}, 3: {above[1]:+.3f}." in said
 
 

@@ -207,7 +207,7 @@ def test_the_figure_tells_norm_from_value_clipping_and_counts_what_is_not_finite
     canvas = Drawn().draw(runs)
     above, below = canvas.subfigs
     titles = [axes.get_title() for axes in above.axes]
-    assert titles == ["RNN", "clipped RNN\nmax_norm=1.0", "clipped RNN\nmax_value=0.1"]
+    assert titles == ["RNN", "clipped RNN", "value-clipped RNN"]
     share, factor, cosine = below.axes
     by_value = [run.series["clipping_ledger"] for run in runs if run.config["clip"]["max_value"]]
     engaged = np.mean([series.column("engaged") for series in by_value], axis=0)

@@ -19,7 +19,7 @@ BAD = [
     ("cell=null", "cell=null: "),
     (
         "arm=mlp",
-        "arm=mlp: no such name; there are chrono_gru, chrono_lstm, clipped_chrono_lstm, ",
+        "arm=mlp: no such name; there are ablation/coupled_gates, ablation/no_forget_gate, ",
     ),
     ("task.length=0", "task.length=0: must be ≥ 2"),
     ("task=temporal_order task.length=5", "task.length=5: must be ≥ 10"),

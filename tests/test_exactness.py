@@ -386,6 +386,33 @@ def test_slopes_from_the_output_lose_five_bits_at_most(kind: Activation, dtype: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_a_nan_of_one_sequence_does_not_spoil_the_slopes_of_another(dtype: type) -> None:
+    from gradpath.nonlinearities import derivative, slope
+
+    x = np.array([9.5 if dtype is np.float32 else 19.5, np.nan, 0.1], dtype)
+    found = slope(Activation.tanh, x, np.tanh(x))
+    np.testing.assert_allclose(found[[0, 2]], derivative(Activation.tanh, x)[[0, 2]], rtol=64 * np.finfo(dtype).eps)
+    assert np.isnan(found[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weight", [0.05, 30.0])
+def test_the_summed_gradient_has_no_false_zero_where_one_small_step_is_all_there_is(dtype: type, weight: float) -> None:
+    """An input at t = 1 only, the loss at the end: ∂L/∂W_xh is that of t = 1, however small beside the other δ."""
+    network = Network(RNN(2, activation=Activation.relu), 1, 1, Loss.squared_error)
+    theta = np.full(network.size, 0.5, dtype)
+    network.parameters(theta)["W_hh"][:] = np.eye(2) * weight
+    steps = 500 if weight < 1 else 25
+    inputs, mask = np.zeros((steps, 1, 1)), np.zeros((steps, 1), bool)
+    inputs[0], mask[-1] = 1, True
+    trace = run(network, theta, Batch(inputs, np.zeros((steps, 1, 1)), mask).astype(dtype))
+    read = ParamGradNorm().measure(trace)
+    at_first = read.values[0, read.names.index("W_xh")]
+    assert np.isfinite(at_first)
+    assert trace.gradient.by_parameter["W_xh"] == pytest.approx(at_first, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_saturated_network_is_measured_and_not_a_true_zero(dtype: type) -> None:
     """b_h = 15: φ′ = 4e-13 a step, below what 1 − tanh² can hold in float32."""
     network, theta, batch = tiny(RNN(2), 0.5, 30, dtype)

@@ -63,7 +63,7 @@ def test_they_are_drawn_twice_the_same_and_say_how_many_seeds(results: Path, dra
         )
         contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert contents[0] == contents[1]
-    assert len(contents[0]) == 6
+    assert len(contents[0]) == 7, "three figures, each as PNG and SVG, and verdicts.md"
     for canvas in drawn.values():
         text = " ".join(t.get_text() for t in canvas.texts).replace("\n", " ")
         assert "2 seeds" in text
@@ -147,10 +147,10 @@ def test_the_counterfactuals_are_drawn_relative_to_lag_zero(runs: list[Run], dra
 def test_stacks_ablations_and_arms_without_gates(home: Path, capsys) -> None:
     for task, cell in (("s", ["cell.layers=2"]), ("t", ["cell.ablation=coupled_gates"]), ("u", ["cell=rnn"])):
         execute(config.experiment([*SMALL, "task=copy", *cell]), task)
-        assert report.write(config.report([*FIGURES, f"sweep={task}", "study=gradpath"])) == (task == "u")
+        assert report.write(config.report([*FIGURES, f"sweep={task}", "study=gradpath"]), named=True) == (task == "u")
     said = capsys.readouterr()
-    assert "flow: not drawn: no run of a cell with gates" in said.err
-    assert "counterfactual: not drawn: no run of a cell with gates" in said.err
+    assert "flow (no run of a cell with gates" in said.err
+    assert "counterfactual (no run of a cell with gates" in said.err
     assert "paths.png" in said.out
 
 

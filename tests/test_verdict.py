@@ -48,23 +48,27 @@ def test_exploding_at_every_step_needs_no_spike() -> None:
     assert word(lost_at_largest=-OUTGREW, scored_within=True) == "exploding"
 
 
-def test_where_the_loss_reads_steps_within_the_reach_decides() -> None:
-    """e-fold in r steps is (lag / r) log10 e decades over the lag: 3 decades over 99 steps at a reach of 14.3."""
+def test_where_the_loss_reads_steps_within_the_last_loss_alone_decides() -> None:
     profile = np.zeros((100, 2))
-    decisive = 99 * np.log10(np.e) / VANISHED
 
-    def judged(reach: float, censored: float = 0.0):
+    def judged(lost: float, step: int = 5):
         readings = {
-            "state_grad_norm": (("H", "direct/H"), [0], [profile]),
-            "reach": (("reach", "reach_censored"), [0], [np.array([reach, censored])]),
+            "state_grad_norm": (("H", "direct/H"), [5], [profile]),
+            "reach": (("reach", "reach_censored", "decades_lost"), [step], [np.array([2.0, 0.0, lost])]),
         }
-        return judge(weigh(Evidence(lag=99), readings, {0: 0.0}))
+        return judge(weigh(Evidence(lag=99), readings, {5: 0.0}))
 
-    assert judged(decisive + 0.01).word == "healthy"
-    assert judged(decisive - 0.01).word == "vanishing"
-    assert "falls to 1/e over 14.3 of the 99 steps that the task needs: 3.0 decades" in judged(decisive - 0.01).reason
-    assert judged(99, censored=1.0).word == "healthy"
-    assert "never falls to 1/e over the 99 steps" in judged(99, censored=1.0).reason
+    assert judged(VANISHED).word == "healthy"
+    assert judged(VANISHED + TINY).word == "vanishing"
+    assert judged(np.inf).word == "vanishing"
+    assert "the last step's loss alone lost 4.2 decades over the sequence (vanishing above 3)" in judged(4.2).reason
+    assert judged(4.2, step=0).word == "unknown", "an older reading is of another network"
+
+
+def test_a_last_step_that_is_not_scored_is_passed_over() -> None:
+    profile = np.array([[-5.0], [-1.0], [0.0], [-np.inf]])
+    found = weigh(Evidence(lag=3), {"state_grad_norm": (("H",), [0], [profile])}, {0: 0.0})
+    assert found.lost == 5.0
 
 
 def test_saturated_on_both_sides_of_its_threshold() -> None:
@@ -127,6 +131,12 @@ REAL = {
     "solved": ["arm=lstm", "task.length=4", "optimizer.lr=0.02", "train.steps=300"],
     "unknown": ["arm=lstm", "task=copy", "task.length=20", "train.steps=2", "instruments=[state_grad_norm]"],
 }
+
+
+def test_a_task_that_starts_from_its_state_is_judged_too(home: Path) -> None:
+    """Its lag is T, of which H_1 is the furthest row that there is."""
+    recorder = execute(config.experiment(["arm=rnn", "task=constant_target", "task.length=5", "train.steps=2"]), "s")
+    assert recorder.client.get_run(recorder.run_id).data.tags["verdict"] in ORDER
 
 
 def test_every_word_by_real_training_is_tag_parameter_and_line_of_the_report(home: Path, capsys) -> None:

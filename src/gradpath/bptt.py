@@ -46,7 +46,7 @@ class LayerAdjoint:
 
 
 def forward(cell: Cell, weights: LayerWeights, inputs: NDArray) -> LayerTape:
-    """Runs the cell over ``inputs`` (T, S, B, I) from H_0 = C_0 = 0."""
+    """Runs the cell over ``inputs`` (T, S, B, I) from H_0 = ``initial_state`` and C_0 = 0."""
     *shape, _ = inputs.shape
     steps, blocks, width = shape[0], len(cell.blocks), cell.hidden_size
     if cell.reads_x == slice(0, blocks):

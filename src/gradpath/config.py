@@ -188,7 +188,10 @@ def _no_such_key(name: str, names: list[str]) -> str:
 
 def options(group: str) -> list[str]:
     """What can be chosen in a configuration group."""
-    return sorted(path.stem for path in (paths.conf() / group).glob("*.yaml")) if group else []
+    folder = paths.conf() / group
+    return (
+        sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")) if group else []
+    )
 
 
 def _choices(group: str) -> str:

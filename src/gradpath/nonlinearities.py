@@ -75,7 +75,7 @@ def slope(kind: Activation, x: NDArray, y: NDArray) -> NDArray:
     else:
         found = np.subtract(1, y)
         found *= y
-    if found.min(initial=1) < STEEP:
+    if not found.min(initial=1) >= STEEP:  # a NaN of one sequence must not hide the others
         flat = found < STEEP
         found[flat] = derivative(kind, x[flat])
     return found

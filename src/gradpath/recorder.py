@@ -170,8 +170,8 @@ class Recorder:
         for name, value, step in summary(self.experiment, self._series, last, self._diverged_at):
             self._metric(f"summary/{name}", value, step)
         self._flush()
-        self._verdict()
         self._artifact()
+        self._verdict()
 
     def _curves(self, keys: list[str | None], values: NDArray, suffix: str) -> dict[str, str]:
         """One metric a curve, step = lag. A true zero has no logarithm: it is drawn a decade below the smallest value

@@ -111,12 +111,12 @@ class Factor:
 
     def gradient(self) -> Scaled:
         """Σ_t ∂L/∂W_t (K, n, H), or (n, H) for a bias: the ordinary gradient, with one exponent."""
-        delta = self.delta.aligned
-        steps, batch, blocks, width = delta.array.shape
         if self.entered is None:
-            return Scaled(delta.array.sum(axis=(0, 1)), delta.exponent)
+            return Scaled(self.delta.aligned.array.sum(axis=(0, 1)), self.delta.aligned.exponent)
+        delta, whole = self._balanced()
+        steps, batch, blocks, width = delta.array.shape
         flat = delta.array.reshape(steps * batch, blocks * width)
-        entered, exponent = self.entered.reshape(steps * batch, -1), delta.exponent
+        entered, exponent = whole.reshape(steps * batch, -1), delta.exponent
         with np.errstate(over="ignore", invalid="ignore"):
             total = entered.T @ flat
         if not np.isfinite(total).all() and np.isfinite(entered).all():  # too large for the type: bring both to size 1
@@ -124,6 +124,26 @@ class Factor:
             total = shift(entered, -sizes[0]).T @ shift(flat, -sizes[1])
             exponent = exponent + sizes[0] + sizes[1]
         return Scaled(total.reshape(-1, blocks, width), exponent)
+
+    def _balanced(self) -> tuple[Scaled, NDArray]:
+        """``delta`` under one exponent, that of the largest *contribution*, and ``entered`` as it then multiplies it.
+        Under that of the largest delta a step would be lost at which little else than its small delta counts, because
+        what entered elsewhere is 0.
+        """
+        assert self.entered is not None
+        if not self.delta.exponent.any():
+            return self.delta.aligned, self.entered
+        of_entered = magnitude(self.entered, 2)
+        counts = of_entered > np.iinfo(np.int32).min // 4
+        of_entered = np.where(counts, of_entered, 0)
+        size = np.where(counts, magnitude(self.delta.array, 2) + self.delta.exponent + of_entered, -(2**30))
+        common = int(size.max(initial=-(2**30)))
+        common = 0 if common < -(2**29) else common
+        # What would be subnormal beside the largest is lost in the sum anyway, and would slow it down tenfold.
+        counts &= size - common >= np.finfo(self.delta.array.dtype).minexp
+        delta = shift(self.delta.array, np.where(counts, self.delta.exponent + of_entered - common, 0))
+        delta[~counts] = 0
+        return Scaled(delta, np.asarray(common, np.int32)), shift(self.entered, -of_entered)
 
     def per_step(self) -> Iterator[tuple[slice, Scaled]]:
         """∂L/∂W_t itself, in runs of consecutive rows: (rows, values (rows, n, K, H) in float64, an exponent a row).
@@ -175,6 +195,8 @@ class Trace:
     gradient: Gradient
     clip_scale: float = field(default=1.0)
     """‖gradient as applied‖ / ‖raw gradient‖ of the parameters that are trained; 1 without clipping."""
+    trained: Gradient | None = field(default=None)
+    """∂L/∂θ with true zeros for what is held fixed: what clipping sees; None outside training."""
     applied: NDArray | None = field(default=None)
     """The gradient (P,) as training hands it to the optimiser, after clipping; None outside training."""
 

@@ -12,7 +12,7 @@ def summary(
     experiment: Experiment, readings: Readings, last: int, diverged_at: int | None
 ) -> Iterator[tuple[str, float, int]]:
     """(name, value, training step) of each. ``decades_lost``: of ‖∂L/∂H_t‖ in the bottom layer over the sequence,
-    negative where it falls. ``reach_over_needed_lag``: the lag at which the adjoint has fallen to 1/e, against the
+    negative where it rises. ``reach_over_needed_lag``: the lag at which the adjoint has fallen to 1/e, against the
     longest lag of the task. Clipping: the share of finite steps at which it engaged, and the median factor of those;
     the step at which training blew up is counted apart.
     """

@@ -89,7 +89,7 @@ class _Seed:
         settings = self.experiment.train
         trained = trace.gradient if settings.readout else self.network.without_readout(trace)
         update, scale = self.experiment.clip.apply(trained)
-        trace = replace(trace, clip_scale=scale, applied=update)
+        trace = replace(trace, clip_scale=scale, trained=trained, applied=update)
         norm, last = trace.gradient.log10_norm, step == settings.steps
         diverged = not (np.isfinite(trace.tape.loss) and norm < np.inf and np.isfinite(update).all())
         measurements = {}

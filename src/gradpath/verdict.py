@@ -61,9 +61,9 @@ class Evidence:
     """At the last reading."""
     scored_within: bool = False
     """Does the loss also read steps inside the lag? What it sends there hides what comes from the end."""
-    reach: float | None = None
-    """Lag in steps at which what comes from the last scored step has fallen to 1/e; inf where it never does. It stands
-    in for ``lost`` where the loss reads steps within."""
+    last_alone: bool = False
+    """Is ``lost`` that of the last scored step's loss alone, over the whole sequence? Where the loss reads steps within
+    it is, if the instrument ``reach`` has read it."""
     saturated: float | None = None
     """Share at the last reading, over gates, layers, timesteps, sequences and units."""
 
@@ -91,14 +91,14 @@ def judge(e: Evidence) -> Verdict:
         return Verdict("exploding", _line(_spike(e), f"in the end {_change(e)}"))
     vanishing = f"{_lost(e)} (vanishing above {VANISHED:g})"
     if e.lost > VANISHED:
-        at_init = "" if e.lost_at_init is None or e.reach is not None else f"{e.lost_at_init:.1f} at initialisation"
+        at_init = "" if e.lost_at_init is None or e.last_alone else f"{e.lost_at_init:.1f} at initialisation"
         return Verdict("vanishing", _line(vanishing, at_init))
     saturated = "saturation not judged, no reading of gate_activation"
     if e.saturated is not None:
         saturated = f"{e.saturated:.0%} of gates and units saturated (above {SATURATED:.0%})"
         if e.saturated > SATURATED:
             return Verdict("saturated", _line(saturated, _lost(e)))
-    if e.scored_within and e.reach is None:
+    if e.scored_within and not e.last_alone:
         return Verdict("unknown", _line(_lost(e), "but the loss is read at steps in between, which would hide it"))
     return Verdict("healthy", _line(vanishing, _spike(e), saturated))
 
@@ -119,11 +119,9 @@ def weigh(evidence: Evidence, readings: Readings, norms: Mapping[int, float]) ->
         found["lost_at_init"] = lost[0] if steps[0] == 0 else None
         if direct := [i for i, name in enumerate(names) if name.startswith("direct/")]:  # the top layer's is the last
             found["scored_within"] = bool((profiles[-1][-1 - evidence.lag : -1, direct[-1]] > -np.inf).any())
-    names, _, reaches = _whole(readings, "reach")
-    if reaches and found["scored_within"] and found["lost"] is not None:
-        reach, censored = (float(reaches[-1][list(names).index(name)]) for name in ("reach", "reach_censored"))
-        found["reach"] = np.inf if censored else max(reach, 1e-9)
-        found["lost"] = evidence.lag / found["reach"] * float(np.log10(np.e))
+    names, reached, reaches = _whole(readings, "reach")
+    if reaches and found["scored_within"] and reached[-1] == steps[-1]:
+        found |= {"lost": float(reaches[-1][list(names).index("decades_lost")]), "last_alone": True}
     names, _, activations = _whole(readings, "gate_activation")
     if activations:
         found["saturated"] = _saturated(dict(zip(names, activations[-1].mean(axis=0).tolist(), strict=True)))
@@ -138,9 +136,12 @@ def _whole(readings: Readings, name: str) -> tuple[Sequence[str], list[int], lis
 
 
 def _over(lag: int, profile: NDArray) -> float:
-    """Decades that a profile (T,) loses from the last step to ``lag`` steps before it."""
-    near, far = float(profile[-1]), float(profile[-1 - lag])
-    return np.inf if far == -np.inf else near - far
+    """Decades that a profile (T,) loses from the last step at which it is not 0 to ``lag`` steps before the end, or to
+    H_1 where the task asks for more (H_0, which it starts from, has no row).
+    """
+    far = float(profile[max(-1 - lag, -len(profile))])
+    near = profile[profile > -np.inf]
+    return np.inf if far == -np.inf or not near.size else float(near[-1]) - far
 
 
 def _saturated(mean: Mapping[str, float]) -> float:
@@ -171,10 +172,8 @@ def _spike(e: Evidence) -> str:
 
 
 def _lost(e: Evidence) -> str:
-    if e.reach is not None and e.reach < np.inf:
-        return f"falls to 1/e over {e.reach:.1f} of the {e.lag} steps that the task needs: {e.lost:.1f} decades"
-    if e.reach is not None:
-        return f"never falls to 1/e over the {e.lag} steps that the task needs"
+    if e.last_alone:
+        return f"the last step's loss alone {_change(e)} over the sequence"
     return "" if e.lost is None else f"{_change(e)} over the {e.lag} steps that the task needs"
 
 

@@ -53,7 +53,7 @@ class Ablation(Figure):
             self._learning(lower, group, found[0])
             upper.set_title(group.label.replace(", ", "\n"), color=group.color)
         for row, label in zip(
-            grid, ("gradient norm\n‖∂L/∂C$_t$‖", "loss on the\nevaluation set") * blocks, strict=True
+            grid, ("gradient norm\n‖∂L/∂carrier‖", "loss on the\nevaluation set") * blocks, strict=True
         ):
             row[0].set_ylabel(label)
         for panels in zip(*places[: len(found)], strict=True):

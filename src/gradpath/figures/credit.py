@@ -188,7 +188,7 @@ def _reach_text(group: style.Group, stage: str) -> str:
     rows = []
     for run in group.runs:
         series, step = run.series["reach"], run.series["credit"].steps[_probe(run, stage)]
-        rows.append(series.values[series.steps == step][-1])
+        rows.append(series.values[series.steps == step][-1][:2])
     lag, censored = np.nanmedian(rows, axis=0)
     return f"reach {'≥ ' if censored > 0.5 else ''}{lag:.3g}"
 

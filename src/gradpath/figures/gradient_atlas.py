@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,8 +70,10 @@ class GradientAtlas(Figure):
         axes.set_yticks([probes * (i + 0.5) - 0.5 for i in range(len(names))], names)
         for i in range(1, len(names)):
             axes.axhline(probes * i - 0.5, color="white", lw=1.6)
-        for probe in (0, probes - 1):
-            axes.text(lags * 0.99, probe, f"step {series.steps[probe]}", ha="right", va="center", fontsize=6.5)
+        look: dict[str, Any] = {"ha": "right", "fontsize": 6.5}
+        look["bbox"] = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8}
+        axes.text(lags * 0.99, -0.3, f"step {series.steps[0]}", va="top", **look)
+        axes.text(lags * 0.99, probes - 0.7, f"step {series.steps[-1]}", va="bottom", **look)
         axes.set_xlabel("lag  T − t  (steps)")
         axes.grid(False)
         return image

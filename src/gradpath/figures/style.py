@@ -114,6 +114,8 @@ def arm_label(arm: str) -> str:
     clipping, _, cell = arm.rpartition("clipped_")
     clipped = f"{clipping.replace('_', '-')}clipped " if cell != arm else ""
     name, _, variant = cell.partition("_")
+    if name not in ("rnn", "lstm", "gru"):  # somebody's own: as it is typed
+        return clipped + cell
     return clipped + name.upper() + (f", {variant.replace('_', ' ')}" if variant else "")
 
 

@@ -50,7 +50,8 @@ def residuals(found: Sequence[style.Group], measured: Callable[[Run], NDArray]) 
     if not texts:
         return ""
     return (
-        " Thin lines: mean field and carousel dotted, ρ(W_hh) dash-dotted, σ_max bound in sparse dots; their slope "
+        " Thin lines: mean field and carousel dotted, ρ(W_hh) dash-dotted, σ_max bound in sparse dots (where it stays "
+        "below the largest norm); their slope "
         f"minus the measured one, in decades a step: {', '.join(texts)}."
     )
 

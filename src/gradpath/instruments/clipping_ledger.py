@@ -42,7 +42,8 @@ class ClippingLedger(Instrument):
     per_timestep = False
 
     def measure(self, trace: Trace) -> Measurement:
-        gradient, plain = trace.gradient, trace.gradient.scaled.plain()
+        gradient = trace.gradient if trace.trained is None else trace.trained
+        plain = gradient.scaled.plain()
         applied = plain if trace.applied is None else trace.applied
         finite = np.isfinite(trace.tape.loss) and gradient.log10_norm < np.inf and np.isfinite(applied).all()
         if not finite:

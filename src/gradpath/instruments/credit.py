@@ -82,7 +82,9 @@ def _alignment(trace: Trace, steps: NDArray) -> tuple[NDArray, NDArray]:
     roots = np.sqrt(squares)
     zero = (squares == 0)[:, None] | (squares == 0)[steps]
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(zero, 0, products / (roots[:, None] * roots[steps])), np.log10(roots) + size * LOG10_2
+        return np.where(zero, 0, np.clip(products / (roots[:, None] * roots[steps]), -1, 1)), np.log10(
+            roots
+        ) + size * LOG10_2
 
 
 def _recurrent(trace: Trace) -> tuple[Factor, ...]:

@@ -21,18 +21,27 @@ class Reach(Instrument):
     together, C_s would add nothing to a(0) but what H_s has passed on to it, and the loss of size on that one passage
     would count as a fall: with W_·h = 0 and O_s(1 − tanh² C_s) = ½ their reach is 1 − ½ ln 5 ≈ 0.2 of −1/ln F.
 
-    Where a stays above a(0)/e, reach is the largest lag there is, s − 1, and ``reach_censored`` is 1, else 0. NaN:
-    a(0) is a true zero or not finite. (names,)
+    Where a stays above a(0)/e, reach is the largest lag there is, s − 1, and ``reach_censored`` is 1, else 0.
+    ``decades_lost``: log10 ‖∂L_s/∂H_s‖ / ‖∂L_s/∂H_1‖ in the top layer, inf where a true zero arrives. NaN: a(0)
+    is a true zero, or a is not finite where it would have fallen. (names,)
     """
 
     per_timestep = False
 
     def measure(self, trace: Trace) -> Measurement:
         tape = trace.tape
-        top = tape.cell.prefix(tape.cell.layers - 1) + tape.cell.states[-1]
-        adjoint = trace_of_step(trace, len(tape.scored) - 1).states[top]
-        curve = adjoint.aligned_by_step.log10_norm()[tape.scored[-1] :: -1]
-        return Measurement(("reach", "reach_censored"), np.array(reach(curve)))
+        top = tape.cell.prefix(tape.cell.layers - 1)
+        states = trace_of_step(trace, len(tape.scored) - 1).states
+
+        def curve(name: str) -> NDArray:
+            return states[top + name].aligned_by_step.log10_norm()[tape.scored[-1] :: -1]
+
+        hidden = curve(tape.cell.states[0])
+        with np.errstate(invalid="ignore"):
+            lost = float(hidden[0] - hidden[-1])
+        return Measurement(
+            ("reach", "reach_censored", "decades_lost"), np.array([*reach(curve(tape.cell.states[-1])), lost])
+        )
 
     def metric(self, name: str) -> str | None:
         return "train/reach" if name == "reach" else None
@@ -43,6 +52,8 @@ def reach(curve: NDArray) -> tuple[float, float]:
     if not np.isfinite(curve[0]):
         return np.nan, 0.0
     lost = curve[0] - curve
+    if np.isnan(curve).any() or np.isposinf(curve).any():
+        return np.nan, 0.0
     fallen = np.flatnonzero(~(lost < np.log10(np.e)))
     if not fallen.size:
         return float(len(curve) - 1), 1.0
