@@ -12,7 +12,8 @@ from gradpath.records import Measurement, Trace
 class ParamGradNorm(Instrument):
     """log10 ‖∂L/∂θ_t‖_F, with θ_t the copy of θ that step t uses, so that Σ_t ∂L/∂θ_t = ∂L/∂θ, for the batch-mean loss.
 
-    (T, names); -inf is a true zero: θ_t has no influence on the loss, or its gradient is 0 in every element.
+    (T, names); -inf is a true zero: θ_t has no influence on the loss, or its gradient is 0 in every element. In
+    float32 also what the type's own nonlinearities round to 0: φ′ of a tanh beyond |a| = 43, a gate σ(a) below a = −16.
     """
 
     per_timestep = True
