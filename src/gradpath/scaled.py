@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 LOG10_2 = float(np.log10(2.0))
 
 # A row is brought back to size 1 when its largest element leaves 2^-24 … 2^24. The band is wide enough that ordinary
-# steps never rescale, and far from float32's limits (2^±126): a step leaves them only by factors below 2^-100 or so, as of a
-# tanh unit beyond |a| = 40. There float32 has no φ′ either, and a norm may round to a zero that float64 does not have.
+# steps never rescale, and far from float32's limits (2^±126): a step leaves them only by factors below 2^-100 or so, as
+# of a tanh unit beyond |a| = 40, where a norm may round to a zero that float64 does not have.
 LOW, HIGH = 2.0**-24, 2.0**24
 
 
