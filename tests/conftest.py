@@ -6,6 +6,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import shutil
 import sqlite3
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +105,14 @@ def every_step(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def case(cell: Cell, loss: Loss, steps: int, every_step: bool) -> Case:
     return make_case(cell, loss, steps, every_step)
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays_open() -> Iterator[None]:
+    """pyplot keeps every figure and warns of the twenty-first."""
+    yield
+    if (pyplot := sys.modules.get("matplotlib.pyplot")) is not None:
+        pyplot.close("all")
 
 
 @pytest.fixture(scope="session")

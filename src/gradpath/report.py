@@ -105,10 +105,12 @@ def _draw(name: str, figure: Figure, runs: list[Run], out: Path) -> None:
     missing = {need for need in figure.needs for run in runs if need not in run.series}
     if missing:
         raise CannotDrawError(f"needs {', '.join(sorted(missing))}")
-    canvas = figure.draw(runs)
-    for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-        canvas.savefig(out / f"{name}.{suffix}", dpi=figure.dpi, bbox_inches="tight", metadata=metadata)
-    pyplot.close(canvas)
+    try:
+        canvas = figure.draw(runs)
+        for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+            canvas.savefig(out / f"{name}.{suffix}", dpi=figure.dpi, bbox_inches="tight", metadata=metadata)
+    finally:  # also of what a figure had begun before it found that it cannot be drawn
+        pyplot.close("all")
     print(out / f"{name}.png")
 
 
