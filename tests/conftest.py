@@ -60,6 +60,14 @@ def make_case(cell: Cell, loss: Loss, steps: int, every_step: bool, dtype: type 
     return Case(network, theta.astype(dtype), Batch(inputs, targets, mask).astype(dtype))
 
 
+def random_batch(rng: np.random.Generator, loss: Loss, mask: NDArray, dtype: type) -> Batch:
+    """Targets and inputs for a mask (T, B)."""
+    targets = rng.normal(size=(*mask.shape, OUTPUTS))
+    if loss is Loss.cross_entropy:
+        targets = targets.argmax(axis=-1)
+    return Batch(rng.normal(size=(*mask.shape, INPUTS)), targets, mask).astype(dtype)
+
+
 def cells() -> list[Cell]:
     """Every cell that is discovered, in every nonlinearity it has, with one to three layers."""
     found: list[Cell] = []
@@ -127,10 +135,15 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def settle(folder: Path, database: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Makes a folder the home for results, with a database of its own."""
+    patch.setenv("GRADPATH_HOME", str(folder))
+    (folder / "mlruns").mkdir()
+    shutil.copy(database, folder / "mlruns" / "mlflow.db")
+    return folder
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated_database: Path) -> Path:
     """A home of its own for results, so that no test sees another's."""
-    monkeypatch.setenv("GRADPATH_HOME", str(tmp_path))
-    (tmp_path / "mlruns").mkdir()
-    shutil.copy(migrated_database, tmp_path / "mlruns" / "mlflow.db")
-    return tmp_path
+    return settle(tmp_path, migrated_database, monkeypatch)

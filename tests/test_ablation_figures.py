@@ -1,6 +1,5 @@
 """The figures ``ablation`` and ``forget_bias``, drawn from stored records of tiny runs, against naive computations."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
+from conftest import settle
 from gradpath import config, loader
 from gradpath.figures import CannotDrawError, style
 from gradpath.figures.ablation import Ablation
@@ -25,11 +25,8 @@ ARMS = ("chrono_lstm", "ablation/no_forget_gate", "ablation/coupled_gates", "chr
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[None]:
-    home = tmp_path_factory.mktemp("home")
-    (home / "mlruns").mkdir()
-    shutil.copy(migrated_database, home / "mlruns" / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADPATH_HOME", str(home))
+        settle(tmp_path_factory.mktemp("home"), migrated_database, patch)
         yield
 
 

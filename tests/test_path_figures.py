@@ -1,6 +1,5 @@
 """The figures of the paths, drawn from what MLflow holds."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from conftest import settle
 from gradpath import config, loader, report
 from gradpath.figures import CannotDrawError
 from gradpath.figures.counterfactual import Counterfactual
@@ -27,11 +27,8 @@ FIGURES += [f"figures.{name}.dpi=40" for name in ("paths", "flow", "counterfactu
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Path]:
     """A home with the runs of three arms, which no test changes."""
-    folder = tmp_path_factory.mktemp("paths")
-    (folder / "mlruns").mkdir()
-    shutil.copy(migrated_database, folder / "mlruns" / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADPATH_HOME", str(folder))
+        folder = settle(tmp_path_factory.mktemp("paths"), migrated_database, patch)
         for arm in ("rnn", "lstm", "gru"):
             for seed in (0, 1):
                 execute(config.experiment([*SMALL, f"arm={arm}", f"seed={seed}"]), "s")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import INPUTS, OUTPUTS, cells
+from conftest import INPUTS, OUTPUTS, cells, random_batch
 from gradpath.cells import Cell
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.clipping import Clip
@@ -34,10 +34,7 @@ def traces(draw: st.DrawFn, dtypes: tuple[type, ...] = (np.float32, np.float64))
     theta = Gaussian(gain=draw(st.sampled_from([0.01, 0.5, 1.5]))).draw(rng, network, dtype)
     mask = rng.random((steps, sequences)) < draw(st.sampled_from([0.1, 0.5, 1.0]))
     mask[draw(st.integers(0, steps - 1)), 0] = True
-    targets = rng.normal(size=(steps, sequences, OUTPUTS))
-    if loss is Loss.cross_entropy:
-        targets = targets.argmax(axis=-1)
-    batch = Batch(rng.normal(size=(steps, sequences, INPUTS)), targets, mask).astype(dtype)
+    batch = random_batch(rng, loss, mask, dtype)
     with np.errstate(over="ignore"):
         return network.backward(theta, network.forward(theta, batch))
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import INPUTS, OUTPUTS, make_case
+from conftest import INPUTS, OUTPUTS, make_case, random_batch
 from gradpath import config, loader, theory
 from gradpath.cells import Cell
 from gradpath.cells.gru import GRU
@@ -219,10 +219,7 @@ def recurrent_traces(draw: st.DrawFn) -> Trace:
         network.parameters(theta)["W_hy"][:] *= 1e6
     mask = rng.random((steps, sequences)) < draw(st.sampled_from([0.1, 0.5, 1.0]))
     mask[draw(st.integers(0, steps - 1)), 0] = True
-    targets = rng.normal(size=(steps, sequences, OUTPUTS))
-    if loss is Loss.cross_entropy:
-        targets = targets.argmax(axis=-1)
-    batch = Batch(rng.normal(size=(steps, sequences, INPUTS)), targets, mask).astype(dtype)
+    batch = random_batch(rng, loss, mask, dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         return network.backward(theta, network.forward(theta, batch))
 

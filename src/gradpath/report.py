@@ -68,12 +68,13 @@ def write(report: Report, named: bool = False) -> int:
 
 def verdicts(runs: list[Run]) -> list[str]:
     """The verdicts as aligned lines from good to bad: one a run, or where there are many one a group of seeds."""
+    judged = _judged(runs)
     if len(runs) <= LINES:
-        rows = [(verdict.word, f"{label} · seed {run.seed}", verdict.reason) for label, run, verdict in _judged(runs)]
+        rows = [(verdict.word, f"{label} · seed {run.seed}", verdict.reason) for label, run, verdict in judged]
     else:
         rows = []
-        for label in dict.fromkeys(label for label, _, _ in _judged(runs)):
-            found = [verdict for name, _, verdict in _judged(runs) if name == label]
+        for label in dict.fromkeys(label for label, _, _ in judged):
+            found = [verdict for name, _, verdict in judged if name == label]
             counts = Counter(verdict.word for verdict in found)
             words = ", ".join(f"{count} {word}" for word, count in counts.items())
             rows.append((words, label, f"best: {found[0].reason}"))

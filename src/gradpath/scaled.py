@@ -85,6 +85,14 @@ def _log10_of_root(square: NDArray, exponent: NDArray) -> NDArray:
         return np.where(inside, np.log10(value), np.log10(root) + exponent * LOG10_2)
 
 
+def combined(log10_norms: NDArray) -> NDArray:
+    """log10 √Σ_k 10^(2 n_k) over the last axis: the norm of all together from the norms of the parts."""
+    largest = log10_norms.max(axis=-1)
+    base = np.where(np.isfinite(largest), largest, 0)
+    with np.errstate(divide="ignore"):
+        return base + np.log10(np.sum(100.0 ** (log10_norms - base[..., None]), axis=-1)) / 2
+
+
 def shift(array: NDArray, exponent: NDArray) -> NDArray:
     """``array · 2^exponent`` with one exponent for each leading index; rounds only where the result underflows."""
     exponent = np.reshape(exponent, np.shape(exponent) + (1,) * (array.ndim - np.ndim(exponent)))

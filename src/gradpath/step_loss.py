@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradpath.losses import evaluate
-from gradpath.records import Batch, LayerTape, Tape, Trace
+from gradpath.records import Batch, Tape, Trace
 
 
 def trace_of_step(trace: Trace, row: int) -> Trace:
@@ -29,15 +29,9 @@ def _up_to(tape: Tape, row: int) -> Tape:
     return replace(
         tape,
         batch=batch,
-        layers=tuple(_first(layer, end) for layer in tape.layers),
+        layers=tuple(layer.steps(0, end) for layer in tape.layers),
         scored=np.array([index]),
         outputs=tape.outputs[one],
         loss=mean * float(batch.mask[-1].sum() / tape.batch.mask.sum()),
         loss_gradient=tape.loss_gradient[one],
     )
-
-
-def _first(layer: LayerTape, steps: int) -> LayerTape:
-    states = {name: value[: steps + 1] for name, value in layer.states.items()}
-    saved = {name: value[:steps] for name, value in layer.saved.items()}
-    return LayerTape(layer.inputs[:steps], states, layer.pre[:steps], layer.gates[:steps], saved)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradpath.experiment import Experiment
-from gradpath.verdict import Readings
+from gradpath.verdict import Readings, bottom_hidden
 
 
 def summary(
@@ -22,7 +22,7 @@ def summary(
         yield "reach_over_needed_lag", float(values[-1][0]) / needed, steps[-1]
     if "state_grad_norm" in readings:
         names, steps, values = readings["state_grad_norm"]
-        hidden = next(column for column, name in enumerate(names) if name.rpartition("/")[2] == "H")
+        hidden = bottom_hidden(names)
         titles = {0: "decades_lost_at_init", last: "decades_lost"}
         for step, reading in zip(steps, values, strict=True):
             if step in titles:

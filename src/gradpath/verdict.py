@@ -112,7 +112,7 @@ def weigh(evidence: Evidence, readings: Readings, norms: Mapping[int, float]) ->
         found |= {"largest": max(finite), "median": float(np.median(finite))}
     names, steps, profiles = _whole(readings, "state_grad_norm")
     if profiles:
-        hidden = next(i for i, name in enumerate(names) if name.rpartition("/")[2] == "H")
+        hidden = bottom_hidden(names)
         lost = [_over(evidence.lag, profile[:, hidden]) for profile in profiles]
         largest = max(range(len(steps)), key=lambda i: norms.get(steps[i], -np.inf))
         found |= {"lost": lost[-1], "lost_at_largest": lost[largest]}
@@ -126,6 +126,11 @@ def weigh(evidence: Evidence, readings: Readings, norms: Mapping[int, float]) ->
     if activations:
         found["saturated"] = _saturated(dict(zip(names, activations[-1].mean(axis=0).tolist(), strict=True)))
     return Evidence(**found)
+
+
+def bottom_hidden(names: Sequence[str]) -> int:
+    """The column of H in the bottom layer: the first of that name."""
+    return next(column for column, name in enumerate(names) if name.rpartition("/")[2] == "H")
 
 
 def _whole(readings: Readings, name: str) -> tuple[Sequence[str], list[int], list[NDArray]]:

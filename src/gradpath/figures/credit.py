@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.figures import Figure, style
 from gradpath.loader import Run
 from gradpath.settings import setting
 
@@ -151,11 +151,8 @@ def _steps(run: Run) -> NDArray:
 
 
 def _probe(run: Run, stage: str) -> int:
-    """Index of the reading that a stage means; readings that hold NaN (training had diverged) are passed over."""
-    series = run.series["credit"]
-    whole = np.flatnonzero(~np.isnan(series.values).any(axis=(1, 2)))
-    if not whole.size or series.steps[0] != 0:
-        raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
+    """Index of the reading that a stage means."""
+    whole = style.whole_readings(run, "credit")
     return int(whole[0] if stage == STAGES[0] else whole[-1])
 
 

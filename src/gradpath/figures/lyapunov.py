@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDrawError, Figure, style
-from gradpath.loader import Run, Series
+from gradpath.figures import Figure, style
+from gradpath.loader import Run
 from gradpath.settings import setting
+from gradpath.theory import log_keep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +49,7 @@ class Lyapunov(Figure):
             self._spectrum(column[0], group)
             for axes, probe in zip(column[1:], (0, -1), strict=True):
                 self._singular_values(axes, group, probe)
-            column[0].set_title(_title(group), color=group.color)
+            column[0].set_title(group.label.replace(", ", "\n"), color=group.color)
             column[0].set_xlabel("share of directions  k/n")
             column[2].set_xlabel("lag  l  (steps)")
         self._scales(grid, found)
@@ -114,7 +115,7 @@ def theory(run: Run) -> NDArray:
             return np.zeros(0)
         bias = cell["forget_bias" if keeping == "f" else "update_bias"]
         if cell["chrono_t_max"] is None:
-            return np.full(width, -np.log1p(np.exp(-bias)))
+            return np.full(width, log_keep(bias))
         odds = 1 + (1 - share) * (cell["chrono_t_max"] - 2)
         return -np.log1p(1 / odds)
     radius = {"uniform": 3**-0.5, "gaussian": 1.0}.get(init["name"], np.nan) * init["gain"]
@@ -127,7 +128,7 @@ def _spectrum(run: Run, probe: int) -> NDArray:
     """(n,) exponents of the bottom layer."""
     series = run.series["lyapunov_spectrum"]
     names = [name for name in series.names if not name.startswith("layer") or name.startswith("layer1/")]
-    return _whole(run, series)[probe, [series.names.index(name) for name in names]]
+    return _whole(run, "lyapunov_spectrum")[probe, [series.names.index(name) for name in names]]
 
 
 def _values(run: Run, probe: int) -> tuple[NDArray, NDArray]:
@@ -137,15 +138,12 @@ def _values(run: Run, probe: int) -> tuple[NDArray, NDArray]:
     for index, name in enumerate(series.names):
         if not name.startswith("layer") or name.startswith("layer1/"):
             by_lag.setdefault(int(name.partition("lag=")[2].partition("/")[0]), []).append(index)
-    return np.array(list(by_lag)), _whole(run, series)[probe][np.array(list(by_lag.values()))]
+    return np.array(list(by_lag)), _whole(run, "jacobian_log_singular_values")[probe][np.array(list(by_lag.values()))]
 
 
-def _whole(run: Run, series: Series) -> NDArray:
+def _whole(run: Run, instrument: str) -> NDArray:
     """The readings without NaN, of which the first is the initialisation's and the last the trained network's."""
-    whole = series.values[~np.isnan(series.values).any(axis=1)]
-    if not len(whole) or series.steps[0] != 0:
-        raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
-    return whole
+    return run.series[instrument].values[style.whole_readings(run, instrument)]
 
 
 def _median(group: style.Group, probe: int) -> NDArray:
@@ -170,17 +168,10 @@ def _legend(canvas: "Canvas") -> None:
         )
 
 
-def _title(group: style.Group) -> str:
-    """The label on lines of its own, without what is not set; chrono initialisation overrides a forget bias."""
-    parts = [part for part in group.label.split(", ") if not part.endswith("=None")]
-    chrono = any(part.startswith("chrono") for part in parts)
-    return "\n".join(part for part in parts if not (chrono and part.startswith("forget_bias")))
-
-
 def _caption(found: list[style.Group]) -> str:
     off, reach = [], []
     for group in found:
-        name = _title(group).replace("\n", " ")
+        name = group.label.replace(",", "")
         expected = theory(group.runs[0])
         before, after = _median(group, 0), _median(group, -1)
         if expected.size:

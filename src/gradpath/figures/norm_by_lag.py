@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDrawError, Figure, style, theory_lines
-from gradpath.loader import Run, Series
+from gradpath.figures import Figure, style, theory_lines
+from gradpath.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,21 +134,19 @@ def _at(run: Run, name: str, stage: str) -> NDArray:
     """(T, names) of one instrument at a stage; the readout's columns are left out."""
     series = run.series[name]
     columns = [i for i, n in enumerate(series.names) if not n.endswith("y") and "direct" not in n]
-    return series.values[_probe(run, series, stage)][:, columns]
+    return series.values[_probe(run, name, stage)][:, columns]
 
 
 def _state(run: Run, stage: str) -> NDArray:
     """log10 ‖∂L/∂H_t‖ of the bottom layer at a stage."""
     series = run.series["state_grad_norm"]
     bottom = sorted(n for n in series.names if n.rpartition("/")[2] == "H" and "direct" not in n)[0]
-    return series.column(bottom)[_probe(run, series, stage)]
+    return series.column(bottom)[_probe(run, "state_grad_norm", stage)]
 
 
-def _probe(run: Run, series: Series, stage: str) -> int:
-    """Index of the probe that a stage means; readings that hold NaN (training had diverged) are passed over."""
-    whole = np.flatnonzero(~np.isnan(series.values).any(axis=(1, 2)))
-    if not whole.size or series.steps[0] != 0:
-        raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
+def _probe(run: Run, name: str, stage: str) -> int:
+    """Index of the probe that a stage means."""
+    series, whole = run.series[name], style.whole_readings(run, name)
     if stage == STAGES[0]:
         return int(whole[0])
     if stage == STAGES[2]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDrawError, Figure, style
+from gradpath import theory
+from gradpath.figures import Figure, style
 from gradpath.loader import Run
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class Paths(Figure):
                 lags = len(kept) - 1
                 fall = np.median([np.subtract(*read(run, "carousel", BEFORE)[[0, -1]]) for run in group.runs]) / lags
                 slopes.append(f"{group.label} {fall:.4f} against {kept[0] / lags:.4f} ({fall - kept[0] / lags:+.4f})")
-        theory = (
+        residuals = (
             f" Slope, measured against predicted (residual), decades a step: {'; '.join(slopes).replace('-', '−')}."
             if slopes
             else ""
@@ -150,7 +151,7 @@ class Paths(Figure):
         return (
             f"Median over {style.seeds(found)}, band from smallest to largest. The carousel is the gradient with every "
             "way through H cut. Theory at initialisation: it keeps the forget gate's value, σ(b_f), of itself a step "
-            f"(dotted; with chrono the root mean square over the biases drawn).{theory} The carousel's share at "
+            f"(dotted; with chrono the root mean square over the biases drawn).{residuals} The carousel's share at "
             f"the largest lag, before and after training: {'; '.join(shares)}. Share: signed, "
             f"⟨part, total⟩/‖total‖². Crosses: true zeros. {style.setting_text(found)}."
         )
@@ -174,11 +175,8 @@ def shown(run: Run) -> list[str]:
 
 
 def probes(run: Run, instrument: str) -> tuple[int, int]:
-    """Indices of the readings at initialisation and after training; those that hold NaN are passed over."""
-    series = run.series[instrument]
-    whole = np.flatnonzero(~np.isnan(series.values).any(axis=tuple(range(1, series.values.ndim))))
-    if not whole.size or series.steps[0] != 0:
-        raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
+    """Indices of the readings at initialisation and after training."""
+    whole = style.whole_readings(run, instrument)
     return int(whole[0]), int(whole[-1])
 
 
@@ -211,10 +209,9 @@ def predicted(run: Run) -> NDArray | None:
     bias = np.array([cell[name]])
     if cell["chrono_t_max"]:
         bias = np.log(np.linspace(1, cell["chrono_t_max"] - 1, 2001))
-    log_keep = -np.logaddexp(0, -bias)
+    log_gate = theory.log_keep(bias)
     if cell[held] is not None:
-        log_keep = np.log(np.maximum([cell[held]], 1e-300))
+        log_gate = np.log(np.maximum([cell[held]], 1e-300))
     if cell.get("ablation") == "no_forget_gate":
-        log_keep = np.zeros(1)
-    square = np.logaddexp.reduce(2 * np.multiply.outer(log_keep, run.lag), axis=0) - np.log(len(log_keep))
-    return 0.5 * square / np.log(10)
+        log_gate = np.zeros(1)
+    return theory.carousel(log_gate, run.lag) / np.log(10)

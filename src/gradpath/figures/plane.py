@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from gradpath.figures import style
 from gradpath.loader import Run
+from gradpath.scaled import combined
 
 READOUT = ("W_hy", "b_y")
 
@@ -85,9 +86,7 @@ def trajectory_of(group: style.Group, run: Run, plane: Plane) -> Trajectory:
 
     held = () if run.config["train"].get("readout", True) else READOUT
     trained = [i for i, name in enumerate(gradients.names) if name not in (*held, "global")]
-    parts = at(gradients.steps, gradients.values)[:, trained]
-    with np.errstate(divide="ignore", over="ignore"):
-        norm = 0.5 * np.log10((10.0 ** (2 * parts)).sum(axis=1))
+    norm = combined(at(gradients.steps, gradients.values)[:, trained])
     columns = [at(places.steps, places.column(name)) for name in plane.names]
     return Trajectory(group, run, np.stack([*columns, at(run.loss.steps, run.loss.values)], axis=-1), norm)
 

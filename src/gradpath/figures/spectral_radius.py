@@ -111,7 +111,7 @@ class SpectralRadius(Figure):
         worst = max(of_medians, key=lambda gain: abs(of_medians[gain]))
         single = max((float(v) for values in residuals.values() for v in values), key=abs)
         everyone = [run for runs in by_gain.values() for run in runs]
-        margins = [run.series["theory"].column(_bottom(run, "bound_margin"))[0] for run in everyone]
+        margins = [run.series["theory"].column(style.bottom(run) + "bound_margin")[0] for run in everyone]
         calm = [
             f"{gain:g}"
             for gain, runs in by_gain.items()
@@ -119,12 +119,13 @@ class SpectralRadius(Figure):
             and all(self._slope(run, _state(run)) < 0 for run in runs)
         ]
         against = f"At g = {' and '.join(calm)}, ρ > 1 and the gradient vanishes all the same. " if calm else ""
+        seeds = style.seed_count(map(len, by_gain.values()))
         cell, settings = everyone[0].config["cell"], everyone[0].config
         return (
             f"Random {cell['activation']} networks at initialisation, H = {cell['hidden_size']}, init "
             f"{settings['init']['name']} with gain g, input gain {settings['init']['input_gain']:g}, "
             f"{settings['task']['name'].replace('_', ' ')} T = {settings['task']['length']}, B = "
-            f"{settings['train']['batch_size']}. Median over {_seeds(by_gain)}, bars and bands from smallest to "
+            f"{settings['train']['batch_size']}. Median over {seeds}, bars and bands from smallest to "
             f"largest. Slopes: least squares over lags 0 to {self._longest(everyone[0])} (grey), of ln, a step. "
             "Mean field (Poole et al. 2016; Schoenholz et al. 2017) minus measured: at most "
             f"{of_medians[worst]:+.3f} in the median (g = {worst:g}), {single:+.3f} in a single network. {against}The "
@@ -149,16 +150,12 @@ def _by_gain(runs: Sequence[Run]) -> dict[float, list[Run]]:
     return found
 
 
-def _bottom(run: Run, name: str) -> str:
-    return f"layer1/{name}" if run.config["cell"]["layers"] > 1 else name
-
-
 def _line(run: Run, name: str) -> NDArray:
     """(T,) a theory line of the bottom layer at initialisation."""
     series = run.series["theory"]
     if series.steps[0] != 0 or np.isnan(series.values[0]).any():
         raise CannotDrawError(f"{run.name} has no finite theory at initialisation")
-    return series.column(_bottom(run, name))[0]
+    return series.column(style.bottom(run) + name)[0]
 
 
 def _state(run: Run) -> NDArray:
@@ -166,9 +163,4 @@ def _state(run: Run) -> NDArray:
     series = run.series["state_grad_norm"]
     if series.steps[0] != 0 or np.isnan(series.values[0]).any():
         raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
-    return series.column(_bottom(run, "H"))[0]
-
-
-def _seeds(by_gain: dict[float, list[Run]]) -> str:
-    counts = sorted({len(runs) for runs in by_gain.values()})
-    return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    return series.column(style.bottom(run) + "H")[0]

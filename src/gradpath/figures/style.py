@@ -175,13 +175,29 @@ def floor_below(values: Iterable[NDArray]) -> float:
     return float(joined.min() - max(1.0, 0.05 * (joined.max() - joined.min())))
 
 
+def whole_readings(run: Run, instrument: str) -> NDArray:
+    """Indices of an instrument's readings; those that hold NaN (training had diverged) are passed over. Raises
+    CannotDrawError where there is none, or no reading at initialisation.
+    """
+    series = run.series[instrument]
+    whole = np.flatnonzero(~np.isnan(series.values).any(axis=tuple(range(1, series.values.ndim))))
+    if not whole.size or series.steps[0] != 0:
+        raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
+    return whole
+
+
+def bottom(run: Run) -> str:
+    """What the names of the bottom layer begin with: ``layer1/`` in a stack, nothing in a single layer."""
+    return "layer1/" if run.config["cell"]["layers"] > 1 else ""
+
+
 def carrier_gradient(run: Run, probe: int) -> NDArray:
     """log10 ‖∂L/∂C_t‖ (T,) of the bottom layer, of H_t for a cell without C, at the first (``probe`` 0) or the last
     (-1) reading without NaN; raises CannotDrawError where there is none, or no first one at initialisation.
     """
     series = run.series["state_grad_norm"]
-    bottom = "layer1/" if run.config["cell"]["layers"] > 1 else ""
-    curves = series.column(bottom + ("C" if f"{bottom}C" in series.names else "H"))
+    prefix = bottom(run)
+    curves = series.column(prefix + ("C" if f"{prefix}C" in series.names else "H"))
     whole = np.flatnonzero(~np.isnan(curves).any(axis=1))
     if not whole.size or series.steps[whole[0]] != 0:
         raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
@@ -196,7 +212,12 @@ def caption(canvas: "Canvas", text: str) -> None:
 
 def seeds(found: Sequence[Group]) -> str:
     """``3 seeds`` or ``1 to 3 seeds``, for a caption."""
-    counts = sorted({len(group.runs) for group in found})
+    return seed_count(len(group.runs) for group in found)
+
+
+def seed_count(numbers: Iterable[int]) -> str:
+    """The same from the numbers of seeds themselves."""
+    counts = sorted(set(numbers))
     number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"{number} seed{'s' if counts[-1] > 1 else ''}"
 

@@ -65,7 +65,7 @@ def _recorded(found: Sequence[style.Group]) -> Iterator[tuple[style.Group, dict[
         series = [run.series["theory"] for run in group.runs if "theory" in run.series]
         if len(series) < len(group.runs) or any(s.steps[0] != 0 for s in series):
             continue
-        prefix = "layer1/" if group.runs[0].config["cell"]["layers"] > 1 else ""
+        prefix = style.bottom(group.runs[0])
         names = [name for name in NAMES if prefix + name in series[0].names]
         lines = {name: style.median_band([s.column(prefix + name)[0] for s in series])[0] for name in names}
         lines = {name: line for name, line in lines.items() if np.isfinite(line).all()}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gradpath.instruments import Instrument
 from gradpath.instruments.param_grad_norm import ParamGradNorm
 from gradpath.records import Factor, Measurement, Trace
-from gradpath.scaled import LOG10_2, Scaled, magnitude, shift
+from gradpath.scaled import LOG10_2, Scaled, combined, magnitude, shift
 from gradpath.settings import setting
 from gradpath.step_loss import trace_of_step
 
@@ -58,14 +58,6 @@ def _credit(trace: Trace, steps: NDArray) -> NDArray:
     return values
 
 
-def combined(log10_norms: NDArray) -> NDArray:
-    """log10 √Σ_k 10^(2 n_k) over the last axis: the norm of all together from the norms of the parts."""
-    largest = log10_norms.max(axis=-1)
-    base = np.where(np.isfinite(largest), largest, 0)
-    with np.errstate(divide="ignore"):
-        return base + np.log10(np.sum(100.0 ** (log10_norms - base[..., None]), axis=-1)) / 2
-
-
 def _alignment(trace: Trace, steps: NDArray) -> tuple[NDArray, NDArray]:
     """(T, steps) cos(g_s, g_t) and (T,) log10 ‖g_t‖."""
     # Each g_t is brought to about size 1 before it is multiplied, so that no product leaves float64.
@@ -82,9 +74,8 @@ def _alignment(trace: Trace, steps: NDArray) -> tuple[NDArray, NDArray]:
     roots = np.sqrt(squares)
     zero = (squares == 0)[:, None] | (squares == 0)[steps]
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(zero, 0, np.clip(products / (roots[:, None] * roots[steps]), -1, 1)), np.log10(
-            roots
-        ) + size * LOG10_2
+        cosines = np.clip(products / (roots[:, None] * roots[steps]), -1, 1)
+        return np.where(zero, 0, cosines), np.log10(roots) + size * LOG10_2
 
 
 def _recurrent(trace: Trace) -> tuple[Factor, ...]:
