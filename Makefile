@@ -15,7 +15,7 @@ help:
 
 setup: $(READY)
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock pyproject.toml hatch_build.py src/gradpath/_replay.c
 	@sh scripts/setup.sh $(VENV)
 	@touch $@
 
