@@ -116,7 +116,7 @@ def run(arguments: list[str]) -> int:
         number = HydraConfig.get().job.num if given.multirun else None
         position = f"[{number + 1}/{len(points)}]" if number is not None else ""
         try:
-            execute(experiment, experiment.tracking.sweep_id or sweep_id, position)
+            execute(experiment, experiment.tracking.sweep_id or sweep_id, position, config.jobs_at_once())
         except Exception as error:
             if isinstance(error, store.StoreError) or not (given.multirun or isinstance(error, MemoryError)):
                 raise
