@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Iterator
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -48,6 +49,7 @@ class ConfigError(Exception):
     """What the user wrote cannot be: one line that names the key, what was given and what is allowed."""
 
 
+@cache
 def register() -> None:
     """Makes every unit's dataclass the schema of its YAML file, under the YAML's name with a ``_`` before it."""
     store = ConfigStore.instance()
@@ -57,8 +59,7 @@ def register() -> None:
         units: dict[str, type] = discover(base)
         for name, unit in units.items():
             store.store(group=group, name=f"_{name}", node=unit)
-    if not OmegaConf.has_resolver("gradpath_home"):
-        OmegaConf.register_new_resolver("gradpath_home", lambda: str(paths.home()))
+    OmegaConf.register_new_resolver("gradpath_home", lambda: str(paths.home()))
 
 
 def load(config_name: str, overrides: list[str], hydra: bool = False) -> DictConfig:
