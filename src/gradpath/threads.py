@@ -4,10 +4,10 @@ Measured by ``experiments/performance/threads.py`` on two cores with nothing els
 whole training step of RNN and LSTM, H = 16 … 1024, B = 20 … 256), by how much two threads are faster than one, against
 the multiply-adds of the product H_{t-1} W_h of one timestep:
 
-    < 1e6  0.93 … 1.04      1e6 … 4e6  1.02 … 1.12      4e6 … 16e6  1.09 … 1.33      > 16e6  1.20 … 1.55
+    < 2^20  0.93 … 1.02      2^20 … 2^22  1.02 … 1.12      2^22 … 2^24  1.09 … 1.26      > 2^24  1.20 … 1.55
 
-With another process on the same cores two threads wait for each other and took three times as long as one, at any
-size; so processes that run at once have to share the cores out.
+With another process on the same cores the two threads wait for each other: they took from twice to eighty times as long
+as one, at any size. So processes that run at once have to share the cores out.
 """
 
 import os
