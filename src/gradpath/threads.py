@@ -1,13 +1,13 @@
 """How many BLAS threads a training takes: two where its products are large enough for them to pay, else one.
 
-Measured by ``experiments/performance/threads.py`` on two cores with nothing else running (OpenBLAS 0.3.31, float32, a
-whole training step of RNN and LSTM, H = 16 … 1024, B = 20 … 256), by how much two threads are faster than one, against
-the multiply-adds of the product H_{t-1} W_h of one timestep:
+Measured by ``experiments/performance/threads.py`` on two cores with next to nothing else running (OpenBLAS 0.3.31,
+float32, a whole training step of RNN and LSTM, H = 16 … 1024, B = 20 … 256): the time of one thread over that of two,
+against the multiply-adds of the product H_{t-1} W_h of one timestep:
 
     < 2^20  0.93 … 1.02      2^20 … 2^22  1.02 … 1.12      2^22 … 2^24  1.09 … 1.26      > 2^24  1.20 … 1.55
 
-With another process on the same cores the two threads wait for each other: they took from twice to eighty times as long
-as one, at any size. So processes that run at once have to share the cores out.
+With another process on the same cores the two threads wait for each other, and took up to eighty times as long as one,
+at any size. So processes that run at once have to share the cores out.
 """
 
 import os
