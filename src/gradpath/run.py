@@ -16,17 +16,21 @@ from tqdm import tqdm
 from gradpath import paths
 from gradpath.experiment import Experiment
 from gradpath.recorder import Recorder
+from gradpath.threads import chosen
 from gradpath.training import Step, train
 
 PLAIN_SECONDS = 15.0
 """Without a terminal, a line this often instead of a bar."""
 
 
-def execute(experiment: Experiment, sweep_id: str, position: str = "") -> Recorder:
-    """Trains and records one point; ``position`` (``3/12``) says where in a sweep it stands."""
-    tags = {"sweep_id": sweep_id, "code_version": code_version()}
+def execute(experiment: Experiment, sweep_id: str, position: str = "", jobs: int = 1) -> Recorder:
+    """Trains and records one point; ``position`` (``3/12``) says where in a sweep it stands, ``jobs`` how many of its
+    points run at once.
+    """
+    threads = chosen(experiment, jobs)
+    tags = {"sweep_id": sweep_id, "code_version": code_version(), "threads": str(threads)}
     label = f"{position} {experiment.run_name}".strip()
-    with terminable(), threadpool_limits(experiment.train.threads, "blas"), Recorder(experiment, tags) as recorder:
+    with terminable(), threadpool_limits(threads, "blas"), Recorder(experiment, tags) as recorder:
         for step in progress(train(experiment), experiment.train.steps, label):
             recorder.record(step)
     return recorder
