@@ -1,6 +1,6 @@
 """Arrays whose memory is used again once nobody holds them.
 
-A pass over T steps leaves some hundred bytes for each of T·B·H numbers. Fresh from the system for each pass, every page
+A pass over T steps leaves some tens of bytes for each of T·B·H numbers. Fresh from the system for each pass, every page
 of it is zeroed and mapped anew, which at the larger shapes costs a tenth of the pass.
 """
 
@@ -10,36 +10,41 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 
-def _references(blocks: list[NDArray]) -> list[int]:
-    return [sys.getrefcount(block) for block in blocks]
-
-
-UNUSED = _references([np.empty(0)])[0]
-"""What it says of a block that the list alone holds."""
-
-
 class Memory:
     """Hands out uninitialised arrays. All views of an array, and of its views, refer to the memory behind it, so that
     the interpreter's own count of references says when it is free.
     """
 
     def __init__(self) -> None:
-        self._held: list[NDArray] = []
+        self._held: dict[int, list[NDArray]] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
         """An array like ``np.empty``'s."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        used = [count != UNUSED for count in _references(self._held)]
-        for block, taken in zip(self._held, used, strict=True):
-            if not taken and block.size == size:
+        for block in self._held.get(size, ()):
+            if sys.getrefcount(block) == UNUSED:
                 return block.view(dtype).reshape(shape)
         # Another shape than before: what the last one used is given back.
-        self._held = [block for block, taken in zip(self._held, used, strict=True) if taken]
-        self._held.append(np.empty(size, np.uint8))
-        return self._held[-1].view(dtype).reshape(shape)
+        held = {
+            key: [block for block in blocks if sys.getrefcount(block) != UNUSED] for key, blocks in self._held.items()
+        }
+        self._held = {key: blocks for key, blocks in held.items() if blocks}
+        fresh = np.empty(size, np.uint8)
+        self._held.setdefault(size, []).append(fresh)
+        return fresh.view(dtype).reshape(shape)
 
     def zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
         """An array like ``np.zeros``'s."""
         array = self.empty(shape, dtype)
         array[...] = 0
         return array
+
+
+def _unused() -> int:
+    for block in [np.empty(0)]:
+        return sys.getrefcount(block)
+    raise AssertionError
+
+
+UNUSED = _unused()
+"""The count of references to a block that its list alone holds, while a loop looks at it."""

@@ -93,13 +93,14 @@ class StepGradients:
             rounding = float(limits.eps) * np.sqrt(entered.shape[-1])
             doubt |= np.sqrt(square) * (ROUNDING / rounding) < np.sqrt(entered) @ np.sqrt(self.sizes)
         for index, part in enumerate(parts):
-            for few in _runs(np.flatnonzero(doubt[:, index, part.blocks].any(axis=-1)), self.delta.array[0].size):
+            rows = np.flatnonzero(doubt[:, index, part.blocks].any(axis=-1))
+            rows = rows[self.entered[rows, :, part.rows].any(axis=(1, 2))]  # else it is a true zero, as with H_0
+            for few in _runs(rows, self.delta.array[0].size):
                 delta = Scaled(self.delta.array[few], self.delta.exponent[few])
                 formed = self._factor(part, self.entered[few], delta, few).per_step()
                 exact = np.concatenate([values.log10_norm() for _, values in formed])
-                norms[few, index, part.blocks] = np.where(
-                    doubt[few, index, part.blocks], exact, norms[few, index, part.blocks]
-                )
+                read = norms[few, index, part.blocks]
+                norms[few, index, part.blocks] = np.where(doubt[few, index, part.blocks], exact, read)
         return np.concatenate([norms[:, index, part.blocks] for index, part in enumerate(parts)], axis=1)
 
 
