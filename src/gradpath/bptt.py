@@ -139,6 +139,8 @@ def backward(
         ]
 
     arrives = np.concatenate([[False], magnitude(direct.array.reshape(steps, -1), 1) > NONE])  # at H_i?
+    if 2 * arrives.sum() > steps:  # then 0 is added where nothing arrives, and the loop need not change its body
+        arrives[1:] = True
     changes = np.flatnonzero(arrives[1:] != arrives[:-1])
     uniform = bool((direct.exponent == direct.exponent[0]).all())
     entering = range(4 + kept, 4 + 2 * kept)

@@ -9,7 +9,7 @@ bits of the body itself. A body that cannot be recorded, because it calls anythi
 runs in Python.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,9 +43,9 @@ class Loop:
         self._calls = self._record(arrays, t) if _replay is not None else None
 
     @property
-    def compiled(self) -> bool:
-        """Does it run without Python?"""
-        return self._calls is not None
+    def calls(self) -> int | None:
+        """Calls of one step, where it runs without Python; None where it does not."""
+        return None if self._calls is None else len(self._calls)
 
     def run(
         self, arrays: Sequence[NDArray], first: int, last: int, low: float = 0.0, high: float = np.inf
@@ -74,27 +74,30 @@ class Loop:
     def _record(self, arrays: Sequence[NDArray], t: int) -> NDArray | None:
         """The calls of one step as int64 (calls, fields), or None where the body cannot be replayed."""
         rows = [array[t] for array in arrays]
+        before = [row.copy() for row in rows]
+
+        def restored() -> list[bytes]:
+            """What the rows hold, which then hold what they did before."""
+            found = [row.tobytes() for row in rows]
+            for row, value in zip(rows, before, strict=True):
+                row[...] = value
+            return found
+
         notes = _Notes(rows)
         try:
             self._body([notes.watched(row) for row in rows])
             if self._guarded:
                 notes.guard([rows[index] for index in self._guarded])
         except _CannotRecordError:
+            restored()
             return None
         self._kept = notes.kept
         calls = np.concatenate(notes.calls)
-        before = [row.copy() for row in rows]
+        restored()  # a body may have computed behind the watched arrays' back, and is found out now
         self._body(rows)
-        expected = [row.tobytes() for row in rows]
-        for row, value in zip(rows, before, strict=True):
-            if row.flags.writeable:
-                row[...] = value
+        expected = restored()
         self._replay(calls, arrays, t, t + 1, 0.0, np.inf)
-        same = [row.tobytes() for row in rows] == expected
-        for row, value in zip(rows, before, strict=True):
-            if row.flags.writeable:
-                row[...] = value
-        return calls if same else None
+        return calls if restored() == expected else None
 
 
 class Loops:
@@ -103,6 +106,10 @@ class Loops:
     def __init__(self) -> None:
         self.memory = Memory()
         self._known: dict[tuple, Loop] = {}
+
+    def __iter__(self) -> Iterator[tuple[str, Loop]]:
+        """Name and loop, of every layout."""
+        return iter((name, loop) for (name, *_), loop in self._known.items())
 
     def get(self, name: str, body: Body, arrays: Sequence[NDArray], t: int, guarded: Sequence[int] = ()) -> Loop:
         """The loop of that name over arrays of this layout, recorded at step ``t`` when it is first asked for. Of one
