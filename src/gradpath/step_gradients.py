@@ -90,18 +90,20 @@ class StepGradients:
         if limits.dtype == np.float32:
             # Σ_b ‖E_b‖‖δ_b‖ is what the norm would be if nothing cancelled.
             entered = np.stack([np.vecdot(e, e) for e in (self.entered[..., part.rows] for part in parts)], axis=1)
-            rounding = float(limits.eps) * np.sqrt(entered.shape[-1])
+            rounding = float(limits.eps) / 2 * np.sqrt(entered.shape[-1])
             doubt |= np.sqrt(square) * (ROUNDING / rounding) < np.sqrt(entered) @ np.sqrt(self.sizes)
-        for index, part in enumerate(parts):
-            rows = np.flatnonzero(doubt[:, index, part.blocks].any(axis=-1))
-            rows = rows[self.entered[rows, :, part.rows].any(axis=(1, 2))]  # else it is a true zero, as with H_0
-            for few in _runs(rows, self.delta.array[0].size):
-                delta = Scaled(self.delta.array[few], self.delta.exponent[few])
-                formed = self._factor(part, self.entered[few], delta, few).per_step()
-                exact = np.concatenate([values.log10_norm() for _, values in formed])
-                read = norms[few, index, part.blocks]
-                norms[few, index, part.blocks] = np.where(doubt[few, index, part.blocks], exact, read)
+        for few in _runs(np.flatnonzero(doubt.any(axis=(1, 2))), self.delta.array[0].size):
+            norms[few] = np.where(doubt[few], self._in_float64(few), norms[few])
         return np.concatenate([norms[:, index, part.blocks] for index, part in enumerate(parts)], axis=1)
+
+    def _in_float64(self, few: NDArray) -> NDArray:
+        """log10 ‖∂L/∂W_t‖ (R, parts, n) of a few steps."""
+        delta = Scaled(self.delta.array[few], self.delta.exponent[few]).aligned_by_step
+        flat = delta.array.reshape(*delta.array.shape[:2], -1).astype(np.float64)
+        formed = self.entered[few].swapaxes(-1, -2).astype(np.float64) @ flat
+        by_block = np.moveaxis(formed.reshape(*formed.shape[:2], *delta.array.shape[2:]), 2, 1)
+        exponent = np.broadcast_to(delta.exponent[:, None], by_block.shape[:2])
+        return np.stack([Scaled(by_block[:, :, part.rows], exponent).log10_norm() for part in self.parts], axis=1)
 
 
 def _runs(rows: NDArray, size: int) -> list[NDArray]:
