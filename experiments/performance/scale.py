@@ -33,22 +33,20 @@ LIMIT = 4 * 2**30
 REPEATS = 3
 
 
-def measure_case(cell: str, shape: Shape, names: Sequence[str]) -> dict[str, Any]:
-    """In the child: shortest time of some steps that read these instruments, largest resident size before and after,
-    and the largest traced allocation of a step, NumPy's included.
+def measure_case(cell: str, shape: Shape, names: Sequence[str], repeats: int) -> dict[str, Any]:
+    """In the child: shortest time of ``repeats`` steps that read these instruments, largest resident size before and
+    after them, and then, unless it was only one, the largest traced allocation of another step, NumPy's included.
     """
     problem = pose(cell, shape, "float32")
     every = ours.every_instrument(problem.network)
     step = ours.contestant(problem, "ours", {name: every[name] for name in names})
     before, seconds = _largest_resident(), []
-    begun = perf_counter()
-    while len(seconds) < REPEATS and not (seconds and perf_counter() - begun > 5):
+    for _ in range(repeats):
         start = perf_counter()
         step.run()
         seconds.append(perf_counter() - start)
-    resident = _largest_resident()
-    found = {"seconds": min(seconds), "resident_before": before, "resident": resident}
-    if perf_counter() - begun < 20:
+    found = {"seconds": min(seconds), "resident_before": before, "resident": _largest_resident()}
+    if repeats > 1:
         tracemalloc.start()
         step.run()
         found["traced"] = tracemalloc.get_traced_memory()[1]
@@ -66,11 +64,11 @@ def _bytes(maxrss: int) -> int:
     return maxrss if sys.platform == "darwin" else 1024 * maxrss
 
 
-def case(cell: str, shape: Shape, names: Sequence[str], seconds: float = 600) -> dict[str, Any]:
+def case(cell: str, shape: Shape, names: Sequence[str], repeats: int, seconds: float) -> dict[str, Any]:
     """Runs ``measure_case`` in a child process; one that takes longer than ``seconds`` is stopped, and then only its
     largest resident size is known.
     """
-    order = json.dumps([cell, shape, list(names)])
+    order = json.dumps([cell, shape, list(names), repeats])
     environment = os.environ | dict.fromkeys(VARIABLES, "1")
     with subprocess.Popen(
         [sys.executable, __file__, "--case", order], stdout=subprocess.PIPE, text=True, env=environment
@@ -111,26 +109,25 @@ def of(rows: Sequence[dict[str, Any]], cell: str) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scale.py", description="growth of time and memory with T and B")
     parser.add_argument("--quick", action="store_true", help="T ≤ 1000, no instruments at T = 10 000")
-    parser.add_argument("--seconds", type=float, default=60, help="after which a slow instrument is stopped")
+    parser.add_argument("--seconds", type=float, default=30, help="after which a slow instrument is stopped")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.case:
-        cell, shape, names = json.loads(chosen.case)
-        print(json.dumps(measure_case(cell, Shape(*shape), names)))
+        cell, shape, names, repeats = json.loads(chosen.case)
+        print(json.dumps(measure_case(cell, Shape(*shape), names, repeats)))
         return
     norms = ["param_grad_norm"]
     lengths = [steps for steps in LENGTHS if steps <= 1000 or not chosen.quick]
-    network = pose("lstm", Shape(2, 2, 2), "float32").network
-    every = sorted(ours.every_instrument(network))
-    together = [name for name in every if name not in ours.SLOW]
-    orders: list[tuple[str, str, Shape, list[str], float]] = [
-        *(("length", cell, Shape(steps, BATCH, HIDDEN), norms, 600) for cell in CELLS for steps in lengths),
-        *(("batch", cell, Shape(STEPS, batch, HIDDEN), norms, 600) for cell in CELLS for batch in BATCHES),
+    orders: list[tuple[str, str, Shape, list[str], int, float]] = [
+        *(("length", cell, Shape(steps, BATCH, HIDDEN), norms, REPEATS, 600) for cell in CELLS for steps in lengths),
+        *(("batch", cell, Shape(STEPS, batch, HIDDEN), norms, REPEATS, 600) for cell in CELLS for batch in BATCHES),
     ]
     if not chosen.quick:
+        every = sorted(ours.every_instrument(pose("lstm", Shape(1, 1, HIDDEN), "float32").network))
+        together = [name for name in every if name not in ours.SLOW]
+        several = [*([name] for name in every), list(ours.default_instruments()), together, every]
         longest = Shape(LENGTHS[-1], BATCH, HIDDEN)
-        several = [*([name] for name in every), list(ours.default_instruments()), together]
-        orders += [("instruments", "lstm", longest, names, chosen.seconds) for names in several]
+        orders += [("instruments", "lstm", longest, names, 1, chosen.seconds) for names in several]
     results: dict[str, Any] = {"machine": machine.describe(), "length": [], "batch": [], "instruments": []}
     for kind, *order in tqdm(orders, unit="case", disable=None):
         results[kind].append(case(*order))
