@@ -2,17 +2,20 @@
 
 import json
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import benchmark
 import contest
+import figure
 import floor
 import ours
 import ratios
 import scale
 import table
+import worker
 from problem import Answer, Contestant, Problem, Shape, pose
 
 RESULTS = benchmark.HERE / "results.json"
@@ -131,6 +134,42 @@ def test_an_impossible_shape_is_refused(text: str, capsys: pytest.CaptureFixture
         benchmark.parse(["--shapes", text])
     assert refused.value.code == 2
     assert "must be T,B,H" in capsys.readouterr().err
+
+
+def made_up(threads: str, dtype: str, cell: str, shape: Shape) -> dict:
+    """A row in which everything takes the same time, but at H < 128 ours with norms three times as long."""
+    stages = {"ours, norms": ("forward", "backward", "instruments"), "floor": floor.PARTS}
+    milliseconds = {
+        name: {"rounds": 6, "median": 5.0, "stages": dict.fromkeys(parts, 1.0)} for name, parts in stages.items()
+    }
+    longer = 3.0 if shape.hidden < 128 else 1.0
+    values = {f"{one} / {other}": longer if one == "ours, norms" else 1.0 for one, other in worker.RATIOS}
+    ratios = {name: [value, value / 2, value * 2] for name, value in values.items()}
+    ways = dict.fromkeys(("PyTorch, norms", "JAX, norms"), "a way")
+    row = {"threads": threads, "dtype": dtype, "cell": cell, "shape": list(shape)}
+    return row | {"milliseconds": milliseconds, "ratios": ratios, "ways": ways}
+
+
+def test_tables_and_figure_of_every_row(tmp_path: Path) -> None:
+    rows = [made_up(*row) for row in benchmark.every_row()]
+    head, _, first, *_, floored, _ = table.headline(rows).splitlines()
+    assert head.count("thread") == 4
+    assert first.count(" 1.44 (3.00) ") == 4, "two shapes of six with H < 128: 3^(1/3)"
+    assert floored.count(" 1.00 (1.00) ") == 4, "the floor is aimed at from H = 128 on"
+    assert table.detail(rows[:12]).count("\n") == 13
+    parts = figure.parts(rows[0])
+    assert sum(parts.values()) == pytest.approx(3)
+    figure.draw(rows, tmp_path / "performance.png")
+    assert (tmp_path / "performance.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_of_the_study_takes_the_table_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text((benchmark.HERE / "README.md").read_text())
+    for block in ("| a | \\1 |", "| b |"):
+        table.put(block, page)
+        assert f"\n{block}\n<!-- end -->" in page.read_text()
+    assert "\\1" not in page.read_text()
 
 
 @pytest.mark.skipif(not RESULTS.exists(), reason="not measured yet: make benchmark")

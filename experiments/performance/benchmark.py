@@ -34,7 +34,9 @@ VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="benchmark.py", description="gradpath's step against PyTorch, JAX and its floor"
+        prog="benchmark.py",
+        usage="%(prog)s [options]",
+        description="gradpath's step against PyTorch, JAX and its floor",
     )
     parser.add_argument("--quick", action="store_true", help="two shapes in float32, one thread, a second each")
     parser.add_argument("--shapes", nargs="+", type=_shape, default=SHAPES, metavar="T,B,H")
