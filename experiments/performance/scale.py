@@ -1,18 +1,20 @@
 """How time and memory of our step with all norms grow with T and B, and what each instrument needs at T = 10 000.
 
-Every case runs in a child process of its own, because the largest resident size of a process never falls. With
+Every case runs in a child process of its own, because the largest resident size of a process never falls. Times are
+the processor's, of one thread, since cases that run one after the other do not share the machine's noise. With
 ``--quick`` only T ≤ 1000, into ``mlruns/benchmark``.
 """
 
 import argparse
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
-import threading
 import tracemalloc
 from collections.abc import Sequence
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -33,19 +35,21 @@ LIMIT = 4 * 2**30
 REPEATS = 3
 
 
-def measure_case(cell: str, shape: Shape, names: Sequence[str], repeats: int) -> dict[str, Any]:
-    """In the child: shortest time of ``repeats`` steps that read these instruments, largest resident size before and
-    after them, and then, unless it was only one, the largest traced allocation of another step, NumPy's included.
+def measure_case(cell: str, shape: Shape, names: Sequence[str], repeats: int, seconds: int) -> dict[str, Any]:
+    """In the child, which is stopped after so many ``seconds``: shortest time of ``repeats`` steps that read these
+    instruments, largest resident size before and after them, and then, unless it was only one, the largest traced
+    allocation of another step, NumPy's included.
     """
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 10))
     problem = pose(cell, shape, "float32")
     every = ours.every_instrument(problem.network)
     step = ours.contestant(problem, "ours", {name: every[name] for name in names})
-    before, seconds = _largest_resident(), []
+    before, times = _largest_resident(), []
     for _ in range(repeats):
-        start = perf_counter()
+        start = process_time()
         step.run()
-        seconds.append(perf_counter() - start)
-    found = {"seconds": min(seconds), "resident_before": before, "resident": _largest_resident()}
+        times.append(process_time() - start)
+    found = {"seconds": min(times), "resident_before": before, "resident": _largest_resident()}
     if repeats > 1:
         tracemalloc.start()
         step.run()
@@ -55,8 +59,6 @@ def measure_case(cell: str, shape: Shape, names: Sequence[str], repeats: int) ->
 
 def _largest_resident() -> int:
     """Bytes."""
-    import resource
-
     return _bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
@@ -64,25 +66,19 @@ def _bytes(maxrss: int) -> int:
     return maxrss if sys.platform == "darwin" else 1024 * maxrss
 
 
-def case(cell: str, shape: Shape, names: Sequence[str], repeats: int, seconds: float) -> dict[str, Any]:
-    """Runs ``measure_case`` in a child process; one that takes longer than ``seconds`` is stopped, and then only its
-    largest resident size is known.
-    """
-    order = json.dumps([cell, shape, list(names), repeats])
+def case(cell: str, shape: Shape, names: Sequence[str], repeats: int, seconds: int) -> dict[str, Any]:
+    """Runs ``measure_case`` in a child process; of one that was stopped only its largest resident size is known."""
+    order = json.dumps([cell, shape, list(names), repeats, seconds])
     environment = os.environ | dict.fromkeys(VARIABLES, "1")
     with subprocess.Popen(
         [sys.executable, __file__, "--case", order], stdout=subprocess.PIPE, text=True, env=environment
     ) as child:
         assert child.stdout
-        timer = threading.Timer(seconds, child.kill)
-        timer.start()
         said = child.stdout.read()
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
-        stopped = not timer.is_alive()
-        timer.cancel()
-    row: dict[str, Any] = {"cell": cell, "shape": list(shape), "instruments": list(names)}
-    if stopped:
+    row: dict[str, Any] = {"cell": cell, "shape": list(shape)}
+    if child.returncode == -signal.SIGXCPU:
         return row | {"stopped_after": seconds, "resident": _bytes(usage.ru_maxrss)}
     if child.returncode:
         sys.exit(f"scale: the case {order} ended with status {child.returncode}")
@@ -109,28 +105,32 @@ def of(rows: Sequence[dict[str, Any]], cell: str) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scale.py", description="growth of time and memory with T and B")
     parser.add_argument("--quick", action="store_true", help="T ≤ 1000, no instruments at T = 10 000")
-    parser.add_argument("--seconds", type=float, default=30, help="after which a slow instrument is stopped")
+    parser.add_argument(
+        "--seconds", type=int, default=30, help="of the processor, after which a slow instrument is stopped"
+    )
     parser.add_argument("--case", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.case:
-        cell, shape, names, repeats = json.loads(chosen.case)
-        print(json.dumps(measure_case(cell, Shape(*shape), names, repeats)))
+        cell, shape, *order = json.loads(chosen.case)
+        print(json.dumps(measure_case(cell, Shape(*shape), *order)))
         return
-    norms = ["param_grad_norm"]
     lengths = [steps for steps in LENGTHS if steps <= 1000 or not chosen.quick]
-    orders: list[tuple[str, str, Shape, list[str], int, float]] = [
-        *(("length", cell, Shape(steps, BATCH, HIDDEN), norms, REPEATS, 600) for cell in CELLS for steps in lengths),
-        *(("batch", cell, Shape(STEPS, batch, HIDDEN), norms, REPEATS, 600) for cell in CELLS for batch in BATCHES),
+    growth = [
+        *(("length", cell, Shape(steps, BATCH, HIDDEN)) for cell in CELLS for steps in lengths),
+        *(("batch", cell, Shape(STEPS, batch, HIDDEN)) for cell in CELLS for batch in BATCHES),
     ]
+    orders = [(kind, "all norms", cell, shape, ["param_grad_norm"], REPEATS, 600) for kind, cell, shape in growth]
     if not chosen.quick:
         every = sorted(ours.every_instrument(pose("lstm", Shape(1, 1, HIDDEN), "float32").network))
-        together = [name for name in every if name not in ours.SLOW]
-        several = [*([name] for name in every), list(ours.default_instruments()), together, every]
+        several = {name: [name] for name in every}
+        several["the default seven"] = list(ours.default_instruments())
+        several["every one but the slow"] = [name for name in every if name not in ours.SLOW]
+        several["every one"] = every
         longest = Shape(LENGTHS[-1], BATCH, HIDDEN)
-        orders += [("instruments", "lstm", longest, names, 1, chosen.seconds) for names in several]
+        orders += [("instruments", label, "lstm", longest, several[label], 1, chosen.seconds) for label in several]
     results: dict[str, Any] = {"machine": machine.describe(), "length": [], "batch": [], "instruments": []}
-    for kind, *order in tqdm(orders, unit="case", disable=None):
-        results[kind].append(case(*order))
+    for kind, label, *order in tqdm(orders, unit="case", disable=None):
+        results[kind].append({"read": label, **case(*order)})
     write(results, chosen.quick)
 
 

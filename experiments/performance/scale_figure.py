@@ -50,7 +50,7 @@ def _time(axes: "Axes", rows: list[dict[str, Any]], axis: int, name: str) -> Non
         axes.plot(sizes, seconds, color=COLORS[cell], marker=MARKS[cell], label=label)
         axes.plot(sizes, seconds[-1] * sizes / sizes[-1], color=COLORS[cell], linestyle=":", linewidth=1)
     axes.plot([], [], color="grey", linestyle=":", label=f"∝ {name}")
-    axes.set(xscale="log", yscale="log", xlabel=name, ylabel="seconds of a step with all norms")
+    axes.set(xscale="log", yscale="log", xlabel=name, ylabel="processor seconds of a step with all norms")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
 
@@ -66,15 +66,14 @@ def _memory(axes: "Axes", rows: list[dict[str, Any]]) -> None:
     axes.axhline(LIMIT / 2**20, color="black", linewidth=1)
     axes.text(0.01, LIMIT / 2**20, "4 GiB", va="bottom", transform=axes.get_yaxis_transform())
     axes.set(xscale="log", yscale="log", xlabel="T", ylabel="MiB, largest during a step with all norms")
+    axes.set_ylim(bottom=axes.get_ylim()[0] / 4)  # room for the legend
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right", fontsize=8)
 
 
 def _instruments(axes: "Axes", rows: list[dict[str, Any]]) -> None:
     """Largest resident size, with the seconds beside it; hatched: stopped before it was done."""
-    ordered = sorted(rows, key=lambda row: (len(row["instruments"]), row["resident"]))
-    names = [row["instruments"][0] if len(row["instruments"]) == 1 else _together(row) for row in ordered]
-    for place, row in enumerate(ordered):
+    for place, row in enumerate(rows):
         done = "seconds" in row
         axes.barh(
             place,
@@ -86,10 +85,6 @@ def _instruments(axes: "Axes", rows: list[dict[str, Any]]) -> None:
         said = f" {row['seconds']:.1f} s" if done else f" stopped after {row['stopped_after']:.0f} s"
         axes.text(row["resident"] / 2**30, place, said, va="center", fontsize=8)
     axes.axvline(LIMIT / 2**30, color="black", linewidth=1)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_yticks(range(len(rows)), [row["read"] for row in rows], fontsize=8)
     axes.set_xlim(0, 1.35 * max(LIMIT, *(row["resident"] for row in rows)) / 2**30)
     axes.set_xlabel("GiB resident, largest (line: 4 GiB)")
-
-
-def _together(row: dict[str, Any]) -> str:
-    return f"{len(row['instruments'])} of them together"
