@@ -8,7 +8,7 @@
 #include <numpy/ndarraytypes.h>
 #include <numpy/ufuncobject.h>
 
-enum { MAX_ARGS = 4, MAX_OUTER = 3, MAX_CORE = 3, MAX_ARRAYS = 128 };
+enum { MAX_ARGS = 4, MAX_OUTER = 3, MAX_CORE = 3, MAX_ARRAYS = 64 };
 
 /* Where an argument lies: in array `array`, `offset` bytes from its row. */
 typedef struct {
@@ -121,12 +121,31 @@ static PyObject *loop(PyObject *self, PyObject *args)
                          (long long)(npy_intp)(known->data ? known->data[index] : NULL));
 }
 
+static PyObject *layout(PyObject *self, PyObject *arrays)
+{
+    npy_intp fields[MAX_ARRAYS * (2 * NPY_MAXDIMS + 2)], *field = fields;
+    if (!PyTuple_Check(arrays) || PyTuple_GET_SIZE(arrays) > MAX_ARRAYS)
+        return PyErr_Format(PyExc_TypeError, "a tuple of at most %d arrays", MAX_ARRAYS);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(arrays); i++) {
+        PyArrayObject *array = (PyArrayObject *)PyTuple_GET_ITEM(arrays, i);
+        int axes = PyArray_NDIM(array);
+        *field++ = axes;
+        *field++ = PyArray_TYPE(array);
+        for (int axis = 0; axis < axes; axis++) {
+            *field++ = axis ? PyArray_DIM(array, axis) : 0;
+            *field++ = PyArray_STRIDE(array, axis);
+        }
+    }
+    return PyBytes_FromStringAndSize((char *)fields, (char *)field - (char *)fields);
+}
+
 static PyMethodDef methods[] = {
     {"run", run, METH_VARARGS,
      "run(calls, arrays, moving, first, last, low, high): replays the calls for t = first … towards last, which is left "
      "out, or until a guard has found something outside of low … high. Returns the t after the last one done, and whether "
      "all was inside. The first `moving` arrays move by one row a step."},
     {"loop", loop, METH_VARARGS, "loop(ufunc, index): the addresses of an inner loop and of its data."},
+    {"layout", layout, METH_O, "layout(arrays): what a recording depends on, as bytes: types, strides, shapes but for the time axis."},
     {NULL, NULL, 0, NULL},
 };
 

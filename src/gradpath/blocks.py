@@ -17,10 +17,13 @@ the elementwise part makes up for."""
 
 
 def empty(*shape: int, dtype: DTypeLike, memory: Memory) -> NDArray:
-    """An array (…, B, n, H)."""
+    """An array (…, B, n, H) for the products."""
+    return memory.empty(shape, dtype) if shape[-1] < APART else apart(*shape, dtype=dtype, memory=memory)
+
+
+def apart(*shape: int, dtype: DTypeLike, memory: Memory) -> NDArray:
+    """An array (…, B, n, H) whose blocks lie apart."""
     *leading, rows, blocks, width = shape
-    if width < APART:
-        return memory.empty(shape, dtype)
     return memory.empty((*leading, blocks, rows, width), dtype).swapaxes(-2, -3)
 
 

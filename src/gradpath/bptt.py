@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.blocks import empty, grouped
+from gradpath.blocks import apart, empty, grouped
 from gradpath.cells import Cell
 from gradpath.nonlinearities import mend_slope, slope_of_output
 from gradpath.records import LayerTape
@@ -81,7 +81,8 @@ def forward(cell: Cell, weights: LayerWeights, inputs: NDArray) -> LayerTape:
     states |= {name: memory.empty((steps + 1, *shape, width), dtype) for name in cell.states[1:]}
     for name in cell.states[1:]:
         states[name][0] = 0
-    pre, gates = (empty(steps, *shape, blocks, width, dtype=dtype, memory=memory) for _ in range(2))
+    pre = empty(steps, *shape, blocks, width, dtype=dtype, memory=memory)
+    gates = apart(steps, *shape, blocks, width, dtype=dtype, memory=memory)
     saved = {name: memory.empty((steps, *shape, width), dtype) for name in cell.saved}
     kept, extra = len(cell.states), len(cell.saved)
 
@@ -105,7 +106,9 @@ def backward(
     *shape, blocks, width = tape.gates.shape
     steps, cut, dtype = shape[0], truncate or cell.truncated, tape.gates.dtype
     memory = cell.loops.memory
-    adjoint = [memory.zeros((steps + 1, *shape[1:], width), dtype) for _ in cell.states]
+    adjoint = [memory.empty((steps + 1, *shape[1:], width), dtype) for _ in cell.states]
+    for row in adjoint:
+        row[steps] = 0
     exponent = np.empty((steps + 1, *shape[1:]), np.int32)
     exponent[steps] = direct.exponent[-1]
     delta = empty(*shape, blocks, width, dtype=dtype, memory=memory)
@@ -118,6 +121,8 @@ def backward(
         matrix, through_h, at, gates, *rest = rows
         leave, enter, states = (rest[k : k + kept] for k in range(0, 3 * kept, kept))
         saved, slopes = rest[3 * kept : 3 * kept + extra], rest[3 * kept + extra :]
+        for row in enter:
+            row[...] = 0
         cell.step_backward(slopes, gates, states, saved, leave, at, enter)
         if not cut:
             product = np.matmul(through_h, matrix)
@@ -130,13 +135,9 @@ def backward(
         enter += rows[-1]
 
     def windows(start: int, stop: int, slopes: Sequence[NDArray]) -> list[NDArray]:
-        part = tape.steps(start, stop)
         leave, enter = [row[start + 1 : stop + 1] for row in adjoint], [row[start:stop] for row in adjoint]
-        states = [row[:-1] for row in part.states.values()]
-        return [
-            *(back[start:stop], to_h[start:stop], delta[start:stop], part.gates),
-            *(*leave, *enter, *states, *part.saved.values(), *slopes),
-        ]
+        taped = [row[start:stop] for row in (*tape.states.values(), *tape.saved.values())]
+        return [*(row[start:stop] for row in (back, to_h, delta, tape.gates)), *leave, *enter, *taped, *slopes]
 
     arrives = np.concatenate([[False], magnitude(direct.array.reshape(steps, -1), 1) > NONE])  # at H_i?
     if 2 * arrives.sum() > steps:  # then 0 is added where nothing arrives, and the loop need not change its body
@@ -167,10 +168,10 @@ def backward(
             i = first + reached
             receives = arrives[i + 1] and not adds
             if receives or not inside:
-                row = [row[i + 1] for row in adjoint]
+                rows = [row[i + 1] for row in adjoint]
                 if receives:
-                    _receive(row, exponent[i + 1], direct.array[i], direct.exponent[i])
-                _rescale(row, exponent[i + 1])
+                    _receive(rows, exponent[i + 1], direct.array[i], direct.exponent[i])
+                _rescale(rows, exponent[i + 1])
     return LayerAdjoint(
         Scaled(delta, exponent[1:]),
         {name: Scaled(row[1:], exponent[1:]) for name, row in zip(cell.states, adjoint, strict=True)},
@@ -180,7 +181,7 @@ def backward(
 def _slopes(cell: Cell, tape: LayerTape) -> list[NDArray]:
     """φ′ of all nonlinearities of some steps; not in the loop, because a saturated unit takes more than ufuncs."""
     kinds, arguments, values = zip(*cell.nonlinear(tape), strict=True)
-    found = [np.empty_like(y) for y in values]
+    found = [cell.loops.memory.empty_like(y) for y in values]
 
     def body(rows: Sequence[NDArray]) -> None:
         for kind, y, out in zip(kinds, rows, rows[len(kinds) :], strict=False):

@@ -4,6 +4,7 @@ A pass over T steps leaves some tens of bytes for each of T·B·H numbers. Fresh
 of it is zeroed and mapped anew, which at the larger shapes costs a tenth of the pass.
 """
 
+import math
 import sys
 
 import numpy as np
@@ -20,7 +21,7 @@ class Memory:
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
         """An array like ``np.empty``'s."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        size = math.prod(shape) * np.dtype(dtype).itemsize
         for block in self._held.get(size, ()):
             if sys.getrefcount(block) == UNUSED:
                 return block.view(dtype).reshape(shape)
@@ -33,11 +34,11 @@ class Memory:
         self._held.setdefault(size, []).append(fresh)
         return fresh.view(dtype).reshape(shape)
 
-    def zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
-        """An array like ``np.zeros``'s."""
-        array = self.empty(shape, dtype)
-        array[...] = 0
-        return array
+    def empty_like(self, array: NDArray) -> NDArray:
+        """An array like ``np.empty_like``'s, with its axes in the same order in memory."""
+        order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+        made = self.empty(tuple(array.shape[axis] for axis in order), array.dtype)
+        return made.transpose(sorted(range(array.ndim), key=order.__getitem__))
 
 
 def _unused() -> int:

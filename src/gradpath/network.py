@@ -1,5 +1,6 @@
 """A stack of recurrent layers with a linear readout: where its parameters lie, its forward and its backward pass."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,9 +24,9 @@ class Packed:
     shape: tuple[int, ...]
     start: int
 
-    @property
+    @cached_property
     def stop(self) -> int:
-        return self.start + int(np.prod(self.shape))
+        return self.start + math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -197,14 +198,17 @@ class Network:
         one exponent a network, because the 1/N of a mean over N positions may leave the band of :mod:`gradpath.scaled`.
         """
         top = tapes[0].layers[-1].states[self.cell.states[0]][1:]
-        arriving = self.cell.loops.memory.zeros((len(top), len(tapes), *top.shape[1:]), top.dtype)
+        arriving = self.cell.loops.memory.empty((len(top), len(tapes), *top.shape[1:]), top.dtype)
         exponent = np.zeros(arriving.shape[:-1], np.int32)
         for s, (w_hy, tape) in enumerate(zip(self.packed(thetas)[-2], tapes, strict=True)):
-            if tape.loss_gradient.any():
-                exponent[:, s] = size = magnitude(tape.loss_gradient, 0)
-                d_outputs = shift(tape.loss_gradient, -size)
-                sent = np.dot(d_outputs.reshape(-1, self.output_size), w_hy.T)  # matmul is slow where O = 1
-                arriving[_rows(tape.scored), s] = sent.reshape(*d_outputs.shape[:2], -1)
+            d_outputs = tape.loss_gradient
+            if d_outputs.any():
+                exponent[:, s] = size = magnitude(d_outputs, 0)
+                d_outputs = shift(d_outputs, -size)
+            if len(tape.scored) < len(top):
+                arriving[:, s] = 0
+            sent = np.dot(d_outputs.reshape(-1, self.output_size), w_hy.T)  # matmul is slow where O = 1
+            arriving[_rows(tape.scored), s] = sent.reshape(*d_outputs.shape[:2], -1)
         return Scaled(arriving, exponent)
 
     def _gradient(self, packed: Sequence[StepGradients]) -> Gradient:

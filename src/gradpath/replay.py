@@ -22,7 +22,7 @@ try:
 except ImportError:  # not compiled on this machine
     _replay = None
 
-ARGS, OUTER, CORE, ARRAYS = 4, 3, 3, 128
+ARGS, OUTER, CORE, ARRAYS = 4, 3, 3, 64
 """As in ``_replay.c``: a call's arguments, outer loops and core dimensions, and the arrays of a step."""
 
 Body = Callable[[Sequence[Any]], None]
@@ -105,20 +105,20 @@ class Loops:
 
     def __init__(self) -> None:
         self.memory = Memory()
-        self._known: dict[tuple, Loop] = {}
+        self._known: dict[tuple[str, bytes], Loop] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Loop]]:
         """Name and loop, of every layout."""
-        return iter((name, loop) for (name, *_), loop in self._known.items())
+        return iter((name, loop) for (name, _), loop in self._known.items())
 
     def get(self, name: str, body: Body, arrays: Sequence[NDArray], t: int, guarded: Sequence[int] = ()) -> Loop:
         """The loop of that name over arrays of this layout, recorded at step ``t`` when it is first asked for. Of one
         name, ``body`` must always do the same.
         """
-        layout = (name, *((a.shape[1:], a.strides, a.dtype.char) for a in arrays))
-        found = self._known.get(layout)
+        key = (name, _replay.layout(tuple(arrays)) if _replay is not None else b"")
+        found = self._known.get(key)
         if found is None:
-            found = self._known[layout] = Loop(body, arrays, t, guarded)
+            found = self._known[key] = Loop(body, arrays, t, guarded)
         return found
 
 

@@ -87,11 +87,13 @@ class StepGradients:
         square = self.squares.swapaxes(-1, -2).astype(np.float64)
         norms = log10_of_root(square, self.exponent[:, None, None])
         doubt = ~((square > float(limits.tiny) * 2.0**12) & (square < float(limits.max) * 2.0**-12))
+        entered = np.stack([np.vecdot(e, e) for e in (self.entered[..., part.rows] for part in parts)], axis=1)
         if limits.dtype == np.float32:
             # Σ_b ‖E_b‖‖δ_b‖ is what the norm would be if nothing cancelled.
-            entered = np.stack([np.vecdot(e, e) for e in (self.entered[..., part.rows] for part in parts)], axis=1)
             rounding = float(limits.eps) / 2 * np.sqrt(entered.shape[-1])
             doubt |= np.sqrt(square) * (ROUNDING / rounding) < np.sqrt(entered) @ np.sqrt(self.sizes)
+        for row, index in np.argwhere(~entered.any(axis=-1)):  # where 0 enters, as with H_0, it is a true zero
+            doubt[row, index] = self.entered[row, :, parts[index].rows].any()
         for few in _runs(np.flatnonzero(doubt.any(axis=(1, 2))), self.delta.array[0].size):
             norms[few] = np.where(doubt[few], self._in_float64(few), norms[few])
         return np.concatenate([norms[:, index, part.blocks] for index, part in enumerate(parts)], axis=1)

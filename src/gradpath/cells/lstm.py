@@ -155,13 +155,14 @@ class LSTM(Cell):
         d_c += through_h if self.ablation is Ablation.no_output_nonlinearity else through_h * of_tanhs[-1]
         of_i = g - previous_c if self.ablation is Ablation.coupled_gates else g
         reached = {"i": (d_c, of_i), "f": (d_c, previous_c), "o": (d_h, tanh_c), "c": (d_c, i)}
-        for name, (adjoint, reaches) in reached.items():
-            if name in self._place:
-                np.multiply(adjoint, reaches, out=delta[..., self._place[name], :])
-        sigmoids, inner = delta[..., :-1, :], delta[..., -1, :]
-        sigmoids *= of_sigmoids
-        if self.ablation is not Ablation.no_input_nonlinearity:
-            inner *= of_tanhs[0]
+        for name, block in self._place.items():
+            adjoint, reaches = reached[name]
+            if name != "c":
+                np.multiply(adjoint * reaches, of_sigmoids[..., block, :], out=delta[..., block, :])
+            elif self.ablation is Ablation.no_input_nonlinearity:
+                np.multiply(adjoint, reaches, out=delta[..., block, :])
+            else:
+                np.multiply(adjoint * reaches, of_tanhs[0], out=delta[..., block, :])
         for block, _ in self._frozen:
             delta[..., block, :] = 0
         enter[1] += d_c * f
