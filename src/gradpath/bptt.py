@@ -121,13 +121,18 @@ def backward(
         matrix, through_h, at, gates, *rest = rows
         leave, enter, states = (rest[k : k + kept] for k in range(0, 3 * kept, kept))
         saved, slopes = rest[3 * kept : 3 * kept + extra], rest[3 * kept + extra :]
-        for row in enter:
-            row[...] = 0
         cell.step_backward(slopes, gates, states, saved, leave, at, enter)
-        if not cut:
+        if cut and not cell.passes_h:
+            enter[0][...] = 0
+        elif not cut:
             product = np.matmul(through_h, matrix)
-            for group in range(product.shape[-3]):
-                enter[0] += product[..., group, :, :]
+            first, *others = (product[..., group, :, :] for group in range(product.shape[-3]))
+            if cell.passes_h:
+                enter[0] += first
+            else:
+                enter[0][...] = first
+            for other in others:
+                enter[0] += other
 
     def body_and_direct(rows: Sequence[NDArray]) -> None:
         body(rows[:-1])

@@ -43,6 +43,8 @@ class Cell(Settings, ABC):
     that a step may hand on without passing through its gates (C of the LSTM)."""
     saved: ClassVar[tuple[str, ...]] = ()
     """The names of what a step keeps for its derivative beside gates and states."""
+    passes_h: ClassVar[bool] = False
+    """Does H_{t-1} reach the next states outside the gates too?"""
     paths: ClassVar[dict[str, str]]
     """Block → the name of the way that the gradient takes through it, for the blocks that read H."""
 
@@ -113,8 +115,8 @@ class Cell(Settings, ABC):
     ) -> None:
         """One step back, from what the step has left on the tape: ``gates``, the ``states`` that entered it, ``saved``.
         ``leave``: adjoints of the states that left the step, from all that follows *outside* the step; made total in
-        place where one of the states feeds another. Fills ``delta`` (the gradient at the pre-activations) and adds to
-        ``enter`` the part that reaches the entering states without passing through them.
+        place where one of the states feeds another. Fills ``delta`` (the gradient at the pre-activations) and, in
+        ``enter``, what reaches the entering states without passing through these; for H where ``passes_h`` alone.
         """
 
     @abstractmethod

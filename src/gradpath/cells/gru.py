@@ -40,6 +40,7 @@ class GRU(Cell):
     truncate: bool = setting(False, "stop the gradient at the gates; it is not the loss's gradient then")
 
     saved = ("a_n",)
+    passes_h = True
     paths = {"z": "update_gate", "r": "reset_gate", "q": "candidate"}
 
     @property
@@ -108,7 +109,7 @@ class GRU(Cell):
         d_zr *= of_zr
         for block, _ in self._frozen():
             delta[..., block, :] = 0
-        enter[0] += d_h * z
+        np.multiply(d_h, z, out=enter[0])
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
         return {"Z": tape.gates[..., Z, :], "R": tape.gates[..., R, :]}

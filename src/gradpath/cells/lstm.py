@@ -165,7 +165,7 @@ class LSTM(Cell):
                 np.multiply(adjoint * reaches, of_tanhs[0], out=delta[..., block, :])
         for block, _ in self._frozen:
             delta[..., block, :] = 0
-        enter[1] += d_c * f
+        np.multiply(d_c, f, out=enter[1])
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
         i, f, o, _ = self._gates(tape.gates)
