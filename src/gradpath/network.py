@@ -12,7 +12,7 @@ from gradpath import bptt
 from gradpath.cells import Cell
 from gradpath.losses import Loss, evaluate
 from gradpath.records import Batch, Gradient, LayerTape, Tape, Trace
-from gradpath.scaled import Scaled, magnitude, shift
+from gradpath.scaled import Scaled
 from gradpath.step_gradients import Part, StepGradients, step_gradients
 
 
@@ -201,14 +201,12 @@ class Network:
         arriving = self.cell.loops.memory.empty((len(top), len(tapes), *top.shape[1:]), top.dtype)
         exponent = np.zeros(arriving.shape[:-1], np.int32)
         for s, (w_hy, tape) in enumerate(zip(self.packed(thetas)[-2], tapes, strict=True)):
-            d_outputs = tape.loss_gradient
-            if d_outputs.any():
-                exponent[:, s] = size = magnitude(d_outputs, 0)
-                d_outputs = shift(d_outputs, -size)
+            exponent[:, s] = size = np.frexp(np.abs(tape.loss_gradient).max())[1]
             if len(tape.scored) < len(top):
                 arriving[:, s] = 0
-            sent = np.dot(d_outputs.reshape(-1, self.output_size), w_hy.T)  # matmul is slow where O = 1
-            arriving[_rows(tape.scored), s] = sent.reshape(*d_outputs.shape[:2], -1)
+            # Two dimensions, because a stack of products is slow where O = 1.
+            sent = np.dot(np.ldexp(tape.loss_gradient, -size).reshape(-1, self.output_size), w_hy.T)
+            arriving[_rows(tape.scored), s] = sent.reshape(len(tape.scored), -1, sent.shape[-1])
         return Scaled(arriving, exponent)
 
     def _gradient(self, packed: Sequence[StepGradients]) -> Gradient:
