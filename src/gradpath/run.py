@@ -14,7 +14,7 @@ from typing import NoReturn
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from gradpath import paths
+from gradpath import memory, paths
 from gradpath.experiment import Experiment
 from gradpath.recorder import Recorder
 from gradpath.training import Step, train_seeds
@@ -32,8 +32,8 @@ def execute(experiment: Experiment, sweep_id: str, position: str = "") -> Record
 def execute_seeds(experiments: Sequence[Experiment], sweep_id: str, position: str = "") -> list[Recorder]:
     """Trains experiments that differ in their seed only side by side, and records each as a run of its own."""
     tags = {"sweep_id": sweep_id, "code_version": code_version()}
-    settings = experiments[0].train
-    with terminable(), threadpool_limits(settings.threads, "blas"), ExitStack() as runs:
+    memory.keep()
+    with terminable(), threadpool_limits(experiments[0].train.threads, "blas"), ExitStack() as runs:
         lives = [runs.enter_context(ExitStack()) for _ in experiments]
         recorders = [
             life.enter_context(Recorder(experiment, tags)) for life, experiment in zip(lives, experiments, strict=True)
