@@ -1,5 +1,5 @@
 # Everything a newcomer types. `make demo` and `make test` set up what they need.
-.PHONY: help setup demo test test-slow check format ui lock clean
+.PHONY: help setup demo test test-slow check format ui benchmark lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,12 +10,13 @@ help:
 	@echo "make ui         open the MLflow UI"
 	@echo "make test       set up, run the tests"
 	@echo "make test-slow  the long tests"
+	@echo "make benchmark  our step against PyTorch and JAX: experiments/performance"
 	@echo "make check      formatting, lint, types and tests"
 	@echo "make setup      the environment in $(VENV), with the command $(BIN)/gradpath in it"
 
 setup: $(READY)
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock pyproject.toml hatch_build.py src/gradpath/_replay.c
 	@sh scripts/setup.sh $(VENV)
 	@touch $@
 
@@ -28,6 +29,12 @@ demo: setup
 
 ui: setup
 	$(BIN)/gradpath ui
+
+# The extra `peers` comes on top of the pinned environment.
+benchmark: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[peers]'
+	$(BIN)/python experiments/performance/benchmark.py
+	$(BIN)/python experiments/performance/scale.py
 
 test: setup
 	$(BIN)/python -m pytest

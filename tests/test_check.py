@@ -94,9 +94,9 @@ def test_wrong_gates_bias() -> None:
 def test_missing_o_times_one_minus_tanh_squared_c() -> None:
     @dataclass
     class Missing(LSTM):
-        def derivatives(self, tape):
-            to_gates, h_to_c, f = super().derivatives(tape)
-            return to_gates, np.zeros_like(h_to_c), f
+        def step_backward(self, slopes, *rest):
+            *others, of_output = slopes
+            super().step_backward([*others, of_output * 0], *rest)
 
     wrong = broken_rows(network(Missing(hidden_size=4)))
     assert {"W_ix", "W_fx", "W_cx", "W_ih", "W_fh", "W_ch", "b_i", "b_f", "b_c"} <= set(wrong)
@@ -106,9 +106,9 @@ def test_missing_o_times_one_minus_tanh_squared_c() -> None:
 def test_buffer_overwritten_before_use() -> None:
     @dataclass
     class Overwriting(LSTM):
-        def derivatives(self, tape):
+        def nonlinear(self, tape):
             np.tanh(tape.states["C"], out=tape.states["C"])  # a taped state, used again below
-            return super().derivatives(tape)
+            return super().nonlinear(tape)
 
     wrong = broken_rows(network(Overwriting(hidden_size=4)))
     assert {"W_fx", "W_fh", "b_f"} <= set(wrong), "δa_f uses C_{t-1}"
@@ -131,13 +131,13 @@ def test_every_unit_passes(overrides: list[str], capsys: pytest.CaptureFixture[s
 def test_what_is_wrong_is_named_and_the_exit_status_says_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = LSTM.derivatives
+    original = LSTM.step_backward
 
-    def wrong(self, tape):
-        to_gates, h_to_c, f = original(self, tape)
-        return to_gates * np.array([1, 1, 1.01, 1])[:, None], h_to_c, f
+    def wrong(self, slopes, *rest):
+        of_sigmoids, *others = slopes
+        original(self, [of_sigmoids * np.array([1, 1, 1.01])[:, None], *others], *rest)
 
-    monkeypatch.setattr(LSTM, "derivatives", wrong)
+    monkeypatch.setattr(LSTM, "step_backward", wrong)
     assert cli.check(["cell=lstm"]) == 1
     out = capsys.readouterr().out
     assert "W_ox at t = " in out.splitlines()[-1]

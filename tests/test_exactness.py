@@ -87,14 +87,14 @@ def test_bit_identical_to_the_plain_recursion_where_that_stays_in_range(
     cell: Cell, dtype: type, every_step: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """T takes the adjoint out of the band that triggers rescaling and leaves it within float32's range."""
-    steps = 16 if getattr(cell, "activation", None) is Activation.sigmoid else 40
+    steps = 24 if getattr(cell, "activation", None) is Activation.sigmoid else 60
     case = make_case(cell, Loss.squared_error, steps, every_step, dtype)
     theta = (case.theta * dtype(0.6)).astype(dtype)
     scaled = run(case.network, theta, case.batch)
-    rescaled = any(factor.delta.exponent.any() for factor in scaled.factors)
+    rescaled = any(np.ptp(factor.delta.exponent) for factor in scaled.factors)
     monkeypatch.setattr(bptt, "_rescale", lambda adjoint, exponent: None)
     plain = run(case.network, theta, case.batch)
-    assert not any(factor.delta.exponent.any() for factor in plain.factors)
+    assert not any(np.ptp(factor.delta.exponent) for factor in plain.factors)
     smallest = min(np.abs(f.delta.array[f.delta.array != 0]).min(initial=1) for f in plain.factors)
     assert smallest > np.finfo(dtype).tiny, "the plain recursion is meant to stay in range here"
     if type(cell) is RNN and not every_step and cell.activation is not Activation.relu:
@@ -102,8 +102,11 @@ def test_bit_identical_to_the_plain_recursion_where_that_stays_in_range(
     for one, two in zip(scaled.factors, plain.factors, strict=True):
         assert one.delta.plain().tobytes() == two.delta.plain().tobytes()
     assert scaled.gradient.scaled.plain().tobytes() == plain.gradient.scaled.plain().tobytes()
-    for instrument in (ParamGradNorm(), StateGradNorm(), GradNorm()):
+    for instrument in (StateGradNorm(), GradNorm()):
         assert instrument.measure(scaled).values.tobytes() == instrument.measure(plain).values.tobytes()
+    # Squares that leave the range of the type are taken in float64, on the one side and not on the other.
+    both = [ParamGradNorm().measure(trace).values for trace in (scaled, plain)]
+    np.testing.assert_allclose(*both, rtol=0, atol=TOLERANCE[dtype] / np.log(10))
 
 
 # An independent reference in 60 digits: the textbook recursions on lists of mpf, from the same binary parameters.
@@ -380,8 +383,8 @@ def test_slopes_from_the_output_lose_five_bits_at_most(kind: Activation, dtype: 
     from gradpath.nonlinearities import activate, derivative, slope
 
     x = np.linspace(-60, 60, 4001).astype(dtype)
-    y = x.copy()
-    activate(kind, y)
+    y = np.empty_like(x)
+    activate(kind, x, y)
     np.testing.assert_allclose(slope(kind, x, y), derivative(kind, x), rtol=64 * np.finfo(dtype).eps, atol=0)
 
 

@@ -96,9 +96,9 @@ def _loss_with_state_moved(case: Case, layer: int, row: int, at: int, index: tup
         states[0] += cell.initial_state
         outputs = []
         for t in range(len(below)):
-            gates = pre_activations(cell, weights, below[t], states[0])
-            leave = [np.empty_like(s) for s in states]
-            cell.step(gates, states, leave, [np.empty_like(states[0]) for _ in cell.saved])
+            pre = pre_activations(cell, weights, below[t], states[0])
+            gates, leave = np.empty_like(pre), [np.empty_like(s) for s in states]
+            cell.step(pre, gates, states, leave, [np.empty_like(states[0]) for _ in cell.saved])
             if (k, t) == (layer, at):
                 leave[row][index] += change
                 if cell.states[row] == "C":

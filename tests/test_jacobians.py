@@ -45,9 +45,10 @@ def textbook_jacobian(case: Case, tape: Tape, layer: int, sequence: int, t: int)
             enter = start.copy()
             enter[at] += change
             hidden = start[0] if cell.truncated else enter[0]
-            gates = pre_activations(cell, weights, rows.inputs[t, sequence][None], hidden[None])
+            pre = pre_activations(cell, weights, rows.inputs[t, sequence][None], hidden[None])
             leave = [np.empty((1, cell.hidden_size)) for _ in cell.states]
-            cell.step(gates, list(enter[:, None]), leave, [np.empty_like(leave[0]) for _ in cell.saved])
+            saved = [np.empty_like(leave[0]) for _ in cell.saved]
+            cell.step(pre, np.empty_like(pre), list(enter[:, None]), leave, saved)
             return np.concatenate(leave, axis=-1)[0]
 
         columns.append(central_difference(leaving, 1e-4 if relu else EPSILON))

@@ -92,9 +92,10 @@ def _loss_with_edge_moved(case: Case, layer: int, at: int, path: str, change: ND
             if moved is not None and path == "highway":
                 states[-1] = states[-1] + change
             leave = [np.empty_like(s) for s in states]
-            cell.step(pre, states, leave, [np.empty_like(s) for s in states[:1] * len(cell.saved)])
+            gates = np.empty_like(pre)
+            cell.step(pre, gates, states, leave, [np.empty_like(s) for s in states[:1] * len(cell.saved)])
             states = leave
-            moved = _output_of(cell, pre, states[-1] + change) if (k, t) == (layer, at) else None
+            moved = _output_of(cell, gates, states[-1] + change) if (k, t) == (layer, at) else None
             outputs.append(states[0] if moved is None or path != "direct" else moved)
         below = np.stack(outputs)
     return _score(case, below)

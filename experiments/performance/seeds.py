@@ -24,7 +24,7 @@ from statistics import median
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from gradpath import config, memory
+from gradpath import config
 from gradpath.training import train, train_seeds
 
 SEEDS, STEPS = 16, 10
@@ -104,7 +104,6 @@ def main() -> None:
     parser.add_argument("--commands", type=int, default=1, help="turns of the whole commands, which take minutes (1)")
     given = parser.parse_args()
     rows = []
-    memory.keep()
     print(f"{'':<20} {'arm':<5} {'H':>3} {'B':>3} {'one by one':>9} {'together':>9} ratio", flush=True)
     with threadpool_limits(1, "blas"):
         for shape in SHAPES:

@@ -10,20 +10,29 @@ result is bit-identical to the plain recursion, because scaling by a power of tw
 
 Networks of S seeds run side by side: every array has an axis S after the time axis, and each product is one matrix
 product a timestep and seed, of the same shape whatever S is. So a seed's numbers do not depend on its company.
+
+The bodies of both loops are ufuncs alone, so that they are recorded once and replayed (:mod:`gradpath.replay`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.blocks import apart, empty, grouped
 from gradpath.cells import Cell
+from gradpath.nonlinearities import mend_slope, slope_of_output
 from gradpath.records import LayerTape
+from gradpath.replay import repeated
 from gradpath.scaled import HIGH, LOW, Scaled, magnitude, shift
 
-RUN = 2**16
+RUN = 2**17
 """Elements of δa in a run of steps whose derivatives are computed together: few calls, and still in the cache when the
 recursion reads them."""
+BAND = int(np.log2(HIGH))
+NONE = -(2**20)
+"""In the place of the exponent of a true zero."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,19 @@ class LayerWeights:
     h: NDArray
     b: NDArray
 
+    def packed(self, cell: Cell) -> NDArray:
+        """The layer's weights as one matrix (S, H+1+I, n, H), by which [H_{t-1}, 1, X_t] is multiplied; 0 where a block
+        does not read.
+        """
+        seeds, inputs, _ = self.x.shape
+        width, blocks = cell.hidden_size, len(cell.blocks)
+        matrix = empty(seeds, width + 1 + inputs, blocks, width, dtype=self.x.dtype, memory=cell.loops.memory)
+        matrix[:] = 0
+        matrix[:, :width, cell.reads_h] = self.h.reshape(seeds, width, -1, width)
+        matrix[:, width] = self.b.reshape(seeds, blocks, width)
+        matrix[:, width + 1 :, cell.reads_x] = self.x.reshape(seeds, inputs, -1, width)
+        return matrix
+
 
 @dataclass(frozen=True)
 class LayerAdjoint:
@@ -47,33 +69,32 @@ class LayerAdjoint:
 
 def forward(cell: Cell, weights: LayerWeights, inputs: NDArray) -> LayerTape:
     """Runs the cell over ``inputs`` (T, S, B, I) from H_0 = ``initial_state`` and C_0 = 0."""
-    *shape, _ = inputs.shape
-    steps, blocks, width = shape[0], len(cell.blocks), cell.hidden_size
-    if cell.reads_x == slice(0, blocks):
-        packed = inputs @ weights.x
-    else:
-        packed = np.zeros((*shape, blocks * width), inputs.dtype)
-        packed[..., columns(cell.reads_x, width)] = inputs @ weights.x
-    packed += weights.b[:, None]
-    pre = packed.reshape(*shape, blocks, width)
-    gates = np.empty_like(pre)
-    states = {name: np.zeros((steps + 1, *shape[1:], width), inputs.dtype) for name in cell.states}
-    saved = {name: np.empty((*shape, width), inputs.dtype) for name in cell.saved}
-    hidden, rows, extra = states[cell.states[0]], list(states.values()), list(saved.values())
-    hidden[0] = cell.initial_state
-    reads = packed[..., columns(cell.reads_h, width)]
-    recurrent = np.empty(reads.shape[1:], inputs.dtype)
-    for t in range(steps):
-        np.matmul(hidden[t], weights.h, out=recurrent)
-        np.add(reads[t], recurrent, out=reads[t])
-        gates[t] = pre[t]
-        cell.step(gates[t], [s[t] for s in rows], [s[t + 1] for s in rows], [s[t] for s in extra])
-    return LayerTape(inputs, states, pre, gates, saved)
+    (steps, *shape, size), dtype = inputs.shape, inputs.dtype
+    blocks, width = len(cell.blocks), cell.hidden_size
+    memory = cell.loops.memory
+    entered = memory.empty((steps + 1, *shape, width + 1 + size), dtype)
+    entered[0, ..., :width] = cell.initial_state
+    entered[..., width] = 1
+    entered[:-1, ..., width + 1 :] = inputs
+    entered[-1, ..., width + 1 :] = 0
+    states = {cell.states[0]: entered[..., :width]}
+    states |= {name: memory.empty((steps + 1, *shape, width), dtype) for name in cell.states[1:]}
+    for name in cell.states[1:]:
+        states[name][0] = 0
+    pre = empty(steps, *shape, blocks, width, dtype=dtype, memory=memory)
+    gates = apart(steps, *shape, blocks, width, dtype=dtype, memory=memory)
+    saved = {name: memory.empty((steps, *shape, width), dtype) for name in cell.saved}
+    kept, extra = len(cell.states), len(cell.saved)
 
+    def body(rows: Sequence[NDArray]) -> None:
+        matrix, enters, packed, at, after, *rest = rows
+        np.matmul(enters[..., None, :, :], matrix, out=packed)
+        cell.step(at, after, rest[:kept], rest[kept : 2 * kept], rest[2 * kept : 2 * kept + extra])
 
-def columns(blocks: slice, width: int) -> slice:
-    """The packed columns of consecutive blocks of ``width`` units."""
-    return slice(blocks.start * width, blocks.stop * width)
+    arrays = [repeated(grouped(weights.packed(cell)), steps), entered[:-1], grouped(pre), pre, gates]
+    arrays += [row[:-1] for row in states.values()] + [row[1:] for row in states.values()] + list(saved.values())
+    cell.loops.get("forward", body, arrays, 0).run(arrays, 0, steps)
+    return LayerTape(entered, states, pre, gates, saved)
 
 
 def backward(
@@ -83,38 +104,104 @@ def backward(
     nothing passes through the gates to H_{t-1}, and what remains is the highway alone.
     """
     *shape, blocks, width = tape.gates.shape
-    steps, cut = shape[0], truncate or cell.truncated
-    adjoint = [np.zeros((steps + 1, *shape[1:], width), tape.gates.dtype) for _ in cell.states]
-    exponent = np.zeros((steps + 1, *shape[1:]), np.int32)
-    delta = np.empty_like(tape.gates)
-    to_h = delta.reshape(*shape, blocks * width)[..., columns(cell.reads_h, width)]
-    recurrent = np.empty((*shape[1:], width), delta.dtype)
-    arrives: NDArray = np.any(direct.array.reshape(steps, -1), axis=1)
-    weights_back = np.ascontiguousarray(weights.h.swapaxes(-1, -2))
+    steps, cut, dtype = shape[0], truncate or cell.truncated, tape.gates.dtype
+    memory = cell.loops.memory
+    adjoint = [memory.empty((steps + 1, *shape[1:], width), dtype) for _ in cell.states]
+    for row in adjoint:
+        row[steps] = 0
+    exponent = np.empty((steps + 1, *shape[1:]), np.int32)
+    exponent[steps] = direct.exponent[-1]
+    delta = empty(*shape, blocks, width, dtype=dtype, memory=memory)
+    to_h = grouped(delta[..., cell.reads_h, :])
+    back = np.ascontiguousarray(weights.h.reshape(*weights.h.shape[:-1], -1, width).swapaxes(-3, -2).swapaxes(-2, -1))
+    back = repeated(back.reshape(*back.shape[:-3], to_h.shape[-3], -1, width), steps)
+    kept, extra = len(cell.states), len(cell.saved)
+
+    def body(rows: Sequence[NDArray]) -> None:
+        matrix, through_h, at, gates, *rest = rows
+        leave, enter, states = (rest[k : k + kept] for k in range(0, 3 * kept, kept))
+        saved, slopes = rest[3 * kept : 3 * kept + extra], rest[3 * kept + extra :]
+        cell.step_backward(slopes, gates, states, saved, leave, at, enter)
+        if cut and not cell.passes_h:
+            enter[0][...] = 0
+        elif not cut:
+            product = np.matmul(through_h, matrix)
+            first, *others = (product[..., group, :, :] for group in range(product.shape[-3]))
+            if cell.passes_h:
+                enter[0] += first
+            else:
+                enter[0][...] = first
+            for other in others:
+                enter[0] += other
+
+    def body_and_direct(rows: Sequence[NDArray]) -> None:
+        body(rows[:-1])
+        enter = rows[4 + kept]
+        enter += rows[-1]
+
+    def windows(start: int, stop: int, slopes: Sequence[NDArray]) -> list[NDArray]:
+        leave, enter = [row[start + 1 : stop + 1] for row in adjoint], [row[start:stop] for row in adjoint]
+        taped = [row[start:stop] for row in (*tape.states.values(), *tape.saved.values())]
+        return [*(row[start:stop] for row in (back, to_h, delta, tape.gates)), *leave, *enter, *taped, *slopes]
+
+    arrives = np.concatenate([[False], magnitude(direct.array.reshape(steps, -1), 1) > NONE])  # at H_i?
+    if 2 * arrives.sum() > steps:  # then 0 is added where nothing arrives, and the loop need not change its body
+        arrives[1:] = True
+    changes = np.flatnonzero(arrives[1:] != arrives[:-1])
+    uniform = bool((direct.exponent == direct.exponent[0]).all())
+    entering = range(4 + kept, 4 + 2 * kept)
+    if arrives[steps]:
+        _receive([row[steps] for row in adjoint], exponent[steps], direct.array[-1], direct.exponent[-1])
+    _rescale([row[steps] for row in adjoint], exponent[steps])
     run = max(1, RUN * steps // delta.size)
     for stop in range(steps, 0, -run):
         start = max(stop - run, 0)
-        factors = cell.derivatives(tape.steps(start, stop))
-        for t in range(stop, start, -1):
-            leave = [s[t] for s in adjoint]
-            if arrives[t - 1]:
-                _receive(leave, exponent[t], direct.array[t - 1], direct.exponent[t - 1])
-            _rescale(leave, exponent[t])
-            enter = [s[t - 1] for s in adjoint]
-            cell.step_backward([f[t - 1 - start] for f in factors], leave, delta[t - 1], enter)
-            if not cut:
-                np.matmul(to_h[t - 1], weights_back, out=recurrent)
-                enter[0] += recurrent
-            exponent[t - 1] = exponent[t]
+        slopes = _slopes(cell, tape.steps(start, stop))
+        i = stop - 1
+        while i >= start:  # from H_{i+1}, whose adjoint is whole, to H_i
+            adds = arrives[i] and uniform and (exponent[i + 1] == direct.exponent[0]).all()
+            before = np.searchsorted(changes, i)
+            first = i if arrives[i] and not adds else max(start, changes[before - 1] + 1 if before else 0)
+            arrays = windows(first, stop, [slope[first - start :] for slope in slopes])
+            if adds:
+                arrays.append(direct.array[first - 1 : stop - 1])
+                loop = cell.loops.get(f"backward and direct {cut}", body_and_direct, arrays, i - first, entering)
+            else:
+                loop = cell.loops.get(f"backward {cut}", body, arrays, i - first, entering)
+            reached, inside = loop.run(arrays, i - first, -1, LOW, HIGH)
+            exponent[first + reached + 1 : i + 1] = exponent[i + 1]
+            i = first + reached
+            receives = arrives[i + 1] and not adds
+            if receives or not inside:
+                rows = [row[i + 1] for row in adjoint]
+                if receives:
+                    _receive(rows, exponent[i + 1], direct.array[i], direct.exponent[i])
+                _rescale(rows, exponent[i + 1])
     return LayerAdjoint(
         Scaled(delta, exponent[1:]),
         {name: Scaled(row[1:], exponent[1:]) for name, row in zip(cell.states, adjoint, strict=True)},
     )
 
 
+def _slopes(cell: Cell, tape: LayerTape) -> list[NDArray]:
+    """φ′ of all nonlinearities of some steps; not in the loop, because a saturated unit takes more than ufuncs."""
+    kinds, arguments, values = zip(*cell.nonlinear(tape), strict=True)
+    found = [cell.loops.memory.empty_like(y) for y in values]
+
+    def body(rows: Sequence[NDArray]) -> None:
+        for kind, y, out in zip(kinds, rows, rows[len(kinds) :], strict=False):
+            slope_of_output(kind, y, out)
+
+    arrays = [*values, *found]
+    cell.loops.get("slopes", body, arrays, 0).run(arrays, 0, len(found[0]))
+    for kind, x, out in zip(kinds, arguments, found, strict=True):
+        mend_slope(kind, x, out)
+    return found
+
+
 def _receive(adjoint: list[NDArray], exponent: NDArray, addend: NDArray, addend_exponent: NDArray) -> None:
     """Adds what arrives directly at H_t, in place, after bringing both to the larger of the two sizes."""
-    if exponent.any() or addend_exponent.any():
+    if (exponent != addend_exponent).any():
         arriving = magnitude(addend, exponent.ndim) + addend_exponent
         carried = np.max([magnitude(row, exponent.ndim) for row in adjoint], axis=0) + exponent
         # Only a sequence to which something arrives changes its exponent, and only as far as that needs.
@@ -127,16 +214,23 @@ def _receive(adjoint: list[NDArray], exponent: NDArray, addend: NDArray, addend_
 
 
 def _rescale(adjoint: list[NDArray], exponent: NDArray) -> None:
-    """Brings each sequence that has left the band 2^-24 … 2^24 back to size 1, in place and exactly."""
-    square = sum(np.vecdot(row, row) for row in adjoint)
-    if square.min() > LOW**2 and square.max() < HIGH**2:  # the usual case, settled by one cheap product
-        return
+    """Where a sequence has left the band LOW … HIGH, brings it back to size 1, in place and exactly; with all others of
+    its network by the same power of two if that leaves each in the band, so that a step has one exponent where it can,
+    and else with those that are on their way out, because a loop stops for it.
+    """
     largest = np.abs(adjoint[0]).max(axis=-1)
     for row in adjoint[1:]:
         np.maximum(largest, np.abs(row).max(axis=-1), out=largest)
-    outside = (largest > HIGH) | ((largest < LOW) & (largest > 0))
-    if outside.any():
-        change = np.where(outside & np.isfinite(largest), np.frexp(largest)[1], 0)
-        for row in adjoint:
-            row[:] = shift(row, -change)
-        exponent += change
+    some = (largest > 0) & np.isfinite(largest)
+    outside = some & ((largest > HIGH) | (largest < LOW))
+    if not outside.any():
+        return
+    size = np.where(some, np.frexp(largest)[1], NONE)
+    top = size.max(axis=-1, keepdims=True)
+    alike = ((size == NONE) | (size >= top - BAND // 2)) & (exponent == exponent[..., :1])
+    leaving = np.where(some & (np.abs(size) > BAND // 2), size, 0)
+    change = np.where(alike.all(axis=-1, keepdims=True), top, leaving)
+    change = np.where(outside.any(axis=-1, keepdims=True), change, 0)
+    for row in adjoint:
+        row[:] = shift(row, -change)
+    exponent += change

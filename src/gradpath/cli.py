@@ -130,7 +130,8 @@ def run(arguments: list[str]) -> int:
             ends = sorted({before + 1, before + len(experiments)})
             position = f"[{'-'.join(map(str, ends))}/{total}]"
         try:
-            execute_seeds(experiments, experiments[0].tracking.sweep_id or sweep_id, position)
+            given_id = experiments[0].tracking.sweep_id
+            execute_seeds(experiments, given_id or sweep_id, position, config.jobs_at_once())
         except Exception as error:
             if isinstance(error, store.StoreError) or not (given.multirun or isinstance(error, MemoryError)):
                 raise
@@ -178,6 +179,8 @@ def _only_overrides(arguments: list[str]) -> list[str]:
 
 def report(arguments: list[str]) -> int:
     """``gradpath report``: draws the figures."""
+    from threadpoolctl import threadpool_limits
+
     from gradpath import config
     from gradpath.report import write
 
@@ -185,11 +188,14 @@ def report(arguments: list[str]) -> int:
         _help(REPORT_HELP, "report", {"figures": config.GROUPS["figures"]})
         return 0
     named = any(argument.startswith("figures=") for argument in arguments)
-    return write(config.report(_only_overrides(arguments)), named)
+    with threadpool_limits(1, "blas"):
+        return write(config.report(_only_overrides(arguments)), named)
 
 
 def check(arguments: list[str]) -> int:
     """``gradpath check``: the gradient check of what the overrides describe; 1 where it finds an error."""
+    from threadpoolctl import threadpool_limits
+
     from gradpath import check as checking
     from gradpath import config
 
@@ -204,7 +210,8 @@ def check(arguments: list[str]) -> int:
     network, theta, batch, rng = checking.shrunk(experiment)
     size = f"T = {len(batch.mask)}, B = {batch.mask.shape[1]}, H = {network.cell.hidden_size}"
     print(f"{type(network.cell).__name__}, {network.loss.name}, {size}, {network.size} parameters, float64")
-    rows = checking.check(network, theta, batch, rng)
+    with threadpool_limits(1, "blas"):
+        rows = checking.check(network, theta, batch, rng)
     print(checking.table(rows))
     return 0 if all(row.passed for row in rows) else 1
 

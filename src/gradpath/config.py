@@ -10,10 +10,12 @@ import types
 import typing
 from collections.abc import Iterator
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +32,7 @@ from gradpath.optimizers import Optimizer
 from gradpath.report import Report
 from gradpath.settings import SettingError, allowed
 from gradpath.tasks import Task
+from gradpath.threads import cores
 
 GROUPS: dict[str, type] = {
     "task": Task,
@@ -46,6 +49,7 @@ class ConfigError(Exception):
     """What the user wrote cannot be: one line that names the key, what was given and what is allowed."""
 
 
+@cache
 def register() -> None:
     """Makes every unit's dataclass the schema of its YAML file, under the YAML's name with a ``_`` before it."""
     store = ConfigStore.instance()
@@ -55,8 +59,7 @@ def register() -> None:
         units: dict[str, type] = discover(base)
         for name, unit in units.items():
             store.store(group=group, name=f"_{name}", node=unit)
-    if not OmegaConf.has_resolver("gradpath_home"):
-        OmegaConf.register_new_resolver("gradpath_home", lambda: str(paths.home()))
+    OmegaConf.register_new_resolver("gradpath_home", lambda: str(paths.home()))
 
 
 def load(config_name: str, overrides: list[str], hydra: bool = False) -> DictConfig:
@@ -94,7 +97,7 @@ def points(overrides: list[str]) -> list[list[str]]:
         register()
         parser = OverridesParser.create()
         # Only for the study's sweep: other overrides may need a cell or task that the sweep itself chooses.
-        studies = [o for o in overrides if o.lstrip("+").startswith(("experiment=", "hydra."))]
+        studies = [o for o in overrides if o.lstrip("+").startswith(("experiment=", "hydra.", "hydra/"))]
         base = load("config", studies, hydra=True)
         study = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
         batches = BasicSweeper.split_arguments(parser.parse_overrides(study + overrides), None)
@@ -104,6 +107,14 @@ def points(overrides: list[str]) -> list[list[str]]:
     if not found:
         raise ConfigError(f"{' '.join(overrides)}: a sweep of no points")
     return found
+
+
+def jobs_at_once() -> int:
+    """How many jobs of the sweep run beside each other, this one included: ``n_jobs`` of a launcher that has it, as
+    joblib's, in which -1 is all cores.
+    """
+    jobs = int(HydraConfig.get().launcher.get("n_jobs", 1))
+    return jobs if jobs > 0 else max(1, cores() + 1 + jobs)
 
 
 def build(config: DictConfig) -> Any:

@@ -44,7 +44,7 @@ class Train(Settings):
     readout: bool = setting(True, "train the readout W_hy, b_y; false holds it, and clipping sees the rest alone")
     eval_every: int | None = setting(None, "evaluate every n steps; null for only after training", ge=1)
     eval_size: int = setting(2000, "sequences of the evaluation set", ge=1, le=1_000_000)
-    threads: int = setting(1, "BLAS threads; more than one is slower at the usual sizes", ge=1)
+    threads: int | None = setting(None, "BLAS threads; null for one, or two where the shape is worth it", ge=1)
 
 
 @dataclass

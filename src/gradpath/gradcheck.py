@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.bptt import LayerWeights, columns
+from gradpath.bptt import LayerWeights
 from gradpath.cells import Cell
 from gradpath.losses import evaluate
 from gradpath.network import Network
@@ -37,9 +37,9 @@ def untied_loss(network: Network, thetas: NDArray, batch: Batch) -> float:
         states[0] += cell.initial_state
         outputs = []
         for t in range(steps):
-            gates = pre_activations(cell, by_step[t][layer], below[t], states[0])
+            pre = pre_activations(cell, by_step[t][layer], below[t], states[0])
             leave = [np.empty_like(state) for state in states]
-            cell.step(gates, states, leave, [np.empty_like(states[0]) for _ in cell.saved])
+            cell.step(pre, np.empty_like(pre), states, leave, [np.empty_like(states[0]) for _ in cell.saved])
             states = leave
             outputs.append(states[0])
         below = np.stack(outputs)
@@ -50,10 +50,10 @@ def untied_loss(network: Network, thetas: NDArray, batch: Batch) -> float:
 
 def pre_activations(cell: Cell, weights: LayerWeights, x: NDArray, h: NDArray) -> NDArray:
     """X_t W_·x + H_{t-1} W_·h + b_· (B, n, H) of one step; a block that does not read one of them goes without."""
-    packed = np.tile(weights.b, (len(x), 1))
-    packed[:, columns(cell.reads_x, cell.hidden_size)] += x @ weights.x
-    packed[:, columns(cell.reads_h, cell.hidden_size)] += h @ weights.h
-    return packed.reshape(len(x), len(cell.blocks), -1)
+    pre = np.tile(weights.b.reshape(len(cell.blocks), -1), (len(x), 1, 1))
+    pre[:, cell.reads_x] += (x @ weights.x).reshape(len(x), -1, cell.hidden_size)
+    pre[:, cell.reads_h] += (h @ weights.h).reshape(len(x), -1, cell.hidden_size)
+    return pre
 
 
 def central_difference(f: Callable[[float], Value], epsilon: float) -> Value:
@@ -146,7 +146,8 @@ def _step_tangent(
         along /= largest
         states = [np.empty_like(s) for s in enter]
         moved = [s + along * d for s, d in zip(enter, tangents, strict=True)]
-        cell.step(packed + along * change, moved, states, [np.empty_like(enter[0]) for _ in cell.saved])
+        pre = packed + along * change
+        cell.step(pre, np.empty_like(pre), moved, states, [np.empty_like(enter[0]) for _ in cell.saved])
         return np.stack(states)
 
     return list(largest * central_difference(leaving, step))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.bptt import columns
+from gradpath.nonlinearities import slope
 from gradpath.records import LayerTape, Tape
 
 RUN = 2**20
@@ -36,7 +36,7 @@ def step_jacobians(tape: Tape, layer: int, sequence: int) -> Iterator[NDArray]:
     alone = _one_sequence(tape.layers[layer], sequence)
     # Of the states too, since the derivative of relu at NaN is 0.
     _check_finite(alone.pre, *alone.states.values())
-    factors = cell.derivatives(alone)
+    slopes = [slope(*of) for of in cell.nonlinear(alone)]
     units = np.eye(len(cell.states) * width)
     run = max(1, RUN // (len(units) * width * len(cell.blocks)))
     for stop in range(tape.length, 0, -run):
@@ -45,10 +45,11 @@ def step_jacobians(tape: Tape, layer: int, sequence: int) -> Iterator[NDArray]:
         leave = [np.tile(unit, (shape[0], 1, 1)) for unit in np.split(units, len(cell.states), axis=1)]
         enter = [np.zeros((*shape, width)) for _ in cell.states]
         delta = np.empty((*shape, len(cell.blocks), width))
-        cell.step_backward([factor[rows] for factor in factors], leave, delta, enter)
+        entered = [state[:-1][rows] for state in alone.states.values()]
+        saved = [value[rows] for value in alone.saved.values()]
+        cell.step_backward([values[rows] for values in slopes], alone.gates[rows], entered, saved, leave, delta, enter)
         if not cell.truncated:
-            packed = delta.reshape(*shape, -1)
-            enter[0] += packed[..., columns(cell.reads_h, width)] @ recurrent.T
+            enter[0] += delta[..., cell.reads_h, :].reshape(*shape, -1) @ recurrent.T
         _check_finite(*enter)
         yield from np.concatenate(enter, axis=-1)[::-1]
 
@@ -60,13 +61,7 @@ def _check_finite(*arrays: NDArray) -> None:
 
 def _one_sequence(tape: LayerTape, sequence: int) -> LayerTape:
     """The tape of one sequence, in float64, with an axis B of length 1."""
-
-    def only(array: NDArray) -> NDArray:
-        return array[:, sequence : sequence + 1].astype(np.float64)
-
-    states = {name: only(value) for name, value in tape.states.items()}
-    saved = {name: only(value) for name, value in tape.saved.items()}
-    return LayerTape(only(tape.inputs), states, only(tape.pre), only(tape.gates), saved)
+    return tape.map(lambda value: value[:, sequence : sequence + 1].astype(np.float64))
 
 
 def adjoint_qr(jacobians: Iterable[NDArray]) -> Iterator[NDArray]:

@@ -1,5 +1,6 @@
 """A stack of recurrent layers with a linear readout: where its parameters lie, its forward and its backward pass."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from gradpath import bptt
 from gradpath.cells import Cell
 from gradpath.losses import Loss, evaluate
-from gradpath.records import Batch, Factor, Gradient, LayerTape, Tape, Trace
-from gradpath.scaled import Scaled
+from gradpath.records import Batch, Gradient, LayerTape, Tape, Trace
+from gradpath.scaled import Scaled, magnitude, shift
+from gradpath.step_gradients import Part, StepGradients, step_gradients
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,9 @@ class Packed:
     shape: tuple[int, ...]
     start: int
 
-    @property
+    @cached_property
     def stop(self) -> int:
-        return self.start + int(np.prod(self.shape))
+        return self.start + math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,10 @@ class Network:
         """Outputs and loss of one network, at the scored timesteps."""
         w_hy, b_y = self.packed(theta)[-2:]
         scored = np.flatnonzero(batch.mask.any(axis=1))
-        outputs = layers[-1].states[self.cell.states[0]][1:][scored] @ w_hy + b_y
-        loss, gradient = evaluate(self.loss, outputs, batch.targets[scored], batch.mask[scored])
+        rows = _rows(scored)
+        outputs = layers[-1].states[self.cell.states[0]][1:][rows] @ w_hy
+        outputs += b_y
+        loss, gradient = evaluate(self.loss, outputs, batch.targets[rows], batch.mask[rows])
         return Tape(self, theta, batch, layers, scored, outputs, loss, gradient)
 
     def backward_seeds(self, thetas: NDArray, layers: Sequence[LayerTape], tapes: Sequence[Tape]) -> list[Trace]:
@@ -145,57 +149,79 @@ class Network:
                 from_x = adjoint.delta.array[..., self.cell.reads_x, :]
                 below = from_x.reshape(*from_x.shape[:-2], -1) @ weights[layer].x.swapaxes(-1, -2)
                 direct = Scaled(below, adjoint.delta.exponent)
+        packed = [self._of_layer(k, layers[k].entered[:-1], adjoint.delta) for k, adjoint in enumerate(adjoints)]
         traces = []
         for s, tape in enumerate(tapes):
-            factors: list[Factor] = []
-            deltas: list[Scaled] = []
+            gradients = (*(of_layer[s] for of_layer in packed), self._of_readout(tape))
+            factors = tuple(factor for gradient in gradients for factor in gradient.factors())
             states: dict[str, Scaled] = {}
             for layer, adjoint in enumerate(adjoints):
-                x, h, b = (place.names for place in self.layout[3 * layer : 3 * layer + 3])
-                delta, every = adjoint.delta.seed(s), np.arange(tape.length)
-                deltas.append(delta)
-                factors += [
-                    Factor(x, tape.layers[layer].inputs, delta.blocks(self.cell.reads_x), every),
-                    Factor(h, tape.layers[layer].states[gives][:-1], delta.blocks(self.cell.reads_h), every),
-                    Factor(b, None, delta, every),
-                ]
                 states |= {self.cell.prefix(layer) + name: value.seed(s) for name, value in adjoint.states.items()}
-            d_outputs = Scaled(tape.loss_gradient[:, :, None], np.zeros(tape.loss_gradient.shape[:2], np.int32))
-            factors += [
-                Factor(("W_hy",), tape.layers[-1].states[gives][1:][tape.scored], d_outputs, tape.scored),
-                Factor(("b_y",), None, d_outputs, tape.scored),
-            ]
             received = {self.cell.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
-            traces.append(Trace(tape, tuple(factors), tuple(deltas), states, received, self._gradient(factors)))
+            deltas = tuple(adjoint.delta.seed(s) for adjoint in adjoints)
+            traces.append(Trace(tape, gradients, factors, deltas, states, received, self._gradient(gradients)))
         return traces
+
+    def _of_layer(self, layer: int, entered: NDArray, delta: Scaled) -> list[StepGradients]:
+        """The gradients of one layer's packed weights, for each seed: of W_·x, W_·h and b."""
+        x, h, b = (place.names for place in self.layout[3 * layer : 3 * layer + 3])
+        width, every = self.cell.hidden_size, slice(0, len(self.cell.blocks))
+        parts = (
+            Part(x, slice(width + 1, None), self.cell.reads_x),
+            Part(h, slice(0, width), self.cell.reads_h),
+            Part(b, slice(width, width + 1), every, reads=False),
+        )
+        return step_gradients(self.cell.loops, parts, np.arange(len(entered)), entered, delta)
+
+    def _of_readout(self, tape: Tape) -> StepGradients:
+        """The gradients of W_hy and b_y at the scored timesteps, where the readout multiplies [H_t, 1]."""
+        width = self.cell.hidden_size
+        parts = (
+            Part(("W_hy",), slice(0, width), slice(0, 1)),
+            Part(("b_y",), slice(width, None), slice(0, 1), reads=False),
+        )
+        entered = tape.layers[-1].entered[1:, :, : width + 1][_rows(tape.scored)]
+        delta = Scaled(tape.loss_gradient[:, None, :, None], np.zeros((len(entered), 1, entered.shape[1]), np.int32))
+        (found,) = step_gradients(self.cell.loops, parts, tape.scored, entered[:, None], delta)
+        return found
 
     def without_readout(self, trace: Trace) -> Gradient:
         """∂L/∂θ with W_hy and b_y held fixed: true zeros in their place, in the elements and in the norms."""
-        *cell, _, _ = trace.factors
-        gradient = self._gradient(cell)  # from the factors: beside a far larger readout's the cell's may have rounded
+        *cell, _ = trace.packed
+        gradient = self._gradient(cell)  # from the parts: beside a far larger readout's the cell's may have rounded
         array = np.zeros(self.size, gradient.scaled.array.dtype)
         array[: self.layout[-2].start] = gradient.scaled.array
         return replace(gradient, scaled=Scaled(array, gradient.scaled.exponent))
 
     def _from_readout(self, thetas: NDArray, tapes: Sequence[Tape]) -> Scaled:
-        """∂⁺L/∂H_t (T, S, B, H) of the top layer: what the loss sends back through W_hy at the scored timesteps."""
+        """∂⁺L/∂H_t (T, S, B, H) of the top layer: what the loss sends back through W_hy at the scored timesteps. With
+        one exponent a network, because the 1/N of a mean over N positions may leave the band of :mod:`gradpath.scaled`.
+        """
         top = tapes[0].layers[-1].states[self.cell.states[0]][1:]
-        arriving = np.zeros((len(top), len(tapes), *top.shape[1:]), top.dtype)
+        arriving = self.cell.loops.memory.empty((len(top), len(tapes), *top.shape[1:]), top.dtype)
+        exponent = np.zeros(arriving.shape[:-1], np.int32)
         for s, (w_hy, tape) in enumerate(zip(self.packed(thetas)[-2], tapes, strict=True)):
-            arriving[tape.scored, s] = tape.loss_gradient @ w_hy.T
-        return Scaled(arriving, np.zeros(arriving.shape[:-1], np.int32))
+            d_outputs = tape.loss_gradient
+            if d_outputs.any():
+                exponent[:, s] = size = magnitude(d_outputs, 0)
+                d_outputs = shift(d_outputs, -size)
+            if len(tape.scored) < len(top):
+                arriving[:, s] = 0
+            sent = np.dot(d_outputs.reshape(-1, self.output_size), w_hy.T)  # matmul is slow where O = 1
+            arriving[_rows(tape.scored), s] = sent.reshape(*d_outputs.shape[:2], -1)
+        return Scaled(arriving, exponent)
 
-    def _gradient(self, factors: Sequence[Factor]) -> Gradient:
-        """Σ_t of every factor, laid end to end under one exponent."""
-        parts = [factor.gradient() for factor in factors]
-        norms: dict[str, float] = {}
-        for factor, part in zip(factors, parts, strict=True):
-            blocks = np.moveaxis(part.array, -2, 0)
-            by_block = Scaled(blocks, np.broadcast_to(part.exponent, len(blocks))).log10_norm()
-            norms |= dict(zip(factor.names, by_block.tolist(), strict=True))
-        exponent = max((int(part.exponent) for part in parts if part.array.any()), default=0)
+    def _gradient(self, packed: Sequence[StepGradients]) -> Gradient:
+        """Σ_t of every matrix, laid end to end under one exponent."""
+        parts = [(part.names, total) for of in packed for part, total in zip(of.parts, of.sums, strict=True)]
+        exponent = max((int(total.exponent) for _, total in parts if total.array.any()), default=0)
         flat = np.concatenate(
-            [Scaled(part.array.reshape(-1), part.exponent - np.int32(exponent)).plain() for part in parts]
+            [Scaled(total.array, total.exponent - np.int32(exponent)).plain().reshape(-1) for _, total in parts]
         )
         scaled = Scaled(flat, np.asarray(exponent, np.int32))
-        return Gradient(scaled, float(scaled.log10_norm()), norms)
+        return Gradient(scaled, float(scaled.log10_norm()), parts)
+
+
+def _rows(scored: NDArray) -> slice | NDArray:
+    """Indices of timesteps as a slice where they follow each other, so that what is indexed is a view."""
+    return slice(scored[0], scored[-1] + 1) if len(scored) and scored[-1] - scored[0] < len(scored) else scored

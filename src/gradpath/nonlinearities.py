@@ -1,4 +1,4 @@
-"""The pointwise nonlinearities, in place, and their derivatives."""
+"""The pointwise nonlinearities and their derivatives."""
 
 from enum import Enum
 
@@ -19,22 +19,22 @@ class Activation(Enum):
         return 0.25 if self is Activation.sigmoid else 1.0
 
 
-def activate(kind: Activation, x: NDArray) -> None:
-    """X ← φ(x), elementwise and in place.
+def activate(kind: Activation, x: NDArray, y: NDArray) -> None:
+    """Y ← φ(x), elementwise; ``y`` may be ``x``.
 
     σ(x) = ½ + ½ tanh(x/2): one function call, no overflow for any x, so the argument is never clipped. Its
     absolute error is that of the type, so that σ(x) loses relative precision, and a product of many of them with it,
     where x is well below 0: about ε/σ(x) each.
     """
     if kind is Activation.relu:
-        np.maximum(x, 0, out=x)
-        return
-    if kind is Activation.sigmoid:
-        x *= 0.5
-    np.tanh(x, out=x)
-    if kind is Activation.sigmoid:
-        x *= 0.5
-        x += 0.5
+        np.maximum(x, 0, out=y)
+    elif kind is Activation.tanh:
+        np.tanh(x, out=y)
+    else:
+        np.multiply(x, 0.5, out=y)
+        np.tanh(y, out=y)
+        y *= 0.5
+        y += 0.5
 
 
 def derivative(kind: Activation, x: NDArray) -> NDArray:
@@ -63,19 +63,28 @@ STEEP = 2.0**-5
 """Below this, φ′ from the output has lost five bits, and is computed from the argument."""
 
 
-def slope(kind: Activation, x: NDArray, y: NDArray) -> NDArray:
-    """φ′(x) where y = φ(x) is known: 1 − y² or y (1 − y), several times as fast as from x; from x where y is so
-    near its limit that these cancel.
-    """
+def slope_of_output(kind: Activation, y: NDArray, out: NDArray) -> None:
+    """out ← φ′ from y = φ(x): 1 − y², y (1 − y), or 1 or 0: several times as fast as from x."""
     if kind is Activation.relu:
-        return derivative(kind, x)
-    if kind is Activation.tanh:
-        found = np.square(y)
-        np.subtract(1, found, out=found)
+        np.sign(y, out=out)
+    elif kind is Activation.tanh:
+        np.multiply(y, y, out=out)
+        np.subtract(1, out, out=out)
     else:
-        found = np.subtract(1, y)
-        found *= y
-    if not found.min(initial=1) >= STEEP:  # a NaN of one sequence must not hide the others
-        flat = found < STEEP
-        found[flat] = derivative(kind, x[flat])
+        np.subtract(1, y, out=out)
+        out *= y
+
+
+def mend_slope(kind: Activation, x: NDArray, slope: NDArray) -> None:
+    """Computes φ′(x) anew, in place, where y is so near its limit that 1 − y has cancelled."""
+    if kind is not Activation.relu and not slope.min(initial=1) >= STEEP:  # a NaN must not hide the others
+        flat = slope < STEEP
+        slope[flat] = derivative(kind, x[flat])
+
+
+def slope(kind: Activation, x: NDArray, y: NDArray) -> NDArray:
+    """φ′(x) where y = φ(x) is known, right to five bits at least of what the type has."""
+    found = np.empty_like(y)
+    slope_of_output(kind, y, found)
+    mend_slope(kind, x, found)
     return found

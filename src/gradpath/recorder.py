@@ -18,19 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath import store
+from gradpath.curves import TrainingCurves, over_lag
 from gradpath.experiment import Experiment, unit_name
 from gradpath.summary import summary
 from gradpath.training import Evaluation, Step
 from gradpath.verdict import Evidence, judge, weigh
 
-WINDOWS = 320
-"""The UI thins every curve to this many points; the maximum of each window is logged so that no spike is lost."""
 FLUSH_SECONDS = 10.0
 BATCH = 1000
 """Metrics of one request, MLflow's limit."""
-CURVES = 16
-"""Above this many curves no snapshot at initialisation is shown beside the last one; for the same reason a deep stack
-shows its bottom and its top layer only. The UI's chart view crawls at much more than 40 keys; the artifact has all."""
 TAG = 4000
 """Characters of a tag that every MLflow store takes."""
 
@@ -45,14 +41,14 @@ class Recorder:
         self.run_id = ""
         self._tags = dict(tags) | store.process_tags() | {"config_hash": experiment.config_hash}
         self._pending: list[Any] = []
+        self._news: dict[str, str] = {}
         self._flushed = time.monotonic()
         self._series: dict[str, tuple[tuple[str, ...], list[int], list[NDArray]]] = {}
         self._losses: list[tuple[int, float]] = []
         self._norms: dict[int, float] = {}
         self._evaluations: list[tuple[int, Evaluation]] = []
         self._diverged_at: int | None = None
-        self._window = max(1, math.ceil(experiment.train.steps / WINDOWS))
-        self._peak = -math.inf
+        self._curves = TrainingCurves(experiment)
 
     def __enter__(self) -> "Recorder":
         try:
@@ -83,29 +79,18 @@ class Recorder:
         """Takes in one training step."""
         self._losses.append((step.step, step.loss))
         self._norms[step.step] = step.log10_grad_norm
-        self._metric("train/loss", step.loss, step.step)
+        for point in self._curves.points(step):
+            self._metric(*point)
         for name, measurement in step.measurements.items():
             _, steps, values = self._series.setdefault(name, (measurement.names, [], []))
             steps.append(step.step)
             values.append(measurement.values)
-            instrument = self.experiment.instruments[name]
-            if measurement.values.ndim == 1:
-                for column, value in zip(measurement.names, measurement.values.tolist(), strict=True):
-                    if key := instrument.metric(column):
-                        self._metric(key, value, step.step)
-        self._peak = max(self._peak, step.log10_grad_norm)
-        if step.step % self._window == 0:
-            self._metric("train/log10_grad_norm_max", self._peak, step.step)
-            self._peak = -math.inf
         if step.evaluation is not None:
             self._evaluations.append((step.step, step.evaluation))
-            self._metric("test/loss", step.evaluation.loss, step.step)
-            self._metric(f"test/{self.experiment.task.metric}", step.evaluation.score, step.step)
-            self.client.set_tag(self.run_id, "solved", str(step.evaluation.solved).lower())
+            self._news["solved"] = str(step.evaluation.solved).lower()
         if step.diverged:
             self._diverged_at = step.step
-            self.client.set_tag(self.run_id, "diverged", "true")
-            self.client.set_tag(self.run_id, "diverged_at_step", str(step.step))
+            self._news |= {"diverged": "true", "diverged_at_step": str(step.step)}
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush()
 
@@ -140,57 +125,29 @@ class Recorder:
             self._pending.append(Metric(key, value, int(time.time() * 1000), step))
 
     def _flush(self) -> None:
-        """Sends what is buffered, by the thousand: a hundred times faster than one by one."""
-        while self._pending:
-            self.client.log_batch(self.run_id, metrics=self._pending[:BATCH])
+        """Sends what is buffered, points by the thousand and tags: a hundred times faster than one by one."""
+        from mlflow.entities import RunTag
+
+        while self._pending or self._news:
+            tags = [RunTag(key, value) for key, value in self._news.items()]
+            self.client.log_batch(self.run_id, metrics=self._pending[:BATCH], tags=tags)
             del self._pending[:BATCH]
+            self._news.clear()
         self._flushed = time.monotonic()
 
     def _finish(self) -> None:
         """The curves over the lag, the summary numbers, and the artifact."""
-        zeros: dict[str, str] = {}
-        for name, (columns, steps, readings) in self._series.items():
-            instrument = self.experiment.instruments[name]
-            if not instrument.per_timestep:
-                continue
-            whole = [i for i, values in enumerate(readings) if not np.isnan(values).any()]
-            if not whole:
-                continue
-            keys = [instrument.metric(column) for column in columns]
-            inner = tuple(f"layer{k}/" for k in range(2, self.experiment.cell.layers))
-            keys = [None if column.startswith(inner) else key for column, key in zip(columns, keys, strict=True)]
-            shown = [key for key in keys if key is not None]
-            zeros |= self._curves(keys, readings[whole[-1]], "")
-            if instrument.snapshot and len(shown) <= CURVES and steps[whole[0]] == 0 and len(whole) > 1:
-                zeros |= self._curves(keys, readings[whole[0]], "_at_init")
+        points, zeros = over_lag(self.experiment, self._series)
+        for point in points:
+            self._metric(*point)
         if zeros:
-            listed = "; ".join(f"{key}: {text}" for key, text in zeros.items())
-            self.client.set_tag(self.run_id, "true_zeros", listed[:TAG])
+            self._news["true_zeros"] = "; ".join(f"{key}: {text}" for key, text in zeros.items())[:TAG]
         last = self._losses[-1][0] if self._losses else 0
         for name, value, step in summary(self.experiment, self._series, last, self._diverged_at):
             self._metric(f"summary/{name}", value, step)
         self._flush()
         self._artifact()
         self._verdict()
-
-    def _curves(self, keys: list[str | None], values: NDArray, suffix: str) -> dict[str, str]:
-        """One metric a curve, step = lag. A true zero has no logarithm: it is drawn a decade below the smallest value
-        and named in the tag ``true_zeros``. What is a single point, as of the readout under a last-step loss, is no
-        curve and stays in the artifact.
-        """
-        finite = values[np.isfinite(values)]
-        floor = float(np.floor(finite.min())) - 1 if finite.size else 0.0
-        zeros = {}
-        for column, key in enumerate(keys):
-            curve = values[::-1, column]
-            if key is None or np.isfinite(curve).sum() == 1 < len(curve):
-                continue
-            section, _, name = key.partition("/")
-            for lag, value in enumerate(curve.tolist()):
-                self._metric(f"{section}{suffix}/{name}", floor if value == -math.inf else value, lag)
-            if count := int(np.isneginf(curve).sum()):
-                zeros[f"{section}{suffix}/{name}"] = f"{count} of {len(curve)} lags, drawn at {floor:g}"
-        return zeros
 
     def _verdict(self) -> None:
         """The verdict, once the run has come to its end. As a parameter too: the UI sorts by those, not by tags."""

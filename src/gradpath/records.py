@@ -4,18 +4,20 @@ Axes: T time, B sequences, I inputs, H hidden units, O outputs, n blocks (gates)
 S seeds side by side.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.scaled import Scaled, magnitude, shift
+from gradpath.scaled import Scaled
 
 if TYPE_CHECKING:
     from gradpath.cells import Cell
     from gradpath.network import Network
+    from gradpath.step_gradients import StepGradients
 
 
 @dataclass(frozen=True)
@@ -37,35 +39,45 @@ class Batch:
 class LayerTape:
     """What one layer's forward pass leaves behind.
 
-    ``states[s]`` (T+1, B, H): row t *enters* step t and row t+1 leaves it, so the shift by one (H_{t-1}) is a slice.
-    ``pre`` and ``gates`` (T, B, n, H): the pre-activations and the activations of the cell's blocks. ``saved[s]``
-    (T, B, H): what else the cell keeps.
+    ``entered`` (T+1, B, H+1+I): what the packed weights multiply at each step, [H_{t-1}, 1, X_t]; of the last row H_T
+    and the 1 alone mean anything. ``states[s]`` (T+1, B, H): row t *enters* step t and row t+1 leaves it, so the shift
+    by one (H_{t-1}) is a slice; the first is the H in ``entered``. ``pre`` and ``gates`` (T, B, n, H): the
+    pre-activations and the activations of the cell's blocks. ``saved[s]`` (T, B, H): what else the cell keeps.
     Several seeds side by side have an axis S after the time axis.
     """
 
-    inputs: NDArray
+    entered: NDArray
     states: dict[str, NDArray]
     pre: NDArray
     gates: NDArray
     saved: dict[str, NDArray]
 
+    @property
+    def inputs(self) -> NDArray:
+        """X_t (T, B, I)."""
+        return self.entered[:-1, ..., self.gates.shape[-1] + 1 :]
+
+    def _each(self, of_states: Callable[[NDArray], NDArray], of_steps: Callable[[NDArray], NDArray]) -> "LayerTape":
+        """Something done to every array: to those with T+1 rows, and to those with T."""
+        states = {name: of_states(value) for name, value in self.states.items()}
+        saved = {name: of_steps(value) for name, value in self.saved.items()}
+        return LayerTape(of_states(self.entered), states, of_steps(self.pre), of_steps(self.gates), saved)
+
+    def map(self, change: Callable[[NDArray], NDArray]) -> "LayerTape":
+        """The same change made to every array."""
+        return self._each(change, change)
+
     def seed(self, s: int) -> "LayerTape":
         """One seed of several, as views."""
-        states = {name: value[:, s] for name, value in self.states.items()}
-        saved = {name: value[:, s] for name, value in self.saved.items()}
-        return LayerTape(self.inputs[:, s], states, self.pre[:, s], self.gates[:, s], saved)
+        return self.map(lambda value: value[:, s])
 
     def steps(self, start: int, stop: int) -> "LayerTape":
         """The tape of some consecutive steps, as views."""
-        states = {name: value[start : stop + 1] for name, value in self.states.items()}
-        saved = {name: value[start:stop] for name, value in self.saved.items()}
-        return LayerTape(self.inputs[start:stop], states, self.pre[start:stop], self.gates[start:stop], saved)
+        return self._each(lambda value: value[start : stop + 1], lambda value: value[start:stop])
 
     def alone(self) -> "LayerTape":
         """A single seed with an axis S of length 1, as views."""
-        states = {name: value[:, None] for name, value in self.states.items()}
-        saved = {name: value[:, None] for name, value in self.saved.items()}
-        return LayerTape(self.inputs[:, None], states, self.pre[:, None], self.gates[:, None], saved)
+        return self.map(lambda value: value[:, None])
 
 
 @dataclass(frozen=True)
@@ -109,42 +121,6 @@ class Factor:
     delta: Scaled
     times: NDArray
 
-    def gradient(self) -> Scaled:
-        """Σ_t ∂L/∂W_t (K, n, H), or (n, H) for a bias: the ordinary gradient, with one exponent."""
-        if self.entered is None:
-            return Scaled(self.delta.aligned.array.sum(axis=(0, 1)), self.delta.aligned.exponent)
-        delta, whole = self._balanced()
-        steps, batch, blocks, width = delta.array.shape
-        flat = delta.array.reshape(steps * batch, blocks * width)
-        entered, exponent = whole.reshape(steps * batch, -1), delta.exponent
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = entered.T @ flat
-        if not np.isfinite(total).all() and np.isfinite(entered).all():  # too large for the type: bring both to size 1
-            sizes = [magnitude(factor, 0) for factor in (entered, flat)]
-            total = shift(entered, -sizes[0]).T @ shift(flat, -sizes[1])
-            exponent = exponent + sizes[0] + sizes[1]
-        return Scaled(total.reshape(-1, blocks, width), exponent)
-
-    def _balanced(self) -> tuple[Scaled, NDArray]:
-        """``delta`` under one exponent, that of the largest *contribution*, and ``entered`` as it then multiplies it.
-        Under that of the largest delta a step would be lost at which little else than its small delta counts, because
-        what entered elsewhere is 0.
-        """
-        assert self.entered is not None
-        if not self.delta.exponent.any():
-            return self.delta.aligned, self.entered
-        of_entered = magnitude(self.entered, 2)
-        counts = of_entered > np.iinfo(np.int32).min // 4
-        of_entered = np.where(counts, of_entered, 0)
-        size = np.where(counts, magnitude(self.delta.array, 2) + self.delta.exponent + of_entered, -(2**30))
-        common = int(size.max(initial=-(2**30)))
-        common = 0 if common < -(2**29) else common
-        # What would be subnormal beside the largest is lost in the sum anyway, and would slow it down tenfold.
-        counts &= size - common >= np.finfo(self.delta.array.dtype).minexp
-        delta = shift(self.delta.array, np.where(counts, self.delta.exponent + of_entered - common, 0))
-        delta[~counts] = 0
-        return Scaled(delta, np.asarray(common, np.int32)), shift(self.entered, -of_entered)
-
     def per_step(self) -> Iterator[tuple[slice, Scaled]]:
         """∂L/∂W_t itself, in runs of consecutive rows: (rows, values (rows, n, K, H) in float64, an exponent a row).
 
@@ -168,19 +144,32 @@ class Factor:
 
 @dataclass(frozen=True)
 class Gradient:
-    """∂L/∂θ for all parameters end to end, ``scaled.array`` (P,), with its global norm and its norm a parameter."""
+    """∂L/∂θ for all parameters end to end, ``scaled.array`` (P,), with its global norm."""
 
     scaled: Scaled
     log10_norm: float
     """log10 ‖∂L/∂θ‖ over all parameters; -inf for a true zero."""
-    by_parameter: dict[str, float]
+    parts: Sequence[tuple[tuple[str, ...], Scaled]]
+    """Its matrices (K, n, H) with an exponent each, and their blocks' names."""
+
+    @cached_property
+    def by_parameter(self) -> dict[str, float]:
+        """log10 of the norm of every parameter's own gradient."""
+        norms: dict[str, float] = {}
+        for names, total in self.parts:
+            blocks = np.moveaxis(total.array, -2, 0)
+            by_block = Scaled(blocks, np.broadcast_to(total.exponent, len(blocks))).log10_norm()
+            norms |= dict(zip(names, by_block.tolist(), strict=True))
+        return norms
 
 
 @dataclass(frozen=True)
 class Trace:
     """What the backward pass found. Norms of everything in it are for the batch-mean loss.
 
-    ``deltas``: the gradients at the pre-activations of each layer's blocks, (T, B, n, H), from the bottom.
+    ``packed``: the gradients of each layer's packed weights and of the readout's; ``factors``: the same, matrix by
+    matrix, kept as their two factors. ``deltas``: the gradients at the pre-activations of each layer's blocks,
+    (T, B, n, H), from the bottom.
     ``states`` and ``direct`` hold, under the states' names (``H``, ``C``, ``layer2/H``), (T, B, H) adjoints of the
     states H_1 … H_T: ``states`` the *total* derivative ∂L/∂H_t, through everything that follows; ``direct`` the
     immediate one ∂⁺L/∂H_t, which for a last-step loss is 0 everywhere but at T. Differentiating with respect to the
@@ -188,6 +177,7 @@ class Trace:
     """
 
     tape: Tape
+    packed: tuple["StepGradients", ...]
     factors: tuple[Factor, ...]
     deltas: tuple[Scaled, ...]
     states: dict[str, Scaled]

@@ -14,26 +14,31 @@ from typing import NoReturn
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from gradpath import memory, paths
+from gradpath import paths
 from gradpath.experiment import Experiment
 from gradpath.recorder import Recorder
+from gradpath.threads import chosen
 from gradpath.training import Step, train_seeds
 
 PLAIN_SECONDS = 15.0
 """Without a terminal, a line this often instead of a bar."""
 
 
-def execute(experiment: Experiment, sweep_id: str, position: str = "") -> Recorder:
-    """Trains and records one point; ``position`` (``3/12``) says where in a sweep it stands."""
-    (recorder,) = execute_seeds([experiment], sweep_id, position)
+def execute(experiment: Experiment, sweep_id: str) -> Recorder:
+    """Trains and records one run."""
+    (recorder,) = execute_seeds([experiment], sweep_id)
     return recorder
 
 
-def execute_seeds(experiments: Sequence[Experiment], sweep_id: str, position: str = "") -> list[Recorder]:
-    """Trains experiments that differ in their seed only side by side, and records each as a run of its own."""
-    tags = {"sweep_id": sweep_id, "code_version": code_version()}
-    memory.keep()
-    with terminable(), threadpool_limits(experiments[0].train.threads, "blas"), ExitStack() as runs:
+def execute_seeds(
+    experiments: Sequence[Experiment], sweep_id: str, position: str = "", jobs: int = 1
+) -> list[Recorder]:
+    """Trains experiments that differ in their seed only side by side, and records each as a run of its own;
+    ``position`` (``3/12``) says where in a sweep they stand, ``jobs`` how many of its jobs run at once.
+    """
+    threads = chosen(experiments[0], jobs)
+    tags = {"sweep_id": sweep_id, "code_version": code_version(), "threads": str(threads)}
+    with terminable(), threadpool_limits(threads, "blas"), ExitStack() as runs:
         lives = [runs.enter_context(ExitStack()) for _ in experiments]
         recorders = [
             life.enter_context(Recorder(experiment, tags)) for life, experiment in zip(lives, experiments, strict=True)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 LOG10_2 = float(np.log10(2.0))
 
-# A row is brought back to size 1 when its largest element leaves 2^-24 … 2^24. The band is wide enough that ordinary
-# steps never rescale, and far from float32's limits (2^±126): a step leaves them only by factors below 2^-100 or so, as
-# of a tanh unit beyond |a| = 40, where a norm may round to a zero that float64 does not have.
-LOW, HIGH = 2.0**-24, 2.0**24
+# A row is brought back to size 1 when its largest element leaves 2^-40 … 2^40. The band is wide enough that ordinary
+# steps seldom rescale, and far from float32's limits (2^±126): a step leaves them only by factors below 2^-86 or so, as
+# of a tanh unit beyond |a| = 30, where a norm may round to a zero that float64 does not have.
+LOW, HIGH = 2.0**-40, 2.0**40
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,21 @@ class Scaled:
 
         An element so much smaller than the largest that it underflows beside it is lost, as it would be in their sum.
         """
-        return self._align(0)
+        return self.aligned_to(0)
 
     @cached_property
     def aligned_by_step(self) -> "Scaled":
         """The same value under one exponent for each index of the first axis, the timestep."""
-        return self._align(1)
+        return self.aligned_to(1)
 
-    def _align(self, kept: int) -> "Scaled":
+    def aligned_to(self, kept: int) -> "Scaled":
+        """The same value under one exponent for each index of the first ``kept`` axes."""
         shared = tuple(range(kept, self.exponent.ndim))
         if not shared:
             return self
-        if not self.exponent.any():
-            return Scaled(self.array, np.zeros(self.exponent.shape[:kept], np.int32))
+        first = self.exponent[(slice(None),) * kept + (0,) * len(shared)] if self.exponent.size else None
+        if first is None or (self.exponent == np.expand_dims(first, shared)).all():
+            return Scaled(self.array, np.zeros(self.exponent.shape[:kept], np.int32) if first is None else first)
         size = magnitude(self.array, self.exponent.ndim) + self.exponent
         common = size.max(axis=shared, keepdims=True, initial=np.iinfo(np.int32).min // 2)
         common = np.where(common < np.iinfo(np.int32).min // 4, 0, common)
@@ -73,13 +75,15 @@ class Scaled:
             size = np.maximum(magnitude(self.array, self.exponent.ndim), -(2**15))
             square = np.sum(np.square(shift(self.array, -size), dtype=np.float64), axis=axes)
             exponent = exponent + size
-        return _log10_of_root(square, exponent)
+        return log10_of_root(square, exponent)
 
 
-def _log10_of_root(square: NDArray, exponent: NDArray) -> NDArray:
+def log10_of_root(square: NDArray, exponent: NDArray) -> NDArray:
     """log10( √square · 2^exponent ), right beyond the range of float64; -inf where ``square`` is 0."""
     root = np.sqrt(square)
     with np.errstate(divide="ignore", over="ignore", under="ignore"):
+        if not exponent.any():
+            return np.log10(root)
         value = np.ldexp(root, exponent)
         inside = (value > np.finfo(np.float64).tiny) & np.isfinite(value)
         return np.where(inside, np.log10(value), np.log10(root) + exponent * LOG10_2)
@@ -107,5 +111,5 @@ def shift(array: NDArray, exponent: NDArray) -> NDArray:
 def magnitude(array: NDArray, leading: int) -> NDArray:
     """Exponent e with max|array| in [2^(e-1), 2^e) for each of the ``leading`` indices; hugely negative for a zero."""
     axes = tuple(range(leading, array.ndim))
-    largest = np.abs(array).max(axis=axes, initial=0)
+    largest = np.maximum(array.max(axis=axes, initial=0), -array.min(axis=axes, initial=0))
     return np.where(largest > 0, np.frexp(largest)[1], np.iinfo(np.int32).min // 2).astype(np.int32)

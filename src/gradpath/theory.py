@@ -67,7 +67,7 @@ def gaussian_moments(kind: Activation, mean: float, variance: float) -> tuple[fl
         return max((mean * mean + variance) * active + mean * deviation * density, 0.0), active
     at = mean + deviation * NODES
     steepness = derivative(kind, at)
-    activate(kind, at)
+    activate(kind, at, at)
     return float(WEIGHTS @ at**2), float(WEIGHTS @ steepness**2)
 
 

@@ -14,7 +14,9 @@ from typing import ClassVar, NamedTuple
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from gradpath.nonlinearities import Activation
 from gradpath.records import LayerTape
+from gradpath.replay import Loops
 from gradpath.settings import Settings, setting
 
 
@@ -41,6 +43,8 @@ class Cell(Settings, ABC):
     that a step may hand on without passing through its gates (C of the LSTM)."""
     saved: ClassVar[tuple[str, ...]] = ()
     """The names of what a step keeps for its derivative beside gates and states."""
+    passes_h: ClassVar[bool] = False
+    """Does H_{t-1} reach the next states outside the gates too?"""
     paths: ClassVar[dict[str, str]]
     """Block → the name of the way that the gradient takes through it, for the blocks that read H."""
 
@@ -53,6 +57,11 @@ class Cell(Settings, ABC):
     def variant(self) -> str:
         """What distinguishes this cell from its plain form in the name of an arm; empty for the plain form."""
         return ""
+
+    @cached_property
+    def loops(self) -> Loops:
+        """The loops over time that this cell has run, recorded."""
+        return Loops()
 
     @cached_property
     def reads_x(self) -> slice:
@@ -77,21 +86,37 @@ class Cell(Settings, ABC):
 
     @abstractmethod
     def step(
-        self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]
+        self,
+        pre: NDArray,
+        gates: NDArray,
+        enter: Sequence[NDArray],
+        leave: Sequence[NDArray],
+        saved: Sequence[NDArray],
     ) -> None:
-        """One step: ``gates`` holds the pre-activations and is left holding the activations; fills leave and saved."""
+        """One step: from the pre-activations ``pre`` and the states that enter, fills the activations ``gates``, the
+        states that leave, and ``saved``. Ufuncs into given arrays alone, so that it can be recorded
+        (:mod:`gradpath.replay`); the same for ``step_backward``.
+        """
 
     @abstractmethod
-    def derivatives(self, tape: LayerTape) -> tuple[NDArray, ...]:
-        """The factors of the step's derivative that do not depend on the adjoint, for all T steps at once."""
+    def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
+        """The nonlinearities of the step: (φ, x, φ(x)). ``step_backward`` gets their slopes φ′(x) in this order."""
 
     @abstractmethod
     def step_backward(
-        self, factors: Sequence[NDArray], leave: Sequence[NDArray], delta: NDArray, enter: Sequence[NDArray]
+        self,
+        slopes: Sequence[NDArray],
+        gates: NDArray,
+        states: Sequence[NDArray],
+        saved: Sequence[NDArray],
+        leave: Sequence[NDArray],
+        delta: NDArray,
+        enter: Sequence[NDArray],
     ) -> None:
-        """One step back. ``leave``: adjoints of the states that left the step, from all that follows *outside* the
-        step; made total in place where one of the states feeds another. Fills ``delta`` (the gradient at the
-        pre-activations) and adds to ``enter`` the part that reaches the entering states without passing through them.
+        """One step back, from what the step has left on the tape: ``gates``, the ``states`` that entered it, ``saved``.
+        ``leave``: adjoints of the states that left the step, from all that follows *outside* the step; made total in
+        place where one of the states feeds another. Fills ``delta`` (the gradient at the pre-activations) and, in
+        ``enter``, what reaches the entering states without passing through these; for H where ``passes_h`` alone.
         """
 
     @abstractmethod

@@ -40,6 +40,7 @@ class GRU(Cell):
     truncate: bool = setting(False, "stop the gradient at the gates; it is not the loss's gradient then")
 
     saved = ("a_n",)
+    passes_h = True
     paths = {"z": "update_gate", "r": "reset_gate", "q": "candidate"}
 
     @property
@@ -59,40 +60,56 @@ class GRU(Cell):
         return [(block, value) for block, value in ((Z, self.freeze_z), (R, self.freeze_r)) if value is not None]
 
     def step(
-        self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]
+        self,
+        pre: NDArray,
+        gates: NDArray,
+        enter: Sequence[NDArray],
+        leave: Sequence[NDArray],
+        saved: Sequence[NDArray],
     ) -> None:
         (previous,), (h,), (a_n,) = enter, leave, saved
-        activate(Activation.sigmoid, gates[..., Z : R + 1, :])
+        activate(Activation.sigmoid, pre[..., Z : R + 1, :], gates[..., Z : R + 1, :])
         for block, value in self._frozen():
             gates[..., block, :] = value
         n, z, r, q = (gates[..., block, :] for block in range(4))
+        q[...] = pre[..., Q, :]
         np.multiply(r, q, out=a_n)
-        a_n += n
+        a_n += pre[..., N, :]
         np.tanh(a_n, out=n)
         np.subtract(previous, n, out=h)
         h *= z
         h += n
 
-    def derivatives(self, tape: LayerTape) -> tuple[NDArray, ...]:
-        n, z, r, q = np.moveaxis(tape.gates, -2, 0)
-        factors = np.empty_like(tape.gates)
-        factors[..., N, :] = (1 - z) * slope(Activation.tanh, tape.saved["a_n"], n)
-        factors[..., Z : R + 1, :] = slope(
-            Activation.sigmoid, tape.pre[..., Z : R + 1, :], tape.gates[..., Z : R + 1, :]
-        )
-        factors[..., Z, :] *= tape.states["H"][:-1] - n
-        factors[..., R, :] *= q * factors[..., N, :]
-        factors[..., Q, :] = r * factors[..., N, :]
-        for block, _ in self._frozen():
-            factors[..., block, :] = 0
-        return factors, z
+    def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
+        gated = slice(Z, R + 1)
+        return [
+            (Activation.tanh, tape.saved["a_n"], tape.gates[..., N, :]),
+            (Activation.sigmoid, tape.pre[..., gated, :], tape.gates[..., gated, :]),
+        ]
 
     def step_backward(
-        self, factors: Sequence[NDArray], leave: Sequence[NDArray], delta: NDArray, enter: Sequence[NDArray]
+        self,
+        slopes: Sequence[NDArray],
+        gates: NDArray,
+        states: Sequence[NDArray],
+        saved: Sequence[NDArray],
+        leave: Sequence[NDArray],
+        delta: NDArray,
+        enter: Sequence[NDArray],
     ) -> None:
-        (to_gates, z), (d_h,) = factors, leave
-        np.multiply(d_h[..., None, :], to_gates, out=delta)
-        enter[0] += d_h * z
+        (d_h,), (previous,), (of_n, of_zr) = leave, states, slopes
+        n, z, r, q = (gates[..., block, :] for block in range(4))
+        d_n, d_z, d_r, d_q = (delta[..., block, :] for block in range(4))
+        np.multiply(d_h, 1 - z, out=d_n)
+        d_n *= of_n
+        np.multiply(d_h, previous - n, out=d_z)
+        np.multiply(d_n, q, out=d_r)
+        np.multiply(d_n, r, out=d_q)
+        d_zr = delta[..., Z : R + 1, :]
+        d_zr *= of_zr
+        for block, _ in self._frozen():
+            delta[..., block, :] = 0
+        np.multiply(d_h, z, out=enter[0])
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
         return {"Z": tape.gates[..., Z, :], "R": tape.gates[..., R, :]}

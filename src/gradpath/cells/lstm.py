@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gradpath.cells import Block, Cell
-from gradpath.nonlinearities import Activation, slope
+from gradpath.nonlinearities import Activation, activate, slope
 from gradpath.records import LayerTape
 from gradpath.settings import SettingError, setting
 
@@ -106,16 +106,19 @@ class LSTM(Cell):
         return [i, 1 - i if self.ablation is Ablation.coupled_gates else f, o, g]
 
     def step(
-        self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]
+        self,
+        pre: NDArray,
+        gates: NDArray,
+        enter: Sequence[NDArray],
+        leave: Sequence[NDArray],
+        saved: Sequence[NDArray],
     ) -> None:
         (_, previous_c), (h, c), (tanh_c,) = enter, leave, saved
-        squashed = gates if self.ablation is not Ablation.no_input_nonlinearity else gates[..., :-1, :]
-        sigmoids = gates[..., :-1, :]
-        # σ(x) = ½ + ½ tanh(x/2), as in `activate`, with one tanh for all the gates.
-        sigmoids *= 0.5
-        np.tanh(squashed, out=squashed)
-        sigmoids *= 0.5
-        sigmoids += 0.5
+        activate(Activation.sigmoid, pre[..., :-1, :], gates[..., :-1, :])
+        if self.ablation is Ablation.no_input_nonlinearity:
+            gates[..., -1, :] = pre[..., -1, :]
+        else:
+            np.tanh(pre[..., -1, :], out=gates[..., -1, :])
         for block, value in self._frozen:
             gates[..., block, :] = value
         i, f, o, g = self._gates(gates)
@@ -123,39 +126,46 @@ class LSTM(Cell):
         np.multiply(i, g, out=tanh_c)
         c += tanh_c
         if self.ablation is Ablation.no_output_nonlinearity:
-            tanh_c[:] = c
+            tanh_c[...] = c
         else:
             np.tanh(c, out=tanh_c)
         np.multiply(o, tanh_c, out=h)
 
-    def derivatives(self, tape: LayerTape) -> tuple[NDArray, ...]:
-        i, _, _, g = self._gates(tape.gates)
-        previous_c = tape.states["C"][:-1]
-        to_gates = np.empty_like(tape.gates)
-        to_gates[..., :-1, :] = slope(Activation.sigmoid, tape.pre[..., :-1, :], tape.gates[..., :-1, :])
-        to_gates[..., -1, :] = self._input_slope(tape)
-        of_i = g - previous_c if self.ablation is Ablation.coupled_gates else g
-        reaches = {"i": of_i, "f": previous_c, "o": tape.saved["tanh_C"], "c": i}
-        for name, block in self._place.items():
-            to_gates[..., block, :] *= reaches[name]
-        for block, _ in self._frozen:
-            to_gates[..., block, :] = 0
-        return to_gates, self.to_carrier(tape), self.highway(tape)
-
-    def _input_slope(self, tape: LayerTape) -> NDArray | float:
-        if self.ablation is Ablation.no_input_nonlinearity:
-            return 1.0
-        return slope(Activation.tanh, tape.pre[..., -1, :], tape.gates[..., -1, :])
+    def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
+        found = [(Activation.sigmoid, tape.pre[..., :-1, :], tape.gates[..., :-1, :])]
+        if self.ablation is not Ablation.no_input_nonlinearity:
+            found.append((Activation.tanh, tape.pre[..., -1, :], tape.gates[..., -1, :]))
+        if self.ablation is not Ablation.no_output_nonlinearity:
+            found.append((Activation.tanh, tape.states["C"][1:], tape.saved["tanh_C"]))
+        return found
 
     def step_backward(
-        self, factors: Sequence[NDArray], leave: Sequence[NDArray], delta: NDArray, enter: Sequence[NDArray]
+        self,
+        slopes: Sequence[NDArray],
+        gates: NDArray,
+        states: Sequence[NDArray],
+        saved: Sequence[NDArray],
+        leave: Sequence[NDArray],
+        delta: NDArray,
+        enter: Sequence[NDArray],
     ) -> None:
-        (d_h, d_c), (to_gates, h_to_c, f) = leave, factors
-        d_c += d_h * h_to_c
-        np.multiply(d_c[..., None, :], to_gates, out=delta)
-        if (o := self._place.get("o")) is not None:
-            np.multiply(d_h, to_gates[..., o, :], out=delta[..., o, :])
-        enter[1] += d_c * f
+        (d_h, d_c), (_, previous_c), (tanh_c,), (of_sigmoids, *of_tanhs) = leave, states, saved, slopes
+        i, f, o, g = self._gates(gates)
+        through_h = d_h * o
+        d_c += through_h if self.ablation is Ablation.no_output_nonlinearity else through_h * of_tanhs[-1]
+        of_i = g - previous_c if self.ablation is Ablation.coupled_gates else g
+        reached = {"i": (d_c, of_i), "f": (d_c, previous_c), "o": (d_h, tanh_c), "c": (d_c, i)}
+        for name, block in self._place.items():
+            adjoint, reaches = reached[name]
+            if name != "c":
+                np.multiply(adjoint * reaches, of_sigmoids[..., block, :], out=delta[..., block, :])
+            elif self.ablation is Ablation.no_input_nonlinearity:
+                np.multiply(adjoint, reaches, out=delta[..., block, :])
+            else:
+                np.multiply(adjoint * reaches, of_tanhs[0], out=delta[..., block, :])
+        for block, _ in self._frozen:
+            delta[..., block, :] = 0
+        np.multiply(d_c, f, out=enter[1])
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
         i, f, o, _ = self._gates(tape.gates)
@@ -167,10 +177,10 @@ class LSTM(Cell):
 
     def to_carrier(self, tape: LayerTape) -> NDArray:
         """∂H_t/∂C_t = O_t ∘ (1 − tanh² C_t)."""
-        o = self._gates(tape.gates)[2]
+        o = _filled(self._gates(tape.gates)[2], tape.saved["tanh_C"])
         if self.ablation is Ablation.no_output_nonlinearity:
-            return _filled(o, tape.saved["tanh_C"])
-        return o * slope(Activation.tanh, tape.states["C"][1:], tape.saved["tanh_C"])
+            return o
+        return o * slope(*self.nonlinear(tape)[-1])
 
     def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
         i, _, _, g = self._gates(tape.gates)

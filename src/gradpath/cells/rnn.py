@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.cells import Block, Cell
-from gradpath.nonlinearities import Activation, activate, derivative, slope
+from gradpath.nonlinearities import Activation, activate, derivative
 from gradpath.records import LayerTape
 from gradpath.settings import setting
 
@@ -29,18 +29,30 @@ class RNN(Cell):
         return {"h": Block("W_xh", "W_hh", "b_h")}
 
     def step(
-        self, gates: NDArray, enter: Sequence[NDArray], leave: Sequence[NDArray], saved: Sequence[NDArray]
+        self,
+        pre: NDArray,
+        gates: NDArray,
+        enter: Sequence[NDArray],
+        leave: Sequence[NDArray],
+        saved: Sequence[NDArray],
     ) -> None:
-        activate(self.activation, gates)
-        leave[0][:] = gates[..., 0, :]
+        activate(self.activation, pre, gates)
+        leave[0][...] = gates[..., 0, :]
 
-    def derivatives(self, tape: LayerTape) -> tuple[NDArray, ...]:
-        return (slope(self.activation, tape.pre[..., 0, :], tape.gates[..., 0, :]),)
+    def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
+        return [(self.activation, tape.pre, tape.gates)]
 
     def step_backward(
-        self, factors: Sequence[NDArray], leave: Sequence[NDArray], delta: NDArray, enter: Sequence[NDArray]
+        self,
+        slopes: Sequence[NDArray],
+        gates: NDArray,
+        states: Sequence[NDArray],
+        saved: Sequence[NDArray],
+        leave: Sequence[NDArray],
+        delta: NDArray,
+        enter: Sequence[NDArray],
     ) -> None:
-        np.multiply(leave[0], factors[0], out=delta[..., 0, :])
+        np.multiply(leave[0][..., None, :], slopes[0], out=delta)
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
         """φ′ of every unit, relative to its largest value: near 0 the unit is saturated and passes nothing back."""

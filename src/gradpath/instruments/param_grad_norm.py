@@ -20,14 +20,13 @@ class ParamGradNorm(Instrument):
     snapshot = True
 
     def measure(self, trace: Trace) -> Measurement:
-        names = [name for factor in trace.factors for name in factor.names]
+        names = tuple(name for packed in trace.packed for name in packed.names)
         values = np.full((trace.tape.length, len(names)), -np.inf)
         column = 0
-        for factor in trace.factors:
-            for rows, step in factor.per_step():
-                values[factor.times[rows], column : column + len(factor.names)] = step.log10_norm()
-            column += len(factor.names)
-        return Measurement(tuple(names), values)
+        for packed in trace.packed:
+            values[packed.times, column : column + len(packed.names)] = packed.log10_norms()
+            column += len(packed.names)
+        return Measurement(names, values)
 
     def metric(self, name: str) -> str | None:
         return f"log10_grad_norm_by_lag/{name}"

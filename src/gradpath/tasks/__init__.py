@@ -62,7 +62,7 @@ class Task(Settings, ABC):
 
 def one_hot(symbols: NDArray, size: int) -> NDArray:
     """(…) integers → (…, size) float64 unit vectors."""
-    return np.eye(size)[symbols]
+    return np.eye(size).take(symbols, axis=0)
 
 
 def last_step(timesteps: int, batch_size: int) -> NDArray:

@@ -1,0 +1,114 @@
+"""The floor: the matrix products that a step cannot do without, in NumPy with outputs allocated before, and no more.
+
+T products with W_h forwards, T with W_hᵀ backwards, one over all steps for each weight gradient and for the input, and
+the readout's three. No nonlinearity, no bias, no loss; the arrays hold random numbers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contest import fastest
+from problem import Contestant, Problem
+
+PARTS = ("forward", "readout", "readout, back", "backward", "weights")
+
+
+def contestant(problem: Problem) -> Contestant:
+    """Every part in the layout that is faster on this BLAS."""
+    chosen = {part: fastest(ways) for part, ways in parts(problem).items()}
+    way = ", ".join(f"{part} {one.way}" for part, one in chosen.items())
+    return Contestant("floor", way, {part: one.stages["step"] for part, one in chosen.items()}, None)
+
+
+def parts(problem: Problem, seed: int = 0) -> dict[str, list[Contestant]]:
+    """Part → the same products with the arrays (…, B, H) and with the arrays (…, H, B); each returns its outputs."""
+    steps, batch, hidden = problem.shape
+    w_x, w_h, b, w_hy, _ = problem.weights
+    rng = np.random.default_rng(seed)
+
+    def random(width: int) -> NDArray:
+        return rng.normal(size=(steps, batch, width)).astype(problem.dtype)
+
+    x, h, delta, d_y = problem.batch.inputs, random(hidden), random(len(b)), random(w_hy.shape[1])
+    rows, columns = _batch_major(x, h, delta, d_y, w_x, w_h, w_hy), _feature_major(x, h, delta, d_y, w_x, w_h, w_hy)
+    return {
+        part: [
+            Contestant(part, "batch-major", {"step": rows[part]}, None),
+            Contestant(part, "feature-major", {"step": columns[part]}, None),
+        ]
+        for part in rows
+    }
+
+
+Part = dict[str, Callable[[Any], tuple[NDArray, ...]]]
+
+
+def _batch_major(
+    x: NDArray, h: NDArray, delta: NDArray, d_y: NDArray, w_x: NDArray, w_h: NDArray, w_hy: NDArray
+) -> Part:
+    flat_x, flat_h, flat_delta, flat_y = (a.reshape(-1, a.shape[-1]) for a in (x, h, delta, d_y))
+    w_h_back, w_hy_back = np.ascontiguousarray(w_h.T), np.ascontiguousarray(w_hy.T)
+    pre, forth, back = np.empty_like(flat_delta), np.empty_like(delta[0]), np.empty_like(h[0])
+    of_x, of_h, of_hy = np.empty_like(w_x), np.empty_like(w_h), np.empty_like(w_hy)
+    y, d_h = np.empty_like(flat_y), np.empty_like(flat_h)
+
+    def forward(_: Any) -> tuple[NDArray, ...]:
+        np.matmul(flat_x, w_x, out=pre)
+        for row in h:
+            np.matmul(row, w_h, out=forth)
+        return pre, forth
+
+    def backward(_: Any) -> tuple[NDArray, ...]:
+        for row in delta:
+            np.matmul(row, w_h_back, out=back)
+        return (back,)
+
+    def weights(_: Any) -> tuple[NDArray, ...]:
+        return np.matmul(flat_x.T, flat_delta, out=of_x), np.matmul(flat_h.T, flat_delta, out=of_h)
+
+    def readout(_: Any) -> tuple[NDArray, ...]:
+        return (np.matmul(flat_h, w_hy, out=y),)
+
+    def readout_back(_: Any) -> tuple[NDArray, ...]:
+        return np.matmul(flat_y, w_hy_back, out=d_h), np.matmul(flat_h.T, flat_y, out=of_hy)
+
+    return dict(zip(PARTS, (forward, readout, readout_back, backward, weights), strict=True))
+
+
+def _feature_major(
+    x: NDArray, h: NDArray, delta: NDArray, d_y: NDArray, w_x: NDArray, w_h: NDArray, w_hy: NDArray
+) -> Part:
+    """The same with every array transposed: one step's (H, B), all steps' (H, T·B)."""
+    flat_x, flat_h, flat_delta, flat_y = (
+        np.ascontiguousarray(a.reshape(-1, a.shape[-1]).T) for a in (x, h, delta, d_y)
+    )
+    h, delta = (np.ascontiguousarray(a.swapaxes(1, 2)) for a in (h, delta))
+    w_x_t, w_h_t, w_hy_t = (np.ascontiguousarray(w.T) for w in (w_x, w_h, w_hy))
+    pre, forth, back = np.empty_like(flat_delta), np.empty_like(delta[0]), np.empty_like(h[0])
+    of_x, of_h, of_hy = np.empty_like(w_x_t), np.empty_like(w_h_t), np.empty_like(w_hy_t)
+    y, d_h = np.empty_like(flat_y), np.empty_like(flat_h)
+
+    def forward(_: Any) -> tuple[NDArray, ...]:
+        np.matmul(w_x_t, flat_x, out=pre)
+        for row in h:
+            np.matmul(w_h_t, row, out=forth)
+        return pre, forth
+
+    def backward(_: Any) -> tuple[NDArray, ...]:
+        for row in delta:
+            np.matmul(w_h, row, out=back)
+        return (back,)
+
+    def weights(_: Any) -> tuple[NDArray, ...]:
+        return np.matmul(flat_delta, flat_x.T, out=of_x), np.matmul(flat_delta, flat_h.T, out=of_h)
+
+    def readout(_: Any) -> tuple[NDArray, ...]:
+        return (np.matmul(w_hy_t, flat_h, out=y),)
+
+    def readout_back(_: Any) -> tuple[NDArray, ...]:
+        return np.matmul(w_hy, flat_y, out=d_h), np.matmul(flat_y, flat_h.T, out=of_hy)
+
+    return dict(zip(PARTS, (forward, readout, readout_back, backward, weights), strict=True))

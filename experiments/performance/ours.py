@@ -1,0 +1,91 @@
+"""gradpath's own step, through its public interface: forward and loss, backward, and what is read of the trace."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache, partial
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from contest import FEWEST
+from gradpath import config
+from gradpath.discovery import discover
+from gradpath.instruments import Instrument
+from gradpath.network import Network
+from gradpath.records import Batch, Measurement, Trace
+from gradpath.settings import SettingError
+from problem import Answer, Contestant, Problem
+
+SLOW = ("credit", "jacobian_log_singular_values", "lyapunov_spectrum")
+"""A single reading takes many steps' time: 128 backward passes, or O(T H³); see ``scale.py``."""
+LONGEST = 5.0
+"""Seconds beyond which a step with every other instrument is left out."""
+
+Read = tuple[Trace, dict[str, Measurement]]
+
+
+@cache
+def default_instruments() -> dict[str, Instrument]:
+    """What ``gradpath run`` reads where nothing else is asked for."""
+    return config.experiment([]).instruments
+
+
+def every_instrument(network: Network) -> dict[str, Instrument]:
+    """All that can read this network."""
+    found = {}
+    for name, cls in discover(Instrument).items():
+        instrument = cls()
+        try:
+            instrument.check(network)
+        except SettingError:
+            continue
+        found[name] = instrument
+    return found
+
+
+def contestants(problem: Problem) -> Iterator[Contestant]:
+    """The step with no instrument, with ``param_grad_norm``, with the default ones, and with every one that applies but
+    the slow ones, unless that takes more than ``LONGEST``.
+    """
+    default = default_instruments()
+    every = {name: one for name, one in every_instrument(problem.network).items() if name not in SLOW}
+    yield contestant(problem, "ours", {})
+    yield contestant(problem, "ours, norms", {"param_grad_norm": default["param_grad_norm"]})
+    yield contestant(problem, "ours, default instruments", default)
+    if estimate(problem, every) < LONGEST:
+        yield replace(contestant(problem, "ours, every instrument", every), most=FEWEST)
+
+
+def estimate(problem: Problem, instruments: dict[str, Instrument]) -> float:
+    """Seconds of a step, from one over the first twentieth of the sequence; too low where an instrument's cost grows
+    faster than T.
+    """
+    part = max(2, problem.shape.steps // 20)
+    batch = Batch(problem.batch.inputs[:part], problem.batch.targets[:part], problem.batch.mask[:part])
+    trace = problem.network.backward(problem.theta, problem.network.forward(problem.theta, batch))
+    start = perf_counter()
+    _measure(instruments, trace)
+    return (perf_counter() - start) * problem.shape.steps / part
+
+
+def contestant(problem: Problem, name: str, instruments: dict[str, Instrument]) -> Contestant:
+    network, theta, batch = problem.network, problem.theta, problem.batch
+    stages: dict[str, Callable[[Any], Any]] = {
+        "forward": lambda _: network.forward(theta, batch),
+        "backward": lambda tape: network.backward(theta, tape),
+        "instruments": partial(_measure, instruments),
+    }
+    return Contestant(name, "", stages, partial(_read, network))
+
+
+def _measure(instruments: dict[str, Instrument], trace: Trace) -> Read:
+    return trace, {name: instrument.measure(trace) for name, instrument in instruments.items()}
+
+
+def _read(network: Network, result: Read) -> Answer:
+    trace, measured = result
+    norms = None
+    if (read := measured.get("param_grad_norm")) is not None:
+        norms = dict(zip(read.names, np.power(10, read.values.T), strict=True))
+    return Answer(trace.tape.loss, network.parameters(trace.gradient.scaled.plain()), norms)

@@ -1,0 +1,1 @@
+"""The same step in other libraries, written as a good user of each would write it."""

@@ -1,0 +1,116 @@
+"""The child process of one thread setting: plays its matches and prints each as a line of JSON.
+
+Started by ``benchmark.py``, which sets the environment that BLAS, PyTorch and XLA read once, when they are imported.
+"""
+
+import gc
+import json
+import os
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RATIOS = (
+    ("ours, norms", "PyTorch"),
+    ("ours, norms", "PyTorch, norms"),
+    ("ours, norms", "JAX, norms"),
+    ("ours, norms", "floor"),
+    ("ours, norms", "ours"),
+    ("ours, default instruments", "ours"),
+    ("ours, every instrument", "ours"),
+    ("ours", "PyTorch"),
+    ("ours", "JAX"),
+    ("floor", "PyTorch"),
+    ("JAX", "PyTorch"),
+    ("PyTorch, norms", "PyTorch"),
+    ("JAX, norms", "PyTorch"),
+)
+"""Whose time over whose."""
+
+
+def play(cell: str, shape: tuple[int, int, int], dtype: str, seconds: float) -> dict[str, Any]:
+    """One row of the results: every contestant checked, then timed."""
+    import contest
+    import floor
+    import ours
+    from peers import jax_scan
+    from peers.pytorch import PyTorch
+    from problem import Shape, pose
+
+    problem = pose(cell, Shape(*shape), dtype)
+    own = list(ours.contestants(problem))
+    torch_peer = PyTorch(problem)
+    reference = own[1].read(own[1].run())
+    chosen = [*own, floor.contestant(problem)]
+    for ways in (torch_peer.plain(), torch_peer.with_norms(), jax_scan.plain(problem), jax_scan.with_norms(problem)):
+        candidates = list(ways)
+        for one in candidates:
+            contest.check(f"{one.name} ({one.way})", one.read(one.run()), reference, dtype)
+        chosen.append(contest.fastest(candidates))
+    samples = contest.rounds(chosen, seconds)
+    return {
+        "cell": cell,
+        "shape": list(shape),
+        "dtype": dtype,
+        "milliseconds": {one.name: summary(list(one.stages), samples[one.name]) for one in chosen},
+        "ways": {one.name: one.way for one in chosen if one.way},
+        "ratios": ratios(samples),
+    }
+
+
+def summary(stages: list[str], samples: NDArray) -> dict[str, Any]:
+    """Quartiles over the rounds of the whole step in ms, the median of each of its stages, and the processor's time
+    over that of the clock: below 1 where others had the processor, above where several threads ran.
+    """
+    seconds = samples[:, :-1]
+    whole = seconds.sum(axis=1)
+    lower, median, upper = (round(1e3 * float(value), 4) for value in np.quantile(whole, (0.25, 0.5, 0.75)))
+    found = {"rounds": len(whole), "median": median, "lower quartile": lower, "upper quartile": upper}
+    found["shortest"] = round(1e3 * float(whole.min()), 4)
+    found["processor"] = round(float(samples[:, -1].sum() / whole.sum()), 3)
+    medians = np.median(1e3 * seconds, axis=0).round(4).tolist()
+    return found | {"stages": dict(zip(stages, medians, strict=True))}
+
+
+def ratios(samples: dict[str, NDArray]) -> dict[str, list[float]]:
+    """Median over the rounds of the ratio within a round, and its interval; over the rounds that both have played."""
+    from ratios import median_interval
+
+    whole = {name: rows[:, :-1].sum(axis=1) for name, rows in samples.items()}
+    found = {}
+    for one, other in RATIOS:
+        if one in whole:
+            count = min(len(whole[one]), len(whole[other]))
+            interval = median_interval(whole[one][:count] / whole[other][:count])
+            found[f"{one} / {other}"] = [round(value, 4) for value in interval]
+    return found
+
+
+def main() -> None:
+    """Reads the matches from standard input: {"threads": "one" or "default", "matches": [arguments of ``play`` …]}."""
+    order = json.load(sys.stdin)
+    if order["threads"] == "one" and hasattr(os, "sched_setaffinity"):
+        # XLA takes as many threads as it may use processors, whatever its flags say.
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    from threadpoolctl import threadpool_limits
+
+    import machine
+    from contest import MismatchError
+    from gradpath import config
+
+    threads = config.experiment([]).train.threads
+    with threadpool_limits(threads, "blas"):  # as `gradpath run` does
+        print(json.dumps(machine.libraries()), flush=True)
+        for match in order["matches"]:
+            try:
+                print(json.dumps(play(*match)), flush=True)
+            except MismatchError as error:
+                sys.exit(f"benchmark: {match[0]}, (T, B, H) = {match[1]}: {error}")
+            machine.forget_compiled()
+            gc.collect()
+
+
+if __name__ == "__main__":
+    main()

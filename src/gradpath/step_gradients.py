@@ -1,0 +1,229 @@
+"""∂L/∂θ_t of packed weights at every step, formed once: its sum over the steps and its norms are two readings of it.
+
+With E_t (B, K) what the weights multiply at step t and δ_t (B, n·H) the gradient at what comes out,
+
+    ∂L/∂W_t = Σ_b E_{t,b}ᵀ δ_{t,b} (K, n·H)        ∂L/∂W = Σ_t ∂L/∂W_t
+
+T of them at once would be T times the size of the weights; formed one after the other, each is still in the cache when
+it is squared and added. One product over all the steps would give the sum alone, and hardly faster.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.blocks import empty, grouped, ungrouped
+from gradpath.records import Factor
+from gradpath.replay import Loops, repeated
+from gradpath.scaled import Scaled, log10_of_root, magnitude, shift
+
+RUN = 2**16
+"""Elements of δ in a run of steps that are brought to one exponent each."""
+ROUNDING = 2.0**-14
+"""Relative rounding of a norm from which on it is formed in float64."""
+LARGE = 60
+"""Exponent of what enters from which on a product with δ might overflow."""
+NOTHING = np.int32(-(2**29))
+"""The exponent of a sum to which nothing has been added."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of the packed matrix, and the blocks that they have weights for: one or several parameters."""
+
+    names: tuple[str, ...]
+    rows: slice
+    blocks: slice
+    reads: bool = True
+    """Is it multiplied by what enters? A bias is not: its row is the one that 1 enters."""
+
+
+@dataclass(frozen=True)
+class StepGradients:
+    """The gradient of one packed matrix (K, n·H) at R steps; ``parts`` says which parameters lie in it."""
+
+    parts: tuple[Part, ...]
+    times: NDArray
+    """(R,) timesteps; at all others the gradient is a true zero."""
+    entered: NDArray
+    """E (R, B, K)."""
+    delta: Scaled
+    """δ (R, B, n, H)."""
+    squares: NDArray
+    """‖∂L/∂W_t‖² (R, n, parts), of δ with one exponent a step, in its type."""
+    sizes: NDArray
+    """Σ_h δ² (R, B, n), likewise."""
+    exponent: NDArray
+    """(R,) what ∂L/∂W_t is to be shifted by."""
+    sums: tuple[Scaled, ...]
+    """Σ_t ∂L/∂W_t of each part (its rows, its blocks, H), with one exponent."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for part in self.parts for name in part.names)
+
+    def factors(self) -> list[Factor]:
+        """The parts' gradients, each kept as its two factors."""
+        return [self._factor(part, self.entered, self.delta, self.times) for part in self.parts]
+
+    def _factor(self, part: Part, entered: NDArray, delta: Scaled, times: NDArray) -> Factor:
+        multiplied = entered[..., part.rows] if part.reads else None
+        return Factor(part.names, multiplied, delta.blocks(part.blocks), times)
+
+    def log10_norms(self) -> NDArray:
+        """log10 ‖∂L/∂θ_t‖_F (R, names); -inf is a true zero.
+
+        From the squares in the type of δ, and from the gradient formed once more in float64, in which products of
+        float32 factors are exact, where these may be wrong: where the sequences' gradients cancel so far that the
+        rounding of their sum shows, or where squares leave the range of the type.
+        """
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            return self._norms()
+
+    def _norms(self) -> NDArray:
+        parts, limits = self.parts, np.finfo(self.squares.dtype)
+        square = self.squares.swapaxes(-1, -2).astype(np.float64)
+        norms = log10_of_root(square, self.exponent[:, None, None])
+        doubt = ~((square > float(limits.tiny) * 2.0**12) & (square < float(limits.max) * 2.0**-12))
+        entered = np.stack([np.vecdot(e, e) for e in (self.entered[..., part.rows] for part in parts)], axis=1)
+        if limits.dtype == np.float32:
+            # Σ_b ‖E_b‖‖δ_b‖ is what the norm would be if nothing cancelled.
+            rounding = float(limits.eps) / 2 * np.sqrt(entered.shape[-1])
+            doubt |= np.sqrt(square) * (ROUNDING / rounding) < np.sqrt(entered) @ np.sqrt(self.sizes)
+        for row, index in np.argwhere(~entered.any(axis=-1)):  # where 0 enters, as with H_0, it is a true zero
+            doubt[row, index] = self.entered[row, :, parts[index].rows].any()
+        for few in _runs(np.flatnonzero(doubt.any(axis=(1, 2))), self.delta.array[0].size):
+            norms[few] = np.where(doubt[few], self._in_float64(few), norms[few])
+        return np.concatenate([norms[:, index, part.blocks] for index, part in enumerate(parts)], axis=1)
+
+    def _in_float64(self, few: NDArray) -> NDArray:
+        """log10 ‖∂L/∂W_t‖ (R, parts, n) of a few steps."""
+        delta = Scaled(self.delta.array[few], self.delta.exponent[few]).aligned_by_step
+        flat = delta.array.reshape(*delta.array.shape[:2], -1).astype(np.float64)
+        formed = self.entered[few].swapaxes(-1, -2).astype(np.float64) @ flat
+        by_block = np.moveaxis(formed.reshape(*formed.shape[:2], *delta.array.shape[2:]), 2, 1)
+        exponent = np.broadcast_to(delta.exponent[:, None], by_block.shape[:2])
+        return np.stack([Scaled(by_block[:, :, part.rows], exponent).log10_norm() for part in self.parts], axis=1)
+
+
+def _runs(rows: NDArray, size: int) -> list[NDArray]:
+    """Rows of ``size`` elements each, some at a time."""
+    run = max(1, RUN // max(size, 1))
+    return np.split(rows, range(run, len(rows), run)) if rows.size else []
+
+
+def step_gradients(
+    loops: Loops, parts: Sequence[Part], times: NDArray, entered: NDArray, delta: Scaled
+) -> list[StepGradients]:
+    """Of S networks side by side: ``entered`` (R, S, B, K), ``delta`` (R, S, B, n, H)."""
+    scaled = bool((delta.exponent != delta.exponent[:1, :, :1]).any())
+    squares, sizes, exponent, total, sums = _pass(loops, parts, entered, delta, scaled)
+    if not (scaled or np.isfinite(total).all()) and np.isfinite(entered).all() and np.isfinite(delta.array).all():
+        # A product has left the range of the type.
+        squares, sizes, exponent, total, sums = _pass(loops, parts, entered, delta, scaled=True)
+    found = []
+    for s in range(entered.shape[1]):
+        of_parts = tuple(
+            Scaled(total[s, part.rows, part.blocks], np.asarray(sums[s, index])) for index, part in enumerate(parts)
+        )
+        read = (squares[:, s], sizes[:, s], exponent[:, s])
+        found.append(StepGradients(tuple(parts), times, entered[:, s], delta.seed(s), *read, of_parts))
+    return found
+
+
+def _add(rows: Sequence[NDArray]) -> None:
+    *given, total = rows
+    total += _formed(*given)
+
+
+def _scale_and_add(rows: Sequence[NDArray]) -> None:
+    *given, total, scale = rows
+    total += _formed(*given) * scale
+
+
+def _formed(
+    entered: NDArray,
+    delta: NDArray,
+    groups: NDArray,
+    squares: NDArray,
+    sizes: NDArray,
+    of_rows: NDArray,
+    of_part: NDArray,
+) -> NDArray:
+    """∂L/∂W_t (S, g, K, n/g·H) of one step, and what its norms are read from, by way of the squared norms ``of_rows``
+    (S, n, K); ``of_part`` (K, parts) is 1 or 0.
+    """
+    formed = np.matmul(entered.swapaxes(-1, -2)[..., None, :, :], groups)
+    by_row = ungrouped(formed, delta.shape[-1]).swapaxes(-2, -3)
+    np.vecdot(by_row, by_row, out=of_rows)
+    np.matmul(of_rows, of_part, out=squares)
+    np.vecdot(delta, delta, out=sizes)
+    return formed
+
+
+def _pass(
+    loops: Loops, parts: Sequence[Part], entered: NDArray, delta: Scaled, scaled: bool
+) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
+    """Squares (R, S, n, parts), sizes (R, S, B, n), their exponents (R, S), Σ_t (S, K, n, H) and its exponents
+    (S, parts); ``scaled`` where powers of two have to be carried along.
+    """
+    steps, seeds, batch, blocks, width = delta.array.shape
+    rows_of_w, dtype = entered.shape[-1], delta.array.dtype
+    squares = loops.memory.empty((steps, seeds, blocks, len(parts)), dtype)
+    of_rows, of_part = np.empty((seeds, blocks, rows_of_w), dtype), np.zeros((rows_of_w, len(parts)), dtype)
+    for index, part in enumerate(parts):
+        of_part[part.rows, index] = 1
+    sizes = loops.memory.empty((steps, seeds, batch, blocks), dtype)
+    exponent = np.zeros((steps, seeds), np.int32) if scaled else np.array(delta.exponent[:, :, 0])
+    total = empty(seeds, rows_of_w, blocks, width, dtype=dtype, memory=loops.memory)
+    total[:] = 0
+    sums = np.full((seeds, len(parts)), NOTHING) if scaled else np.repeat(exponent[0, :, None], len(parts), axis=1)
+    run = max(1, RUN * steps // max(delta.array.size, 1)) if scaled else steps
+    for start in range(0, steps, run):
+        rows = slice(start, min(start + run, steps))
+        aligned, e = Scaled(delta.array[rows], delta.exponent[rows]), entered[rows]
+        if scaled:
+            aligned, e = aligned.aligned_to(2), _moderate(e, exponent[rows])
+            exponent[rows] += aligned.exponent
+        d = aligned.array
+        same = (repeated(array, len(e)) for array in (of_rows, of_part, grouped(total)))
+        arrays = [e, d, grouped(d), squares[rows], sizes[rows], *same]
+        if scaled:
+            arrays.append(_scales(parts, e, d, exponent[rows], total, sums))
+        body = _scale_and_add if scaled else _add
+        loops.get(body.__name__, body, arrays, 0).run(arrays, 0, len(e))
+    sums[sums == NOTHING] = 0
+    return squares, sizes, exponent, total, sums
+
+
+def _moderate(entered: NDArray, exponent: NDArray) -> NDArray:
+    """``entered`` so that no product with δ overflows, with what it was shifted by added to ``exponent`` (R, S)."""
+    size = magnitude(entered, 2)
+    if not (size > LARGE).any():
+        return entered
+    size[size <= LARGE] = 0
+    exponent += size
+    return shift(entered, -size)
+
+
+def _scales(
+    parts: Sequence[Part], entered: NDArray, delta: NDArray, exponent: NDArray, total: NDArray, sums: NDArray
+) -> NDArray:
+    """By what each row of ∂L/∂W_t is multiplied (R, S, 1, K, 1) before it is added to ``total``, whose exponents
+    ``sums`` grow, in place, to that of the largest *contribution* yet. Under that of the largest δ a step would be lost
+    at which little else than its small δ counts, because what entered elsewhere is 0.
+    """
+    scale = np.zeros((*entered.shape[:2], 1, entered.shape[-1], 1), delta.dtype)
+    alive = magnitude(delta, 2) > NOTHING
+    for index, part in enumerate(parts):
+        size = np.where(alive, magnitude(entered[..., part.rows], 2) + exponent, NOTHING)
+        largest = np.maximum(sums[:, index], size.max(axis=0))
+        total[:, part.rows] = shift(total[:, part.rows], sums[:, index] - largest)
+        sums[:, index] = largest
+        # What would be subnormal beside the largest is lost in the sum anyway, and would slow it down tenfold.
+        counts = alive & (size - largest >= np.finfo(delta.dtype).minexp)
+        power = np.ldexp(delta.dtype.type(1), np.where(counts, exponent - largest, 0))
+        scale[:, :, :, part.rows, 0] = np.where(counts, power, 0)[:, :, None, None]
+    return scale

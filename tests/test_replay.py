@@ -1,0 +1,229 @@
+"""Loops recorded once and replayed: the bits of the body itself, or the body itself; and what a step costs in calls."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from conftest import Case, cell_id, cells, make_case
+from gradpath import blocks, bptt, replay, step_gradients
+from gradpath.cells import Cell
+from gradpath.cells.lstm import LSTM
+from gradpath.cells.rnn import RNN
+from gradpath.instruments.param_grad_norm import ParamGradNorm
+from gradpath.losses import Loss
+from gradpath.memory import Memory
+from gradpath.records import Trace
+from gradpath.replay import Loop, repeated
+
+compiled = pytest.mark.skipif(replay._replay is None, reason="gradpath._replay is not built: no C compiler here")
+
+
+def arrays_of(trace: Trace) -> Iterator[NDArray]:
+    for layer in trace.tape.layers:
+        yield from (layer.entered, layer.pre, layer.gates, *layer.states.values(), *layer.saved.values())
+    for scaled in (*trace.deltas, *trace.states.values(), trace.gradient.scaled):
+        yield from (scaled.array, scaled.exponent)
+    yield ParamGradNorm().measure(trace).values
+
+
+@compiled
+@pytest.mark.parametrize("apart", [1, 10**9], ids=["apart", "side by side"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("cell", cells(), ids=cell_id)
+def test_compiled_and_not_give_the_same_bits(
+    cell: Cell, every_step: bool, dtype: type, apart: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long enough that the adjoint of the saturating cells is rescaled on the way."""
+    monkeypatch.setattr(blocks, "APART", apart)
+    found = []
+    for module in (replay._replay, None):
+        monkeypatch.setattr(replay, "_replay", module)
+        fresh = replace(cell)
+        case = make_case(fresh, Loss.squared_error, 40, every_step, dtype)
+        case.theta *= dtype(0.6)
+        found.append(list(arrays_of(case.trace)))
+        assert {loop.calls is not None for _, loop in fresh.loops} == {module is not None}
+    for one, other in zip(*found, strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("cell", cells(), ids=cell_id)
+def test_blocks_apart_and_side_by_side_agree(cell: Cell, every_step: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for apart in (1, 10**9):
+        monkeypatch.setattr(blocks, "APART", apart)
+        found.append(list(arrays_of(make_case(replace(cell), Loss.squared_error, 6, every_step).trace)))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-14)
+
+
+def accumulate(rows: Sequence[NDArray]) -> None:
+    x, matrix, y, total = rows
+    np.matmul(x, matrix, out=y)
+    y += 1.0
+    total += np.tanh(y)
+
+
+def with_where(rows: Sequence[NDArray]) -> None:
+    x, _, y, total = rows
+    y[...] = np.where(x > 0, x, 0.5 * x)
+    total += y
+
+
+def with_a_branch(rows: Sequence[NDArray]) -> None:
+    x, _, y, total = rows
+    y[...] = x if x.max() > 1 else -x
+    total += y
+
+
+def with_a_copy(rows: Sequence[NDArray]) -> None:
+    x, _, y, total = rows
+    z = x.copy()
+    z *= 2
+    y[...] = z
+    total += y
+
+
+def without_the_subclass(rows: Sequence[NDArray]) -> None:
+    x, _, y, total = rows
+    np.multiply(np.asarray(x), 2, out=np.asarray(y))
+    total += y
+
+
+def some_arrays(dtype: type = np.float64) -> tuple[list[NDArray], NDArray]:
+    rng = np.random.default_rng(0)
+    total = np.zeros((3, 4), dtype)
+    inputs, matrix = rng.normal(size=(9, 3, 4)).astype(dtype), rng.normal(size=(4, 4)).astype(dtype)
+    return [inputs, repeated(matrix, 9), np.zeros((9, 3, 4), dtype), repeated(total, 9)], total
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("body", [accumulate, with_where, with_a_branch, with_a_copy, without_the_subclass])
+def test_a_loop_does_what_its_body_does(body: Callable[[Sequence[NDArray]], None], dtype: type) -> None:
+    arrays, total = some_arrays(dtype)
+    loop = Loop(body, arrays, 0)
+    assert not total.any(), "recording leaves no trace"
+    if replay._replay is not None:
+        assert (loop.calls is not None) == (body is accumulate)
+    assert loop.run(arrays, 0, 9) == (9, True)
+    expected, expected_total = some_arrays(dtype)
+    for t in range(9):
+        body([array[t] for array in expected])
+    assert arrays[2].tobytes() == expected[2].tobytes()
+    assert total.tobytes() == expected_total.tobytes()
+
+
+@compiled
+def test_a_recording_is_used_again_for_other_arrays_of_the_same_layout() -> None:
+    arrays, _ = some_arrays()
+    loop = Loop(accumulate, arrays, 3)
+    others = [array.copy() if array.strides[0] else repeated(array[0].copy(), 9) for array in arrays]
+    others[0][:] = np.random.default_rng(1).normal(size=others[0].shape)
+    loop.run(others, 8, -1)
+    expected, total = others[2].copy(), others[3][0].copy()
+    others[3][0][...] = 0
+    for t in range(8, -1, -1):
+        accumulate([array[t] for array in others])
+    assert expected.tobytes() == others[2].tobytes()
+    assert total.tobytes() == others[3][0].tobytes()
+
+
+def double(rows: Sequence[NDArray]) -> None:
+    np.multiply(rows[0], 2, out=rows[1])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("module", ["compiled", "python"])
+@pytest.mark.parametrize("bad", [0.0, 1e-30, 1e30, np.inf, np.nan])
+def test_a_guard_stops_the_loop_after_the_step_that_left_the_bounds(
+    bad: float, module: str, dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if module == "python":
+        monkeypatch.setattr(replay, "_replay", None)
+    elif replay._replay is None:
+        pytest.skip("gradpath._replay is not built: no C compiler here")
+    values = np.ones((7, 2, 5), dtype)
+    values[4, 1] = bad
+    values[:, 0, 0] = 0
+    arrays = [values, np.empty_like(values)]
+    loop = Loop(double, arrays, 6, guarded=[1])
+    assert loop.run(arrays, 6, -1, 1e-9, 1e9) == ((-1, True) if bad == 0 else (3, False))
+    assert loop.run(arrays, 5, 4, 1e-9, 1e9) == (4, True)
+
+
+def trained(cell: Cell, steps: int, dtype: type = np.float32) -> Case:
+    case = make_case(cell, Loss.squared_error, steps, True, dtype)
+    for _ in range(2):
+        ParamGradNorm().measure(case.trace)
+    return case
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("cell", "calls"),
+    [
+        (RNN(5), {"forward": 3, "slopes": 2, "backward": 5, "gradients": 5}),
+        (LSTM(5), {"forward": 11, "slopes": 6, "backward": 16, "gradients": 5}),
+    ],
+    ids=["RNN", "LSTM"],
+)
+def test_a_timestep_is_so_many_numpy_calls_and_none_of_python(cell: Cell, calls: dict[str, int]) -> None:
+    """The guard on speed that no noise of a machine can trip: whoever adds a call to a timestep, changes it here."""
+    trained(cell, 12)
+    names = {"_add": "gradients", "backward and direct False": "backward"}
+    found = {names.get(name, name): loop.calls for name, loop in cell.loops if name != "backward False"}
+    assert found == calls
+
+
+@compiled
+@pytest.mark.parametrize("cell", [RNN(5), LSTM(5), LSTM(5, layers=2)], ids=cell_id)
+def test_a_training_step_calls_and_allocates_as_often_whatever_its_length(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Function calls, Python's and C's, of forward, backward and all norms, in steady state; a call that is not made
+    allocates nothing.
+    """
+    monkeypatch.setattr(bptt, "RUN", 10**9)
+    monkeypatch.setattr(step_gradients, "RUN", 10**9)
+    counts = []
+    for steps in (30, 300):
+        case, count = trained(replace(cell), steps), 0
+
+        def counting(frame: object, event: str, argument: object) -> None:
+            nonlocal count
+            count += event in ("call", "c_call")
+
+        sys.setprofile(counting)
+        ParamGradNorm().measure(case.trace)
+        sys.setprofile(None)
+        counts.append(count)
+    assert counts[0] == counts[1]
+
+
+def test_memory_is_handed_out_again_only_when_no_view_of_it_is_left() -> None:
+    memory = Memory()
+    first = memory.empty((3, 4), np.float32)
+    address, view = first.ctypes.data, first[1:].T[0]
+    del first
+    second = memory.empty_like(np.empty((2, 6), np.float32))
+    assert not np.shares_memory(view, second)
+    del view
+    third = memory.empty((12,), np.float32)
+    assert third.ctypes.data == address
+    assert not np.shares_memory(second, third)
+
+
+def test_memory_of_another_shape_is_given_back() -> None:
+    memory = Memory()
+    memory.empty((3, 4), np.float32)
+    kept = memory.empty((5,), np.float64)
+    assert sorted(memory._held) == [40]
+    memory.empty((7,), np.float64)
+    assert sorted(memory._held) == [40, 56]
+    assert kept.size == 5

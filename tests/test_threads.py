@@ -1,0 +1,116 @@
+"""BLAS threads: one where a product is small, never more than the process's part of the cores."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from threadpoolctl import threadpool_info
+
+from gradpath import config, threads
+from gradpath.run import execute
+
+LARGE = ["cell.hidden_size=512", "train.batch_size=64", "cell=rnn"]
+JUST = ["cell.hidden_size=256", "train.batch_size=64", "cell=rnn"]
+INSIDE = """
+import sys
+from threadpoolctl import threadpool_info
+from gradpath import config, run
+
+def spied(experiment, train=run.train):
+    for step in train(experiment):
+        found = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+        print("inside", *found, flush=True)
+        sys.stdin.readline()  # until the other process is inside too
+        yield step
+
+run.train = spied
+run.execute_seeds([config.experiment(sys.argv[2:])], "s", jobs=int(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of 8 cores, with BLAS free to use them."""
+    monkeypatch.setattr(threads, "cores", lambda: 8)
+    monkeypatch.setattr(threads, "threadpool_info", lambda: [{"user_api": "blas", "num_threads": 8}])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], 1),
+        (["cell.hidden_size=128", "train.batch_size=32", "cell=lstm"], 1),
+        (JUST, 2),
+        ([*JUST, "train.batch_size=63"], 1),
+        (["cell.hidden_size=128", "train.batch_size=64", "cell=lstm"], 2),
+        (LARGE, 2),
+        ([*LARGE, "train.threads=1"], 1),
+        (["train.threads=5"], 5),
+        (["train.threads=99"], 8),
+    ],
+)
+def test_threads_follow_the_shape_unless_they_are_given(many_cores, overrides: list[str], expected: int) -> None:
+    assert threads.chosen(config.experiment(overrides)) == expected
+
+
+@pytest.mark.parametrize(("cell", "blocks"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
+def test_the_product_of_a_step(cell: str, blocks: int) -> None:
+    experiment = config.experiment([f"cell={cell}", "cell.hidden_size=10", "train.batch_size=7"])
+    assert threads.multiply_adds(experiment) == 7 * 10 * blocks * 10
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3, 8, 9])
+@pytest.mark.parametrize("given", ["null", "4", "8"])
+def test_jobs_at_once_never_have_more_threads_than_there_are_cores(many_cores, jobs: int, given: str) -> None:
+    each = threads.chosen(config.experiment([*LARGE, f"train.threads={given}"]), jobs)
+    assert each == max(1, min(2 if given == "null" else int(given), 8 // jobs))
+
+
+def test_what_blas_has_started_with_is_not_exceeded(many_cores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "threadpool_info", lambda: [{"user_api": "blas", "num_threads": 1}])
+    assert threads.chosen(config.experiment(LARGE)) == 1
+    assert threads.chosen(config.experiment([*LARGE, "train.threads=4"])) == 1
+
+
+@pytest.mark.parametrize(("n_jobs", "expected"), [(None, 1), (3, 3), (-1, 8), (-2, 7)])
+def test_the_launcher_says_how_many_jobs_run_at_once(monkeypatch, n_jobs: int | None, expected: int) -> None:
+    monkeypatch.setattr(config, "cores", lambda: 8)
+    given = [] if n_jobs is None else [f"+hydra.launcher.n_jobs={n_jobs}"]
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    HydraConfig.instance().set_config(config.load("config", given, hydra=True))
+    assert config.jobs_at_once() == expected
+
+
+def test_the_run_says_how_many_it_had(home: Path, many_cores) -> None:
+    small = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=1"]
+    recorder = execute(config.experiment(small), "s")
+    assert recorder.client.get_run(recorder.run_id).data.tags["threads"] == "1"
+
+
+@pytest.mark.skipif(not threadpool_info(), reason="a BLAS whose threads cannot be set")
+def test_two_processes_at_once_share_the_cores(home: Path) -> None:
+    """Real processes, both in the middle of a run of a shape that alone takes two threads."""
+    free = {key: value for key, value in os.environ.items() if not key.endswith("NUM_THREADS")}
+    overrides = [*LARGE, "task.length=2", "train.steps=0", "train.eval_size=5"]
+
+    def start(jobs: int, seed: int) -> subprocess.Popen:
+        command = [sys.executable, "-c", INSIDE, str(jobs), *overrides, f"seed={seed}"]
+        return subprocess.Popen(command, stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True, env=free)
+
+    def inside(process: subprocess.Popen) -> int:
+        word, count = process.stdout.readline().split()
+        assert word == "inside"
+        return int(count)
+
+    both = [start(2, 0), start(2, 1)]
+    counts = [inside(process) for process in both]
+    for process in both:
+        process.communicate("\n", timeout=120)
+    alone = start(1, 2)
+    assert inside(alone) == min(2, threads.cores())
+    alone.communicate("\n", timeout=120)
+    assert sum(counts) <= max(2, threads.cores())
+    assert [process.returncode for process in (*both, alone)] == [0, 0, 0]
