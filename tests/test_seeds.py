@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from gradpath import config, store
+from gradpath import config, store, training
 from gradpath.recorder import Recorder
 from gradpath.run import Terminated, execute, execute_seeds
 from gradpath.training import Step, train, train_seeds
@@ -47,16 +47,19 @@ def test_side_by_side_is_bit_identical_to_one_by_one(overrides: list[str], hidde
         assert [signature(steps[index]) for steps in together] == alone
 
 
-def test_a_seed_that_diverges_drops_out_and_leaves_the_others_as_they_are() -> None:
+@pytest.mark.parametrize("together", [1, 2, 6])
+def test_a_seed_that_diverges_drops_out_and_leaves_the_others_as_they_are(monkeypatch, together: int) -> None:
+    """However many are differentiated at once."""
+    monkeypatch.setattr(training, "TOGETHER", together * 30 * 7 * 64)
     one = config.experiment([*SMALL, *WILD, "train.steps=40"])
     experiments = [replace(one, seed=seed) for seed in range(6)]
-    together = list(train_seeds(experiments))
-    ends = {index: sum(index in steps for steps in together) for index in range(6)}
+    side_by_side = list(train_seeds(experiments))
+    ends = {index: sum(index in steps for steps in side_by_side) for index in range(6)}
     assert len(set(ends.values())) > 1, "the seeds are meant to end at different steps"
     for index, experiment in enumerate(experiments):
         alone = list(train(experiment))
         assert len(alone) == ends[index]
-        found = [steps[index].loss for steps in together if index in steps]
+        found = [steps[index].loss for steps in side_by_side if index in steps]
         assert [repr(step.loss) for step in alone] == [repr(loss) for loss in found]
 
 
@@ -153,8 +156,8 @@ ERROR = (fail, OSError, "FAILED")
         ("create_run", 1, SIGNAL, [1, 0]),
         ("create_run", 3, SIGNAL, [3, 0]),
         ("log_dict", 2, ERROR, [2, 0]),
-        ("set_tag", 1, SIGNAL, [3, 0]),
-        ("set_tag", 1, ERROR, [3, 0]),
+        ("log_batch", 4, SIGNAL, [3, 0]),
+        ("log_batch", 4, ERROR, [3, 0]),
         ("log_artifact", 4, SIGNAL, [3, 0]),
         ("log_artifact", 5, ERROR, [2, 1]),
         ("log_artifact", 6, SIGNAL, [1, 2]),
@@ -163,7 +166,7 @@ ERROR = (fail, OSError, "FAILED")
 def test_all_runs_are_closed_at_whatever_moment_they_end(
     home: Path, monkeypatch, method: str, number: int, ending: tuple, expected: list[int]
 ) -> None:
-    """SIGTERM, or an error of the store, while the runs are opened, in training, while they are closed one by one."""
+    """SIGTERM, or an error of the store, while the runs are opened and while they are closed one by one."""
     action, kind, status = ending
     on_call(monkeypatch, method, number, action)
     with pytest.raises(kind):
