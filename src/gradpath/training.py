@@ -11,9 +11,8 @@ from gradpath.network import Network
 from gradpath.records import Batch, Measurement, Trace
 
 TOGETHER = 2**19
-"""Pre-activations, T·B·n·H of each seed, that are differentiated together: 2 MB in float32, the cache of one core. Measured,
-16 LSTMs with H = 64 in one piece took longer than one after another.
-"""
+"""Pre-activations, T·B·n·H of each seed, that are differentiated together: 2 MB in float32, the cache of one core.
+Measured, 16 LSTMs with H = 64 in one piece took longer than one after another."""
 
 
 @dataclass(frozen=True)
