@@ -1,6 +1,6 @@
 """One run: sample, forward, backward, measure, clip, update, as a stream of what happened at each step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from gradpath.experiment import Experiment
 from gradpath.network import Network
 from gradpath.records import Batch, Measurement, Trace
+
+EVALUATED, STATES = 500, 2**25
+"""Sequences, and elements of their H_t, that are evaluated at once."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,8 @@ def train_seeds(experiments: Sequence[Experiment]) -> Iterator[dict[int, Step]]:
     network = Network(first.cell, *first.task.sizes, first.task.loss)
     seeds = {index: _Seed(experiment, network) for index, experiment in enumerate(experiments)}
     for step in range(first.train.steps + 1):
-        traces = _differentiate(network, list(seeds.values()))
-        happened = {}
-        for (index, seed), trace in zip(list(seeds.items()), traces, strict=True):
-            happened[index] = seed.advance(step, trace)
-            if happened[index].diverged:
-                del seeds[index]
+        happened = _advance(network, seeds, step)
+        seeds = {index: seed for index, seed in seeds.items() if not happened[index].diverged}
         yield happened
         if not seeds:
             return
@@ -114,6 +113,12 @@ class _Seed:
         return Step(step, trace.tape.loss, norm, measurements, evaluation, diverged)
 
 
+def _advance(network: Network, seeds: Mapping[int, _Seed], step: int) -> dict[int, Step]:
+    """One step of all, whose traces are gone when it is done: the next ones take their memory."""
+    traces = _differentiate(network, list(seeds.values()))
+    return {index: seed.advance(step, trace) for (index, seed), trace in zip(seeds.items(), traces, strict=True)}
+
+
 def _differentiate(network: Network, seeds: Sequence[_Seed]) -> list[Trace]:
     """Forward and backward; a network that has blown up yields inf and NaN, which is a result and not a warning."""
     thetas = np.stack([seed.theta for seed in seeds])
@@ -123,15 +128,18 @@ def _differentiate(network: Network, seeds: Sequence[_Seed]) -> list[Trace]:
 
 
 def _evaluate(experiment: Experiment, network: Network, theta: NDArray, held_out: Batch) -> Evaluation:
-    """Scores the evaluation set in minibatches of at most 500, so that memory does not grow with its size."""
+    """Scores the evaluation set in minibatches of at most ``EVALUATED``, so that memory does not grow with its size."""
     losses, scores, weights = [], [], []
-    for start in range(0, held_out.mask.shape[1], 500):
-        part = slice(start, start + 500)
+    length, size = held_out.mask.shape
+    at_once = max(1, min(EVALUATED, STATES // (length * network.cell.hidden_size * network.cell.layers)))
+    for start in range(0, size, at_once):
+        part = slice(start, start + at_once)
         batch = Batch(held_out.inputs[:, part], held_out.targets[:, part], held_out.mask[:, part])
         with np.errstate(over="ignore", invalid="ignore"):
             tape = network.forward(theta, batch)
         losses.append(tape.loss)
         scores.append(experiment.task.score(tape))
         weights.append(int(batch.mask.sum()))
+        del tape  # the next one takes its memory
     score = float(np.average(scores, weights=weights))
     return Evaluation(float(np.average(losses, weights=weights)), score, experiment.task.solved(score))
