@@ -98,10 +98,16 @@ def forward(cell: Cell, weights: LayerWeights, inputs: NDArray) -> LayerTape:
 
 
 def backward(
-    cell: Cell, weights: LayerWeights, tape: LayerTape, direct: Scaled, truncate: bool = False
+    cell: Cell,
+    weights: LayerWeights,
+    tape: LayerTape,
+    direct: Scaled,
+    arrives: NDArray | None = None,
+    truncate: bool = False,
 ) -> LayerAdjoint:
-    """The adjoint of a layer whose outputs H_1 … H_T receive ``direct`` = ∂⁺L/∂H_t (T, S, B, H); with ``truncate``
-    nothing passes through the gates to H_{t-1}, and what remains is the highway alone.
+    """The adjoint of a layer whose outputs H_1 … H_T receive ``direct`` = ∂⁺L/∂H_t (T, S, B, H), 0 but where it
+    ``arrives`` (T,), if that is known; with ``truncate`` nothing passes through the gates to H_{t-1}, and what remains
+    is the highway alone.
     """
     *shape, blocks, width = tape.gates.shape
     steps, cut, dtype = shape[0], truncate or cell.truncated, tape.gates.dtype
@@ -144,7 +150,9 @@ def backward(
         taped = [row[start:stop] for row in (*tape.states.values(), *tape.saved.values())]
         return [*(row[start:stop] for row in (back, to_h, delta, tape.gates)), *leave, *enter, *taped, *slopes]
 
-    arrives = np.concatenate([[False], magnitude(direct.array.reshape(steps, -1), 1) > NONE])  # at H_i?
+    if arrives is None:
+        arrives = magnitude(direct.array.reshape(steps, -1), 1) > NONE
+    arrives = np.concatenate([[False], arrives])  # at H_i?
     if 2 * arrives.sum() > steps:  # then 0 is added where nothing arrives, and the loop need not change its body
         arrives[1:] = True
     changes = np.flatnonzero(arrives[1:] != arrives[:-1])

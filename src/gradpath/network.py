@@ -12,7 +12,7 @@ from gradpath import bptt
 from gradpath.cells import Cell
 from gradpath.losses import Loss, evaluate
 from gradpath.records import Batch, Gradient, LayerTape, Tape, Trace
-from gradpath.scaled import Scaled, magnitude, shift
+from gradpath.scaled import Scaled, shift
 from gradpath.step_gradients import Part, StepGradients, step_gradients
 
 
@@ -160,16 +160,17 @@ class Network:
         """Of each layer from the bottom: its adjoint, and what its H_1 … H_T receive directly."""
         weights = list(self.layers(thetas))
         direct = self._from_readout(thetas, tapes)
+        arrives = np.any([tape.batch.mask.any(axis=1) for tape in tapes], axis=0)
         adjoints: list[bptt.LayerAdjoint] = []
         directs: list[Scaled] = []
         for layer in reversed(range(self.cell.layers)):
-            adjoint = bptt.backward(self.cell, weights[layer], layers[layer], direct)
+            adjoint = bptt.backward(self.cell, weights[layer], layers[layer], direct, arrives)
             adjoints.insert(0, adjoint)
             directs.insert(0, direct)
             if layer:
                 from_x = adjoint.delta.array[..., self.cell.reads_x, :]
                 below = from_x.reshape(*from_x.shape[:-2], -1) @ weights[layer].x.swapaxes(-1, -2)
-                direct = Scaled(below, adjoint.delta.exponent)
+                direct, arrives = Scaled(below, adjoint.delta.exponent), None
         return adjoints, directs
 
     def _states(self, adjoints: Sequence[bptt.LayerAdjoint], s: int) -> dict[str, Scaled]:
@@ -218,23 +219,25 @@ class Network:
         arriving = self.cell.loops.memory.empty((len(top), len(tapes), *top.shape[1:]), top.dtype)
         exponent = np.zeros(arriving.shape[:-1], np.int32)
         for s, (w_hy, tape) in enumerate(zip(self.packed(thetas)[-2], tapes, strict=True)):
-            d_outputs = tape.loss_gradient
-            if d_outputs.any():
-                exponent[:, s] = size = magnitude(d_outputs, 0)
-                d_outputs = shift(d_outputs, -size)
+            exponent[:, s] = size = np.frexp(np.abs(tape.loss_gradient).max())[1]
             if len(tape.scored) < len(top):
                 arriving[:, s] = 0
-            sent = np.dot(d_outputs.reshape(-1, self.output_size), w_hy.T)  # matmul is slow where O = 1
-            arriving[_rows(tape.scored), s] = sent.reshape(*d_outputs.shape[:2], -1)
+            # Two dimensions, because a stack of products is slow where O = 1.
+            sent = np.dot(np.ldexp(tape.loss_gradient, -size).reshape(-1, self.output_size), w_hy.T)
+            arriving[_rows(tape.scored), s] = sent.reshape(len(tape.scored), -1, sent.shape[-1])
         return Scaled(arriving, exponent)
 
     def _gradient(self, packed: Sequence[StepGradients]) -> Gradient:
         """Σ_t of every matrix, laid end to end under one exponent."""
         parts = [(part.names, total) for of in packed for part, total in zip(of.parts, of.sums, strict=True)]
         exponent = max((int(total.exponent) for _, total in parts if total.array.any()), default=0)
-        flat = np.concatenate(
-            [Scaled(total.array, total.exponent - np.int32(exponent)).plain().reshape(-1) for _, total in parts]
-        )
+
+        def shifted(total: Scaled, exponent: int) -> NDArray:
+            return (
+                total.array if total.exponent == exponent else shift(total.array, total.exponent - np.int32(exponent))
+            )
+
+        flat = np.concatenate([shifted(total, exponent) for _, total in parts], axis=None)
         scaled = Scaled(flat, np.asarray(exponent, np.int32))
         return Gradient(scaled, float(scaled.log10_norm()), parts)
 

@@ -123,8 +123,8 @@ class Loops:
 
 
 def repeated(array: NDArray, steps: int) -> NDArray:
-    """The same array, not a copy, at every t: (steps, …)."""
-    return np.lib.stride_tricks.as_strided(array, (steps, *array.shape), (0, *array.strides))
+    """The same contiguous array, not a copy, at every t: (steps, …)."""
+    return np.ndarray((steps, *array.shape), array.dtype, array, 0, (0, *array.strides))
 
 
 class _CannotRecordError(Exception):

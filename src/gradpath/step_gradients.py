@@ -92,8 +92,11 @@ class StepGradients:
             # Σ_b ‖E_b‖‖δ_b‖ is what the norm would be if nothing cancelled.
             rounding = float(limits.eps) / 2 * np.sqrt(entered.shape[-1])
             doubt |= np.sqrt(square) * (ROUNDING / rounding) < np.sqrt(entered) @ np.sqrt(self.sizes)
-        for row, index in np.argwhere(~entered.any(axis=-1)):  # where 0 enters, as with H_0, it is a true zero
-            doubt[row, index] = self.entered[row, :, parts[index].rows].any()
+        # Where 0 enters, as with H_0, or no gradient comes, as by F at C_0, it is a true zero.
+        for row, index in np.argwhere(~entered.any(axis=-1)):
+            doubt[row, index] &= self.entered[row, :, parts[index].rows].any()
+        for row, block in np.argwhere(~self.sizes.any(axis=1)):
+            doubt[row, :, block] &= self.delta.array[row, :, block].any()
         for few in _runs(np.flatnonzero(doubt.any(axis=(1, 2))), self.delta.array[0].size):
             norms[few] = np.where(doubt[few], self._in_float64(few), norms[few])
         return np.concatenate([norms[:, index, part.blocks] for index, part in enumerate(parts)], axis=1)
