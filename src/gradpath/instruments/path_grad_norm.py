@@ -78,7 +78,7 @@ def one_step(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
         sent = np.zeros(shape)
         for rows in in_runs(0 if cell.truncated else steps - 1, delta.array[0].size):
             arriving = delta.array[1:][rows, :, cell.reads_h.start + index].astype(np.float64)
-            sent[:-1][rows] = arriving @ weights[:, index].T * to_carrier[:-1][rows]
+            sent[rows] = arriving @ weights[:, index].T * to_carrier[rows]
         yield cell.paths[block], Scaled(sent, exponent)
     direct = trace.direct[prefix + cell.states[0]]
     yield "direct", Scaled(np.multiply(direct.array, to_carrier, dtype=np.float64), direct.exponent)
@@ -100,7 +100,7 @@ def whole_lag(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
     if not cell.truncated:
         for rows in in_runs(trace.tape.length - 1, delta.array[0].size):
             to_h = delta.array[1:][rows, :, cell.reads_h]
-            through[:-1][rows] = to_h.reshape(*to_h.shape[:2], -1) @ weights.h[0].T
+            through[rows] = to_h.reshape(*to_h.shape[:2], -1) @ weights.h[0].T
         exponent[:-1] = delta.exponent[1:]
     for name, arriving in (("carousel", received), ("rest", Scaled(through, exponent))):
         source = Scaled(arriving.array[:, None], arriving.exponent[:, None])
