@@ -15,12 +15,16 @@ from gradpath.cells.rnn import RNN
 from gradpath.gradcheck import EPSILON, central_difference, pre_activations
 from gradpath.instruments.counterfactual import Counterfactual
 from gradpath.instruments.counterfactual_loss import CounterfactualLoss
+from gradpath.instruments.credit import Credit
 from gradpath.instruments.node_grad_norm import NodeGradNorm
 from gradpath.instruments.path_grad_norm import PathGradNorm, one_step, whole_lag
+from gradpath.instruments.reach import Reach
+from gradpath.instruments.state_grad_norm import StateGradNorm
 from gradpath.losses import Loss, evaluate
 from gradpath.nonlinearities import Activation
 from gradpath.records import Trace
 from gradpath.scaled import Scaled
+from gradpath.step_loss import states_of_step, trace_of_step
 
 GATED = [cell for cell in cells() if not isinstance(cell, RNN)]
 
@@ -452,3 +456,31 @@ def test_the_rnn_has_no_gate_to_hold() -> None:
     trace = make_case(RNN(3), Loss.squared_error, 3, True).trace
     assert Counterfactual().measure(trace).names == ("factual/H",)
     assert CounterfactualLoss().measure(trace).values.tolist() == [trace.tape.loss]
+
+
+# --- long sequences ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cell", [RNN(4), LSTM(4, layers=2), GRU(4), LSTM(4, truncate=True)], ids=cell_id)
+def test_a_sequence_in_several_runs_of_steps_reads_the_same(
+    cell: Cell, dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = make_case(cell, Loss.squared_error, 40, True, dtype).trace
+    instruments = NodeGradNorm(), PathGradNorm(), StateGradNorm(), Counterfactual(), Reach(), Credit()
+    whole = [instrument.measure(trace) for instrument in instruments]
+    monkeypatch.setattr("gradpath.memory.AT_ONCE", 7 * 3 * 4)
+    for instrument, expected in zip(instruments, whole, strict=True):
+        found = instrument.measure(trace)
+        assert found.names == expected.names
+        np.testing.assert_array_equal(found.values, expected.values)
+
+
+def test_the_states_adjoints_alone_are_those_of_the_trace() -> None:
+    trace = make_case(LSTM(4, layers=2), Loss.squared_error, 7, True).trace
+    for row in range(len(trace.tape.scored)):
+        found, expected = states_of_step(trace, row), trace_of_step(trace, row).states
+        assert list(found) == list(expected)
+        for name, adjoint in expected.items():
+            np.testing.assert_array_equal(found[name].array, adjoint.array)
+            np.testing.assert_array_equal(found[name].exponent, adjoint.exponent)

@@ -1,10 +1,16 @@
 """Training: deterministic, blind to its instruments, and honest when it diverges."""
 
+import weakref
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from conftest import DIVERGES
-from gradpath import config
+from gradpath import config, training
+from gradpath.network import Network
+from gradpath.records import Batch, LayerTape, Tape
 from gradpath.training import Step, train
 
 SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=8"]
@@ -38,8 +44,6 @@ def test_instruments_cannot_touch_training() -> None:
 
 
 def test_another_cell_trains_on_the_same_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradpath.network import Network
-
     seen: dict[str, list[bytes]] = {}
     original = Network.forward_seeds
 
@@ -96,6 +100,41 @@ def test_a_new_largest_gradient_is_read_when_it_happens() -> None:
         assert (step in read) == (norms[step] > largest + np.log10(2.0)), step
         if step in read:
             largest = norms[step]
+
+
+def test_no_pass_outlives_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of earlier passes when one begins: nothing at a training step's; beside the counterfactuals' and the
+    evaluation's, of which there are several, the training step's alone.
+    """
+    passes: list[weakref.ref[Tape]] = []
+    left: list[int] = []
+    original = Network.forward_seeds
+
+    def forward(self: Network, thetas: NDArray, batches: Sequence[Batch]) -> tuple[list[LayerTape], list[Tape]]:
+        left.append(sum(tape() is not None for tape in passes))
+        layers, tapes = original(self, thetas, batches)
+        passes.extend(weakref.ref(tape) for tape in tapes)
+        return layers, tapes
+
+    monkeypatch.setattr(Network, "forward_seeds", forward)
+    monkeypatch.setattr(training, "EVALUATED", 6)
+    several = "instruments=[counterfactual,counterfactual_loss,reach,path_grad_norm,credit]"
+    steps("arm=lstm", "train.steps=2", "train.eval_every=1", several)
+    counterfactuals, evaluated = 2 * [1] * 5, [1] * 4
+    assert left == [0, *counterfactuals, *evaluated, 0, *evaluated, 0, *counterfactuals, *evaluated]
+
+
+def test_a_long_evaluation_set_is_scored_fewer_sequences_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    (whole,) = (step.evaluation for step in steps("train.dtype=float64", "task=copy") if step.evaluation)
+    monkeypatch.setattr(training, "STATES", 3 * 32 * 6)
+    sizes: list[int] = []
+    original = Network.forward
+    monkeypatch.setattr(
+        Network, "forward", lambda self, theta, batch: sizes.append(batch.mask.shape[1]) or original(self, theta, batch)
+    )
+    (some,) = (step.evaluation for step in steps("train.dtype=float64", "task=copy") if step.evaluation)
+    assert sizes == [3] * 6 + [2]
+    assert (some.loss, some.score) == (pytest.approx(whole.loss, rel=1e-13), pytest.approx(whole.score, rel=1e-13))
 
 
 @pytest.mark.slow

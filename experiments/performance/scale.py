@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scale.py", description="growth of time and memory with T and B")
     parser.add_argument("--quick", action="store_true", help="T ≤ 1000, no instruments at T = 10 000")
     parser.add_argument(
-        "--seconds", type=int, default=30, help="of the processor, after which a slow instrument is stopped"
+        "--seconds", type=int, default=1800, help="of the processor, after which a slow instrument is stopped"
     )
     parser.add_argument("--case", help=argparse.SUPPRESS)
     chosen = parser.parse_args()

@@ -6,9 +6,13 @@ of it is zeroed and mapped anew, which at the larger shapes costs a tenth of the
 
 import math
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+AT_ONCE = 2**20
+"""Numbers that an instrument computes at once of what is as long as the sequence."""
 
 
 class Memory:
@@ -25,20 +29,32 @@ class Memory:
         for block in self._held.get(size, ()):
             if sys.getrefcount(block) == UNUSED:
                 return block.view(dtype).reshape(shape)
-        # Another shape than before: what the last one used is given back.
+        self.release()  # another shape than before: what the last one used is given back
+        fresh = np.empty(size, np.uint8)
+        self._held.setdefault(size, []).append(fresh)
+        return fresh.view(dtype).reshape(shape)
+
+    def release(self) -> None:
+        """Gives back what nobody holds."""
         held = {
             key: [block for block in blocks if sys.getrefcount(block) != UNUSED] for key, blocks in self._held.items()
         }
         self._held = {key: blocks for key, blocks in held.items() if blocks}
-        fresh = np.empty(size, np.uint8)
-        self._held.setdefault(size, []).append(fresh)
-        return fresh.view(dtype).reshape(shape)
 
     def empty_like(self, array: NDArray) -> NDArray:
         """An array like ``np.empty_like``'s, with its axes in the same order in memory."""
         order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
         made = self.empty(tuple(array.shape[axis] for axis in order), array.dtype)
         return made.transpose(sorted(range(array.ndim), key=order.__getitem__))
+
+
+def in_runs(steps: int, size: int) -> Iterator[slice]:
+    """The steps in consecutive runs of about ``AT_ONCE`` numbers, with ``size`` of them a step, for what would take as
+    much memory as the pass itself if it were computed for all steps together.
+    """
+    run = max(1, AT_ONCE // max(size, 1))
+    for start in range(0, steps, run):
+        yield slice(start, min(start + run, steps))
 
 
 def _unused() -> int:

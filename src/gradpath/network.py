@@ -137,6 +137,27 @@ class Network:
     def backward_seeds(self, thetas: NDArray, layers: Sequence[LayerTape], tapes: Sequence[Tape]) -> list[Trace]:
         """The backward passes of S networks side by side, from what ``forward_seeds`` has returned."""
         gives = self.cell.states[0]
+        adjoints, directs = self._adjoints(thetas, layers, tapes)
+        packed = [self._of_layer(k, layers[k].entered[:-1], adjoint.delta) for k, adjoint in enumerate(adjoints)]
+        traces = []
+        for s, tape in enumerate(tapes):
+            gradients = (*(of_layer[s] for of_layer in packed), self._of_readout(tape))
+            factors = tuple(factor for gradient in gradients for factor in gradient.factors())
+            states = self._states(adjoints, s)
+            received = {self.cell.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
+            deltas = tuple(adjoint.delta.seed(s) for adjoint in adjoints)
+            traces.append(Trace(tape, gradients, factors, deltas, states, received, self._gradient(gradients)))
+        return traces
+
+    def state_adjoints(self, theta: NDArray, tape: Tape) -> dict[str, Scaled]:
+        """``Trace.states`` of ``backward`` alone, without the gradients of the weights."""
+        adjoints, _ = self._adjoints(theta[None], [layer.alone() for layer in tape.layers], [tape])
+        return self._states(adjoints, 0)
+
+    def _adjoints(
+        self, thetas: NDArray, layers: Sequence[LayerTape], tapes: Sequence[Tape]
+    ) -> tuple[list[bptt.LayerAdjoint], list[Scaled]]:
+        """Of each layer from the bottom: its adjoint, and what its H_1 … H_T receive directly."""
         weights = list(self.layers(thetas))
         direct = self._from_readout(thetas, tapes)
         arrives = np.any([tape.batch.mask.any(axis=1) for tape in tapes], axis=0)
@@ -150,18 +171,14 @@ class Network:
                 from_x = adjoint.delta.array[..., self.cell.reads_x, :]
                 below = from_x.reshape(*from_x.shape[:-2], -1) @ weights[layer].x.swapaxes(-1, -2)
                 direct, arrives = Scaled(below, adjoint.delta.exponent), None
-        packed = [self._of_layer(k, layers[k].entered[:-1], adjoint.delta) for k, adjoint in enumerate(adjoints)]
-        traces = []
-        for s, tape in enumerate(tapes):
-            gradients = (*(of_layer[s] for of_layer in packed), self._of_readout(tape))
-            factors = tuple(factor for gradient in gradients for factor in gradient.factors())
-            states: dict[str, Scaled] = {}
-            for layer, adjoint in enumerate(adjoints):
-                states |= {self.cell.prefix(layer) + name: value.seed(s) for name, value in adjoint.states.items()}
-            received = {self.cell.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
-            deltas = tuple(adjoint.delta.seed(s) for adjoint in adjoints)
-            traces.append(Trace(tape, gradients, factors, deltas, states, received, self._gradient(gradients)))
-        return traces
+        return adjoints, directs
+
+    def _states(self, adjoints: Sequence[bptt.LayerAdjoint], s: int) -> dict[str, Scaled]:
+        """The total derivatives of one seed's states under their names."""
+        found: dict[str, Scaled] = {}
+        for layer, adjoint in enumerate(adjoints):
+            found |= {self.cell.prefix(layer) + name: value.seed(s) for name, value in adjoint.states.items()}
+        return found
 
     def _of_layer(self, layer: int, entered: NDArray, delta: Scaled) -> list[StepGradients]:
         """The gradients of one layer's packed weights, for each seed: of W_·x, W_·h and b."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.memory import in_runs
 from gradpath.scaled import Scaled
 
 if TYPE_CHECKING:
@@ -127,18 +128,16 @@ class Factor:
         In runs, because T of them at once would be T times the size of the weights. In float64, in which products of
         float32 factors are exact, because the sequences' gradients may cancel to a millionth of their size.
         """
-        delta = self.delta.aligned_by_step
-        steps, _, blocks, width = delta.array.shape
+        steps, _, blocks, width = self.delta.array.shape
         inner = 1 if self.entered is None else self.entered.shape[-1]
-        run = max(1, 2**20 // (inner * blocks * width))
-        for start in range(0, steps, run):
-            rows = slice(start, min(start + run, steps))
-            by_block = delta.array[rows].transpose(0, 2, 1, 3).astype(np.float64)
+        for rows in in_runs(steps, inner * blocks * width):
+            delta = self.delta.steps(rows).aligned_by_step
+            by_block = delta.array.transpose(0, 2, 1, 3).astype(np.float64)
             if self.entered is None:
                 formed = by_block.sum(axis=2, keepdims=True)
             else:
                 formed = self.entered[rows, None].swapaxes(-1, -2).astype(np.float64) @ by_block
-            exponent = np.broadcast_to(delta.exponent[rows, None], formed.shape[:2])
+            exponent = np.broadcast_to(delta.exponent[:, None], formed.shape[:2])
             yield rows, Scaled(formed, exponent)
 
 

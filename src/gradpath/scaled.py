@@ -6,10 +6,11 @@ multiplication by a power of two is exact. ``Scaled`` is such a pair; the value 
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gradpath.memory import in_runs
 
 LOG10_2 = float(np.log10(2.0))
 
@@ -35,21 +36,20 @@ class Scaled:
         everything = which == slice(0, self.array.shape[-2])
         return self if everything else Scaled(self.array[..., which, :], self.exponent)
 
-    @cached_property
-    def aligned(self) -> "Scaled":
-        """The same value under one exponent for everything, that of the largest element.
+    def steps(self, rows: slice) -> "Scaled":
+        """Some indices of the first axis, the timestep, as a view."""
+        return Scaled(self.array[rows], self.exponent[rows])
 
-        An element so much smaller than the largest that it underflows beside it is lost, as it would be in their sum.
-        """
-        return self.aligned_to(0)
-
-    @cached_property
+    @property
     def aligned_by_step(self) -> "Scaled":
-        """The same value under one exponent for each index of the first axis, the timestep."""
+        """The same value under one exponent for each index of the first axis. Not kept: it may be a copy."""
         return self.aligned_to(1)
 
     def aligned_to(self, kept: int) -> "Scaled":
-        """The same value under one exponent for each index of the first ``kept`` axes."""
+        """The same value under one exponent for each index of the first ``kept`` axes, that of the largest element.
+
+        An element so much smaller than the largest that it underflows beside it is lost, as it would be in their sum.
+        """
         shared = tuple(range(kept, self.exponent.ndim))
         if not shared:
             return self
@@ -64,6 +64,11 @@ class Scaled:
     def plain(self) -> NDArray:
         """The value as an ordinary array: what underflows becomes 0, what overflows becomes inf."""
         return shift(self.array, self.exponent) if self.exponent.any() else self.array
+
+    def log10_norm_by_step(self) -> NDArray:
+        """log10 of the norm of each index of the first axis (T,); -inf for a true zero."""
+        runs = in_runs(len(self.array), self.array[0].size)
+        return np.concatenate([self.steps(rows).aligned_by_step.log10_norm() for rows in runs])
 
     def log10_norm(self) -> NDArray:
         """log10 of the Euclidean norm over all axes that ``exponent`` does not have; -inf for a true zero."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from gradpath.losses import evaluate
 from gradpath.records import Batch, Tape, Trace
+from gradpath.scaled import Scaled
 
 
 def trace_of_step(trace: Trace, row: int) -> Trace:
@@ -18,6 +19,12 @@ def trace_of_step(trace: Trace, row: int) -> Trace:
     """
     tape = trace.tape
     return trace if len(tape.scored) == 1 else tape.network.backward(tape.theta, _up_to(tape, row))
+
+
+def states_of_step(trace: Trace, row: int) -> dict[str, Scaled]:
+    """The states' adjoints of that trace alone, for which less is computed."""
+    tape = trace.tape
+    return trace.states if len(tape.scored) == 1 else tape.network.state_adjoints(tape.theta, _up_to(tape, row))
 
 
 def _up_to(tape: Tape, row: int) -> Tape:

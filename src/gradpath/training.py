@@ -13,6 +13,8 @@ from gradpath.records import Batch, Measurement, Trace
 TOGETHER = 2**19
 """Pre-activations, T·B·n·H of each seed, that are differentiated together: 2 MB in float32, the cache of one core.
 Measured, 16 LSTMs with H = 64 in one piece took longer than one after another."""
+EVALUATED, STATES = 500, 2**25
+"""Sequences, and elements of their H_t, that are evaluated at once."""
 
 
 @dataclass(frozen=True)
@@ -135,15 +137,18 @@ def _differentiate(network: Network, seeds: Sequence[_Seed]) -> list[Trace]:
 
 
 def _evaluate(experiment: Experiment, network: Network, theta: NDArray, held_out: Batch) -> Evaluation:
-    """Scores the evaluation set in minibatches of at most 500, so that memory does not grow with its size."""
+    """Scores the evaluation set in minibatches of at most ``EVALUATED``, so that memory does not grow with its size."""
     losses, scores, weights = [], [], []
-    for start in range(0, held_out.mask.shape[1], 500):
-        part = slice(start, start + 500)
+    length, size = held_out.mask.shape
+    at_once = max(1, min(EVALUATED, STATES // (length * network.cell.hidden_size * network.cell.layers)))
+    for start in range(0, size, at_once):
+        part = slice(start, start + at_once)
         batch = Batch(held_out.inputs[:, part], held_out.targets[:, part], held_out.mask[:, part])
         with np.errstate(over="ignore", invalid="ignore"):
             tape = network.forward(theta, batch)
         losses.append(tape.loss)
         scores.append(experiment.task.score(tape))
         weights.append(int(batch.mask.sum()))
+        del tape  # the next one takes its memory
     score = float(np.average(scores, weights=weights))
     return Evaluation(float(np.average(losses, weights=weights)), score, experiment.task.solved(score))

@@ -1,12 +1,15 @@
 """What the gradient would be if a gate of the trained network were held: a causal test beside the decomposition."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradpath.instruments import Instrument
+from gradpath.network import Network
 from gradpath.records import Measurement, Tape, Trace
+from gradpath.scaled import Scaled
 
 
 @dataclass
@@ -20,16 +23,22 @@ class Counterfactual(Instrument):
     per_timestep = True
 
     def measure(self, trace: Trace) -> Measurement:
-        columns = {f"factual/{state}": adjoint for state, adjoint in trace.states.items()}
-        for name, tape in held(trace):
-            states = tape.network.backward(tape.theta, tape).states
-            columns |= {f"{name}/{state}": adjoint for state, adjoint in states.items()}
-        read = [adjoint.aligned_by_step.log10_norm() for adjoint in columns.values()]
-        return Measurement(tuple(columns), np.stack(read, axis=-1))
+        columns = _norms("factual", trace.states)
+        theta, batch = trace.tape.theta, trace.tape.batch
+        for name, network in held(trace.tape):
+            # No two passes at a time: each is as large as the trace, and gone once its norms are read.
+            columns |= _norms(name, network.state_adjoints(theta, network.forward(theta, batch)))
+        return Measurement(tuple(columns), np.stack(list(columns.values()), axis=-1))
 
 
-def held(trace: Trace) -> Iterator[tuple[str, Tape]]:
-    """(name, forward pass) of every counterfactual of the cell, on the θ and the minibatch of the trace."""
-    tape = trace.tape
+def _norms(name: str, states: Mapping[str, Scaled]) -> dict[str, NDArray]:
+    return {f"{name}/{state}": adjoint.log10_norm_by_step() for state, adjoint in states.items()}
+
+
+def held(tape: Tape) -> Iterator[tuple[str, Network]]:
+    """(name, network) of every counterfactual of the cell, one after the other in the same memory."""
+    memory = tape.cell.loops.memory
     for name, cell in tape.cell.counterfactuals().items():
-        yield name, replace(tape.network, cell=cell).forward(tape.theta, tape.batch)
+        cell.loops.memory = memory
+        yield name, replace(tape.network, cell=cell)
+    memory.release()

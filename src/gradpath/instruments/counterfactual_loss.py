@@ -19,5 +19,7 @@ class CounterfactualLoss(Instrument):
     per_timestep = False
 
     def measure(self, trace: Trace) -> Measurement:
-        losses = {"factual": trace.tape.loss} | {name: tape.loss for name, tape in held(trace)}
+        tape = trace.tape
+        losses = {name: network.forward(tape.theta, tape.batch).loss for name, network in held(tape)}
+        losses = {"factual": tape.loss} | losses
         return Measurement(tuple(losses), np.array(list(losses.values())))

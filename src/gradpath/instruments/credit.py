@@ -61,8 +61,7 @@ def _credit(trace: Trace, steps: NDArray) -> NDArray:
 def _alignment(trace: Trace, steps: NDArray) -> tuple[NDArray, NDArray]:
     """(T, steps) cos(g_s, g_t) and (T,) log10 ‖g_t‖."""
     # Each g_t is brought to about size 1 before it is multiplied, so that no product leaves float64.
-    deltas = [delta.aligned_by_step for delta in trace.deltas]
-    size = np.max([magnitude(delta.array, 1) + delta.exponent for delta in deltas], axis=0)
+    size = np.max([(magnitude(delta.array, 2) + delta.exponent).max(axis=1) for delta in trace.deltas], axis=0)
     size = np.where(size < np.iinfo(np.int32).min // 4, 0, size)
     products, squares = np.zeros((len(size), len(steps))), np.zeros(len(size))
     for factor in _recurrent(trace):

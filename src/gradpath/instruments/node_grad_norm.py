@@ -1,10 +1,12 @@
 """The gradient at every node of the cell's computational graph, at every timestep."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from gradpath.instruments import Instrument
+from gradpath.memory import in_runs
 from gradpath.records import Measurement, Trace
 from gradpath.scaled import Scaled
 
@@ -21,15 +23,24 @@ class NodeGradNorm(Instrument):
     per_timestep = True
 
     def measure(self, trace: Trace) -> Measurement:
-        columns: dict[str, Scaled] = {}
-        cell = trace.tape.cell
-        for layer, tape in enumerate(trace.tape.layers):
-            prefix, delta = cell.prefix(layer), trace.deltas[layer]
-            states = {name: trace.states[prefix + name] for name in cell.states}
-            # In float64, in which the product of an adjoint and a gate cannot underflow before its factors do.
-            adjoint = {name: state.array.astype(np.float64) for name, state in states.items()}
-            nodes = {name: Scaled(value, delta.exponent) for name, value in cell.nodes(tape, adjoint).items()}
-            inner = {f"a_{name}": delta.blocks(slice(k, k + 1)) for k, name in enumerate(cell.blocks)}
-            columns |= {prefix + name: value for name, value in (states | nodes | inner).items()}
-        read = [value.aligned_by_step.log10_norm() for value in columns.values()]
-        return Measurement(tuple(columns), np.stack(read, axis=-1))
+        layers = range(trace.tape.cell.layers)
+        steps = in_runs(trace.tape.length, trace.deltas[0].array[0].size)
+        read = [
+            {name: node.log10_norm_by_step() for k in layers for name, node in _nodes(trace, k, rows)} for rows in steps
+        ]
+        values = [np.stack(list(columns.values()), axis=-1) for columns in read]
+        return Measurement(tuple(read[0]), np.concatenate(values))
+
+
+def _nodes(trace: Trace, layer: int, rows: slice) -> Iterator[tuple[str, Scaled]]:
+    """The gradient at each node of one layer at some steps."""
+    cell = trace.tape.cell
+    prefix, delta = cell.prefix(layer), trace.deltas[layer].steps(rows)
+    states = {name: trace.states[prefix + name].steps(rows) for name in cell.states}
+    # In float64, in which the product of an adjoint and a gate cannot underflow before its factors do.
+    adjoint = {name: state.array.astype(np.float64) for name, state in states.items()}
+    gates = cell.nodes(trace.tape.layers[layer].steps(rows.start, rows.stop), adjoint)
+    nodes = {name: Scaled(value, delta.exponent) for name, value in gates.items()}
+    inner = {f"a_{name}": delta.blocks(slice(k, k + 1)) for k, name in enumerate(cell.blocks)}
+    for name, value in (states | nodes | inner).items():
+        yield prefix + name, value

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from gradpath import bptt
 from gradpath.instruments import Instrument
+from gradpath.memory import in_runs
 from gradpath.records import Measurement, Trace
 from gradpath.scaled import Scaled, magnitude, shift
 
@@ -43,14 +44,11 @@ class PathGradNorm(Instrument):
         cell = trace.tape.cell
         for layer in range(cell.layers):
             carrier = cell.prefix(layer) + cell.states[-1]
-            total = trace.states[carrier].aligned_by_step
-            columns[f"{carrier}/total"] = total.log10_norm()
-            direction = _unit(total)
+            total = trace.states[carrier]
+            columns[f"{carrier}/total"] = total.log10_norm_by_step()
             for name, part in chain(one_step(trace, layer), whole_lag(trace, layer)):
-                aligned = part.aligned_by_step
-                columns[f"{carrier}/{name}"] = aligned.log10_norm()
-                # Beyond ±1 there is rounding only.
-                columns[f"{carrier}/{name}/cosine"] = np.clip(np.vecdot(_unit(aligned), direction), -1, 1)
+                columns[f"{carrier}/{name}"] = part.log10_norm_by_step()
+                columns[f"{carrier}/{name}/cosine"] = _cosine(part, total)
         return Measurement(tuple(columns), np.stack(list(columns.values()), axis=-1))
 
     def metric(self, name: str) -> str | None:
@@ -67,25 +65,23 @@ def one_step(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
     prefix, steps = cell.prefix(layer), trace.tape.length
     shape = tape.states[cell.states[0]][1:].shape
     carried, delta = trace.states[prefix + cell.states[-1]], trace.deltas[layer]
-    to_carrier = np.broadcast_to(cell.to_carrier(tape), shape).astype(np.float64)
+    to_carrier = np.broadcast_to(cell.to_carrier(tape), shape)
     highway = np.broadcast_to(cell.highway(tape), shape)
-
-    def from_next(values: NDArray) -> Scaled:
-        """Row t holds what step t+1 sends back; at T nothing follows."""
-        exponent = np.zeros(carried.exponent.shape, np.int32)
-        exponent[:-1] = carried.exponent[1:]
-        return Scaled(np.concatenate([values, np.zeros((1, *shape[1:]))]), exponent)
-
-    yield "highway", from_next(highway[1:] * carried.array[1:].astype(np.float64))
+    # Row t holds what step t+1 sends back; at T nothing follows.
+    exponent = np.zeros(carried.exponent.shape, np.int32)
+    exponent[:-1] = carried.exponent[1:]
+    sent = np.zeros(shape)
+    np.multiply(highway[1:], carried.array[1:], out=sent[:-1], dtype=np.float64)
+    yield "highway", Scaled(sent, exponent)
     weights = _weights(trace, layer).h[0].reshape(cell.hidden_size, -1, cell.hidden_size)
     for index, block in enumerate(list(cell.blocks)[cell.reads_h]):
-        through = np.zeros((steps - 1, *shape[1:]))
-        if not cell.truncated:
-            arriving = delta.array[1:, :, cell.reads_h.start + index].astype(np.float64)
-            through = arriving @ weights[:, index].T * to_carrier[:-1]
-        yield cell.paths[block], from_next(through)
+        sent = np.zeros(shape)
+        for rows in in_runs(0 if cell.truncated else steps - 1, delta.array[0].size):
+            arriving = delta.array[1:][rows, :, cell.reads_h.start + index].astype(np.float64)
+            sent[rows] = arriving @ weights[:, index].T * to_carrier[rows]
+        yield cell.paths[block], Scaled(sent, exponent)
     direct = trace.direct[prefix + cell.states[0]]
-    yield "direct", Scaled(direct.array * to_carrier, direct.exponent)
+    yield "direct", Scaled(np.multiply(direct.array, to_carrier, dtype=np.float64), direct.exponent)
 
 
 def whole_lag(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
@@ -102,8 +98,9 @@ def whole_lag(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
     through = np.zeros_like(received.array)
     exponent = np.zeros_like(delta.exponent)
     if not cell.truncated:
-        to_h = delta.array[:, :, cell.reads_h].reshape(*through.shape[:2], -1)
-        through[:-1] = to_h[1:] @ weights.h[0].T
+        for rows in in_runs(trace.tape.length - 1, delta.array[0].size):
+            to_h = delta.array[1:][rows, :, cell.reads_h]
+            through[rows] = to_h.reshape(*to_h.shape[:2], -1) @ weights.h[0].T
         exponent[:-1] = delta.exponent[1:]
     for name, arriving in (("carousel", received), ("rest", Scaled(through, exponent))):
         source = Scaled(arriving.array[:, None], arriving.exponent[:, None])
@@ -113,6 +110,13 @@ def whole_lag(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
 def _weights(trace: Trace, layer: int) -> bptt.LayerWeights:
     """The weights of one layer, with an axis of one seed in front."""
     return list(trace.tape.network.layers(trace.tape.theta[None]))[layer]
+
+
+def _cosine(part: Scaled, total: Scaled) -> NDArray:
+    """(T,); beyond ±1 there is rounding only."""
+    runs = in_runs(len(part.array), part.array[0].size)
+    cosines = [np.vecdot(*(_unit(of.steps(rows).aligned_by_step) for of in (part, total))) for rows in runs]
+    return np.clip(np.concatenate(cosines), -1, 1)
 
 
 def _unit(aligned: Scaled) -> NDArray:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from gradpath.instruments import Instrument
 from gradpath.records import Measurement, Trace
-from gradpath.step_loss import trace_of_step
+from gradpath.step_loss import states_of_step
 
 
 @dataclass
@@ -31,10 +31,10 @@ class Reach(Instrument):
     def measure(self, trace: Trace) -> Measurement:
         tape = trace.tape
         top = tape.cell.prefix(tape.cell.layers - 1)
-        states = trace_of_step(trace, len(tape.scored) - 1).states
+        states = states_of_step(trace, len(tape.scored) - 1)
 
         def curve(name: str) -> NDArray:
-            return states[top + name].aligned_by_step.log10_norm()[tape.scored[-1] :: -1]
+            return states[top + name].log10_norm_by_step()[tape.scored[-1] :: -1]
 
         hidden = curve(tape.cell.states[0])
         with np.errstate(invalid="ignore"):

@@ -20,7 +20,7 @@ class StateGradNorm(Instrument):
     def measure(self, trace: Trace) -> Measurement:
         adjoints = trace.states | {f"direct/{name}": value for name, value in trace.direct.items()}
         return Measurement(
-            tuple(adjoints), np.stack([value.aligned_by_step.log10_norm() for value in adjoints.values()], axis=-1)
+            tuple(adjoints), np.stack([value.log10_norm_by_step() for value in adjoints.values()], axis=-1)
         )
 
     def metric(self, name: str) -> str | None:
