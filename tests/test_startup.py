@@ -15,14 +15,14 @@ FIRST_STEP = f"""
 import gc, sys
 from gradpath import cli, run
 
-def spied(experiment, train=run.train):
-    for step in train(experiment):
+def spied(experiments, train=run.train_seeds):
+    for step in train(experiments):
         print("loaded", *(module for module in {DRAWING} if module in sys.modules))
         print("collects", gc.isenabled(), gc.get_freeze_count() > 100_000)
         raise SystemExit(0)
         yield step
 
-run.train = spied
+run.train_seeds = spied
 sys.argv = ["gradpath", "run", "task.length=12", "cell.hidden_size=6", "train.steps=1", "train.eval_size=5"]
 cli.main()
 """
