@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gradpath import loader, paths
+from gradpath import config, loader, paths
 
 SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=8"]
 GRADPATH = [sys.executable, "-m", "gradpath"]
@@ -42,6 +42,16 @@ def test_a_sweep(home: Path) -> None:
     assert "[6/6] lstm · adding T=12 · seed 1: step 8/8" in done.stderr
 
 
+def test_a_sweep_with_seeds_side_by_side_counts_runs(home: Path) -> None:
+    done = gradpath("run", "-m", "arm=rnn,lstm", "seed=0..2", *SMALL, cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("6 runs of sweep ")
+    assert "[1-3/6] rnn · adding T=12 · 3 seeds: step 8/8" in done.stderr
+    assert "[4-6/6] lstm · adding T=12 · 3 seeds: median test loss" in done.stderr
+    runs = loader.load(None, *loader.newest_sweep(None, None))
+    assert sorted((run.arm, run.seed) for run in runs) == [(arm, seed) for arm in ("lstm", "rnn") for seed in range(3)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -50,6 +60,10 @@ def test_a_sweep(home: Path) -> None:
         (["-m", "arm=rnn,mlp"], "gradpath: arm=mlp: no such name; there are"),
         (["--nope"], "gradpath: unrecognized arguments: --nope"),
         (["-m", "seed=0,0"], " seed=0: this point is in the sweep twice"),
+        (["seed=5..2"], "gradpath: seed=5..2: must be an integer ≥ 0, a range 0..15 or a list [0,3,7], each seed once"),
+        (["-m", "arm=rnn,lstm", "seed=0..x"], "gradpath: seed=0..x: must be an integer ≥ 0, a range 0..15 or a list"),
+        (["-m", "arm=rnn,lstm", "seed=0,[]"], "gradpath: seed=[]: must be an integer ≥ 0, a range 0..15 or a list"),
+        (["-m", "seed=0..3,[5,2]"], " seed=[5,2]: this point is in the sweep twice, with seed 2"),
         (["tracking.uri=sqlite:////tmp"], "gradpath: tracking.uri=sqlite:////tmp: must name a file"),
         (["tracking.uri=file:///tmp/x"], "gradpath: tracking.uri=file:///tmp/x: must be a database"),
     ],
@@ -84,19 +98,20 @@ def test_the_configuration_is_printed_without_running(home: Path) -> None:
     assert "activation: tanh" in done.stdout
 
 
-def test_sigterm_closes_the_run_as_killed(home: Path) -> None:
-    arguments = ["run", "train.steps=1000000", *SMALL[:-1]]
+@pytest.mark.parametrize(("sent", "returned"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("seeds", ["0", "0..2"])
+def test_a_signal_closes_every_run_as_killed(home: Path, seeds: str, sent: signal.Signals, returned: int) -> None:
+    arguments = ["run", f"seed={seeds}", "train.steps=1000000", *SMALL[:-1]]
     process = subprocess.Popen([*GRADPATH, *arguments], cwd=home, stderr=subprocess.PIPE, text=True, env=os.environ)
+    count = len(config.experiments([f"seed={seeds}"]))
     deadline = time.monotonic() + 120
-    outcomes: list = []
-    while not outcomes and time.monotonic() < deadline:
+    while len(_running()) < count and time.monotonic() < deadline:
         time.sleep(0.5)
-        outcomes = _running()
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(sent)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 143
+    assert process.returncode == returned
     assert "Traceback" not in said
-    assert [status for _, status, _ in _running()] == ["KILLED"]
+    assert [status for _, status, _ in _running()] == ["KILLED"] * count
 
 
 def test_a_run_that_was_killed_is_found_by_the_next_command(home: Path) -> None:
@@ -115,11 +130,13 @@ def test_a_run_that_was_killed_is_found_by_the_next_command(home: Path) -> None:
 
 def test_one_point_that_fails_is_named_and_the_others_finish(home: Path) -> None:
     """A million units do not fit into any memory."""
-    done = gradpath("run", "-m", "cell.hidden_size=1000000,6", "cell=rnn,lstm", *SMALL[:1], *SMALL[2:], cwd=home)
+    points = ["cell.hidden_size=1000000,6", "cell=rnn,lstm", "seed=0,[1,2]"]
+    done = gradpath("run", "-m", *points, *SMALL[:1], *SMALL[2:], cwd=home)
     assert done.returncode == 1
-    assert done.stderr.count("failed: ") == 2
+    assert done.stderr.count("failed: ") == 4
     assert "failed: rnn · adding T=12 · seed 0: MemoryError: Unable to allocate" in done.stderr
-    assert sorted(status for _, status, _ in _running()) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
+    assert "failed: lstm · adding T=12 · 2 seeds: MemoryError: Unable to allocate" in done.stderr
+    assert sorted(status for _, status, _ in _running()) == ["FAILED"] * 6 + ["FINISHED"] * 6
 
 
 def _running() -> list:

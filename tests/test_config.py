@@ -33,7 +33,15 @@ BAD = [
     ("train.dtype=float16", "train.dtype=float16: must be one of float32, float64"),
     ("optimizer.lr=nan", "optimizer.lr=nan: must be > 0"),
     ("optimizer.lr=inf", "optimizer.lr=inf: must be finite"),
-    ("seed=-1", "seed=-1: must be ≥ 0"),
+    ("seed=-1", "seed=-1: must be an integer ≥ 0, a range 0..15 or a list [0,3,7], each seed once, at most 1000"),
+    *[
+        (f"seed={several}", f"seed={several}: must be an integer ≥ 0, a range 0..15 or a list ")
+        for several in ("5..2", "0..x", "-1..3", "0..", "..3", "0...3", "0.5", "0..1000", f"0..{'9' * 18}", "0..1..2")
+    ],
+    *[
+        (f"seed={several}", f"seed={several}: must be an integer ≥ 0, a range 0..15 or a list ")
+        for several in ("[]", "[1,1]", "[0,-1]", "[0,x]", "[0,1.5]", "[0,true]", "[0..3,7]", "[[0,1]]", "null", "true")
+    ],
     ("seed=", "seed=: must be an integer ≥ 0"),
     ("foo=3", "foo=3: no such key; there are task, cell"),
     ("+foo=3", "foo=3: no such key; there are task, cell"),
@@ -119,6 +127,33 @@ def test_points_of_a_sweep() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("written", "seeds"),
+    [
+        ("seed=7", [7]),
+        ("seed=3..5", [3, 4, 5]),
+        ("seed=4..4", [4]),
+        ("seed=[7,0,3]", [7, 0, 3]),
+        ("seed=0..999", range(1000)),
+    ],
+)
+def test_one_value_can_hold_several_seeds(written: str, seeds: list[int]) -> None:
+    experiments = config.experiments(["arm=gru", written])
+    assert experiments == [config.experiment(["arm=gru", f"seed={seed}"]) for seed in seeds]
+    assert {type(experiment) for experiment in experiments} == {Experiment}
+
+
+def test_several_seeds_are_one_point_of_a_sweep_for_hydra() -> None:
+    points = config.points(["arm=rnn,lstm", "seed=0..7,[8,9]"])
+    assert [seeds for _, seeds in points] == ["seed=0..7", "seed=[8,9]"] * 2
+    assert [len(config.experiments(point)) for point in points] == [8, 2, 8, 2]
+
+
+def test_where_one_seed_is_meant_several_are_refused() -> None:
+    with pytest.raises(config.ConfigError, match=r"^seed=0\.\.3: must be a single seed here$"):
+        config.experiment(["seed=0..3"])
+
+
 STUDIES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
@@ -149,5 +184,13 @@ def test_help_lists_every_key_with_what_it_takes(capsys: pytest.CaptureFixture[s
 
     assert cli.run(["--help"]) == 0
     out = capsys.readouterr().out
-    for word in ("arm=", "task=", "cell.hidden_size=64", "an integer ≥ 1", "clip.max_norm=null", "optimizer.lr="):
+    for word in (
+        "arm=",
+        "task=",
+        "cell.hidden_size=64",
+        "an integer ≥ 1",
+        "clip.max_norm=null",
+        "optimizer.lr=",
+        "a range 0..15",
+    ):
         assert word in out

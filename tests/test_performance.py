@@ -45,13 +45,17 @@ def test_geometric_mean() -> None:
     assert ratios.geometric_mean([0.5, 2, 8]) == pytest.approx(2)
 
 
-def test_the_floor_is_the_products_of_the_network_in_either_layout(problem: Problem) -> None:
-    """The same numbers both ways, and gradients of the shapes of the network's own matrices."""
+def test_the_floor_is_the_products_of_the_network_in_every_layout(problem: Problem) -> None:
+    """The same numbers in each, and gradients of the shapes of the network's own matrices."""
     found = {part: [way.run() for way in ways] for part, ways in floor.parts(problem).items()}
     assert tuple(found) == floor.PARTS
-    for rows, columns in found.values():
+    for rows, *by_gate, columns in found.values():
         for one, other in zip(rows, columns, strict=True):
             np.testing.assert_allclose(one, other.T, rtol=1e-12)
+        for others in by_gate:
+            for one, other in zip(rows, others, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-12)
+    assert {part for part, ways in found.items() if len(ways) == 3} == {"forward", "backward", "weights"}
     w_x, w_h, _, w_hy, _ = problem.weights
     assert [gradient.shape for gradient in found["weights"][0]] == [w_x.shape, w_h.shape]
     assert found["readout, back"][0][1].shape == w_hy.shape

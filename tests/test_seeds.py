@@ -1,13 +1,23 @@
-"""Many seeds as one array axis: bit for bit what each gives alone."""
+"""Many seeds as one array axis: bit for bit what each gives alone, in training and in MLflow."""
 
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+from mlflow import MlflowClient
 
-from gradpath import config
+from gradpath import config, store, training
+from gradpath.recorder import Recorder
+from gradpath.run import Terminated, execute, execute_seeds
 from gradpath.training import Step, train, train_seeds
 
 SMALL = ["task.length=30", "train.batch_size=7", "train.eval_size=20", "train.steps=12"]
+WILD = ["arm=rnn", "cell.activation=relu", "init=orthogonal", "init.gain=1.1", "optimizer=sgd", "optimizer.lr=0.03"]
+"""Overrides with which some seeds diverge, at different steps."""
 
 
 def signature(step: Step) -> tuple:
@@ -37,17 +47,19 @@ def test_side_by_side_is_bit_identical_to_one_by_one(overrides: list[str], hidde
         assert [signature(steps[index]) for steps in together] == alone
 
 
-def test_a_seed_that_diverges_drops_out_and_leaves_the_others_as_they_are() -> None:
-    wild = ["arm=rnn", "cell.activation=relu", "init=orthogonal", "init.gain=1.1", "optimizer=sgd", "optimizer.lr=0.03"]
-    one = config.experiment([*SMALL, *wild, "train.steps=40"])
+@pytest.mark.parametrize("together", [1, 2, 6])
+def test_a_seed_that_diverges_drops_out_and_leaves_the_others_as_they_are(monkeypatch, together: int) -> None:
+    """However many are differentiated at once."""
+    monkeypatch.setattr(training, "TOGETHER", together * 30 * 7 * 64)
+    one = config.experiment([*SMALL, *WILD, "train.steps=40"])
     experiments = [replace(one, seed=seed) for seed in range(6)]
-    together = list(train_seeds(experiments))
-    ends = {index: sum(index in steps for steps in together) for index in range(6)}
+    side_by_side = list(train_seeds(experiments))
+    ends = {index: sum(index in steps for steps in side_by_side) for index in range(6)}
     assert len(set(ends.values())) > 1, "the seeds are meant to end at different steps"
     for index, experiment in enumerate(experiments):
         alone = list(train(experiment))
         assert len(alone) == ends[index]
-        found = [steps[index].loss for steps in together if index in steps]
+        found = [steps[index].loss for steps in side_by_side if index in steps]
         assert [repr(step.loss) for step in alone] == [repr(loss) for loss in found]
 
 
@@ -55,3 +67,146 @@ def test_only_the_seed_may_differ() -> None:
     one = config.experiment(SMALL)
     with pytest.raises(ValueError, match="seed only"):
         next(train_seeds([one, config.experiment([*SMALL, "optimizer.lr=0.1"])]))
+
+
+def stored(recorder: Recorder) -> dict[str, object]:
+    """Everything that MLflow holds of a run but times, ids and the sweep."""
+    client, run = recorder.client, recorder.client.get_run(recorder.run_id)
+    folder = Path(client.download_artifacts(recorder.run_id, ""))
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    arrays = np.load(files.pop(store.ARTIFACT), allow_pickle=False)
+    histories = {key: client.get_metric_history(recorder.run_id, key) for key in run.data.metrics}
+    return {
+        "name, status": (run.info.run_name, run.info.status),
+        "params": run.data.params,
+        "tags": {key: value for key, value in run.data.tags.items() if key != "sweep_id"},
+        "metrics": {key: [(point.step, point.value) for point in history] for key, history in histories.items()},
+        "arrays": {key: (value.dtype, value.shape, value.tobytes()) for key, value in arrays.items()},
+        "files": {name: path.read_bytes() for name, path in files.items()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "diverged"),
+    [(["arm=clipped_lstm"], {"false"}), (["task=copy", "task.length=9"], {"false"}), (WILD, {"true", "false"})],
+)
+def test_each_is_stored_as_if_it_had_run_alone(home: Path, overrides: list[str], diverged: set[str]) -> None:
+    overrides = [*SMALL, *overrides, "train.eval_every=5", "train.steps=40"]
+    together = [stored(recorder) for recorder in execute_seeds(config.experiments([*overrides, "seed=[3,0,1,2]"]), "s")]
+    alone = [stored(execute(config.experiment([*overrides, f"seed={seed}"]), "t")) for seed in (3, 0, 1, 2)]
+    assert together == alone
+    assert len({str(run["arrays"]) for run in together}) == 4
+    assert {run["tags"]["diverged"] for run in together} == diverged  # type: ignore[index]
+
+
+def test_a_seed_that_has_diverged_is_finished_while_the_others_go_on(home: Path, monkeypatch) -> None:
+    original, diverged = Recorder.record, []
+
+    def record(self: Recorder, step: Step) -> None:
+        if diverged:
+            raise KeyboardInterrupt
+        original(self, step)
+        diverged.extend([self.experiment.seed] * step.diverged)
+
+    monkeypatch.setattr(Recorder, "record", record)
+    with pytest.raises(KeyboardInterrupt):
+        execute_seeds(config.experiments([*SMALL, *WILD, "train.steps=40", "seed=0..3"]), "s")
+    found = statuses()
+    assert len(diverged) == 1
+    assert found.pop(diverged[0]) == "FINISHED"
+    assert list(found.values()) == ["KILLED"] * 3
+
+
+def statuses() -> dict[int, str]:
+    """Seed → status of every run in the store."""
+    client = store.connect(None)
+    runs = client.search_runs([store.experiment_id(client, "gradpath")])
+    return {int(run.info.run_name.rpartition(" ")[2]): run.info.status for run in runs}
+
+
+def on_call(monkeypatch: pytest.MonkeyPatch, method: str, number: int, action: Callable[[], None]) -> None:
+    """Does something in the middle of a call to the store, the ``number``-th of its kind."""
+    call, calls = getattr(MlflowClient, method), []
+
+    def replaced(*arguments, **keywords):
+        done = call(*arguments, **keywords)
+        calls.append(done)
+        if len(calls) == number:
+            action()
+        return done
+
+    monkeypatch.setattr(MlflowClient, method, replaced)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def fail() -> None:
+    raise OSError("disk full")
+
+
+SIGNAL = (terminate, Terminated, "KILLED")
+ERROR = (fail, OSError, "FAILED")
+
+
+@pytest.mark.parametrize(
+    ("method", "number", "ending", "expected"),
+    [
+        ("create_run", 1, SIGNAL, [1, 0]),
+        ("create_run", 3, SIGNAL, [3, 0]),
+        ("log_dict", 2, ERROR, [2, 0]),
+        ("log_batch", 4, SIGNAL, [3, 0]),
+        ("log_batch", 4, ERROR, [3, 0]),
+        ("log_artifact", 4, SIGNAL, [3, 0]),
+        ("log_artifact", 5, ERROR, [2, 1]),
+        ("log_artifact", 6, SIGNAL, [1, 2]),
+    ],
+)
+def test_all_runs_are_closed_at_whatever_moment_they_end(
+    home: Path, monkeypatch, method: str, number: int, ending: tuple, expected: list[int]
+) -> None:
+    """SIGTERM, or an error of the store, while the runs are opened and while they are closed one by one."""
+    action, kind, status = ending
+    on_call(monkeypatch, method, number, action)
+    with pytest.raises(kind):
+        execute_seeds(config.experiments([*SMALL, "seed=0..2"]), "s")
+    found = list(statuses().values())
+    assert [found.count(status), found.count("FINISHED")] == expected
+    assert len(found) == sum(expected)
+
+
+def test_what_was_measured_before_an_error_is_kept_for_every_seed(home: Path, monkeypatch) -> None:
+    original, seen = Recorder.record, []
+
+    def record(self: Recorder, step: Step) -> None:
+        original(self, step)
+        seen.append(step)
+        if len(seen) == 8:
+            raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr(Recorder, "record", record)
+    with pytest.raises(ZeroDivisionError):
+        execute_seeds(config.experiments([*SMALL, "seed=0..2"]), "s")
+    client = store.connect(None)
+    runs = client.search_runs([store.experiment_id(client, "gradpath")])
+    assert {run.data.tags["error"] for run in runs} == {"ZeroDivisionError: on purpose"}
+    assert sorted(len(client.get_metric_history(run.info.run_id, "train/loss")) for run in runs) == [2, 3, 3]
+
+
+def test_one_display_for_all(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiments = config.experiments([*SMALL, *WILD, "train.steps=40", "seed=0..3"])
+    execute_seeds(experiments, "s", "[5-8/12]")
+    said = capsys.readouterr().err.splitlines()
+    ends = {e.seed: list(train(e))[-1] for e in experiments}
+    for seed, end in ends.items():
+        line = f"[5-8/12] rnn · adding T=30 · seed {seed}: diverged at step {end.step}: loss or gradient is not finite"
+        assert (line in said) == end.diverged
+    whole = [end for end in ends.values() if not end.diverged]
+    assert 0 < len(whole) < 4
+    loss, test = (np.median(of) for of in ([e.loss for e in whole], [e.evaluation.loss for e in whole]))  # type: ignore[union-attr]
+    name = "[5-8/12] rnn · adding T=30 · 4 seeds"
+    assert said[-1] == f"{name}: median test loss {test:.4g}, 0 of 4 solved"
+    (last,) = [line for line in said if line.startswith(f"{name}: step 40/40, median loss {loss:.4g}, ")]
+    assert f", {4 - len(whole)} of 4 diverged, " in last
+    assert len(said) == 2 + 4 - len(whole)

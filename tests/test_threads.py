@@ -19,15 +19,15 @@ import sys
 from threadpoolctl import threadpool_info
 from gradpath import config, run
 
-def spied(experiment, train=run.train):
-    for step in train(experiment):
+def spied(experiments, train=run.train_seeds):
+    for steps in train(experiments):
         found = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
         print("inside", *found, flush=True)
         sys.stdin.readline()  # until the other process is inside too
-        yield step
+        yield steps
 
-run.train = spied
-run.execute(config.experiment(sys.argv[2:]), "s", jobs=int(sys.argv[1]))
+run.train_seeds = spied
+run.execute_seeds([config.experiment(sys.argv[2:])], "s", jobs=int(sys.argv[1]))
 """
 
 

@@ -24,7 +24,9 @@ def contestant(problem: Problem) -> Contestant:
 
 
 def parts(problem: Problem, seed: int = 0) -> dict[str, list[Contestant]]:
-    """Part → the same products with the arrays (…, B, H) and with the arrays (…, H, B); each returns its outputs."""
+    """Part → the same products with the arrays (…, B, n·H), with (…, n, B, H), a product a gate, and with (…, n·H, B);
+    each returns its outputs.
+    """
     steps, batch, hidden = problem.shape
     w_x, w_h, b, w_hy, _ = problem.weights
     rng = np.random.default_rng(seed)
@@ -33,13 +35,15 @@ def parts(problem: Problem, seed: int = 0) -> dict[str, list[Contestant]]:
         return rng.normal(size=(steps, batch, width)).astype(problem.dtype)
 
     x, h, delta, d_y = problem.batch.inputs, random(hidden), random(len(b)), random(w_hy.shape[1])
-    rows, columns = _batch_major(x, h, delta, d_y, w_x, w_h, w_hy), _feature_major(x, h, delta, d_y, w_x, w_h, w_hy)
+    given = (x, h, delta, d_y, w_x, w_h, w_hy)
+    layouts = {
+        "batch-major": _batch_major(*given),
+        "by gate": _by_gate(*given),
+        "feature-major": _feature_major(*given),
+    }
     return {
-        part: [
-            Contestant(part, "batch-major", {"step": rows[part]}, None),
-            Contestant(part, "feature-major", {"step": columns[part]}, None),
-        ]
-        for part in rows
+        part: [Contestant(part, name, {"step": ways[part]}, None) for name, ways in layouts.items() if part in ways]
+        for part in PARTS
     }
 
 
@@ -76,6 +80,44 @@ def _batch_major(
         return np.matmul(flat_y, w_hy_back, out=d_h), np.matmul(flat_h.T, flat_y, out=of_hy)
 
     return dict(zip(PARTS, (forward, readout, readout_back, backward, weights), strict=True))
+
+
+def _by_gate(x: NDArray, h: NDArray, delta: NDArray, d_y: NDArray, w_x: NDArray, w_h: NDArray, w_hy: NDArray) -> Part:
+    """Batch-major with the gates apart, which needs their sum backwards; the readout has none."""
+    steps, batch, hidden = h.shape
+
+    def apart(array: NDArray) -> NDArray:
+        """(…, rows, n·H) → (…, n, rows, H)."""
+        return np.ascontiguousarray(array.reshape(*array.shape[:-1], -1, hidden).swapaxes(-2, -3))
+
+    def together(array: NDArray) -> NDArray:
+        return array.swapaxes(-2, -3).reshape(*array.shape[:-3], array.shape[-2], -1)
+
+    flat_x, flat_h, gates = x.reshape(-1, x.shape[-1]), h.reshape(-1, hidden), apart(delta)
+    flat_gates = apart(delta.reshape(steps * batch, -1))
+    x_apart, h_apart = apart(w_x), apart(w_h)
+    h_back = np.ascontiguousarray(h_apart.swapaxes(-1, -2))
+    pre, forth, sent = np.empty_like(flat_gates), np.empty_like(gates[0]), np.empty_like(gates[0])
+    back, of_x, of_h = np.empty_like(h[0]), np.empty_like(x_apart), np.empty_like(h_apart)
+
+    def forward(_: Any) -> tuple[NDArray, ...]:
+        np.matmul(flat_x, x_apart, out=pre)
+        for row in h:
+            np.matmul(row, h_apart, out=forth)
+        return together(pre), together(forth)
+
+    def backward(_: Any) -> tuple[NDArray, ...]:
+        for row in gates:
+            np.matmul(row, h_back, out=sent)
+            np.add.reduce(sent, axis=0, out=back)
+        return (back,)
+
+    def weights(_: Any) -> tuple[NDArray, ...]:
+        np.matmul(flat_x.T, flat_gates, out=of_x)
+        np.matmul(flat_h.T, flat_gates, out=of_h)
+        return together(of_x), together(of_h)
+
+    return {"forward": forward, "backward": backward, "weights": weights}
 
 
 def _feature_major(

@@ -5,12 +5,16 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from gradpath.experiment import Experiment
 
 USAGE = """\
 usage: gradpath COMMAND …
 
   gradpath run [KEY=VALUE …]          train one network and record it in MLflow
+  gradpath run seed=0..15 …           the same with 16 seeds at once, side by side
   gradpath run -m KEY=V1,V2 …         the same for every combination: a sweep
   gradpath run -m +experiment=NAME    the sweep of a study in conf/experiment/
   gradpath report [KEY=VALUE …]       draw the figures of the newest sweep
@@ -24,7 +28,9 @@ RUN_HELP = """\
 usage: gradpath run [-m] [KEY=VALUE …]
 
   gradpath run arm=lstm task=temporal_order task.length=50 seed=3
-  gradpath run -m arm=rnn,clipped_rnn,lstm seed=0,1,2        a sweep: every combination
+  gradpath run arm=lstm seed=0..15                           16 networks side by side, each a run of its own in MLflow
+  gradpath run -m arm=rnn,clipped_rnn,lstm seed=0,1,2        a sweep: every combination, one after another
+  gradpath run -m arm=rnn,clipped_rnn,lstm seed=0..15        … with the seeds of each arm side by side
   gradpath run -m +experiment=vanishing                      the sweep of a study
 
 --cfg job prints the configuration without running; --hydra-help lists Hydra's own options.
@@ -91,37 +97,46 @@ def run(arguments: list[str]) -> int:
         return 0
     given = _parsed(get_args_parser(), arguments)
     asks_hydra = given.cfg or given.info or given.hydra_help or given.shell_completion
-    points = []
+    jobs: list[list[Experiment]] = []
     if not asks_hydra:
         expanded = config.points(given.overrides) if given.multirun else [given.overrides]
-        points = [config.experiment(point) for point in expanded]
-        first: dict[str, int] = {}
-        for number, point in enumerate(points):
-            if first.setdefault(point.config_hash, number) != number:
-                raise config.ConfigError(f"{' '.join(expanded[number])}: this point is in the sweep twice")
-        for uri, name in {(point.tracking.uri, point.tracking.experiment) for point in points}:
+        jobs = [config.experiments(overrides) for overrides in expanded]
+        known: set[str] = set()
+        for overrides, points in zip(expanded, jobs, strict=True):
+            for point in points:
+                if point.config_hash in known:
+                    raise config.ConfigError(
+                        f"{' '.join(overrides)}: this point is in the sweep twice, with seed {point.seed}"
+                    )
+                known.add(point.config_hash)
+        for uri, name in {(points[0].tracking.uri, points[0].tracking.experiment) for points in jobs}:
             client = store.connect(uri)
             place = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
             for stale in store.reap(client, place):
                 print(f"found a run that was killed, now marked so: {stale}", file=sys.stderr)
     sweep_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    total = sum(map(len, jobs))
     failures: list[str] = []
 
     def job(composed: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
 
-        from gradpath.run import execute
+        from gradpath.run import execute_seeds, label
 
-        experiment = config.build(composed)
-        number = HydraConfig.get().job.num if given.multirun else None
-        position = f"[{number + 1}/{len(points)}]" if number is not None else ""
+        experiments: list[Experiment] = config.build(composed).experiments()
+        position = ""
+        if given.multirun:
+            before = sum(map(len, jobs[: HydraConfig.get().job.num]))
+            ends = sorted({before + 1, before + len(experiments)})
+            position = f"[{'-'.join(map(str, ends))}/{total}]"
         try:
-            execute(experiment, experiment.tracking.sweep_id or sweep_id, position, config.jobs_at_once())
+            given_id = experiments[0].tracking.sweep_id
+            execute_seeds(experiments, given_id or sweep_id, position, config.jobs_at_once())
         except Exception as error:
             if isinstance(error, store.StoreError) or not (given.multirun or isinstance(error, MemoryError)):
                 raise
-            # The other points of a sweep still run; this one is FAILED in MLflow and named at the end.
-            failures.append(f"{experiment.run_name}: {type(error).__name__}: {error}")
+            # The other points of a sweep still run; these are FAILED in MLflow and named at the end.
+            failures.append(f"{label(experiments)}: {type(error).__name__}: {error}")
 
     config.register()
     # Hydra wants its options before the overrides; people write them anywhere.
@@ -130,12 +145,12 @@ def run(arguments: list[str]) -> int:
     hydra.main(version_base="1.3", config_path=str(paths.conf()), config_name="config")(job)()
     if asks_hydra:
         return 0
-    name = points[0].tracking.experiment
+    tracking = jobs[0][0].tracking
+    name = tracking.experiment
     print(
-        f"{len(points)} run{'s'[: len(points) != 1]} of sweep {points[0].tracking.sweep_id or sweep_id} in MLflow",
-        end="",
+        f"{total} run{'s'[: total != 1]} of sweep {tracking.sweep_id or sweep_id} in MLflow experiment {name}.", end=""
     )
-    print(f" experiment {name}. Figures: gradpath report study={name}. Curves: gradpath ui")
+    print(f" Figures: gradpath report study={name}. Curves: gradpath ui")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0

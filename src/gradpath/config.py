@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gradpath import paths
 from gradpath.cells import Cell
 from gradpath.discovery import discover
-from gradpath.experiment import Experiment
+from gradpath.experiment import Experiment, Replicates
 from gradpath.figures import Figure
 from gradpath.inits import Init
 from gradpath.instruments import Instrument
@@ -53,7 +53,7 @@ class ConfigError(Exception):
 def register() -> None:
     """Makes every unit's dataclass the schema of its YAML file, under the YAML's name with a ``_`` before it."""
     store = ConfigStore.instance()
-    store.store(name="_experiment", node=Experiment)
+    store.store(name="_experiment", node=Replicates)
     store.store(name="_report", node=Report)
     for group, base in GROUPS.items():
         units: dict[str, type] = discover(base)
@@ -69,10 +69,18 @@ def load(config_name: str, overrides: list[str], hydra: bool = False) -> DictCon
         return compose(config_name, overrides, return_hydra_config=hydra)
 
 
+def experiments(overrides: list[str]) -> list[Experiment]:
+    """The experiments that a list of overrides describes, one a seed; raises ConfigError."""
+    made: Replicates = _explained(overrides, lambda: build(load("config", overrides)))
+    return made.experiments()
+
+
 def experiment(overrides: list[str]) -> Experiment:
-    """The experiment that a list of overrides describes; raises ConfigError."""
-    made: Experiment = _explained(overrides, lambda: build(load("config", overrides)))
-    return made
+    """The one experiment that a list of overrides describes; raises ConfigError."""
+    one, *others = experiments(overrides)
+    if others:
+        raise ConfigError(f"{_written('seed', overrides)}: must be a single seed here")
+    return one
 
 
 def report(overrides: list[str]) -> Report:
@@ -126,7 +134,7 @@ def build(config: DictConfig) -> Any:
             OmegaConf.to_object(node)
         except SettingError as error:
             key = ".".join((*path, error.name))
-            raise ConfigError(f"{key}={error.value}: must be {error.allowed}") from None
+            raise ConfigError(f"{key}={_as_written(error.value)}: must be {error.allowed}") from None
 
     check(config, ())
     return OmegaConf.to_object(config)
@@ -134,6 +142,8 @@ def build(config: DictConfig) -> Any:
 
 def describe(field: dataclasses.Field[Any], annotation: Any) -> str:
     """What a field takes, in words: ``an integer ≥ 1 or null``."""
+    if takes := field.metadata.get("takes"):
+        return str(takes)
     words = []
     for option in typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,):
         if option is type(None):
@@ -165,6 +175,8 @@ def _as_written(value: Any) -> Any:
     """A value as a person writes it on the command line."""
     if isinstance(value, Enum):
         return value.name
+    if isinstance(value, list):
+        return f"[{','.join(str(_as_written(item)) for item in value)}]"
     return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
@@ -105,9 +106,48 @@ class Experiment(Settings):
         return "_".join(word for word in (clipping, unit_name(self.cell), self.cell.variant) if word)
 
     @property
+    def title(self) -> str:
+        """``lstm · adding T=100``: the name of a run without its seed."""
+        return f"{self.arm} · {unit_name(self.task)} T={self.task.length}"
+
+    @property
     def run_name(self) -> str:
         """``lstm · adding T=100 · seed 3``."""
-        return f"{self.arm} · {unit_name(self.task)} T={self.task.length} · seed {self.seed}"
+        return f"{self.title} · seed {self.seed}"
+
+
+MOST_SEEDS = 1000
+"""Of one vectorised run, whose memory grows with them."""
+SEEDS = f"an integer ≥ 0, a range 0..15 or a list [0,3,7], each seed once, at most {MOST_SEEDS}"
+
+
+@dataclass
+class Replicates(Experiment):
+    """An experiment as a user writes it: with one seed or with several, ``0..15`` or ``[0, 3, 7]``."""
+
+    seed: Any = field(
+        default=0,
+        metadata={
+            "help": "seed of the three streams: initialisation, data, evaluation; several are trained side by side",
+            "takes": SEEDS,
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        seeds = self._seeds()
+        natural = 0 < len(seeds) <= MOST_SEEDS and all(type(seed) is int and seed >= 0 for seed in seeds)
+        if not natural or len(set(seeds)) < len(seeds):
+            raise SettingError("seed", self.seed, SEEDS)
+
+    def experiments(self) -> list[Experiment]:
+        """One experiment a seed."""
+        return [Experiment(**vars(self) | {"seed": seed}) for seed in self._seeds()]
+
+    def _seeds(self) -> Sequence[Any]:
+        if isinstance(self.seed, str) and (ends := re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", self.seed)):
+            return range(int(ends[1]), int(ends[2]) + 1)
+        return self.seed if isinstance(self.seed, list) else [self.seed]
 
 
 def unit_name(unit: object) -> str:

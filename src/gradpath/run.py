@@ -1,12 +1,13 @@
-"""One run from experiment to MLflow: trains, records, and tells the terminal how far it is."""
+"""From experiment to MLflow: trains, records, and tells the terminal how far it is."""
 
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from statistics import median
 from types import FrameType
 from typing import NoReturn
 
@@ -17,46 +18,78 @@ from gradpath import paths
 from gradpath.experiment import Experiment
 from gradpath.recorder import Recorder
 from gradpath.threads import chosen
-from gradpath.training import Step, train
+from gradpath.training import Step, train_seeds
 
 PLAIN_SECONDS = 15.0
 """Without a terminal, a line this often instead of a bar."""
 
 
-def execute(experiment: Experiment, sweep_id: str, position: str = "", jobs: int = 1) -> Recorder:
-    """Trains and records one point; ``position`` (``3/12``) says where in a sweep it stands, ``jobs`` how many of its
-    points run at once.
-    """
-    threads = chosen(experiment, jobs)
-    tags = {"sweep_id": sweep_id, "code_version": code_version(), "threads": str(threads)}
-    label = f"{position} {experiment.run_name}".strip()
-    with terminable(), threadpool_limits(threads, "blas"), Recorder(experiment, tags) as recorder:
-        for step in progress(train(experiment), experiment.train.steps, label):
-            recorder.record(step)
+def execute(experiment: Experiment, sweep_id: str) -> Recorder:
+    """Trains and records one run."""
+    (recorder,) = execute_seeds([experiment], sweep_id)
     return recorder
 
 
-def progress(steps: Iterator[Step], total: int, label: str) -> Iterator[Step]:
-    """Passes the steps on, with a bar of step, loss and time left on a terminal, plain lines elsewhere."""
-    terminal = sys.stderr.isatty()
+def execute_seeds(
+    experiments: Sequence[Experiment], sweep_id: str, position: str = "", jobs: int = 1
+) -> list[Recorder]:
+    """Trains experiments that differ in their seed only side by side, and records each as a run of its own;
+    ``position`` (``3/12``) says where in a sweep they stand, ``jobs`` how many of its jobs run at once.
+    """
+    threads = chosen(experiments[0], jobs)
+    tags = {"sweep_id": sweep_id, "code_version": code_version(), "threads": str(threads)}
+    with terminable(), threadpool_limits(threads, "blas"), ExitStack() as runs:
+        lives = [runs.enter_context(ExitStack()) for _ in experiments]
+        recorders = [
+            life.enter_context(Recorder(experiment, tags)) for life, experiment in zip(lives, experiments, strict=True)
+        ]
+        for happened in progress(train_seeds(experiments), experiments, position):
+            for index, step in happened.items():
+                recorders[index].record(step)
+                if step.diverged:  # its run ends here, whatever becomes of the others
+                    lives[index].close()
+    return recorders
+
+
+def label(experiments: Sequence[Experiment]) -> str:
+    """What is trained side by side, in words: ``lstm · adding T=100 · 16 seeds``."""
+    first, *others = experiments
+    return f"{first.title} · {len(experiments)} seeds" if others else first.run_name
+
+
+def progress(
+    stream: Iterator[dict[int, Step]], experiments: Sequence[Experiment], position: str = ""
+) -> Iterator[dict[int, Step]]:
+    """Passes the steps on, with a bar of step, loss and time left on a terminal, plain lines elsewhere. Several seeds
+    have one bar, with the medians over those still training.
+    """
+    terminal, total, diverged = sys.stderr.isatty(), experiments[0].train.steps, 0
+    name, of = f"{position} {label(experiments)}".strip(), "median " if len(experiments) > 1 else ""
     started = said = time.monotonic()
-    with tqdm(total=total, desc=label, unit="step", disable=not terminal, dynamic_ncols=True) as bar:
-        for step in steps:
-            yield step
-            state = f"loss {step.loss:.4g}, log10 grad norm {step.log10_grad_norm:.1f}"
+    with tqdm(total=total, desc=name, unit="step", disable=not terminal, dynamic_ncols=True) as bar:
+        for happened in stream:
+            yield happened
+            lost = [experiments[index].run_name for index, step in happened.items() if step.diverged]
+            training = [step for step in happened.values() if not step.diverged]
+            shown, diverged = training or [*happened.values()], diverged + len(lost)
+            step, loss, norm = shown[0].step, median(s.loss for s in shown), median(s.log10_grad_norm for s in shown)
+            state = f"{of}loss {loss:.4g}, {of}log10 grad norm {norm:.1f}"
+            state += f", {diverged} of {len(experiments)} diverged" if of and diverged else ""
             bar.set_postfix_str(state, refresh=False)
-            bar.update(step.step - bar.n)
+            bar.update(step - bar.n)
             now = time.monotonic()
-            ended = step.diverged or step.step == total
-            if not terminal and (ended or now - said > PLAIN_SECONDS):
-                left = (now - started) / max(step.step, 1) * (total - step.step)
-                print(f"{label}: step {step.step}/{total}, {state}, {left:.0f} s left", file=sys.stderr, flush=True)
+            if not terminal and (not training or step == total or now - said > PLAIN_SECONDS):
+                left = (now - started) / max(step, 1) * (total - step)
+                print(f"{name}: step {step}/{total}, {state}, {left:.0f} s left", file=sys.stderr, flush=True)
                 said = now
-        if step.evaluation is not None:
-            e = step.evaluation
-            bar.write(f"{label}: test loss {e.loss:.4g}, {'solved' if e.solved else 'not solved'}", file=sys.stderr)
-        if step.diverged:
-            bar.write(f"{label}: diverged at step {step.step}: loss or gradient is not finite", file=sys.stderr)
+            for run in lost:
+                line = f"{position} {run}: diverged at step {step}: loss or gradient is not finite"
+                bar.write(line.strip(), file=sys.stderr)
+        if tested := [s.evaluation for s in happened.values() if s.evaluation is not None]:
+            solved = sum(evaluation.solved for evaluation in tested)
+            outcome = f"{solved} of {len(experiments)} solved" if of else "solved" if solved else "not solved"
+            loss = median(evaluation.loss for evaluation in tested)
+            bar.write(f"{name}: {of}test loss {loss:.4g}, {outcome}", file=sys.stderr)
 
 
 class Terminated(SystemExit):
