@@ -27,7 +27,8 @@ class Credit(Instrument):
     - ``alignment/s``: cos(g_s, g_t), with g_t = ∂L/∂θ_t; 0 where one of the two is a true zero.
     - ``norm``: log10 ‖g_t‖, so that Σ_s Σ_t cos(g_s, g_t) ‖g_s‖ ‖g_t‖ = ‖Σ_t g_t‖² = ‖∂L/∂θ‖².
 
-    (T, names). Beyond ``max_steps`` timesteps s runs over that many, evenly spaced from the first to the last. Memory:
+    (T, names). Beyond ``max_steps`` timesteps s runs over that many, evenly spaced from the first to the last, so that
+    there are no more backward passes than that. Memory:
     at most max(2^22, T·n·H) numbers of per-step gradients are formed at once, and held twice, in float64; beside them
     the trace of one step's loss, as large as that of the batch.
     """

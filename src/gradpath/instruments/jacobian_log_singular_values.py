@@ -20,7 +20,7 @@ class JacobianLogSingularValues(Instrument):
     2.1, bounds σ_1; Pennington et al. 2017 ask for all of them to be 1). (names,), ``lag=10/sigma_1`` …
 
     Each is right to ten digits of its own at any length (:mod:`gradpath.graded`). -inf is a true zero; NaN where the
-    network has blown up.
+    network has blown up. Costs what ``lyapunov_spectrum`` does, and at each lag an SVD by rotations.
     """
 
     sequences: int = setting(2, "sequences of the minibatch to average over", ge=1)

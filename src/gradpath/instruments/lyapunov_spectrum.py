@@ -22,6 +22,8 @@ class LyapunovSpectrum(Instrument):
     ``warm_up`` steps it turns towards the directions of the network and nothing is counted (at most T − 1 steps). The
     other N steps are those of one sequence of the task, so these are exponents of a finite time; their sum is the
     mean of ln |det J_t| exactly. -inf is a true zero (dead units); NaN where the network has blown up.
+
+    Costs two QR decompositions (n, n) a step and sequence, O(T n³) a reading: for n = 256 some 10 ms a step.
     """
 
     sequences: int = setting(2, "sequences of the minibatch to average over", ge=1)
