@@ -214,7 +214,7 @@ def test_memory_is_handed_out_again_only_when_no_view_of_it_is_left() -> None:
     first = memory.empty((3, 4), np.float32)
     address, view = first.ctypes.data, first[1:].T[0]
     del first
-    second = memory.empty_like(np.empty((2, 6), np.float32))
+    second = memory.empty_like(np.empty((5, 6), np.float32), 2)
     assert not np.shares_memory(view, second)
     del view
     third = memory.empty((12,), np.float32)

@@ -164,7 +164,7 @@ def backward(
     run = max(1, RUN * steps // delta.size)
     for stop in range(steps, 0, -run):
         start = max(stop - run, 0)
-        slopes = _slopes(cell, tape.steps(start, stop))
+        slopes = _slopes(cell, tape.steps(start, stop), run)
         i = stop - 1
         while i >= start:  # from H_{i+1}, whose adjoint is whole, to H_i
             adds = arrives[i] and uniform and (exponent[i + 1] == direct.exponent[0]).all()
@@ -191,10 +191,12 @@ def backward(
     )
 
 
-def _slopes(cell: Cell, tape: LayerTape) -> list[NDArray]:
-    """φ′ of all nonlinearities of some steps; not in the loop, because a saturated unit takes more than ufuncs."""
+def _slopes(cell: Cell, tape: LayerTape, run: int) -> list[NDArray]:
+    """φ′ of all nonlinearities of at most ``run`` steps, in memory for so many; not in the loop, because a saturated
+    unit takes more than ufuncs.
+    """
     kinds, arguments, values = zip(*cell.nonlinear(tape), strict=True)
-    found = [cell.loops.memory.empty_like(y) for y in values]
+    found = [cell.loops.memory.empty_like(y, run)[: len(y)] for y in values]
 
     def body(rows: Sequence[NDArray]) -> None:
         for kind, y, out in zip(kinds, rows, rows[len(kinds) :], strict=False):

@@ -41,10 +41,11 @@ class Memory:
         }
         self._held = {key: blocks for key, blocks in held.items() if blocks}
 
-    def empty_like(self, array: NDArray) -> NDArray:
-        """An array like ``np.empty_like``'s, with its axes in the same order in memory."""
+    def empty_like(self, array: NDArray, length: int) -> NDArray:
+        """An array like ``np.empty_like``'s, with its axes in the same order in memory, ``length`` along the first."""
         order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
-        made = self.empty(tuple(array.shape[axis] for axis in order), array.dtype)
+        shape = (length, *array.shape[1:])
+        made = self.empty(tuple(shape[axis] for axis in order), array.dtype)
         return made.transpose(sorted(range(array.ndim), key=order.__getitem__))
 
 

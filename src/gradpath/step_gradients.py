@@ -25,6 +25,8 @@ ROUNDING = 2.0**-14
 """Relative rounding of a norm from which on it is formed in float64."""
 LARGE = 60
 """Exponent of what enters from which on a product with δ might overflow."""
+SMALL = -100
+"""Exponent of what enters below which it counts as no smaller, so that no scale overflows."""
 NOTHING = np.int32(-(2**29))
 """The exponent of a sum to which nothing has been added."""
 
@@ -221,12 +223,13 @@ def _scales(
     scale = np.zeros((*entered.shape[:2], 1, entered.shape[-1], 1), delta.dtype)
     alive = magnitude(delta, 2) > NOTHING
     for index, part in enumerate(parts):
-        size = np.where(alive, magnitude(entered[..., part.rows], 2) + exponent, NOTHING)
+        enters = magnitude(entered[..., part.rows], 2)
+        size = np.where(alive & (enters > NOTHING), np.maximum(enters, SMALL) + exponent, NOTHING)
         largest = np.maximum(sums[:, index], size.max(axis=0))
         total[:, part.rows] = shift(total[:, part.rows], sums[:, index] - largest)
         sums[:, index] = largest
         # What would be subnormal beside the largest is lost in the sum anyway, and would slow it down tenfold.
-        counts = alive & (size - largest >= np.finfo(delta.dtype).minexp)
+        counts = (size > NOTHING) & (size - largest >= np.finfo(delta.dtype).minexp)
         power = np.ldexp(delta.dtype.type(1), np.where(counts, exponent - largest, 0))
         scale[:, :, :, part.rows, 0] = np.where(counts, power, 0)[:, :, None, None]
     return scale
