@@ -29,10 +29,19 @@ class Memory:
         for block in self._held.get(size, ()):
             if sys.getrefcount(block) == UNUSED:
                 return block.view(dtype).reshape(shape)
-        self.release()  # another shape than before: what the last one used is given back
+        if 2 * self._free() > size + sum(key * len(blocks) for key, blocks in self._held.items()):
+            self.release()  # of another shape than what is asked for now
         fresh = np.empty(size, np.uint8)
         self._held.setdefault(size, []).append(fresh)
         return fresh.view(dtype).reshape(shape)
+
+    def _free(self) -> int:
+        """Bytes that nobody holds."""
+        free = 0
+        for blocks in self._held.values():
+            for block in blocks:
+                free += block.size if sys.getrefcount(block) == UNUSED else 0
+        return free
 
     def release(self) -> None:
         """Gives back what nobody holds."""
