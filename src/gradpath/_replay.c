@@ -10,15 +10,16 @@
 
 enum { MAX_ARGS = 4, MAX_OUTER = 3, MAX_CORE = 3, MAX_ARRAYS = 64 };
 
-/* Where an argument lies: in array `array`, `offset` bytes from its row. */
+/* Where an argument lies: in array `array`, `offset` bytes from its row; and how far it moves in each outer loop. */
 typedef struct {
     npy_int64 array, offset, outer[MAX_OUTER];
 } Operand;
 
-/* One call, as replay.py packs it into int64: a ufunc's inner loop over `inner` elements for each outer index, or, with
- * loop = 0, a guard over (outer[0], outer[1]) rows of dims[0] elements.
- */
 _Static_assert(sizeof(npy_intp) == sizeof(npy_int64), "addresses of 64 bits");
+
+/* One call, as replay.py packs it into int64: a ufunc's inner loop, with its `dims` and `steps`, for each outer index;
+ * or, with loop = 0, a guard over (outer[0], outer[1]) rows of dims[0] elements of `data` bytes.
+ */
 typedef struct {
     npy_int64 loop, data, args, outer[MAX_OUTER];
     npy_intp dims[1 + MAX_CORE];

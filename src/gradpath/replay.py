@@ -40,7 +40,7 @@ class Loop:
     def __init__(self, body: Body, arrays: Sequence[NDArray], t: int, guarded: Sequence[int] = ()) -> None:
         self._body, self._guarded = body, guarded
         self._kept: list[NDArray] = []
-        self._calls = self._record(arrays, t) if _replay is not None else None
+        self._calls = self._record(arrays, t) if _replay is not None and len(arrays) <= ARRAYS else None
 
     @property
     def calls(self) -> int | None:
@@ -120,7 +120,8 @@ class Loops:
         """The loop of that name over arrays of this layout, recorded at step ``t`` when it is first asked for. Of one
         name, ``body`` must always do the same.
         """
-        key = (name, _replay.layout(tuple(arrays)) if _replay is not None else b"")
+        recordable = _replay is not None and len(arrays) <= ARRAYS
+        key = (name, _replay.layout(tuple(arrays)) if recordable else b"")
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = Loop(body, arrays, t, guarded)
@@ -235,9 +236,9 @@ class _Notes:
 
     def guard(self, rows: Sequence[NDArray]) -> None:
         """Takes note that the largest element of each row is to be looked at."""
-        if any(row.strides[-1] != row.itemsize for row in rows):
-            raise _CannotRecordError
         *outer, width = rows[0].shape
+        if len(outer) > 2 or any(row.strides[-1] != row.itemsize for row in rows):
+            raise _CannotRecordError
         moves = [[row.strides[axis] for row in rows] for axis in range(len(outer))]
         self._pack((0, rows[0].itemsize), outer, moves, [width], [], rows)
 
