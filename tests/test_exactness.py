@@ -389,6 +389,16 @@ def test_slopes_from_the_output_lose_five_bits_at_most(kind: Activation, dtype: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_relus_slope_is_0_or_1_even_where_the_network_has_blown_up(dtype: type) -> None:
+    from gradpath.nonlinearities import activate, slope
+
+    x = np.array([-np.inf, -1, 0, 1e-30, 5, np.inf, np.nan], dtype)
+    y = np.empty_like(x)
+    activate(Activation.relu, x, y)
+    assert slope(Activation.relu, x, y).tolist() == [0, 0, 0, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_nan_of_one_sequence_does_not_spoil_the_slopes_of_another(dtype: type) -> None:
     from gradpath.nonlinearities import derivative, slope
 

@@ -67,6 +67,7 @@ def slope_of_output(kind: Activation, y: NDArray, out: NDArray) -> None:
     """out ← φ′ from y = φ(x): 1 − y², y (1 − y), or 1 or 0: several times as fast as from x."""
     if kind is Activation.relu:
         np.sign(y, out=out)
+        np.fmax(out, 0, out=out)  # 0 at NaN, as x > 0 is
     elif kind is Activation.tanh:
         np.multiply(y, y, out=out)
         np.subtract(1, out, out=out)
