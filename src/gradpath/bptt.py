@@ -25,14 +25,12 @@ from gradpath.cells import Cell
 from gradpath.nonlinearities import mend_slope, slope_of_output
 from gradpath.records import LayerTape
 from gradpath.replay import repeated
-from gradpath.scaled import HIGH, LOW, Scaled, magnitude, shift
+from gradpath.scaled import HIGH, LOW, NOTHING, Scaled, magnitude, shift
 
 RUN = 2**17
 """Elements of δa in a run of steps whose derivatives are computed together: few calls, and still in the cache when the
 recursion reads them."""
 BAND = int(np.log2(HIGH))
-NONE = -(2**20)
-"""In the place of the exponent of a true zero."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ def backward(
         return [*(row[start:stop] for row in (back, to_h, delta, tape.gates)), *leave, *enter, *taped, *slopes]
 
     if arrives is None:
-        arrives = magnitude(direct.array.reshape(steps, -1), 1) > NONE
+        arrives = magnitude(direct.array.reshape(steps, -1), 1) > NOTHING
     arrives = np.concatenate([[False], arrives])  # at H_i?
     if 2 * arrives.sum() > steps:  # then 0 is added where nothing arrives, and the loop need not change its body
         arrives[1:] = True
@@ -235,9 +233,9 @@ def _rescale(adjoint: list[NDArray], exponent: NDArray) -> None:
     outside = some & ((largest > HIGH) | (largest < LOW))
     if not outside.any():
         return
-    size = np.where(some, np.frexp(largest)[1], NONE)
+    size = np.where(some, np.frexp(largest)[1], NOTHING)
     top = size.max(axis=-1, keepdims=True)
-    alike = ((size == NONE) | (size >= top - BAND // 2)) & (exponent == exponent[..., :1])
+    alike = ((size == NOTHING) | (size >= top - BAND // 2)) & (exponent == exponent[..., :1])
     leaving = np.where(some & (np.abs(size) > BAND // 2), size, 0)
     change = np.where(alike.all(axis=-1, keepdims=True), top, leaving)
     change = np.where(outside.any(axis=-1, keepdims=True), change, 0)

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from gradpath.memory import in_runs
 
 LOG10_2 = float(np.log10(2.0))
+NOTHING = np.int32(-(2**29))
+"""In the place of the exponent of a true zero: below every exponent, and still when some exponent is added to it."""
 
 # A row is brought back to size 1 when its largest element leaves 2^-40 … 2^40. The band is wide enough that ordinary
 # steps seldom rescale, and far from float32's limits (2^±126): a step leaves them only by factors below 2^-86 or so, as
@@ -57,8 +59,8 @@ class Scaled:
         if first is None or (self.exponent == np.expand_dims(first, shared)).all():
             return Scaled(self.array, np.zeros(self.exponent.shape[:kept], np.int32) if first is None else first)
         size = magnitude(self.array, self.exponent.ndim) + self.exponent
-        common = size.max(axis=shared, keepdims=True, initial=np.iinfo(np.int32).min // 2)
-        common = np.where(common < np.iinfo(np.int32).min // 4, 0, common)
+        common = size.max(axis=shared, keepdims=True, initial=NOTHING)
+        common = np.where(common < NOTHING // 2, 0, common)
         return Scaled(shift(self.array, self.exponent - common), common.squeeze(shared))
 
     def plain(self) -> NDArray:
@@ -114,7 +116,7 @@ def shift(array: NDArray, exponent: NDArray) -> NDArray:
 
 
 def magnitude(array: NDArray, leading: int) -> NDArray:
-    """Exponent e with max|array| in [2^(e-1), 2^e) for each of the ``leading`` indices; hugely negative for a zero."""
+    """Exponent e with max|array| in [2^(e-1), 2^e) for each of the ``leading`` indices; ``NOTHING`` for a zero."""
     axes = tuple(range(leading, array.ndim))
     largest = np.maximum(array.max(axis=axes, initial=0), -array.min(axis=axes, initial=0))
-    return np.where(largest > 0, np.frexp(largest)[1], np.iinfo(np.int32).min // 2).astype(np.int32)
+    return np.where(largest > 0, np.frexp(largest)[1], NOTHING).astype(np.int32)

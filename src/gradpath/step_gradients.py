@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.blocks import empty, grouped, ungrouped
+from gradpath.memory import in_runs
 from gradpath.records import Factor
 from gradpath.replay import Loops, repeated
-from gradpath.scaled import Scaled, log10_of_root, magnitude, shift
+from gradpath.scaled import NOTHING, Scaled, log10_of_root, magnitude, shift
 
 RUN = 2**16
 """Elements of δ in a run of steps that are brought to one exponent each."""
@@ -27,8 +28,6 @@ LARGE = 60
 """Exponent of what enters from which on a product with δ might overflow."""
 SMALL = -100
 """Exponent of what enters below which it counts as no smaller, so that no scale overflows."""
-NOTHING = np.int32(-(2**29))
-"""The exponent of a sum to which nothing has been added."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,9 @@ class StepGradients:
             doubt[row, index] &= self.entered[row, :, parts[index].rows].any()
         for row, block in np.argwhere(~self.sizes.any(axis=1)):
             doubt[row, :, block] &= self.delta.array[row, :, block].any()
-        for few in _runs(np.flatnonzero(doubt.any(axis=(1, 2))), self.delta.array[0].size):
+        doubtful = np.flatnonzero(doubt.any(axis=(1, 2)))
+        for rows in in_runs(len(doubtful), self.delta.array[0].size):
+            few = doubtful[rows]
             norms[few] = np.where(doubt[few], self._in_float64(few), norms[few])
         return np.concatenate([norms[:, index, part.blocks] for index, part in enumerate(parts)], axis=1)
 
@@ -111,12 +112,6 @@ class StepGradients:
         by_block = np.moveaxis(formed.reshape(*formed.shape[:2], *delta.array.shape[2:]), 2, 1)
         exponent = np.broadcast_to(delta.exponent[:, None], by_block.shape[:2])
         return np.stack([Scaled(by_block[:, :, part.rows], exponent).log10_norm() for part in self.parts], axis=1)
-
-
-def _runs(rows: NDArray, size: int) -> list[NDArray]:
-    """Rows of ``size`` elements each, some at a time."""
-    run = max(1, RUN // max(size, 1))
-    return np.split(rows, range(run, len(rows), run)) if rows.size else []
 
 
 def step_gradients(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gradpath.instruments import Instrument
 from gradpath.instruments.param_grad_norm import ParamGradNorm
 from gradpath.records import Factor, Measurement, Trace
-from gradpath.scaled import LOG10_2, Scaled, combined, magnitude, shift
+from gradpath.scaled import LOG10_2, NOTHING, Scaled, combined, magnitude, shift
 from gradpath.settings import setting
 from gradpath.step_loss import trace_of_step
 
@@ -63,7 +63,7 @@ def _alignment(trace: Trace, steps: NDArray) -> tuple[NDArray, NDArray]:
     """(T, steps) cos(g_s, g_t) and (T,) log10 ‖g_t‖."""
     # Each g_t is brought to about size 1 before it is multiplied, so that no product leaves float64.
     size = np.max([(magnitude(delta.array, 2) + delta.exponent).max(axis=1) for delta in trace.deltas], axis=0)
-    size = np.where(size < np.iinfo(np.int32).min // 4, 0, size)
+    size = np.where(size < NOTHING // 2, 0, size)
     products, squares = np.zeros((len(size), len(steps))), np.zeros(len(size))
     for factor in _recurrent(trace):
         for part in _parts(factor):
