@@ -248,6 +248,18 @@ def test_the_bound_holds_at_every_step_and_its_margin_is_that_of_plain_arithmeti
             assert margin[t] == pytest.approx(min(each), abs=1e-6 if epsilon > 1e-10 else 1e-10)
 
 
+def test_the_bound_holds_beside_far_larger_direct_parts() -> None:
+    """What arrives directly, of size 10^5 … 10^150, is nearly all of the adjoint; its logarithm rounds by as much."""
+    rng = np.random.default_rng(0)
+    batch = random_batch(rng, Loss.squared_error, np.ones((40, 20), bool), np.float64)
+    network = Network(RNN(hidden_size=1), INPUTS, OUTPUTS, Loss.squared_error)
+    for size in 10.0 ** np.arange(5, 150, 5):
+        theta = rng.normal(size=network.size)
+        network.parameters(theta)["W_hh"][:] /= size
+        far = replace(batch, targets=batch.targets * size)
+        Theory().measure(network.backward(theta, network.forward(theta, far)))
+
+
 def spoiled(trace: Trace, what: str, t: int, factor: float) -> Trace:
     """A trace in which one sequence's adjoint at one step is too large."""
     if what == "states":

@@ -76,7 +76,8 @@ def _margin(trace: Trace, layer: int, recurrent: NDArray, log10_bound: float) ->
     # What is in the trace is a sum, the direct part included; by the triangle inequality it is at most this.
     excess = total[:-1] - np.logaddexp(direct[:-1] * np.log(10), limit * np.log(10)) / np.log(10)
     # The logarithms round too, in float64, by so much the more the further they are from 0.
-    of_logarithms = 8 * np.finfo(np.float64).eps * (1 + np.abs(limit))
+    furthest = np.fmax(np.abs(limit), np.where(np.isfinite(direct[:-1]), np.abs(direct[:-1]), 0))
+    of_logarithms = 8 * np.finfo(np.float64).eps * (1 + furthest)
     tolerance = _tolerance(recurrent, trace.states[name].array.dtype) + of_logarithms
     worst = np.fmax(-margin, excess)
     if (worst > tolerance).any():
