@@ -169,8 +169,8 @@ def trained(cell: Cell, steps: int, dtype: type = np.float32) -> Case:
 @pytest.mark.parametrize(
     ("cell", "calls"),
     [
-        (RNN(5), {"forward": 3, "slopes": 2, "backward": 5, "gradients": 5}),
-        (LSTM(5), {"forward": 11, "slopes": 6, "backward": 16, "gradients": 5}),
+        (RNN(5), {"forward": 3, "slopes": 2, "backward": 4, "gradients": 5}),
+        (LSTM(5), {"forward": 11, "slopes": 6, "backward": 15, "gradients": 5}),
     ],
     ids=["RNN", "LSTM"],
 )

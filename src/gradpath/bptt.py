@@ -14,6 +14,7 @@ product a timestep and seed, of the same shape whatever S is. So a seed's number
 The bodies of both loops are ufuncs alone, so that they are recorded once and replayed (:mod:`gradpath.replay`).
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,12 +23,12 @@ from numpy.typing import NDArray
 
 from gradpath.blocks import apart, empty, grouped
 from gradpath.cells import Cell
-from gradpath.nonlinearities import mend_slope, slope_of_output
+from gradpath.nonlinearities import Activation, mend_slope, slope_of_output
 from gradpath.records import LayerTape
 from gradpath.replay import repeated
 from gradpath.scaled import HIGH, LOW, NOTHING, Scaled, magnitude, shift
 
-RUN = 2**17
+RUN = 2**19
 """Elements of δa in a run of steps whose derivatives are computed together: few calls, and still in the cache when the
 recursion reads them."""
 BAND = int(np.log2(HIGH))
@@ -129,14 +130,13 @@ def backward(
         if cut and not cell.passes_h:
             enter[0][...] = 0
         elif not cut:
-            product = np.matmul(through_h, matrix)
-            first, *others = (product[..., group, :, :] for group in range(product.shape[-3]))
-            if cell.passes_h:
-                enter[0] += first
-            else:
-                enter[0][...] = first
-            for other in others:
-                enter[0] += other
+            first = 0 if cell.passes_h else 1  # of the groups to be added
+            if first:
+                np.matmul(through_h[..., 0, :, :], matrix[..., 0, :, :], out=enter[0])
+            if first < matrix.shape[-3]:
+                product = np.matmul(through_h[..., first:, :, :], matrix[..., first:, :, :])
+                for group in range(product.shape[-3]):
+                    enter[0] += product[..., group, :, :]
 
     def body_and_direct(rows: Sequence[NDArray]) -> None:
         body(rows[:-1])
@@ -153,21 +153,22 @@ def backward(
     arrives = np.concatenate([[False], arrives])  # at H_i?
     if 2 * arrives.sum() > steps:  # then 0 is added where nothing arrives, and the loop need not change its body
         arrives[1:] = True
-    changes = np.flatnonzero(arrives[1:] != arrives[:-1])
+    changes = [0, *(np.flatnonzero(arrives[1:] != arrives[:-1]) + 1)]
     uniform = bool((direct.exponent == direct.exponent[0]).all())
     entering = range(4 + kept, 4 + 2 * kept)
     if arrives[steps]:
         _receive([row[steps] for row in adjoint], exponent[steps], direct.array[-1], direct.exponent[-1])
     _rescale([row[steps] for row in adjoint], exponent[steps])
-    run = max(1, RUN * steps // delta.size)
+    run = min(max(1, RUN * steps // delta.size), steps)
+    nonlinear = cell.nonlinear(tape)
+    room = [memory.empty_like(y, run) for _, _, y in nonlinear]
     for stop in range(steps, 0, -run):
         start = max(stop - run, 0)
-        slopes = _slopes(cell, tape.steps(start, stop), run)
+        slopes = _slopes(cell, [(kind, x[start:stop], y[start:stop]) for kind, x, y in nonlinear], room)
         i = stop - 1
         while i >= start:  # from H_{i+1}, whose adjoint is whole, to H_i
             adds = arrives[i] and uniform and (exponent[i + 1] == direct.exponent[0]).all()
-            before = np.searchsorted(changes, i)
-            first = i if arrives[i] and not adds else max(start, changes[before - 1] + 1 if before else 0)
+            first = i if arrives[i] and not adds else max(start, changes[bisect_right(changes, i) - 1])
             arrays = windows(first, stop, [slope[first - start :] for slope in slopes])
             if adds:
                 arrays.append(direct.array[first - 1 : stop - 1])
@@ -189,12 +190,12 @@ def backward(
     )
 
 
-def _slopes(cell: Cell, tape: LayerTape, run: int) -> list[NDArray]:
-    """φ′ of all nonlinearities of at most ``run`` steps, in memory for so many; not in the loop, because a saturated
-    unit takes more than ufuncs.
-    """
-    kinds, arguments, values = zip(*cell.nonlinear(tape), strict=True)
-    found = [cell.loops.memory.empty_like(y, run)[: len(y)] for y in values]
+def _slopes(
+    cell: Cell, nonlinear: Sequence[tuple[Activation, NDArray, NDArray]], room: Sequence[NDArray]
+) -> list[NDArray]:
+    """φ′ of some steps, in ``room``; not in the loop, because a saturated unit takes more than ufuncs."""
+    kinds, arguments, values = zip(*nonlinear, strict=True)
+    found = [out[: len(y)] for out, y in zip(room, values, strict=True)]
 
     def body(rows: Sequence[NDArray]) -> None:
         for kind, y, out in zip(kinds, rows, rows[len(kinds) :], strict=False):

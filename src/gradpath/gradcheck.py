@@ -45,7 +45,7 @@ def untied_loss(network: Network, thetas: NDArray, batch: Batch) -> float:
         below = np.stack(outputs)
     readout = [network.packed(theta)[-2:] for theta in thetas]
     y = np.stack([h @ w_hy + b_y for h, (w_hy, b_y) in zip(below, readout, strict=True)])
-    return evaluate(network.loss, y, batch.targets, batch.mask)[0]
+    return float(evaluate(network.loss, y, batch.targets, batch.mask)[0])
 
 
 def pre_activations(cell: Cell, weights: LayerWeights, x: NDArray, h: NDArray) -> NDArray:

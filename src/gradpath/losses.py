@@ -5,6 +5,9 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+POSITIONS = (-3, -2, -1)
+"""The axes that a loss is the mean over."""
+
 
 class Loss(Enum):
     """What a task's outputs are compared with: symbols or numbers."""
@@ -13,28 +16,32 @@ class Loss(Enum):
     squared_error = "squared_error"
 
 
-def evaluate(kind: Loss, outputs: NDArray, targets: NDArray, mask: NDArray) -> tuple[float, NDArray]:
-    """Loss in nats or squared units, and ∂L/∂Y (R, B, O).
+def evaluate(kind: Loss, outputs: NDArray, targets: NDArray, mask: NDArray) -> tuple[NDArray, NDArray]:
+    """Loss (…) in nats or squared units, and ∂L/∂Y, of outputs Y (…, R, B, O).
 
     Softmax cross-entropy: −ln softmax(Y)_target. Squared error: Σ_o (Y − target)², without ½. N scored positions
-    (``mask`` (R, B)) count 1/N each, whatever their number; a position that is not scored gets gradient 0.
+    (``mask`` (…, R, B)) count 1/N each, whatever their number; a position that is not scored gets gradient 0.
     The cross-entropy of a target that is likelier than all others by e^103 (float32; e^745 in float64) rounds to 0.
     """
-    scored = max(int(mask.sum()), 1)
     counted = mask[..., None]
+    scored = np.maximum(counted.sum(axis=POSITIONS, keepdims=True), 1)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         if kind is Loss.squared_error:
             error = np.where(counted, outputs - targets, 0)
-            return float(np.sum(np.square(error, dtype=np.float64)) / scored), error * outputs.dtype.type(2 / scored)
-        shifted = outputs - outputs.max(axis=-1, keepdims=True)
-        chosen = np.take_along_axis(shifted, targets[..., None], axis=-1)
-        others = np.exp(shifted)
-        np.put_along_axis(others, targets[..., None], 0, axis=-1)
-        rest = others.sum(axis=-1, keepdims=True)
-        # Where the target is the likeliest symbol, 1 − p and −ln p from the others: 1 − p itself would round to 0.
-        loss = np.where(chosen == 0, np.log1p(rest), np.log(np.exp(chosen) + rest) - chosen)
-        gradient = others
-        np.put_along_axis(gradient, targets[..., None], -rest, axis=-1)
-        gradient /= np.exp(chosen) + rest
-        total = np.sum(np.where(counted, loss, 0), dtype=np.float64) / scored
-        return float(total), np.where(counted, gradient, 0) * outputs.dtype.type(1 / scored)
+            loss = np.square(error, dtype=np.float64)
+            gradient = error
+            weight = 2 / scored
+        else:
+            shifted = outputs - outputs.max(axis=-1, keepdims=True)
+            chosen = np.take_along_axis(shifted, targets[..., None], axis=-1)
+            others = np.exp(shifted)
+            np.put_along_axis(others, targets[..., None], 0, axis=-1)
+            rest = others.sum(axis=-1, keepdims=True)
+            # Where the target is the likeliest symbol, 1 − p and −ln p from the others: 1 − p itself would round to 0.
+            loss = np.where(chosen == 0, np.log1p(rest), np.log(np.exp(chosen) + rest) - chosen)
+            loss = np.where(counted, loss, 0).astype(np.float64)
+            np.put_along_axis(others, targets[..., None], -rest, axis=-1)
+            gradient = np.where(counted, others / (np.exp(chosen) + rest), 0)
+            weight = 1 / scored
+        total = loss.sum(axis=POSITIONS) / scored[..., 0, 0, 0]
+        return total, gradient * weight.astype(outputs.dtype)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from gradpath.losses import Loss, evaluate
 from gradpath.records import Batch, Gradient, LayerTape, Tape, Trace
 from gradpath.scaled import Scaled, shift
 from gradpath.step_gradients import Part, StepGradients, step_gradients
+
+Sent = tuple[NDArray, slice, Scaled]
+"""Scored timesteps (R,), the seeds that have them, and ∂L/∂Y (R, S, B, O) of these."""
 
 
 @dataclass(frozen=True)
@@ -118,49 +122,51 @@ class Network:
         for weights in self.layers(thetas):
             layers.append(bptt.forward(self.cell, weights, below))
             below = layers[-1].states[self.cell.states[0]][1:]
-        tapes = [
-            self._read_out(theta, batch, tuple(layer.seed(s) for layer in layers))
-            for s, (theta, batch) in enumerate(zip(thetas, batches, strict=True))
-        ]
-        return layers, tapes
+        return layers, list(self._read_out(thetas, batches, layers))
 
-    def _read_out(self, theta: NDArray, batch: Batch, layers: tuple[LayerTape, ...]) -> Tape:
-        """Outputs and loss of one network, at the scored timesteps."""
-        w_hy, b_y = self.packed(theta)[-2:]
-        scored = np.flatnonzero(batch.mask.any(axis=1))
-        rows = _rows(scored)
-        outputs = layers[-1].states[self.cell.states[0]][1:][rows] @ w_hy
-        outputs += b_y
-        loss, gradient = evaluate(self.loss, outputs, batch.targets[rows], batch.mask[rows])
-        return Tape(self, theta, batch, layers, scored, outputs, loss, gradient)
+    def _read_out(self, thetas: NDArray, batches: Sequence[Batch], layers: Sequence[LayerTape]) -> Iterator[Tape]:
+        """Outputs and loss at the scored timesteps."""
+        w_hy, b_y = self.packed(thetas)[-2:]
+        top = layers[-1].states[self.cell.states[0]][1:]
+        for scored, alike in _alike([np.flatnonzero(batch.mask.any(axis=1)) for batch in batches]):
+            rows = _rows(scored)
+            outputs = top[rows, alike].swapaxes(0, 1) @ w_hy[alike, None]
+            outputs += b_y[alike, None, None]
+            targets, mask = (
+                np.stack(values)
+                for values in zip(*((b.targets[rows], b.mask[rows]) for b in batches[alike]), strict=True)
+            )
+            losses, gradients = evaluate(self.loss, outputs, targets, mask)
+            for s, *found in zip(range(*alike.indices(len(batches))), outputs, losses.tolist(), gradients, strict=True):
+                yield Tape(self, thetas[s], batches[s], tuple(layer.seed(s) for layer in layers), scored, *found)
 
     def backward_seeds(self, thetas: NDArray, layers: Sequence[LayerTape], tapes: Sequence[Tape]) -> list[Trace]:
         """The backward passes of S networks side by side, from what ``forward_seeds`` has returned."""
-        gives = self.cell.states[0]
-        adjoints, directs = self._adjoints(thetas, layers, tapes)
+        gives, sent = self.cell.states[0], list(_sent(tapes))
+        adjoints, directs = self._adjoints(thetas, layers, sent)
         packed = [self._of_layer(k, layers[k].entered[:-1], adjoint.delta) for k, adjoint in enumerate(adjoints)]
+        packed.append(self._of_readout(layers[-1].entered[1:], sent))
         traces = []
-        for s, tape in enumerate(tapes):
-            gradients = (*(of_layer[s] for of_layer in packed), self._of_readout(tape))
+        for s, (tape, *gradients) in enumerate(zip(tapes, *packed, strict=True)):
             factors = tuple(factor for gradient in gradients for factor in gradient.factors())
             states = self._states(adjoints, s)
             received = {self.cell.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
             deltas = tuple(adjoint.delta.seed(s) for adjoint in adjoints)
-            traces.append(Trace(tape, gradients, factors, deltas, states, received, self._gradient(gradients)))
+            traces.append(Trace(tape, tuple(gradients), factors, deltas, states, received, self._gradient(gradients)))
         return traces
 
     def state_adjoints(self, theta: NDArray, tape: Tape) -> dict[str, Scaled]:
         """``Trace.states`` of ``backward`` alone, without the gradients of the weights."""
-        adjoints, _ = self._adjoints(theta[None], [layer.alone() for layer in tape.layers], [tape])
+        adjoints, _ = self._adjoints(theta[None], [layer.alone() for layer in tape.layers], list(_sent([tape])))
         return self._states(adjoints, 0)
 
     def _adjoints(
-        self, thetas: NDArray, layers: Sequence[LayerTape], tapes: Sequence[Tape]
+        self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[Sent]
     ) -> tuple[list[bptt.LayerAdjoint], list[Scaled]]:
         """Of each layer from the bottom: its adjoint, and what its H_1 … H_T receive directly."""
         weights = list(self.layers(thetas))
-        direct = self._from_readout(thetas, tapes)
-        arrives = np.any([tape.batch.mask.any(axis=1) for tape in tapes], axis=0)
+        direct = self._from_readout(thetas, layers[-1].states[self.cell.states[0]][1:], sent)
+        arrives: NDArray | None = np.isin(np.arange(len(direct.array)), np.concatenate([scored for scored, *_ in sent]))
         adjoints: list[bptt.LayerAdjoint] = []
         directs: list[Scaled] = []
         for layer in reversed(range(self.cell.layers)):
@@ -191,16 +197,18 @@ class Network:
         )
         return step_gradients(self.cell.loops, parts, np.arange(len(entered)), entered, delta)
 
-    def _of_readout(self, tape: Tape) -> StepGradients:
-        """The gradients of W_hy and b_y at the scored timesteps, where the readout multiplies [H_t, 1]."""
+    def _of_readout(self, entered: NDArray, sent: Sequence[Sent]) -> list[StepGradients]:
+        """The gradients of W_hy and b_y at the scored timesteps, where [H_t, 1] is multiplied: for each seed."""
         width = self.cell.hidden_size
         parts = (
             Part(("W_hy",), slice(0, width), slice(0, 1)),
             Part(("b_y",), slice(width, None), slice(0, 1), reads=False),
         )
-        entered = tape.layers[-1].entered[1:, :, : width + 1][_rows(tape.scored)]
-        delta = Scaled(tape.loss_gradient[:, None, :, None], np.zeros((len(entered), 1, entered.shape[1]), np.int32))
-        (found,) = step_gradients(self.cell.loops, parts, tape.scored, entered[:, None], delta)
+        found: list[StepGradients] = []
+        for scored, alike, gradient in sent:
+            read = entered[_rows(scored), alike, :, : width + 1]
+            delta = Scaled(gradient.array[..., None, :], gradient.exponent)
+            found += step_gradients(self.cell.loops, parts, scored, read, delta)
         return found
 
     def without_readout(self, trace: Trace) -> Gradient:
@@ -211,35 +219,57 @@ class Network:
         array[: self.layout[-2].start] = gradient.scaled.array
         return replace(gradient, scaled=Scaled(array, gradient.scaled.exponent))
 
-    def _from_readout(self, thetas: NDArray, tapes: Sequence[Tape]) -> Scaled:
-        """∂⁺L/∂H_t (T, S, B, H) of the top layer: what the loss sends back through W_hy at the scored timesteps. With
-        one exponent a network, because the 1/N of a mean over N positions may leave the band of :mod:`gradpath.scaled`.
-        """
-        top = tapes[0].layers[-1].states[self.cell.states[0]][1:]
-        arriving = self.cell.loops.memory.empty((len(top), len(tapes), *top.shape[1:]), top.dtype)
+    def _from_readout(self, thetas: NDArray, top: NDArray, sent: Sequence[Sent]) -> Scaled:
+        """∂⁺L/∂H_t (T, S, B, H) of the top layer: what the loss sends back through W_hy at the scored timesteps."""
+        arriving = self.cell.loops.memory.empty(top.shape, top.dtype)
         exponent = np.zeros(arriving.shape[:-1], np.int32)
-        for s, (w_hy, tape) in enumerate(zip(self.packed(thetas)[-2], tapes, strict=True)):
-            exponent[:, s] = size = np.frexp(np.abs(tape.loss_gradient).max())[1]
-            if len(tape.scored) < len(top):
-                arriving[:, s] = 0
-            # Two dimensions, because a stack of products is slow where O = 1.
-            sent = np.dot(np.ldexp(tape.loss_gradient, -size).reshape(-1, self.output_size), w_hy.T)
-            arriving[_rows(tape.scored), s] = sent.reshape(len(tape.scored), -1, sent.shape[-1])
+        to_h = self.packed(thetas)[-2].swapaxes(-1, -2)
+        send = np.multiply if self.output_size == 1 else np.matmul  # a stack of products is slow where O = 1
+        for scored, alike, gradient in sent:
+            exponent[:, alike] = gradient.exponent[:1]
+            rows = _rows(scored)
+            if len(scored) < len(top):
+                arriving[:, alike] = 0
+            if isinstance(rows, slice):
+                send(gradient.array, to_h[alike], out=arriving[rows, alike])
+            else:
+                arriving[rows, alike] = send(gradient.array, to_h[alike])
         return Scaled(arriving, exponent)
 
     def _gradient(self, packed: Sequence[StepGradients]) -> Gradient:
         """Σ_t of every matrix, laid end to end under one exponent."""
         parts = [(part.names, total) for of in packed for part, total in zip(of.parts, of.sums, strict=True)]
-        exponent = max((int(total.exponent) for _, total in parts if total.array.any()), default=0)
-
-        def shifted(total: Scaled, exponent: int) -> NDArray:
-            return (
-                total.array if total.exponent == exponent else shift(total.array, total.exponent - np.int32(exponent))
-            )
-
-        flat = np.concatenate([shifted(total, exponent) for _, total in parts], axis=None)
-        scaled = Scaled(flat, np.asarray(exponent, np.int32))
+        exponents = [int(total.exponent) for _, total in parts]
+        common = exponents[0]
+        if exponents != [common] * len(parts):
+            common = max((e for e, (_, total) in zip(exponents, parts, strict=True) if total.array.any()), default=0)
+        flat = np.empty(self.layout[len(parts) - 1].stop, parts[0][1].array.dtype)
+        for place, exponent, (_, total) in zip(self.layout, exponents, parts, strict=False):
+            shifted = total.array if exponent == common else shift(total.array, total.exponent - np.int32(common))
+            flat[place.start : place.stop].reshape(total.array.shape)[...] = shifted
+        scaled = Scaled(flat, np.asarray(common, np.int32))
         return Gradient(scaled, float(scaled.log10_norm()), parts)
+
+
+def _alike(scored: Sequence[NDArray]) -> Iterator[tuple[NDArray, slice]]:
+    """Neighbouring seeds with the same scored timesteps: these, and which seeds."""
+    start = 0
+    for _, group in groupby(scored, key=np.ndarray.tobytes):
+        same = list(group)
+        yield same[0], slice(start, start + len(same))
+        start += len(same)
+
+
+def _sent(tapes: Sequence[Tape]) -> Iterator[Sent]:
+    """What the loss sends back to the outputs, with one exponent a network, because the 1/N of a mean over N positions
+    may leave the band of :mod:`gradpath.scaled`.
+    """
+    for scored, alike in _alike([tape.scored for tape in tapes]):
+        gradient = np.stack([tape.loss_gradient for tape in tapes[alike]], axis=1)
+        size = np.frexp(np.abs(gradient).max(axis=(0, 2, 3)))[1]
+        exponent = np.empty(gradient.shape[:3], np.int32)
+        exponent[:] = size[:, None]
+        yield scored, alike, Scaled(np.ldexp(gradient, -size[:, None, None]), exponent)
 
 
 def _rows(scored: NDArray) -> slice | NDArray:

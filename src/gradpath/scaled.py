@@ -93,7 +93,8 @@ def log10_of_root(square: NDArray, exponent: NDArray) -> NDArray:
             return np.log10(root)
         value = np.ldexp(root, exponent)
         inside = (value > np.finfo(np.float64).tiny) & np.isfinite(value)
-        return np.where(inside, np.log10(value), np.log10(root) + exponent * LOG10_2)
+        found = np.log10(value)
+        return found if inside.all() else np.where(inside, found, np.log10(root) + exponent * LOG10_2)
 
 
 def combined(log10_norms: NDArray) -> NDArray:

@@ -81,28 +81,36 @@ class StepGradients:
         rounding of their sum shows, or where squares leave the range of the type.
         """
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            return self._norms()
+            square = self.squares.swapaxes(-1, -2).astype(np.float64)
+            norms = log10_of_root(square, self.exponent[:, None, None])
+            doubt = self._doubt(square)
+            doubtful = np.flatnonzero(doubt.any(axis=(1, 2)))
+            for rows in in_runs(len(doubtful), self.delta.array[0].size):
+                few = doubtful[rows]
+                norms[few] = np.where(doubt[few], self._in_float64(few), norms[few])
+        return np.concatenate([norms[:, index, part.blocks] for index, part in enumerate(self.parts)], axis=1)
 
-    def _norms(self) -> NDArray:
-        parts, limits = self.parts, np.finfo(self.squares.dtype)
-        square = self.squares.swapaxes(-1, -2).astype(np.float64)
-        norms = log10_of_root(square, self.exponent[:, None, None])
+    def _doubt(self, square: NDArray) -> NDArray:
+        """Where a norm has to be formed again (R, parts, n)."""
+        limits = np.finfo(self.squares.dtype)
         doubt = ~((square > float(limits.tiny) * 2.0**12) & (square < float(limits.max) * 2.0**-12))
-        entered = np.stack([np.vecdot(e, e) for e in (self.entered[..., part.rows] for part in parts)], axis=1)
         if limits.dtype == np.float32:
             # Σ_b ‖E_b‖‖δ_b‖ is what the norm would be if nothing cancelled.
-            rounding = float(limits.eps) / 2 * np.sqrt(entered.shape[-1])
+            rounding = float(limits.eps) / 2 * np.sqrt(self.entered.shape[1])
+            entered = np.ones((len(square), len(self.parts), self.entered.shape[1]), limits.dtype)
+            for index, part in enumerate(self.parts):
+                if part.reads:
+                    rows_of_part = self.entered[..., part.rows]
+                    np.vecdot(rows_of_part, rows_of_part, out=entered[:, index])
             doubt |= np.sqrt(square) * (ROUNDING / rounding) < np.sqrt(entered) @ np.sqrt(self.sizes)
         # Where 0 enters, as with H_0, or no gradient comes, as by F at C_0, it is a true zero.
-        for row, index in np.argwhere(~entered.any(axis=-1)):
-            doubt[row, index] &= self.entered[row, :, parts[index].rows].any()
-        for row, block in np.argwhere(~self.sizes.any(axis=1)):
-            doubt[row, :, block] &= self.delta.array[row, :, block].any()
-        doubtful = np.flatnonzero(doubt.any(axis=(1, 2)))
-        for rows in in_runs(len(doubtful), self.delta.array[0].size):
-            few = doubtful[rows]
-            norms[few] = np.where(doubt[few], self._in_float64(few), norms[few])
-        return np.concatenate([norms[:, index, part.blocks] for index, part in enumerate(parts)], axis=1)
+        few = np.flatnonzero(doubt.any(axis=(1, 2)))
+        if not len(few):
+            return doubt
+        enters = np.stack([self.entered[few, :, part.rows].any(axis=(1, 2)) for part in self.parts], axis=1)
+        comes = np.logical_or.reduce(self.delta.array[few], axis=(1, 3))
+        doubt[few] &= enters[:, :, None] & comes[:, None, :]
+        return doubt
 
     def _in_float64(self, few: NDArray) -> NDArray:
         """log10 ‖∂L/∂W_t‖ (R, parts, n) of a few steps."""

@@ -39,6 +39,6 @@ def _up_to(tape: Tape, row: int) -> Tape:
         layers=tuple(layer.steps(0, end) for layer in tape.layers),
         scored=np.array([index]),
         outputs=tape.outputs[one],
-        loss=mean * float(batch.mask[-1].sum() / tape.batch.mask.sum()),
+        loss=float(mean * batch.mask[-1].sum() / tape.batch.mask.sum()),
         loss_gradient=tape.loss_gradient[one],
     )
