@@ -27,6 +27,7 @@ def signature(step: Step) -> tuple:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("hidden", [3, 20, 64])
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -38,22 +39,27 @@ def signature(step: Step) -> tuple:
     ],
     ids=" ".join,
 )
-def test_side_by_side_is_bit_identical_to_one_by_one(overrides: list[str], hidden: int, dtype: str) -> None:
+def test_side_by_side_is_bit_identical_to_one_by_one(
+    overrides: list[str], threads: int, hidden: int, dtype: str
+) -> None:
     one = config.experiment([*SMALL, *overrides, f"cell.hidden_size={hidden}", f"train.dtype={dtype}"])
     experiments = [replace(one, seed=seed) for seed in range(5)]
-    together = list(train_seeds(experiments))
+    together = list(train_seeds(experiments, threads))
     for index, experiment in enumerate(experiments):
         alone = [signature(step) for step in train(experiment)]
         assert [signature(steps[index]) for steps in together] == alone
 
 
+@pytest.mark.parametrize("threads", [1, 2, 6])
 @pytest.mark.parametrize("together", [1, 2, 6])
-def test_a_seed_that_diverges_drops_out_and_leaves_the_others_as_they_are(monkeypatch, together: int) -> None:
+def test_a_seed_that_diverges_drops_out_and_leaves_the_others_as_they_are(
+    monkeypatch, together: int, threads: int
+) -> None:
     """However many are differentiated at once."""
     monkeypatch.setattr(training, "TOGETHER", together * 30 * 7 * 64)
     one = config.experiment([*SMALL, *WILD, "train.steps=40"])
     experiments = [replace(one, seed=seed) for seed in range(6)]
-    side_by_side = list(train_seeds(experiments))
+    side_by_side = list(train_seeds(experiments, threads))
     ends = {index: sum(index in steps for steps in side_by_side) for index in range(6)}
     assert len(set(ends.values())) > 1, "the seeds are meant to end at different steps"
     for index, experiment in enumerate(experiments):

@@ -19,8 +19,8 @@ import sys
 from threadpoolctl import threadpool_info
 from gradpath import config, run
 
-def spied(experiments, train=run.train_seeds):
-    for steps in train(experiments):
+def spied(experiments, threads, train=run.train_seeds):
+    for steps in train(experiments, threads):
         found = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
         print("inside", *found, flush=True)
         sys.stdin.readline()  # until the other process is inside too
@@ -54,6 +54,14 @@ def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_threads_follow_the_shape_unless_they_are_given(many_cores, overrides: list[str], expected: int) -> None:
     assert threads.chosen(config.experiment(overrides)) == expected
+
+
+@pytest.mark.parametrize(("overrides", "seeds", "expected"), [([], 2, 2), ([], 16, 2), (LARGE, 16, 2)])
+def test_seeds_share_the_threads_at_any_shape(many_cores, overrides: list[str], seeds: int, expected: int) -> None:
+    assert threads.chosen(config.experiment(overrides), seeds=seeds) == expected
+    assert threads.chosen(config.experiment([*overrides, "train.threads=1"]), seeds=seeds) == 1
+    assert threads.chosen(config.experiment([*overrides, "train.threads=8"]), seeds=seeds) == min(8, seeds)
+    assert threads.chosen(config.experiment(overrides), jobs=8, seeds=seeds) == 1
 
 
 @pytest.mark.parametrize(("cell", "blocks"), [("rnn", 1), ("lstm", 4), ("gru", 3)])

@@ -91,6 +91,7 @@ static PyObject *run(PyObject *self, PyObject *args)
         bases[i] = PyArray_BYTES(array);
         strides[i] = i < moving ? PyArray_STRIDE(array, 0) : 0;
     }
+    Py_BEGIN_ALLOW_THREADS /* the inner loops of floats need nothing of Python, and seeds train in several threads */
     for (; t != last && inside; t += forward)
         for (const Call *call = begin; call < end; call++) {
             char *at[MAX_ARGS];
@@ -103,6 +104,7 @@ static PyObject *run(PyObject *self, PyObject *args)
             else
                 inside = (call->data == sizeof(float) ? guard_float : guard_double)(call, at, low, high);
         }
+    Py_END_ALLOW_THREADS
     PyBuffer_Release(&calls);
     return Py_BuildValue("nO", t, inside ? Py_True : Py_False);
 }

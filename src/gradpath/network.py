@@ -13,7 +13,7 @@ from gradpath import bptt
 from gradpath.cells import Cell
 from gradpath.losses import Loss, evaluate
 from gradpath.records import Batch, Gradient, LayerTape, Tape, Trace
-from gradpath.scaled import Scaled, shift
+from gradpath.scaled import NOTHING, Scaled, shift
 from gradpath.step_gradients import Part, StepGradients, step_gradients
 
 Sent = tuple[NDArray, slice, Scaled]
@@ -145,14 +145,17 @@ class Network:
         gives, sent = self.cell.states[0], list(_sent(tapes))
         adjoints, directs = self._adjoints(thetas, layers, sent)
         packed = [self._of_layer(k, layers[k].entered[:-1], adjoint.delta) for k, adjoint in enumerate(adjoints)]
-        packed.append(self._of_readout(layers[-1].entered[1:], sent))
         traces = []
-        for s, (tape, *gradients) in enumerate(zip(tapes, *packed, strict=True)):
-            factors = tuple(factor for gradient in gradients for factor in gradient.factors())
-            states = self._states(adjoints, s)
-            received = {self.cell.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
-            deltas = tuple(adjoint.delta.seed(s) for adjoint in adjoints)
-            traces.append(Trace(tape, tuple(gradients), factors, deltas, states, received, self._gradient(gradients)))
+        for scored, alike, gradient in sent:
+            readout = self._of_readout(layers[-1].entered[1:, alike], scored, gradient)
+            gradients = [*(of.seeds(alike) for of in packed), readout]
+            for index, whole in enumerate(self._gradients(gradients)):
+                s = alike.start + index
+                factors = tuple(factor for of in gradients for factor in of.factors(index))
+                received = {self.cell.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
+                deltas = tuple(adjoint.delta.seed(s) for adjoint in adjoints)
+                own = tuple(of.seeds(slice(index, index + 1)) for of in gradients)
+                traces.append(Trace(tapes[s], own, factors, deltas, self._states(adjoints, s), received, whole))
         return traces
 
     def state_adjoints(self, theta: NDArray, tape: Tape) -> dict[str, Scaled]:
@@ -186,8 +189,8 @@ class Network:
             found |= {self.cell.prefix(layer) + name: value.seed(s) for name, value in adjoint.states.items()}
         return found
 
-    def _of_layer(self, layer: int, entered: NDArray, delta: Scaled) -> list[StepGradients]:
-        """The gradients of one layer's packed weights, for each seed: of W_·x, W_·h and b."""
+    def _of_layer(self, layer: int, entered: NDArray, delta: Scaled) -> StepGradients:
+        """The gradients of one layer's packed weights: of W_·x, W_·h and b."""
         x, h, b = (place.names for place in self.layout[3 * layer : 3 * layer + 3])
         width, every = self.cell.hidden_size, slice(0, len(self.cell.blocks))
         parts = (
@@ -197,24 +200,20 @@ class Network:
         )
         return step_gradients(self.cell.loops, parts, np.arange(len(entered)), entered, delta)
 
-    def _of_readout(self, entered: NDArray, sent: Sequence[Sent]) -> list[StepGradients]:
-        """The gradients of W_hy and b_y at the scored timesteps, where [H_t, 1] is multiplied: for each seed."""
+    def _of_readout(self, entered: NDArray, scored: NDArray, gradient: Scaled) -> StepGradients:
+        """The gradients of W_hy and b_y at the scored timesteps, where [H_t, 1] is multiplied."""
         width = self.cell.hidden_size
         parts = (
             Part(("W_hy",), slice(0, width), slice(0, 1)),
             Part(("b_y",), slice(width, None), slice(0, 1), reads=False),
         )
-        found: list[StepGradients] = []
-        for scored, alike, gradient in sent:
-            read = entered[_rows(scored), alike, :, : width + 1]
-            delta = Scaled(gradient.array[..., None, :], gradient.exponent)
-            found += step_gradients(self.cell.loops, parts, scored, read, delta)
-        return found
+        delta = Scaled(gradient.array[..., None, :], gradient.exponent)
+        return step_gradients(self.cell.loops, parts, scored, entered[_rows(scored), ..., : width + 1], delta)
 
     def without_readout(self, trace: Trace) -> Gradient:
         """∂L/∂θ with W_hy and b_y held fixed: true zeros in their place, in the elements and in the norms."""
         *cell, _ = trace.packed
-        gradient = self._gradient(cell)  # from the parts: beside a far larger readout's the cell's may have rounded
+        (gradient,) = self._gradients(cell)  # from the parts: beside a far larger readout's the cell's may have rounded
         array = np.zeros(self.size, gradient.scaled.array.dtype)
         array[: self.layout[-2].start] = gradient.scaled.array
         return replace(gradient, scaled=Scaled(array, gradient.scaled.exponent))
@@ -236,19 +235,28 @@ class Network:
                 arriving[rows, alike] = send(gradient.array, to_h[alike])
         return Scaled(arriving, exponent)
 
-    def _gradient(self, packed: Sequence[StepGradients]) -> Gradient:
-        """Σ_t of every matrix, laid end to end under one exponent."""
-        parts = [(part.names, total) for of in packed for part, total in zip(of.parts, of.sums, strict=True)]
-        exponents = [int(total.exponent) for _, total in parts]
+    def _gradients(self, packed: Sequence[StepGradients]) -> list[Gradient]:
+        """Σ_t of every matrix, laid end to end under one exponent, for each seed."""
+        totals = [total for of in packed for total in of.totals]
+        exponents = np.stack([total.exponent for _, total in totals])
         common = exponents[0]
-        if exponents != [common] * len(parts):
-            common = max((e for e, (_, total) in zip(exponents, parts, strict=True) if total.array.any()), default=0)
-        flat = np.empty(self.layout[len(parts) - 1].stop, parts[0][1].array.dtype)
-        for place, exponent, (_, total) in zip(self.layout, exponents, parts, strict=False):
-            shifted = total.array if exponent == common else shift(total.array, total.exponent - np.int32(common))
-            flat[place.start : place.stop].reshape(total.array.shape)[...] = shifted
-        scaled = Scaled(flat, np.asarray(common, np.int32))
-        return Gradient(scaled, float(scaled.log10_norm()), parts)
+        if (exponents != common).any():
+            alive = np.stack([total.array.any(axis=(1, 2, 3)) for _, total in totals])
+            common = np.where(alive.any(axis=0), np.max(exponents, axis=0, where=alive, initial=NOTHING), 0)
+        flat = np.empty((len(common), self.layout[len(totals) - 1].stop), packed[0].total.dtype)
+        for place, (_, total) in zip(self.layout, totals, strict=False):
+            alike = (total.exponent == common).all()
+            values = total.array if alike else shift(total.array, total.exponent - common)
+            flat[:, place.start : place.stop].reshape(values.shape)[...] = values
+        norms = Scaled(flat, common).log10_norm().tolist()
+        return [
+            Gradient(
+                Scaled(flat[s], np.asarray(common[s])),
+                norms[s],
+                [(part.names, Scaled(total.array[s], np.asarray(total.exponent[s]))) for part, total in totals],
+            )
+            for s in range(len(common))
+        ]
 
 
 def _alike(scored: Sequence[NDArray]) -> Iterator[tuple[NDArray, slice]]:

@@ -10,6 +10,8 @@ runs in Python.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,7 @@ class Loop:
 
     def __init__(self, body: Body, arrays: Sequence[NDArray], t: int, guarded: Sequence[int] = ()) -> None:
         self._body, self._guarded = body, guarded
+        self.turn: Lock | None = None
         self._kept: list[NDArray] = []
         self._calls = self._record(arrays, t) if _replay is not None and len(arrays) <= ARRAYS else None
 
@@ -74,7 +77,8 @@ class Loop:
     def _replay(
         self, calls: NDArray, arrays: Sequence[NDArray], first: int, last: int, low: float, high: float
     ) -> tuple[int, bool]:
-        return _replay.run(calls, (*arrays, *self._kept), len(arrays), first, last, low, high)
+        with given_up(self.turn):
+            return _replay.run(calls, (*arrays, *self._kept), len(arrays), first, last, low, high)
 
     def _record(self, arrays: Sequence[NDArray], t: int) -> NDArray | None:
         """The calls of one step as int64 (calls, fields), or None where the body cannot be replayed."""
@@ -106,10 +110,15 @@ class Loop:
 
 
 class Loops:
-    """The recorded loops of one cell, by name and by the layout of their arrays, and the memory that they run in."""
+    """The recorded loops of one cell, by name and by the layout of their arrays, and the memory that they run in; one
+    thread's alone.
+    """
 
     def __init__(self) -> None:
         self.memory = Memory()
+        self.turn: Lock | None = None
+        """Where several threads train at once, the lock that the one of them holds that computes in Python. Left to
+        share the interpreter they would hand it to and fro at every NumPy call, which costs more than it gains."""
         self._known: dict[tuple[str, bytes], Loop] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Loop]]:
@@ -125,12 +134,26 @@ class Loops:
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = Loop(body, arrays, t, guarded)
+            found.turn = self.turn
         return found
 
 
 def repeated(array: NDArray, steps: int) -> NDArray:
     """The same contiguous array, not a copy, at every t: (steps, …)."""
     return np.ndarray((steps, *array.shape), array.dtype, array, 0, (0, *array.strides))
+
+
+@contextmanager
+def given_up(turn: "Lock | None") -> Iterator[None]:
+    """Lets another thread have its turn meanwhile."""
+    if turn is None:
+        yield
+        return
+    turn.release()
+    try:
+        yield
+    finally:
+        turn.acquire()
 
 
 class _CannotRecordError(Exception):

@@ -9,7 +9,7 @@ it is squared and added. One product over all the steps would give the sum alone
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,38 +43,64 @@ class Part:
 
 @dataclass(frozen=True)
 class StepGradients:
-    """The gradient of one packed matrix (K, n·H) at R steps; ``parts`` says which parameters lie in it."""
+    """The gradient of one packed matrix (K, n·H) at R steps, of S networks side by side; ``parts`` says which
+    parameters lie in it.
+    """
 
     parts: tuple[Part, ...]
     times: NDArray
     """(R,) timesteps; at all others the gradient is a true zero."""
     entered: NDArray
-    """E (R, B, K)."""
+    """E (R, S, B, K)."""
     delta: Scaled
-    """δ (R, B, n, H)."""
+    """δ (R, S, B, n, H)."""
     squares: NDArray
-    """‖∂L/∂W_t‖² (R, n, parts), of δ with one exponent a step, in its type."""
+    """‖∂L/∂W_t‖² (R, S, n, parts), of δ with one exponent a step, in its type."""
     sizes: NDArray
-    """Σ_h δ² (R, B, n), likewise."""
+    """Σ_h δ² (R, S, B, n), likewise."""
     exponent: NDArray
-    """(R,) what ∂L/∂W_t is to be shifted by."""
-    sums: tuple[Scaled, ...]
-    """Σ_t ∂L/∂W_t of each part (its rows, its blocks, H), with one exponent."""
+    """(R, S) what ∂L/∂W_t is to be shifted by."""
+    total: NDArray
+    """Σ_t ∂L/∂W_t (S, K, n, H)."""
+    sums: NDArray
+    """(S, parts) what the total of each part is to be shifted by."""
+
+    def seeds(self, which: slice) -> "StepGradients":
+        """Some of the networks, as views."""
+        squares, sizes, exponent = (values[:, which] for values in (self.squares, self.sizes, self.exponent))
+        return replace(
+            self,
+            entered=self.entered[:, which],
+            delta=Scaled(self.delta.array[:, which], self.delta.exponent[:, which]),
+            squares=squares,
+            sizes=sizes,
+            exponent=exponent,
+            total=self.total[which],
+            sums=self.sums[which],
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(name for part in self.parts for name in part.names)
 
-    def factors(self) -> list[Factor]:
-        """The parts' gradients, each kept as its two factors."""
-        return [self._factor(part, self.entered, self.delta, self.times) for part in self.parts]
+    @property
+    def totals(self) -> list[tuple[Part, Scaled]]:
+        """Σ_t ∂L/∂W_t of each part (S, its rows, its blocks, H), with one exponent a network."""
+        return [
+            (part, Scaled(self.total[:, part.rows, part.blocks], self.sums[:, index]))
+            for index, part in enumerate(self.parts)
+        ]
 
-    def _factor(self, part: Part, entered: NDArray, delta: Scaled, times: NDArray) -> Factor:
-        multiplied = entered[..., part.rows] if part.reads else None
-        return Factor(part.names, multiplied, delta.blocks(part.blocks), times)
+    def factors(self, s: int) -> list[Factor]:
+        """One network's gradients of each part, kept as their two factors."""
+        entered, delta = self.entered[:, s], self.delta.seed(s)
+        return [
+            Factor(part.names, entered[..., part.rows] if part.reads else None, delta.blocks(part.blocks), self.times)
+            for part in self.parts
+        ]
 
     def log10_norms(self) -> NDArray:
-        """log10 ‖∂L/∂θ_t‖_F (R, names); -inf is a true zero.
+        """log10 ‖∂L/∂θ_t‖_F (R, S, names); -inf is a true zero.
 
         From the squares in the type of δ, and from the gradient formed once more in float64, in which products of
         float32 factors are exact, where these may be wrong: where the sequences' gradients cancel so far that the
@@ -82,38 +108,37 @@ class StepGradients:
         """
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             square = self.squares.swapaxes(-1, -2).astype(np.float64)
-            norms = log10_of_root(square, self.exponent[:, None, None])
+            norms = log10_of_root(square, self.exponent[..., None, None])
             doubt = self._doubt(square)
-            doubtful = np.flatnonzero(doubt.any(axis=(1, 2)))
-            for rows in in_runs(len(doubtful), self.delta.array[0].size):
-                few = doubtful[rows]
+            steps, seeds = np.nonzero(doubt.any(axis=(2, 3)))
+            for rows in in_runs(len(steps), self.delta.array[0, 0].size):
+                few = steps[rows], seeds[rows]
                 norms[few] = np.where(doubt[few], self._in_float64(few), norms[few])
-        return np.concatenate([norms[:, index, part.blocks] for index, part in enumerate(self.parts)], axis=1)
+        return np.concatenate([norms[:, :, index, part.blocks] for index, part in enumerate(self.parts)], axis=-1)
 
     def _doubt(self, square: NDArray) -> NDArray:
-        """Where a norm has to be formed again (R, parts, n)."""
+        """Where a norm has to be formed again (R, S, parts, n)."""
         limits = np.finfo(self.squares.dtype)
         doubt = ~((square > float(limits.tiny) * 2.0**12) & (square < float(limits.max) * 2.0**-12))
         if limits.dtype == np.float32:
             # Σ_b ‖E_b‖‖δ_b‖ is what the norm would be if nothing cancelled.
-            rounding = float(limits.eps) / 2 * np.sqrt(self.entered.shape[1])
-            entered = np.ones((len(square), len(self.parts), self.entered.shape[1]), limits.dtype)
+            rounding = float(limits.eps) / 2 * np.sqrt(self.entered.shape[2])
+            entered = np.ones((*square.shape[:3], self.entered.shape[2]), limits.dtype)
             for index, part in enumerate(self.parts):
                 if part.reads:
                     rows_of_part = self.entered[..., part.rows]
-                    np.vecdot(rows_of_part, rows_of_part, out=entered[:, index])
+                    np.vecdot(rows_of_part, rows_of_part, out=entered[:, :, index])
             doubt |= np.sqrt(square) * (ROUNDING / rounding) < np.sqrt(entered) @ np.sqrt(self.sizes)
         # Where 0 enters, as with H_0, or no gradient comes, as by F at C_0, it is a true zero.
-        few = np.flatnonzero(doubt.any(axis=(1, 2)))
-        if not len(few):
-            return doubt
-        enters = np.stack([self.entered[few, :, part.rows].any(axis=(1, 2)) for part in self.parts], axis=1)
-        comes = np.logical_or.reduce(self.delta.array[few], axis=(1, 3))
-        doubt[few] &= enters[:, :, None] & comes[:, None, :]
+        few = np.nonzero(doubt.any(axis=(2, 3)))
+        if len(few[0]):
+            each, comes = self.entered[few], np.logical_or.reduce(self.delta.array[few], axis=(1, 3))
+            enters = np.stack([each[..., part.rows].any(axis=(1, 2)) for part in self.parts], axis=1)
+            doubt[few] &= enters[:, :, None] & comes[:, None, :]
         return doubt
 
-    def _in_float64(self, few: NDArray) -> NDArray:
-        """log10 ‖∂L/∂W_t‖ (R, parts, n) of a few steps."""
+    def _in_float64(self, few: tuple[NDArray, NDArray]) -> NDArray:
+        """log10 ‖∂L/∂W_t‖ (F, parts, n) at a few steps and networks."""
         delta = Scaled(self.delta.array[few], self.delta.exponent[few]).aligned_by_step
         flat = delta.array.reshape(*delta.array.shape[:2], -1).astype(np.float64)
         formed = self.entered[few].swapaxes(-1, -2).astype(np.float64) @ flat
@@ -123,22 +148,14 @@ class StepGradients:
 
 
 def step_gradients(
-    loops: Loops, parts: Sequence[Part], times: NDArray, entered: NDArray, delta: Scaled
-) -> list[StepGradients]:
+    loops: Loops, parts: tuple[Part, ...], times: NDArray, entered: NDArray, delta: Scaled
+) -> StepGradients:
     """Of S networks side by side: ``entered`` (R, S, B, K), ``delta`` (R, S, B, n, H)."""
     scaled = bool((delta.exponent != delta.exponent[:1, :, :1]).any())
-    squares, sizes, exponent, total, sums = _pass(loops, parts, entered, delta, scaled)
-    if not (scaled or np.isfinite(total).all()) and np.isfinite(entered).all() and np.isfinite(delta.array).all():
-        # A product has left the range of the type.
-        squares, sizes, exponent, total, sums = _pass(loops, parts, entered, delta, scaled=True)
-    found = []
-    for s in range(entered.shape[1]):
-        of_parts = tuple(
-            Scaled(total[s, part.rows, part.blocks], np.asarray(sums[s, index])) for index, part in enumerate(parts)
-        )
-        read = (squares[:, s], sizes[:, s], exponent[:, s])
-        found.append(StepGradients(tuple(parts), times, entered[:, s], delta.seed(s), *read, of_parts))
-    return found
+    found = _pass(loops, parts, entered, delta, scaled)
+    if not (scaled or np.isfinite(found[-2]).all()) and np.isfinite(entered).all() and np.isfinite(delta.array).all():
+        found = _pass(loops, parts, entered, delta, scaled=True)  # a product has left the range of the type
+    return StepGradients(parts, times, entered, delta, *found)
 
 
 def _add(rows: Sequence[NDArray]) -> None:
@@ -193,46 +210,51 @@ def _pass(
         rows = slice(start, min(start + run, steps))
         aligned, e = Scaled(delta.array[rows], delta.exponent[rows]), entered[rows]
         if scaled:
-            aligned, e = aligned.aligned_to(2), _moderate(e, exponent[rows])
+            aligned, (e, enters) = aligned.aligned_to(2), _moderate(parts, e, exponent[rows])
             exponent[rows] += aligned.exponent
         d = aligned.array
         same = (repeated(array, len(e)) for array in (of_rows, of_part, grouped(total)))
         arrays = [e, d, grouped(d), squares[rows], sizes[rows], *same]
         if scaled:
-            arrays.append(_scales(parts, e, d, exponent[rows], total, sums))
+            arrays.append(_scales(parts, enters, d, exponent[rows], total, sums))
         body = _scale_and_add if scaled else _add
         loops.get(body.__name__, body, arrays, 0).run(arrays, 0, len(e))
     sums[sums == NOTHING] = 0
     return squares, sizes, exponent, total, sums
 
 
-def _moderate(entered: NDArray, exponent: NDArray) -> NDArray:
-    """``entered`` so that no product with δ overflows, with what it was shifted by added to ``exponent`` (R, S)."""
-    size = magnitude(entered, 2)
-    if not (size > LARGE).any():
-        return entered
-    size[size <= LARGE] = 0
-    exponent += size
-    return shift(entered, -size)
+def _moderate(parts: Sequence[Part], entered: NDArray, exponent: NDArray) -> tuple[NDArray, NDArray]:
+    """``entered`` so that no product with δ overflows, with what it was shifted by added to ``exponent`` (R, S); and
+    the exponents of its parts (R, S, parts).
+    """
+    one = np.ones(exponent.shape, np.int32)
+    enters = np.stack([magnitude(entered[..., part.rows], 2) if part.reads else one for part in parts], axis=-1)
+    size = enters.max(axis=-1)
+    if (size > LARGE).any():
+        size[size <= LARGE] = 0
+        exponent += size
+        entered = shift(entered, -size)
+        enters -= np.where(enters == NOTHING, 0, size[..., None])
+    return entered, enters
 
 
 def _scales(
-    parts: Sequence[Part], entered: NDArray, delta: NDArray, exponent: NDArray, total: NDArray, sums: NDArray
+    parts: Sequence[Part], enters: NDArray, delta: NDArray, exponent: NDArray, total: NDArray, sums: NDArray
 ) -> NDArray:
     """By what each row of ∂L/∂W_t is multiplied (R, S, 1, K, 1) before it is added to ``total``, whose exponents
     ``sums`` grow, in place, to that of the largest *contribution* yet. Under that of the largest δ a step would be lost
     at which little else than its small δ counts, because what entered elsewhere is 0.
     """
-    scale = np.zeros((*entered.shape[:2], 1, entered.shape[-1], 1), delta.dtype)
+    scale = np.zeros((*enters.shape[:2], 1, total.shape[1], 1), delta.dtype)
     alive = magnitude(delta, 2) > NOTHING
+    size = np.where(alive[..., None] & (enters > NOTHING), np.maximum(enters, SMALL) + exponent[..., None], NOTHING)
+    largest = np.maximum(sums, size.max(axis=0))
+    # What would be subnormal beside the largest is lost in the sum anyway, and would slow it down tenfold.
+    counts = (size > NOTHING) & (size - largest >= np.finfo(delta.dtype).minexp)
+    power = np.where(counts, np.ldexp(delta.dtype.type(1), np.where(counts, exponent[..., None] - largest, 0)), 0)
     for index, part in enumerate(parts):
-        enters = magnitude(entered[..., part.rows], 2)
-        size = np.where(alive & (enters > NOTHING), np.maximum(enters, SMALL) + exponent, NOTHING)
-        largest = np.maximum(sums[:, index], size.max(axis=0))
-        total[:, part.rows] = shift(total[:, part.rows], sums[:, index] - largest)
-        sums[:, index] = largest
-        # What would be subnormal beside the largest is lost in the sum anyway, and would slow it down tenfold.
-        counts = (size > NOTHING) & (size - largest >= np.finfo(delta.dtype).minexp)
-        power = np.ldexp(delta.dtype.type(1), np.where(counts, exponent - largest, 0))
-        scale[:, :, :, part.rows, 0] = np.where(counts, power, 0)[:, :, None, None]
+        if (largest[:, index] != sums[:, index]).any():
+            total[:, part.rows] = shift(total[:, part.rows], sums[:, index] - largest[:, index])
+        scale[:, :, :, part.rows, 0] = power[:, :, None, index, None]
+    sums[:] = largest
     return scale

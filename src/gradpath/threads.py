@@ -1,4 +1,5 @@
-"""How many BLAS threads a training takes: two where its products are large enough for them to pay, else one.
+"""How many threads a training takes: two for several seeds, or where its products are large enough for two of BLAS to
+pay, else one.
 
 Measured by ``experiments/performance/threads.py`` on two cores with next to nothing else running (OpenBLAS 0.3.31,
 float32, a whole training step of RNN and LSTM, H = 16 … 1024, B = 20 … 256): the time of one thread over that of two,
@@ -22,13 +23,15 @@ MEASURED = 2
 """More threads than this have not been tried, so none are taken unasked."""
 
 
-def chosen(experiment: Experiment, jobs: int = 1) -> int:
+def chosen(experiment: Experiment, jobs: int = 1, seeds: int = 1) -> int:
     """``train.threads``, or where that is null what suits the shape; at most this process's part of the cores where
-    ``jobs`` run at once. Threads may change the last bit of a large product (seen from H = 300), so whoever wants the
-    same bits from any number of cores sets them to 1.
+    ``jobs`` run at once. Of several seeds side by side each thread has its share, which is worth it at any shape, and
+    BLAS has one thread. BLAS's threads may change the last bit of a large product (seen from H = 300), so whoever wants
+    the same bits from any number of cores sets them to 1.
     """
-    wanted = experiment.train.threads or (MEASURED if multiply_adds(experiment) >= WORTH else 1)
-    return min(wanted, share(jobs))
+    worth = seeds > 1 or multiply_adds(experiment) >= WORTH
+    wanted = experiment.train.threads or (MEASURED if worth else 1)
+    return min(wanted, share(jobs), seeds if seeds > 1 else wanted)
 
 
 def multiply_adds(experiment: Experiment) -> int:

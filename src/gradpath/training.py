@@ -1,7 +1,10 @@
 """One run: sample, forward, backward, measure, clip, update, as a stream of what happened at each step."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,27 +52,41 @@ def train(experiment: Experiment) -> Iterator[Step]:
         yield from steps.values()
 
 
-def train_seeds(experiments: Sequence[Experiment]) -> Iterator[dict[int, Step]]:
+def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator[dict[int, Step]]:
     """Trains experiments that differ in their seed only, side by side as one array axis: at each step, index of the
     experiment → what happened to it. Each gets, bit for bit, what ``train`` gives it alone; who diverges drops out.
+    Each of the ``threads`` has its share of the seeds.
     """
     if len({replace(experiment, seed=0).config_hash for experiment in experiments}) != 1:
         raise ValueError("experiments that are trained side by side may differ in their seed only")
-    first = experiments[0]
-    network = Network(first.cell, *first.task.sizes, first.task.loss)
-    seeds = {index: _Seed(experiment, network) for index, experiment in enumerate(experiments)}
+    first, turn = experiments[0], Lock()
+    # The loops that a cell has recorded and the memory that they run in serve one thread: so each has its own.
+    networks = [Network(replace(first.cell), *first.task.sizes, first.task.loss) for _ in range(threads)]
+    for network in networks if threads > 1 else ():
+        network.cell.loops.turn = turn
+    seeds = {index: _Seed(experiment, networks[0]) for index, experiment in enumerate(experiments)}
+
     alone = first.task.timesteps * first.train.batch_size * len(first.cell.blocks) * first.cell.hidden_size
     size = max(1, TOGETHER // alone)
-    for step in range(first.train.steps + 1):
+
+    def advance(step: int, network: Network, share: Sequence[int]) -> dict[int, Step]:
+        """One training step of one thread's seeds."""
         happened: dict[int, Step] = {}
-        training = list(seeds)
-        for start in range(0, len(training), size):
-            group = training[start : start + size]
-            happened |= dict(zip(group, _advance(step, network, [seeds[index] for index in group]), strict=True))
-        yield happened
-        seeds = {index: seed for index, seed in seeds.items() if not happened[index].diverged}
-        if not seeds:
-            return
+        with turn:
+            for start in range(0, len(share), size):
+                group = share[start : start + size]
+                happened |= zip(group, _advance(step, network, [seeds[index] for index in group]), strict=True)
+        return happened
+
+    with ThreadPoolExecutor(threads) as pool:
+        for step in range(first.train.steps + 1):
+            shares = [share.tolist() for share in np.array_split(list(seeds), threads)]
+            parts = (pool.map if threads > 1 else map)(advance, repeat(step), networks, shares)
+            happened = {index: one for part in parts for index, one in part.items()}
+            yield happened
+            seeds = {index: seed for index, seed in seeds.items() if not happened[index].diverged}
+            if not seeds:
+                return
 
 
 class _Seed:
@@ -80,7 +97,7 @@ class _Seed:
             np.random.default_rng(child) for child in np.random.SeedSequence(experiment.seed).spawn(3)
         )
         settings = experiment.train
-        self.experiment, self.network = experiment, network
+        self.experiment = experiment
         self.theta = experiment.init.draw(init_stream, network, settings.dtype.numpy)
         self._state = experiment.optimizer.start(self.theta)
         self._held_out = experiment.task.sample(eval_stream, settings.eval_size).astype(settings.dtype.numpy)
@@ -94,8 +111,8 @@ class _Seed:
 
     def advance(self, step: int, trace: Trace) -> Step:
         """Clips, measures, evaluates where it is due, and updates unless this was the last step."""
-        settings = self.experiment.train
-        trained = trace.gradient if settings.readout else self.network.without_readout(trace)
+        settings, network = self.experiment.train, trace.tape.network
+        trained = trace.gradient if settings.readout else network.without_readout(trace)
         update, scale = self.experiment.clip.apply(trained)
         trace = replace(trace, clip_scale=scale, trained=trained, applied=update)
         norm, last = trace.gradient.log10_norm, step == settings.steps
@@ -114,7 +131,7 @@ class _Seed:
                 self._largest_read[name] = max(self._largest_read[name], norm)
         evaluate = last or (settings.eval_every is not None and step % settings.eval_every == 0)
         evaluation = (
-            _evaluate(self.experiment, self.network, self.theta, self._held_out) if evaluate and not diverged else None
+            _evaluate(self.experiment, network, self.theta, self._held_out) if evaluate and not diverged else None
         )
         if not (diverged or last):
             with np.errstate(over="ignore", invalid="ignore"):

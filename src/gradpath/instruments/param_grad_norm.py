@@ -24,7 +24,7 @@ class ParamGradNorm(Instrument):
         values = np.full((trace.tape.length, len(names)), -np.inf)
         column = 0
         for packed in trace.packed:
-            values[packed.times, column : column + len(packed.names)] = packed.log10_norms()
+            values[packed.times, column : column + len(packed.names)] = packed.log10_norms()[:, 0]
             column += len(packed.names)
         return Measurement(names, values)
 
