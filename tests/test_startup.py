@@ -15,8 +15,8 @@ FIRST_STEP = f"""
 import gc, sys
 from gradpath import cli, run
 
-def spied(experiments, train=run.train_seeds):
-    for step in train(experiments):
+def spied(experiments, threads, train=run.train_seeds):
+    for step in train(experiments, threads):
         print("loaded", *(module for module in {DRAWING} if module in sys.modules))
         print("collects", gc.isenabled(), gc.get_freeze_count() > 100_000)
         raise SystemExit(0)

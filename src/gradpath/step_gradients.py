@@ -20,7 +20,7 @@ from gradpath.records import Factor
 from gradpath.replay import Loops, repeated
 from gradpath.scaled import NOTHING, Scaled, log10_of_root, magnitude, shift
 
-RUN = 2**16
+RUN = 2**19
 """Elements of δ in a run of steps that are brought to one exponent each."""
 ROUNDING = 2.0**-14
 """Relative rounding of a norm from which on it is formed in float64."""

@@ -13,9 +13,9 @@ from gradpath.experiment import Experiment
 from gradpath.network import Network
 from gradpath.records import Batch, Measurement, Trace
 
-TOGETHER = 2**19
-"""Pre-activations, T·B·n·H of each seed, that are differentiated together: 2 MB in float32, the cache of one core.
-Measured, 16 LSTMs with H = 64 in one piece took longer than one after another."""
+TOGETHER = 2**20
+"""Pre-activations, T·B·n·H of each seed, that are differentiated together: 4 MB in float32. Measured, 16 LSTMs with
+H = 64 in one piece took longer than one after another."""
 EVALUATED, STATES = 500, 2**25
 """Sequences, and elements of their H_t, that are evaluated at once."""
 
