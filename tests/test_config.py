@@ -139,7 +139,9 @@ def test_points_of_a_sweep() -> None:
 )
 def test_one_value_can_hold_several_seeds(written: str, seeds: list[int]) -> None:
     experiments = config.experiments(["arm=gru", written])
-    assert experiments == [config.experiment(["arm=gru", f"seed={seed}"]) for seed in seeds]
+    assert [experiment.seed for experiment in experiments] == list(seeds)
+    for experiment in (experiments[0], experiments[len(seeds) // 2], experiments[-1]):
+        assert experiment == config.experiment(["arm=gru", f"seed={experiment.seed}"])
     assert {type(experiment) for experiment in experiments} == {Experiment}
 
 

@@ -4,6 +4,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -163,6 +164,20 @@ def trained(cell: Cell, steps: int, dtype: type = np.float32) -> Case:
     for _ in range(2):
         ParamGradNorm().measure(case.trace)
     return case
+
+
+@compiled
+def test_a_thread_gives_up_its_turn_in_the_compiled_loops(monkeypatch) -> None:
+    """And has it everywhere else."""
+    case = trained(LSTM(5), 12)
+    turn, locked, original = Lock(), [], replay._replay.run
+    monkeypatch.setattr(replay._replay, "run", lambda *given: locked.append(turn.locked()) or original(*given))
+    case.network.cell.loops.turn = turn
+    with turn:
+        case.network.backward(case.theta, case.network.forward(case.theta, case.batch))
+        assert turn.locked()
+    assert locked
+    assert not any(locked)
 
 
 @compiled

@@ -1,30 +1,32 @@
 """How much faster are many seeds side by side than one after another? `python experiments/performance/seeds.py`
 
 Adding problem at T = 100, float32, one BLAS thread. First the training steps alone, `train_seeds` against `train`, in
-one process, taking turns every few steps, with the default instruments and with none; from step STEPS on, where the
-default ones have become rare as in a long run. Then whole commands, start to end: `gradpath run seed=0..15` against
-`gradpath run -m seed=0,…,15`. Times are processor time (user and system), which other processes on the machine disturb
-less than the clock; with one thread the two are the same on an idle machine. Prints a table and writes `seeds.json`.
+one process, taking turns every few steps, with the default instruments and with none, the seeds side by side in one
+thread and in as many as `gradpath run` takes; from step STEPS on, where the default instruments have become rare as in
+a long run. Then whole commands, start to end: `gradpath run seed=0..15` against `gradpath run -m seed=0,…,15`. Times
+are the clock's, so nothing else should run. Prints a table and writes `seeds.json`.
 """
 
 import argparse
 import itertools
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from gradpath import config
+from gradpath.threads import chosen
 from gradpath.training import train, train_seeds
 
 SEEDS, STEPS = 16, 10
@@ -39,6 +41,7 @@ class Row:
     """
 
     what: str
+    threads: int
     arm: str
     hidden_size: int
     batch_size: int
@@ -49,11 +52,14 @@ class Row:
     most: float
 
 
-def row(what: str, shape: tuple[str, int, int], scale: float, one: list[float], together: list[float]) -> Row:
+def row(what: str, threads: int, shape: tuple[str, int, int], one: list[float], together: list[float]) -> Row:
     ratios = [a / b for a, b in zip(one, together, strict=True)]
-    found = Row(what, *shape, scale * median(one), scale * median(together), median(ratios), min(ratios), max(ratios))
+    scale = 1.0 if what.startswith("command") else 1e3 / STEPS / SEEDS
+    found = Row(
+        what, threads, *shape, scale * median(one), scale * median(together), median(ratios), min(ratios), max(ratios)
+    )
     cells = " ".join(f"{value:9.3g}" for value in (found.one_by_one, found.side_by_side))
-    print(f"{what:<20} {found.arm:<5} {found.hidden_size:>3} {found.batch_size:>3} {cells}", end="  ")
+    print(f"{what:<20} {threads:>3} {found.arm:<5} {found.hidden_size:>3} {found.batch_size:>3} {cells}", end="  ")
     print(f"{found.ratio:.2f} ({found.least:.2f} … {found.most:.2f})", flush=True)
     return found
 
@@ -62,35 +68,35 @@ def overrides(arm: str, hidden_size: int, batch_size: int) -> list[str]:
     return [f"arm={arm}", f"cell.hidden_size={hidden_size}", f"train.batch_size={batch_size}"]
 
 
-def steps(shape: tuple[str, int, int], instruments: list[str], turns: int) -> tuple[list[float], list[float]]:
-    """Processor seconds of each turn, one after another and side by side."""
+def steps(shape: tuple[str, int, int], instruments: list[str], threads: int, turns: int) -> dict[int, list[float]]:
+    """Seconds of each turn: 0 → one after another, number of threads → side by side."""
     one = config.experiment([*overrides(*shape), *instruments, "train.steps=1000000", "train.eval_size=1"])
     experiments = [replace(one, seed=seed) for seed in range(SEEDS)]
-    kinds = [[train(experiment) for experiment in experiments], [train_seeds(experiments)]]
-    times: list[list[float]] = [[], []]
-    for _, (streams, taken) in itertools.product(range(turns + 1), zip(kinds, times, strict=True)):
-        began = time.process_time()
+    kinds: dict[int, list[Iterator[Any]]] = {0: [train(experiment) for experiment in experiments]}
+    kinds |= {each: [train_seeds(experiments, each)] for each in sorted({1, threads})}
+    times: dict[int, list[float]] = {each: [] for each in kinds}
+    for _, (each, streams) in itertools.product(range(turns + 1), kinds.items()):
+        began = time.perf_counter()
         for stream in streams:
             for _ in itertools.islice(stream, STEPS):
                 pass
-        taken.append(time.process_time() - began)
-    return times[0][1:], times[1][1:]  # the first turn warms up
+        times[each].append(time.perf_counter() - began)
+    return {each: taken[1:] for each, taken in times.items()}  # the first turn warms up
 
 
 def command(*arguments: str) -> float:
-    """Processor seconds of a ``gradpath run`` with a store of its own."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    """Seconds of a ``gradpath run`` with a store of its own."""
     with tempfile.TemporaryDirectory() as home:
         environment = os.environ | {"GRADPATH_HOME": home}
         asked = [sys.executable, "-m", "gradpath", "run", *arguments]
+        began = time.perf_counter()
         subprocess.run(asked, env=environment, check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return time.perf_counter() - began
 
 
 def commands(shape: tuple[str, int, int], turns: int) -> tuple[list[float], list[float]]:
-    """Processor seconds of each turn, one after another and side by side; the default configuration but for the shape
-    and 300 steps.
+    """Seconds of each turn, one after another and side by side; the default configuration but for the shape and 300
+    steps.
     """
     given = [*overrides(*shape), "train.steps=300"]
     each = "seed=" + ",".join(map(str, range(SEEDS)))
@@ -103,14 +109,15 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="turns of each kind (5)")
     parser.add_argument("--commands", type=int, default=1, help="turns of the whole commands, which take minutes (1)")
     given = parser.parse_args()
-    rows = []
-    print(f"{'':<20} {'arm':<5} {'H':>3} {'B':>3} {'one by one':>9} {'together':>9} ratio", flush=True)
-    with threadpool_limits(1, "blas"):
-        for shape in SHAPES:
-            for what, instruments in {"step, ms": [], "step, none read, ms": ["instruments=[]"]}.items():
-                rows.append(row(what, shape, 1e3 / STEPS / SEEDS, *steps(shape, instruments, given.turns)))
+    rows, threads = [], chosen(config.experiment([]), seeds=SEEDS)
+    print(f"{'':<20} {'thr':>3} {'arm':<5} {'H':>3} {'B':>3} {'one by one':>9} {'together':>9} ratio", flush=True)
+    for shape in SHAPES:
+        for what, instruments in {"step, ms": [], "step, none read, ms": ["instruments=[]"]}.items():
+            with threadpool_limits(1, "blas"):
+                times = steps(shape, instruments, threads, given.turns)
+            rows += [row(what, each, shape, times[0], taken) for each, taken in times.items() if each]
     timed = [shape for shape in SHAPES if given.commands and shape[2] == 20]
-    rows += [row("command, s", shape, 1.0, *commands(shape, given.commands)) for shape in timed]
+    rows += [row("command, s", threads, shape, *commands(shape, given.commands)) for shape in timed]
     found = {"date": datetime.now().astimezone().isoformat(timespec="seconds"), "seeds": SEEDS}
     found |= {"numpy": np.__version__, "cores": os.cpu_count(), "rows": [asdict(each) for each in rows]}
     Path(__file__).with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")

@@ -98,18 +98,19 @@ def main() -> None:
 
     import machine
     from contest import MismatchError
-    from gradpath import config
+    from gradpath import config, threads
 
-    threads = config.experiment([]).train.threads
-    with threadpool_limits(threads, "blas"):  # as `gradpath run` does
-        print(json.dumps(machine.libraries()), flush=True)
-        for match in order["matches"]:
-            try:
+    print(json.dumps(machine.libraries()), flush=True)
+    for match in order["matches"]:
+        cell, (_, batch, hidden), *_ = match
+        shape = [f"cell={cell}", f"cell.hidden_size={hidden}", f"train.batch_size={batch}"]
+        try:
+            with threadpool_limits(threads.chosen(config.experiment(shape)), "blas"):  # as `gradpath run` does
                 print(json.dumps(play(*match)), flush=True)
-            except MismatchError as error:
-                sys.exit(f"benchmark: {match[0]}, (T, B, H) = {match[1]}: {error}")
-            machine.forget_compiled()
-            gc.collect()
+        except MismatchError as error:
+            sys.exit(f"benchmark: {cell}, (T, B, H) = {match[1]}: {error}")
+        machine.forget_compiled()
+        gc.collect()
 
 
 if __name__ == "__main__":

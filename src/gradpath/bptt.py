@@ -29,8 +29,7 @@ from gradpath.replay import repeated
 from gradpath.scaled import HIGH, LOW, NOTHING, Scaled, magnitude, shift
 
 RUN = 2**19
-"""Elements of δa in a run of steps whose derivatives are computed together: few calls, and still in the cache when the
-recursion reads them."""
+"""Elements of δa in a run of steps whose derivatives are computed together: few calls, and far less than the tape."""
 BAND = int(np.log2(HIGH))
 
 

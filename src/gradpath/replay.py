@@ -134,7 +134,7 @@ class Loops:
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = Loop(body, arrays, t, guarded)
-            found.turn = self.turn
+        found.turn = self.turn
         return found
 
 

@@ -65,7 +65,6 @@ def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator
     for network in networks if threads > 1 else ():
         network.cell.loops.turn = turn
     seeds = {index: _Seed(experiment, networks[0]) for index, experiment in enumerate(experiments)}
-
     alone = first.task.timesteps * first.train.batch_size * len(first.cell.blocks) * first.cell.hidden_size
     size = max(1, TOGETHER // alone)
 
