@@ -25,9 +25,9 @@ MEASURED = 2
 
 def chosen(experiment: Experiment, jobs: int = 1, seeds: int = 1) -> int:
     """``train.threads``, or where that is null what suits the shape; at most this process's part of the cores where
-    ``jobs`` run at once. Of several seeds side by side each thread has its share, which is worth it at any shape, and
-    BLAS has one thread. BLAS's threads may change the last bit of a large product (seen from H = 300), so whoever wants
-    the same bits from any number of cores sets them to 1.
+    ``jobs`` run at once. Of several seeds side by side each thread has its share, which is worth it but in the smallest
+    networks, where it costs little, and BLAS has one thread. Several threads of BLAS may change the last bit of a large
+    product (seen from H = 300), so whoever wants the same bits from any number of cores sets them to 1.
     """
     worth = seeds > 1 or multiply_adds(experiment) >= WORTH
     wanted = experiment.train.threads or (MEASURED if worth else 1)
