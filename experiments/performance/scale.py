@@ -37,8 +37,8 @@ REPEATS = 3
 
 def measure_case(cell: str, shape: Shape, names: Sequence[str], repeats: int, seconds: int) -> dict[str, Any]:
     """In the child, which is stopped after so many ``seconds``: shortest time of ``repeats`` steps that read these
-    instruments, largest resident size before and after them, and then, unless it was only one, the largest traced
-    allocation of another step, NumPy's included.
+    instruments, largest resident size before and after them, and then, unless it was only one, what another step
+    allocates at most beyond the memory that the last one has left to it, NumPy's included.
     """
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 10))
     problem = pose(cell, shape, "float32")

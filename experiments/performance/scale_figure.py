@@ -59,7 +59,10 @@ def _memory(axes: "Axes", rows: list[dict[str, Any]]) -> None:
     for cell in CELLS:
         chosen = of(rows, cell)
         sizes = [row["shape"][0] for row in chosen]
-        for kind, dash, word in (("traced", "-", "allocated"), ("resident", "--", "resident, whole process")):
+        for kind, dash, word in (
+            ("traced", "-", "allocated anew by a step"),
+            ("resident", "--", "resident, whole process"),
+        ):
             label = f"{cell.upper()}, {word}: {bytes_per_element(chosen, kind):.0f} bytes per T·B·H"
             values = [row[kind] / 2**20 for row in chosen]
             axes.plot(sizes, values, dash, color=COLORS[cell], marker=MARKS[cell], label=label)

@@ -26,7 +26,7 @@ def page(results: dict[str, Any]) -> str:
 
 def growth(results: dict[str, Any]) -> str:
     """Exponents p of time ∝ T^p and B^p, and bytes that one more element of T·B·H takes."""
-    lines = [["cell", "time ∝ T^p", "time ∝ B^p", "bytes per T·B·H, traced", "bytes per T·B·H, resident"]]
+    lines = [["cell", "time ∝ T^p", "time ∝ B^p", "bytes per T·B·H, allocated anew", "bytes per T·B·H, resident"]]
     for cell in CELLS:
         by_length, by_batch = of(results["length"], cell), of(results["batch"], cell)
         memory = (f"{bytes_per_element(by_length, kind):.0f}" for kind in ("traced", "resident"))
@@ -35,7 +35,7 @@ def growth(results: dict[str, Any]) -> str:
 
 
 def cases(rows: list[dict[str, Any]]) -> str:
-    lines = [["cell", "T, B, H", "seconds", "µs per step", "traced, MiB", "resident, MiB (before)"]]
+    lines = [["cell", "T, B, H", "seconds", "µs per step", "allocated anew, MiB", "resident, MiB (before)"]]
     for row in rows:
         resident = f"{_mebibytes(row, 'resident')} ({_mebibytes(row, 'resident_before')})"
         micro = f"{1e6 * row['seconds'] / row['shape'][0]:.0f}"

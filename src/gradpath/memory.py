@@ -33,8 +33,8 @@ class Memory:
         for block, start in self._held.get(size, ()):
             if sys.getrefcount(block) == UNUSED:
                 return np.ndarray(shape, dtype, block, start)
-        if 2 * self._free() > size + sum(key * len(blocks) for key, blocks in self._held.items()):
-            self.release()  # of another shape than what is asked for now
+        if 4 * self._free() > size + sum(key * len(blocks) for key, blocks in self._held.items()):
+            self.release()  # of other shapes than what is asked for now, as where credit goes through many lengths
         fresh = np.empty(size + LINE, np.uint8)
         start = -fresh.ctypes.data % LINE
         self._held.setdefault(size, []).append((fresh, start))
