@@ -44,17 +44,25 @@ class Case:
         return self.network.backward(self.theta, self.network.forward(self.theta, self.batch))
 
 
-def make_case(cell: Cell, loss: Loss, steps: int, every_step: bool, dtype: type = np.float64, seed: int = 0) -> Case:
+def make_case(
+    cell: Cell,
+    loss: Loss,
+    steps: int,
+    every_step: bool,
+    dtype: type = np.float64,
+    seed: int = 0,
+    sequences: int = SEQUENCES,
+) -> Case:
     """A random case; ``every_step`` scores random positions of every step, otherwise the last step alone is scored."""
     rng = np.random.default_rng(seed)
     network = Network(cell, INPUTS, OUTPUTS, loss)
     theta = Uniform(gain=1.5).draw(rng, network, np.float64)
-    inputs = rng.normal(size=(steps, SEQUENCES, INPUTS))
-    mask = np.zeros((steps, SEQUENCES), bool)
+    inputs = rng.normal(size=(steps, sequences, INPUTS))
+    mask = np.zeros((steps, sequences), bool)
     mask[-1] = True
     if every_step:
-        mask |= rng.random((steps, SEQUENCES)) < 0.5
-    targets = rng.normal(size=(steps, SEQUENCES, OUTPUTS))
+        mask |= rng.random((steps, sequences)) < 0.5
+    targets = rng.normal(size=(steps, sequences, OUTPUTS))
     if loss is Loss.cross_entropy:
         targets = targets.argmax(axis=-1)
     return Case(network, theta.astype(dtype), Batch(inputs, targets, mask).astype(dtype))

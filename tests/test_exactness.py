@@ -353,10 +353,11 @@ def test_a_sequence_that_vanishes_beside_another_is_kept() -> None:
     direct[-1, 1] *= 2.0**-600
     from gradpath.scaled import Scaled
 
-    weights = next(network.layers(theta))
-    adjoint = bptt.backward(network.cell, weights, trace.tape.layers[0], Scaled(direct, trace.direct["H"].exponent))
-    first, second = (adjoint.states["H"].array[0, b] for b in range(2))
-    powers = adjoint.states["H"].exponent[0]
+    weights, tape = next(network.layers(theta[None])), trace.tape.layers[0].alone()
+    received = Scaled(direct[:, None], trace.direct["H"].exponent[:, None])
+    adjoint = bptt.backward(network.cell, weights, tape, received).states["H"].seed(0)
+    first, second = (adjoint.array[0, b] for b in range(2))
+    powers = adjoint.exponent[0]
     np.testing.assert_allclose(first * 2.0 ** (powers[0] - powers[1] - 600), second, rtol=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""BLAS threads: one where a product is small, never more than the process's part of the cores."""
+"""Threads: one where a pass is small, never more than the process's part of the cores, and never another number."""
 
 import os
 import subprocess
@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_info
 from gradpath import config, threads
 from gradpath.run import execute
 
-LARGE = ["cell.hidden_size=512", "train.batch_size=64", "cell=rnn"]
-JUST = ["cell.hidden_size=256", "train.batch_size=64", "cell=rnn"]
+LARGE = ["cell.hidden_size=512", "train.batch_size=64", "task.length=10", "cell=rnn"]
+JUST = ["cell.hidden_size=125", "train.batch_size=64", "task.length=66", "cell=rnn"]
 INSIDE = """
 import sys
 from threadpoolctl import threadpool_info
@@ -21,8 +21,8 @@ from gradpath import config, run
 
 def spied(experiments, threads, train=run.train_seeds):
     for steps in train(experiments, threads):
-        found = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
-        print("inside", *found, flush=True)
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
+        print("inside", threads, flush=True)
         sys.stdin.readline()  # until the other process is inside too
         yield steps
 
@@ -42,14 +42,15 @@ def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     ("overrides", "expected"),
     [
         ([], 1),
-        (["cell.hidden_size=128", "train.batch_size=32", "cell=lstm"], 1),
+        (["cell.hidden_size=64", "train.batch_size=32", "cell=lstm", "task.length=100"], 1),
         (JUST, 2),
-        ([*JUST, "train.batch_size=63"], 1),
-        (["cell.hidden_size=128", "train.batch_size=64", "cell=lstm"], 2),
+        ([*JUST, "task.length=65"], 1),
+        (["cell.hidden_size=128", "train.batch_size=20", "cell=lstm", "task.length=100"], 2),
+        ([*LARGE, "train.batch_size=4", "task.length=1000"], 1),
         (LARGE, 2),
         ([*LARGE, "train.threads=1"], 1),
-        (["train.threads=5"], 5),
-        (["train.threads=99"], 8),
+        ([*LARGE, "train.threads=5"], 2),
+        (["train.threads=5"], 1),
     ],
 )
 def test_threads_follow_the_shape_unless_they_are_given(many_cores, overrides: list[str], expected: int) -> None:
@@ -64,17 +65,19 @@ def test_seeds_share_the_threads_at_any_shape(many_cores, overrides: list[str], 
     assert threads.chosen(config.experiment(overrides), jobs=8, seeds=seeds) == 1
 
 
-@pytest.mark.parametrize(("cell", "blocks"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
-def test_the_product_of_a_step(cell: str, blocks: int) -> None:
-    experiment = config.experiment([f"cell={cell}", "cell.hidden_size=10", "train.batch_size=7"])
-    assert threads.multiply_adds(experiment) == 7 * 10 * blocks * 10
+@pytest.mark.parametrize(("cell", "blocks"), [("rnn", 1), ("lstm", 4), ("gru", 4)])
+def test_the_products_of_a_pass(cell: str, blocks: int) -> None:
+    sizes = ["cell.hidden_size=10", "train.batch_size=7", "task=adding", "task.length=30"]
+    assert threads.multiply_adds(config.experiment([f"cell={cell}", *sizes])) == 30 * 7 * 13 * blocks * 10
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3, 8, 9])
 @pytest.mark.parametrize("given", ["null", "4", "8"])
 def test_jobs_at_once_never_have_more_threads_than_there_are_cores(many_cores, jobs: int, given: str) -> None:
     each = threads.chosen(config.experiment([*LARGE, f"train.threads={given}"]), jobs)
-    assert each == max(1, min(2 if given == "null" else int(given), 8 // jobs))
+    assert each == max(1, min(2, 8 // jobs))
+    several = threads.chosen(config.experiment([*LARGE, f"train.threads={given}"]), jobs, seeds=16)
+    assert several == max(1, min(2 if given == "null" else int(given), 8 // jobs))
 
 
 def test_what_blas_has_started_with_is_not_exceeded(many_cores, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +105,7 @@ def test_the_run_says_how_many_it_had(home: Path, many_cores) -> None:
 def test_two_processes_at_once_share_the_cores(home: Path) -> None:
     """Real processes, both in the middle of a run of a shape that alone takes two threads."""
     free = {key: value for key, value in os.environ.items() if not key.endswith("NUM_THREADS")}
-    overrides = [*LARGE, "task.length=2", "train.steps=0", "train.eval_size=5"]
+    overrides = [*LARGE, "train.steps=0", "train.eval_size=5"]
 
     def start(jobs: int, seed: int) -> subprocess.Popen:
         command = [sys.executable, "-c", INSIDE, str(jobs), *overrides, f"seed={seed}"]

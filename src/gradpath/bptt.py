@@ -11,7 +11,9 @@ result is bit-identical to the plain recursion, because scaling by a power of tw
 Networks of S seeds run side by side: every array has an axis S after the time axis, and each product is one matrix
 product a timestep and seed, of the same shape whatever S is. So a seed's numbers do not depend on its company.
 
-The bodies of both loops are ufuncs alone, so that they are recorded once and replayed (:mod:`gradpath.replay`).
+The bodies of both loops are ufuncs alone, so that they are recorded once and replayed (:mod:`gradpath.replay`). The
+sequences of a minibatch need nothing of each other, and in a large pass two threads have half of them each
+(:mod:`gradpath.halves`).
 """
 
 from bisect import bisect_right
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 
 from gradpath.blocks import apart, empty, grouped
 from gradpath.cells import Cell
+from gradpath.halves import ROWS, halves
 from gradpath.nonlinearities import Activation, mend_slope, slope_of_output
 from gradpath.records import LayerTape
 from gradpath.replay import repeated
@@ -89,10 +92,17 @@ def forward(cell: Cell, weights: LayerWeights, inputs: NDArray) -> LayerTape:
         np.matmul(enters[..., None, :, :], matrix, out=packed)
         cell.step(at, after, rest[:kept], rest[kept : 2 * kept], rest[2 * kept : 2 * kept + extra])
 
-    arrays = [repeated(grouped(weights.packed(cell)), steps), entered[:-1], grouped(pre), pre, gates]
-    arrays += [row[:-1] for row in states.values()] + [row[1:] for row in states.values()] + list(saved.values())
-    cell.loops.get("forward", body, arrays, 0).run(arrays, 0, steps)
-    return LayerTape(entered, states, pre, gates, saved)
+    tape, matrix = LayerTape(entered, states, pre, gates, saved), repeated(grouped(weights.packed(cell)), steps)
+
+    def run(half: int, rows: slice) -> None:
+        some = tape.sequences(rows)
+        arrays = [matrix, some.entered[:-1], grouped(some.pre), some.pre, some.gates]
+        arrays += [row[:-1] for row in some.states.values()] + [row[1:] for row in some.states.values()]
+        arrays += some.saved.values()
+        cell.loops.get(f"forward {half}", body, arrays, 0).run(arrays, 0, steps)
+
+    cell.loops.each(run, _halves(tape))
+    return tape
 
 
 def backward(
@@ -108,27 +118,122 @@ def backward(
     is the highway alone.
     """
     *shape, blocks, width = tape.gates.shape
-    steps, cut, dtype = shape[0], truncate or cell.truncated, tape.gates.dtype
-    memory = cell.loops.memory
+    steps, dtype, memory = shape[0], tape.gates.dtype, cell.loops.memory
     adjoint = [memory.empty((steps + 1, *shape[1:], width), dtype) for _ in cell.states]
     for row in adjoint:
         row[steps] = 0
     exponent = np.empty((steps + 1, *shape[1:]), np.int32)
     exponent[steps] = direct.exponent[-1]
     delta = empty(*shape, blocks, width, dtype=dtype, memory=memory)
-    to_h = grouped(delta[..., cell.reads_h, :])
     back = np.ascontiguousarray(weights.h.reshape(*weights.h.shape[:-1], -1, width).swapaxes(-3, -2).swapaxes(-2, -1))
-    back = repeated(back.reshape(*back.shape[:-3], to_h.shape[-3], -1, width), steps)
-    kept, extra = len(cell.states), len(cell.saved)
+    back = repeated(back.reshape(*back.shape[:-3], grouped(delta[..., cell.reads_h, :]).shape[-3], -1, width), steps)
+    if arrives is None:
+        arrives = magnitude(direct.array.reshape(steps, -1), 1) > NOTHING
+    arrives = np.concatenate([[False], arrives])  # at H_i?
+    if 2 * arrives.sum() > steps:  # then 0 is added where nothing arrives, and the loop need not change its body
+        arrives[1:] = True
+    length = min(max(1, RUN * steps // delta.size), steps)
 
-    def body(rows: Sequence[NDArray]) -> None:
+    def way(half: int, rows: slice) -> _Way:
+        some = tape.sequences(rows)
+        room = [memory.empty_like(y, length) for _, _, y in cell.nonlinear(some)]
+        return _Way(
+            cell,
+            truncate or cell.truncated,
+            half,
+            back,
+            some,
+            direct.sequences(rows),
+            arrives,
+            [row[:, :, rows] for row in adjoint],
+            exponent[:, :, rows],
+            delta[:, :, rows],
+            room,
+            length,
+        )
+
+    rows = _halves(tape)
+    ways = [way(half, some) for half, some in enumerate(rows)]  # here, because memory serves one thread
+    cell.loops.each(lambda half, _: ways[half].go(), rows)
+    return LayerAdjoint(
+        Scaled(delta, exponent[1:]),
+        {name: Scaled(row[1:], exponent[1:]) for name, row in zip(cell.states, adjoint, strict=True)},
+    )
+
+
+@dataclass(frozen=True)
+class _Way:
+    """The way of some sequences from H_T back to H_0. ``adjoint``, ``exponent`` and ``delta``, of all T steps, are
+    filled in place; ``arrives`` (T+1,) says at which H_i something arrives directly, ``room`` takes the slopes of a run
+    of steps.
+    """
+
+    cell: Cell
+    cut: bool
+    half: int
+    back: NDArray
+    tape: LayerTape
+    direct: Scaled
+    arrives: NDArray
+    adjoint: list[NDArray]
+    exponent: NDArray
+    delta: NDArray
+    room: list[NDArray]
+    length: int
+
+    def go(self) -> None:
+        """From H_{i+1}, whose adjoint is whole, to H_i, in as few loops as may be: one ends where the body changes or
+        an adjoint leaves its band.
+        """
+        cell, adjoint, exponent, direct, arrives = self.cell, self.adjoint, self.exponent, self.direct, self.arrives
+        steps, nonlinear = len(self.delta), cell.nonlinear(self.tape)
+        changes = [0, *(np.flatnonzero(arrives[1:] != arrives[:-1]) + 1)]
+        uniform = bool((direct.exponent == direct.exponent[0]).all())
+        entering = range(4 + len(cell.states), 4 + 2 * len(cell.states))
+        if arrives[steps]:
+            _receive([row[steps] for row in adjoint], exponent[steps], direct.array[-1], direct.exponent[-1])
+        _rescale([row[steps] for row in adjoint], exponent[steps])
+        for stop in range(steps, 0, -self.length):
+            start = max(stop - self.length, 0)
+            slopes = self.slopes([(kind, x[start:stop], y[start:stop]) for kind, x, y in nonlinear])
+            i = stop - 1
+            while i >= start:
+                adds = arrives[i] and uniform and (exponent[i + 1] == direct.exponent[0]).all()
+                first = i if arrives[i] and not adds else max(start, changes[bisect_right(changes, i) - 1])
+                arrays = self.windows(first, stop, [slope[first - start :] for slope in slopes])
+                name, body = f"backward {self.cut} {self.half}", self.body
+                if adds:
+                    arrays.append(direct.array[first - 1 : stop - 1])
+                    name, body = f"backward and direct {self.cut} {self.half}", self.body_and_direct
+                loop = cell.loops.get(name, body, arrays, i - first, entering)
+                reached, inside = loop.run(arrays, i - first, -1, LOW, HIGH)
+                exponent[first + reached + 1 : i + 1] = exponent[i + 1]
+                i = first + reached
+                receives = arrives[i + 1] and not adds
+                if receives or not inside:
+                    rows = [row[i + 1] for row in adjoint]
+                    if receives:
+                        _receive(rows, exponent[i + 1], direct.array[i], direct.exponent[i])
+                    _rescale(rows, exponent[i + 1])
+
+    def windows(self, start: int, stop: int, slopes: Sequence[NDArray]) -> list[NDArray]:
+        """The arrays of ``body`` for some consecutive steps."""
+        tape, to_h = self.tape, grouped(self.delta[..., self.cell.reads_h, :])
+        front = [row[start:stop] for row in (self.back, to_h, self.delta, tape.gates)]
+        leave, enter = [row[start + 1 : stop + 1] for row in self.adjoint], [row[start:stop] for row in self.adjoint]
+        taped = [row[start:stop] for row in (*tape.states.values(), *tape.saved.values())]
+        return [*front, *leave, *enter, *taped, *slopes]
+
+    def body(self, rows: Sequence[NDArray]) -> None:
+        """One step back."""
+        cell, kept, extra = self.cell, len(self.cell.states), len(self.cell.saved)
         matrix, through_h, at, gates, *rest = rows
         leave, enter, states = (rest[k : k + kept] for k in range(0, 3 * kept, kept))
         saved, slopes = rest[3 * kept : 3 * kept + extra], rest[3 * kept + extra :]
         cell.step_backward(slopes, gates, states, saved, leave, at, enter)
-        if cut and not cell.passes_h:
+        if self.cut and not cell.passes_h:
             enter[0][...] = 0
-        elif not cut:
+        elif not self.cut:
             first = 0 if cell.passes_h else 1  # of the groups to be added
             if first:
                 np.matmul(through_h[..., 0, :, :], matrix[..., 0, :, :], out=enter[0])
@@ -137,74 +242,32 @@ def backward(
                 for group in range(product.shape[-3]):
                     enter[0] += product[..., group, :, :]
 
-    def body_and_direct(rows: Sequence[NDArray]) -> None:
-        body(rows[:-1])
-        enter = rows[4 + kept]
+    def body_and_direct(self, rows: Sequence[NDArray]) -> None:
+        """The same where something arrives directly at each step."""
+        self.body(rows[:-1])
+        enter = rows[4 + len(self.cell.states)]
         enter += rows[-1]
 
-    def windows(start: int, stop: int, slopes: Sequence[NDArray]) -> list[NDArray]:
-        leave, enter = [row[start + 1 : stop + 1] for row in adjoint], [row[start:stop] for row in adjoint]
-        taped = [row[start:stop] for row in (*tape.states.values(), *tape.saved.values())]
-        return [*(row[start:stop] for row in (back, to_h, delta, tape.gates)), *leave, *enter, *taped, *slopes]
+    def slopes(self, nonlinear: Sequence[tuple[Activation, NDArray, NDArray]]) -> list[NDArray]:
+        """φ′ of some steps; not in the loop, because a saturated unit takes more than ufuncs."""
+        kinds, arguments, values = zip(*nonlinear, strict=True)
+        found = [out[: len(y)] for out, y in zip(self.room, values, strict=True)]
 
-    if arrives is None:
-        arrives = magnitude(direct.array.reshape(steps, -1), 1) > NOTHING
-    arrives = np.concatenate([[False], arrives])  # at H_i?
-    if 2 * arrives.sum() > steps:  # then 0 is added where nothing arrives, and the loop need not change its body
-        arrives[1:] = True
-    changes = [0, *(np.flatnonzero(arrives[1:] != arrives[:-1]) + 1)]
-    uniform = bool((direct.exponent == direct.exponent[0]).all())
-    entering = range(4 + kept, 4 + 2 * kept)
-    if arrives[steps]:
-        _receive([row[steps] for row in adjoint], exponent[steps], direct.array[-1], direct.exponent[-1])
-    _rescale([row[steps] for row in adjoint], exponent[steps])
-    run = min(max(1, RUN * steps // delta.size), steps)
-    nonlinear = cell.nonlinear(tape)
-    room = [memory.empty_like(y, run) for _, _, y in nonlinear]
-    for stop in range(steps, 0, -run):
-        start = max(stop - run, 0)
-        slopes = _slopes(cell, [(kind, x[start:stop], y[start:stop]) for kind, x, y in nonlinear], room)
-        i = stop - 1
-        while i >= start:  # from H_{i+1}, whose adjoint is whole, to H_i
-            adds = arrives[i] and uniform and (exponent[i + 1] == direct.exponent[0]).all()
-            first = i if arrives[i] and not adds else max(start, changes[bisect_right(changes, i) - 1])
-            arrays = windows(first, stop, [slope[first - start :] for slope in slopes])
-            if adds:
-                arrays.append(direct.array[first - 1 : stop - 1])
-                loop = cell.loops.get(f"backward and direct {cut}", body_and_direct, arrays, i - first, entering)
-            else:
-                loop = cell.loops.get(f"backward {cut}", body, arrays, i - first, entering)
-            reached, inside = loop.run(arrays, i - first, -1, LOW, HIGH)
-            exponent[first + reached + 1 : i + 1] = exponent[i + 1]
-            i = first + reached
-            receives = arrives[i + 1] and not adds
-            if receives or not inside:
-                rows = [row[i + 1] for row in adjoint]
-                if receives:
-                    _receive(rows, exponent[i + 1], direct.array[i], direct.exponent[i])
-                _rescale(rows, exponent[i + 1])
-    return LayerAdjoint(
-        Scaled(delta, exponent[1:]),
-        {name: Scaled(row[1:], exponent[1:]) for name, row in zip(cell.states, adjoint, strict=True)},
-    )
+        def body(rows: Sequence[NDArray]) -> None:
+            for kind, y, out in zip(kinds, rows, rows[len(kinds) :], strict=False):
+                slope_of_output(kind, y, out)
+
+        arrays = [*values, *found]
+        self.cell.loops.get(f"slopes {self.half}", body, arrays, 0).run(arrays, 0, len(found[0]))
+        for kind, x, out in zip(kinds, arguments, found, strict=True):
+            mend_slope(kind, x, out)
+        return found
 
 
-def _slopes(
-    cell: Cell, nonlinear: Sequence[tuple[Activation, NDArray, NDArray]], room: Sequence[NDArray]
-) -> list[NDArray]:
-    """φ′ of some steps, in ``room``; not in the loop, because a saturated unit takes more than ufuncs."""
-    kinds, arguments, values = zip(*nonlinear, strict=True)
-    found = [out[: len(y)] for out, y in zip(room, values, strict=True)]
-
-    def body(rows: Sequence[NDArray]) -> None:
-        for kind, y, out in zip(kinds, rows, rows[len(kinds) :], strict=False):
-            slope_of_output(kind, y, out)
-
-    arrays = [*values, *found]
-    cell.loops.get("slopes", body, arrays, 0).run(arrays, 0, len(found[0]))
-    for kind, x, out in zip(kinds, arguments, found, strict=True):
-        mend_slope(kind, x, out)
-    return found
+def _halves(tape: LayerTape) -> list[slice]:
+    """The sequences that are computed together."""
+    steps, _, batch, blocks, width = tape.gates.shape
+    return halves(batch, steps * batch * tape.entered.shape[-1] * blocks * width, ROWS)
 
 
 def _receive(adjoint: list[NDArray], exponent: NDArray, addend: NDArray, addend_exponent: NDArray) -> None:

@@ -72,6 +72,10 @@ class LayerTape:
         """One seed of several, as views."""
         return self.map(lambda value: value[:, s])
 
+    def sequences(self, rows: slice) -> "LayerTape":
+        """Some sequences of several seeds, as views."""
+        return self.map(lambda value: value[:, :, rows])
+
     def steps(self, start: int, stop: int) -> "LayerTape":
         """The tape of some consecutive steps, as views."""
         return self._each(lambda value: value[start : stop + 1], lambda value: value[start:stop])

@@ -10,7 +10,9 @@ runs in Python.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
+from contextvars import copy_context
 from threading import Lock
 from typing import Any
 
@@ -119,7 +121,27 @@ class Loops:
         self.turn: Lock | None = None
         """Where several threads train at once, the lock that the one of them holds that computes in Python. Left to
         share the interpreter they would hand it to and fro at every NumPy call, which costs more than it gains."""
+        self.pool: Executor | None = None
+        """Threads for the halves of a pass but the first, if there are any."""
         self._known: dict[tuple[str, bytes], Loop] = {}
+
+    def share(self, others: "Loops") -> None:
+        """Runs in the memory, and with the threads, of another cell."""
+        self.memory, self.turn, self.pool = others.memory, others.turn, others.pool
+
+    def each(self, work: Callable[[int, slice], None], halves: Sequence[slice]) -> None:
+        """``work(index, half)`` of every half; in several threads, if there are, and then it may not use ``memory``."""
+        if self.pool is None:
+            for index, half in enumerate(halves):
+                work(index, half)
+            return
+        first, *others = enumerate(halves)
+        under_way = [self.pool.submit(copy_context().run, work, index, half) for index, half in others]
+        try:
+            work(*first)
+        finally:
+            for one in under_way:
+                one.result()
 
     def __iter__(self) -> Iterator[tuple[str, Loop]]:
         """Name and loop, of every layout."""

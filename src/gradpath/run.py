@@ -36,15 +36,14 @@ def execute_seeds(
     """Trains experiments that differ in their seed only side by side, and records each as a run of its own;
     ``position`` (``3/12``) says where in a sweep they stand, ``jobs`` how many of its jobs run at once.
     """
-    alone = len(experiments) == 1
     threads = chosen(experiments[0], jobs, len(experiments))
     tags = {"sweep_id": sweep_id, "code_version": code_version(), "threads": str(threads)}
-    with terminable(), threadpool_limits(threads if alone else 1, "blas"), ExitStack() as runs:
+    with terminable(), threadpool_limits(1, "blas"), ExitStack() as runs:
         lives = [runs.enter_context(ExitStack()) for _ in experiments]
         recorders = [
             life.enter_context(Recorder(experiment, tags)) for life, experiment in zip(lives, experiments, strict=True)
         ]
-        for happened in progress(train_seeds(experiments, 1 if alone else threads), experiments, position):
+        for happened in progress(train_seeds(experiments, threads), experiments, position):
             for index, step in happened.items():
                 recorders[index].record(step)
                 if step.diverged:  # its run ends here, whatever becomes of the others

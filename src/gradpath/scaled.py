@@ -33,6 +33,10 @@ class Scaled:
         """One of the seeds side by side along the second axis, as a view."""
         return Scaled(self.array[:, s], self.exponent[:, s])
 
+    def sequences(self, rows: slice) -> "Scaled":
+        """Some sequences of several seeds, along the third axis, as a view."""
+        return Scaled(self.array[:, :, rows], self.exponent[:, :, rows])
+
     def blocks(self, which: slice) -> "Scaled":
         """Some of the blocks along the last axis but one, as a view."""
         everything = which == slice(0, self.array.shape[-2])

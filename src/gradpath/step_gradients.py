@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.blocks import empty, grouped, ungrouped
+from gradpath.halves import halves
 from gradpath.memory import in_runs
 from gradpath.records import Factor
 from gradpath.replay import Loops, repeated
@@ -192,23 +193,55 @@ def _pass(
     loops: Loops, parts: Sequence[Part], entered: NDArray, delta: Scaled, scaled: bool
 ) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
     """Squares (R, S, n, parts), sizes (R, S, B, n), their exponents (R, S), Σ_t (S, K, n, H) and its exponents
-    (S, parts); ``scaled`` where powers of two have to be carried along.
+    (S, parts); ``scaled`` where powers of two have to be carried along. In halves of the steps, with a total each.
     """
     steps, seeds, batch, blocks, width = delta.array.shape
-    rows_of_w, dtype = entered.shape[-1], delta.array.dtype
-    squares = loops.memory.empty((steps, seeds, blocks, len(parts)), dtype)
-    of_rows, of_part = np.empty((seeds, blocks, rows_of_w), dtype), np.zeros((rows_of_w, len(parts)), dtype)
+    inner, dtype, memory = entered.shape[-1], delta.array.dtype, loops.memory
+    squares = memory.empty((steps, seeds, blocks, len(parts)), dtype)
+    sizes = memory.empty((steps, seeds, batch, blocks), dtype)
+    exponent = np.zeros((steps, seeds), np.int32) if scaled else np.array(delta.exponent[:, :, 0])
+    rows = halves(steps, steps * batch * inner * blocks * width)
+    totals = [empty(seeds, inner, blocks, width, dtype=dtype, memory=memory) for _ in rows]
+    sums = np.full((len(rows), seeds, len(parts)), NOTHING)
+
+    def add(half: int, some: slice) -> None:
+        found = squares[some], sizes[some], exponent[some], totals[half], sums[half]
+        _add_up(loops, half, parts, entered[some], delta.steps(some), found, scaled)
+
+    loops.each(add, rows)
+    common = sums.max(axis=0)
+    for total, own in zip(totals, sums, strict=True):
+        _change(parts, total, own, common)
+    for other in totals[1:]:
+        totals[0] += other
+    common[common == NOTHING] = 0
+    return squares, sizes, exponent, totals[0], common
+
+
+def _add_up(
+    loops: Loops,
+    half: int,
+    parts: Sequence[Part],
+    entered: NDArray,
+    delta: Scaled,
+    found: tuple[NDArray, NDArray, NDArray, NDArray, NDArray],
+    scaled: bool,
+) -> None:
+    """Fills what one half of the steps has ``found``, in the order of ``_pass``."""
+    squares, sizes, exponent, total, sums = found
+    _, seeds, _, blocks, _ = delta.array.shape
+    of_rows = np.empty((seeds, blocks, entered.shape[-1]), total.dtype)
+    of_part = np.zeros((entered.shape[-1], len(parts)), total.dtype)
     for index, part in enumerate(parts):
         of_part[part.rows, index] = 1
-    sizes = loops.memory.empty((steps, seeds, batch, blocks), dtype)
-    exponent = np.zeros((steps, seeds), np.int32) if scaled else np.array(delta.exponent[:, :, 0])
-    total = empty(seeds, rows_of_w, blocks, width, dtype=dtype, memory=loops.memory)
     total[:] = 0
-    sums = np.full((seeds, len(parts)), NOTHING) if scaled else np.repeat(exponent[0, :, None], len(parts), axis=1)
+    if not scaled:
+        sums[:] = exponent[0, :, None]
+    steps = len(entered)
     run = max(1, RUN * steps // max(delta.array.size, 1)) if scaled else steps
     for start in range(0, steps, run):
         rows = slice(start, min(start + run, steps))
-        aligned, e = Scaled(delta.array[rows], delta.exponent[rows]), entered[rows]
+        aligned, e = delta.steps(rows), entered[rows]
         if scaled:
             aligned, (e, enters) = aligned.aligned_to(2), _moderate(parts, e, exponent[rows])
             exponent[rows] += aligned.exponent
@@ -218,9 +251,7 @@ def _pass(
         if scaled:
             arrays.append(_scales(parts, enters, d, exponent[rows], total, sums))
         body = _scale_and_add if scaled else _add
-        loops.get(body.__name__, body, arrays, 0).run(arrays, 0, len(e))
-    sums[sums == NOTHING] = 0
-    return squares, sizes, exponent, total, sums
+        loops.get(f"{body.__name__} {half}", body, arrays, 0).run(arrays, 0, len(e))
 
 
 def _moderate(parts: Sequence[Part], entered: NDArray, exponent: NDArray) -> tuple[NDArray, NDArray]:
@@ -252,9 +283,15 @@ def _scales(
     # What would be subnormal beside the largest is lost in the sum anyway, and would slow it down tenfold.
     counts = (size > NOTHING) & (size - largest >= np.finfo(delta.dtype).minexp)
     power = np.where(counts, np.ldexp(delta.dtype.type(1), np.where(counts, exponent[..., None] - largest, 0)), 0)
+    _change(parts, total, sums, largest)
     for index, part in enumerate(parts):
-        if (largest[:, index] != sums[:, index]).any():
-            total[:, part.rows] = shift(total[:, part.rows], sums[:, index] - largest[:, index])
         scale[:, :, :, part.rows, 0] = power[:, :, None, index, None]
     sums[:] = largest
     return scale
+
+
+def _change(parts: Sequence[Part], total: NDArray, sums: NDArray, into: NDArray) -> None:
+    """Brings ``total`` from the exponents ``sums`` (S, parts) to others, in place."""
+    for index, part in enumerate(parts):
+        if (into[:, index] != sums[:, index]).any():
+            total[:, part.rows] = shift(total[:, part.rows], sums[:, index] - into[:, index])

@@ -1,14 +1,9 @@
-"""How many threads a training takes: two for several seeds, or where its products are large enough for two of BLAS to
-pay, else one.
+"""How many threads a training takes: two for several seeds, which have a share of them each, and where its passes are
+cut in halves (:mod:`gradpath.halves`), else one. BLAS has one thread always.
 
-Measured by ``experiments/performance/threads.py`` on two cores with next to nothing else running (OpenBLAS 0.3.31,
-float32, a whole training step of RNN and LSTM, H = 16 … 1024, B = 20 … 256): the time of one thread over that of two,
-against the multiply-adds of the product H_{t-1} W_h of one timestep:
-
-    < 2^20  0.93 … 1.02      2^20 … 2^22  1.02 … 1.12      2^22 … 2^24  1.09 … 1.26      > 2^24  1.20 … 1.55
-
-With another process on the same cores the two threads wait for each other, and took up to eighty times as long as one,
-at any size. So processes that run at once have to share the cores out.
+Two threads of BLAS wait for each other at every product. At the sizes of recurrent networks that gains little even on
+idle cores (a training step of B = 128, H = 256 takes 0.8 of the time where halves in two threads take 0.55), and with
+another process on the same cores they took up to eighty times as long as one.
 """
 
 import os
@@ -16,29 +11,25 @@ import os
 from threadpoolctl import threadpool_info
 
 from gradpath.experiment import Experiment
+from gradpath.halves import ROWS, halves
 
-WORTH = 2**22
-"""Multiply-adds of one product from which two threads are worth it."""
-MEASURED = 2
-"""More threads than this have not been tried, so none are taken unasked."""
+AT_MOST = 2
+"""Threads that are taken unasked: more have not been tried."""
 
 
 def chosen(experiment: Experiment, jobs: int = 1, seeds: int = 1) -> int:
-    """``train.threads``, or where that is null what suits the shape; at most this process's part of the cores where
-    ``jobs`` run at once. Of several seeds side by side each thread has its share, which is worth it but in the smallest
-    networks, where it costs little, and BLAS has one thread. Several threads of BLAS may change the last bit of a large
-    product (seen from H = 300), so whoever wants the same bits from any number of cores sets them to 1.
+    """``train.threads``, or where that is null what suits the shape; never more than this process's part of the cores
+    where ``jobs`` run at once, nor than there is work for. However many, every run has the same bits.
     """
-    worth = seeds > 1 or multiply_adds(experiment) >= WORTH
-    wanted = experiment.train.threads or (MEASURED if worth else 1)
-    return min(wanted, share(jobs), seeds if seeds > 1 else wanted)
+    there_are = seeds if seeds > 1 else len(halves(experiment.train.batch_size, multiply_adds(experiment), ROWS))
+    return min(experiment.train.threads or AT_MOST, share(jobs), there_are)
 
 
 def multiply_adds(experiment: Experiment) -> int:
-    """Of H_{t-1} W_h, the largest product of one timestep: B · H · n_h H."""
-    cell = experiment.cell
-    blocks = cell.reads_h.stop - cell.reads_h.start
-    return int(experiment.train.batch_size * cell.hidden_size * blocks * cell.hidden_size)
+    """Of the products of one layer's forward pass, T · B · (H + 1 + I) · n H."""
+    cell, (inputs, _) = experiment.cell, experiment.task.sizes
+    of_step = experiment.train.batch_size * (cell.hidden_size + 1 + inputs) * len(cell.blocks) * cell.hidden_size
+    return int(experiment.task.timesteps * of_step)
 
 
 def share(jobs: int) -> int:

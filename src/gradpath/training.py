@@ -55,14 +55,15 @@ def train(experiment: Experiment) -> Iterator[Step]:
 def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator[dict[int, Step]]:
     """Trains experiments that differ in their seed only, side by side as one array axis: at each step, index of the
     experiment → what happened to it. Each gets, bit for bit, what ``train`` gives it alone; who diverges drops out.
-    Each of the ``threads`` has its share of the seeds.
+    Each of the ``threads`` has its share of the seeds; one seed alone has two of them, where its passes are cut in
+    halves.
     """
     if len({replace(experiment, seed=0).config_hash for experiment in experiments}) != 1:
         raise ValueError("experiments that are trained side by side may differ in their seed only")
-    first, turn = experiments[0], Lock()
+    first, turn, workers = experiments[0], Lock(), min(threads, len(experiments))
     # The loops that a cell has recorded and the memory that they run in serve one thread: so each has its own.
-    networks = [Network(replace(first.cell), *first.task.sizes, first.task.loss) for _ in range(threads)]
-    for network in networks if threads > 1 else ():
+    networks = [Network(replace(first.cell), *first.task.sizes, first.task.loss) for _ in range(workers)]
+    for network in networks if workers > 1 else ():
         network.cell.loops.turn = turn
     seeds = {index: _Seed(experiment, networks[0]) for index, experiment in enumerate(experiments)}
     alone = first.task.timesteps * first.train.batch_size * len(first.cell.blocks) * first.cell.hidden_size
@@ -78,9 +79,11 @@ def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator
         return happened
 
     with ThreadPoolExecutor(threads) as pool:
+        if workers == 1 and threads > 1:
+            networks[0].cell.loops.pool = pool
         for step in range(first.train.steps + 1):
-            shares = [share.tolist() for share in np.array_split(list(seeds), threads)]
-            parts = (pool.map if threads > 1 else map)(advance, repeat(step), networks, shares)
+            shares = [share.tolist() for share in np.array_split(list(seeds), workers)]
+            parts = (pool.map if workers > 1 else map)(advance, repeat(step), networks, shares)
             happened = {index: one for part in parts for index, one in part.items()}
             yield happened
             seeds = {index: seed for index, seed in seeds.items() if not happened[index].diverged}

@@ -37,8 +37,7 @@ def _norms(name: str, states: Mapping[str, Scaled]) -> dict[str, NDArray]:
 
 def held(tape: Tape) -> Iterator[tuple[str, Network]]:
     """(name, network) of every counterfactual of the cell, one after the other in the same memory."""
-    memory = tape.cell.loops.memory
     for name, cell in tape.cell.counterfactuals().items():
-        cell.loops.memory = memory
+        cell.loops.share(tape.cell.loops)
         yield name, replace(tape.network, cell=cell)
-    memory.release()
+    tape.cell.loops.memory.release()

@@ -1,0 +1,153 @@
+"""A pass cut in halves: the same numbers as whole, and the same bits whoever computes the halves."""
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
+from threading import get_ident
+
+import numpy as np
+import pytest
+
+from conftest import Case, cell_id, cells, make_case
+from gradpath import bptt, config, halves, step_gradients
+from gradpath.cells import Cell
+from gradpath.cells.lstm import LSTM
+from gradpath.cells.rnn import RNN
+from gradpath.instruments.counterfactual import Counterfactual
+from gradpath.instruments.param_grad_norm import ParamGradNorm
+from gradpath.losses import Loss
+from gradpath.nonlinearities import Activation
+from gradpath.replay import Loops
+from gradpath.training import Step, train, train_seeds
+
+TRAINED = ["task.length=30", "train.batch_size=11", "train.eval_size=20", "train.steps=6", "cell.hidden_size=6"]
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pass is in halves, however small, and its backward part in several runs of steps."""
+    monkeypatch.setattr(halves, "WORTH", 0)
+    monkeypatch.setattr(bptt, "RUN", 2**11)
+    monkeypatch.setattr(step_gradients, "RUN", 2**10)
+
+
+@pytest.fixture
+def pool() -> Iterator[Executor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize(
+    ("length", "multiple", "lengths"),
+    [(20, 4, [12, 8]), (32, 4, [16, 16]), (5, 4, [4, 1]), (4, 4, [4]), (1, 1, [1]), (7, 1, [4, 3]), (128, 4, [64, 64])],
+)
+def test_halves_are_whole_rows_of_a_product(length: int, multiple: int, lengths: list[int]) -> None:
+    found = halves.halves(length, halves.WORTH, multiple)
+    assert [one.stop - one.start for one in found] == lengths
+    assert [row for one in found for row in range(length)[one]] == list(range(length))
+    assert halves.halves(length, halves.WORTH - 1, multiple) == [slice(0, length)]
+
+
+def case_of(cell: Cell, every_step: bool, dtype: type, gain: float, pool: Executor | None = None) -> Case:
+    """Of 11 sequences and 40 steps; with a small gain the adjoint is rescaled on the way, with a large one too."""
+    own = replace(cell)
+    own.loops.pool = pool
+    case = make_case(own, Loss.squared_error, 40, every_step, dtype, sequences=11)
+    case.theta *= dtype(gain)
+    return case
+
+
+@pytest.mark.parametrize("gain", [0.3, 1, 4])
+@pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("cell", cells(), ids=cell_id)
+def test_in_halves_as_whole(cell: Cell, every_step: bool, gain: float, request: pytest.FixtureRequest) -> None:
+    """In log10, because with a small gain the gradient leaves the range of floats."""
+    whole = case_of(cell, every_step, np.float64, gain).trace
+    expected = ParamGradNorm().measure(whole).values
+    request.getfixturevalue("cut")
+    found = case_of(cell, every_step, np.float64, gain).trace
+    np.testing.assert_allclose(ParamGradNorm().measure(found).values, expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found.tape.loss, whole.tape.loss, rtol=1e-12)
+    for name, norm in whole.gradient.by_parameter.items():
+        assert found.gradient.by_parameter[name] == pytest.approx(norm, rel=0, abs=1e-9) or norm == -np.inf
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("gain", [0.3, 1])
+@pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("cell", cells(), ids=cell_id)
+def test_two_threads_give_the_bits_of_one(
+    cell: Cell, every_step: bool, gain: float, dtype: type, cut: None, pool: Executor
+) -> None:
+    one, two = (case_of(cell, every_step, dtype, gain, given).trace for given in (None, pool))
+    assert ParamGradNorm().measure(one).values.tobytes() == ParamGradNorm().measure(two).values.tobytes()
+    assert one.gradient.scaled.array.tobytes() == two.gradient.scaled.array.tobytes()
+    for name, states in one.states.items():
+        assert states.array.tobytes() == two.states[name].array.tobytes()
+        assert states.exponent.tobytes() == two.states[name].exponent.tobytes()
+
+
+def test_the_halves_are_computed_by_different_threads(cut: None, pool: Executor, monkeypatch) -> None:
+    """Also of the networks that an instrument makes of the one in training."""
+    seen, original = {}, Loops.get
+
+    def get(self: Loops, name: str, *given: object) -> object:
+        seen.setdefault(name, set()).add(get_ident())
+        return original(self, name, *given)
+
+    monkeypatch.setattr(Loops, "get", get)
+    trace = case_of(LSTM(5), True, np.float64, 1, pool).trace
+    Counterfactual().measure(trace)
+    here, there = ({name[:-2]: by for name, by in seen.items() if name.endswith(half)} for half in "01")
+    assert {name.split()[0] for name in here} >= {"forward", "backward", "slopes", "_add"}
+    assert here.keys() == there.keys()
+    assert set.union(*here.values()) == {get_ident()}
+    assert len(set.union(*there.values()) - {get_ident()}) == len(set.union(*there.values())) == 1
+
+
+def signature(step: Step) -> tuple:
+    measured = {name: (m.names, m.values.tobytes()) for name, m in step.measurements.items()}
+    return step.step, step.loss, step.log10_grad_norm, step.evaluation, step.diverged, measured
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("arm", ["rnn", "clipped_lstm", "gru"])
+def test_training_has_the_same_bits_in_any_number_of_threads_and_in_any_company(
+    arm: str, threads: int, cut: None
+) -> None:
+    one = config.experiment([*TRAINED, f"arm={arm}"])
+    experiments = [replace(one, seed=seed) for seed in range(3)]
+    together = list(train_seeds(experiments, threads))
+    for index, experiment in enumerate(experiments):
+        alone = [signature(step) for step in train(experiment)]
+        assert [signature(steps[0]) for steps in train_seeds([experiment], threads)] == alone
+        assert [signature(steps[index]) for steps in together] == alone
+
+
+def test_a_failure_in_the_other_thread_is_not_lost(pool: Executor) -> None:
+    loops, done = Loops(), []
+    loops.pool = pool
+
+    def work(index: int, rows: slice) -> None:
+        if index:
+            raise ArithmeticError(rows)
+        done.append(rows)
+
+    with pytest.raises(ArithmeticError):
+        loops.each(work, [slice(0, 2), slice(2, 3)])
+    assert done == [slice(0, 2)]
+
+
+def test_what_numpy_is_told_to_ignore_holds_in_the_other_thread_too(pool: Executor) -> None:
+    loops, told = Loops(), []
+    loops.pool = pool
+    with np.errstate(over="ignore", invalid="print"):
+        loops.each(lambda *_: told.append(np.geterr()), [slice(0, 1), slice(1, 2)])
+    assert told[0] == told[1]
+    assert (told[1]["over"], told[1]["invalid"]) == ("ignore", "print")
+
+
+def test_a_network_that_blows_up_is_inf_and_no_warning(cut: None, pool: Executor) -> None:
+    case = case_of(RNN(5, activation=Activation.relu), True, np.float32, 1e3, pool)
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert not np.isfinite(case.trace.tape.loss)
