@@ -33,10 +33,3 @@ def grouped(array: NDArray) -> NDArray:
     if width >= APART:
         return array.swapaxes(-2, -3)
     return array.reshape(*leading, 1, rows, blocks * width)
-
-
-def ungrouped(array: NDArray, width: int) -> NDArray:
-    """The inverse of :func:`grouped`, a view: (…, B, n, H)."""
-    if width >= APART:
-        return array.swapaxes(-2, -3)
-    return array[..., 0, :, :].reshape(*array.shape[:-3], array.shape[-2], -1, width)

@@ -4,20 +4,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath import bptt
+from gradpath import bptt, readout
 from gradpath.cells import Cell
-from gradpath.losses import Loss, evaluate
+from gradpath.losses import Loss
 from gradpath.records import Batch, Gradient, LayerTape, Tape, Trace
 from gradpath.scaled import NOTHING, Scaled, shift
 from gradpath.step_gradients import Part, StepGradients, step_gradients
-
-Sent = tuple[NDArray, slice, Scaled]
-"""Scored timesteps (R,), the seeds that have them, and ∂L/∂Y (R, S, B, O) of these."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,9 @@ class Network:
 
     def layers(self, theta: NDArray) -> Iterator[bptt.LayerWeights]:
         """The packed weights of each layer from the bottom."""
-        packed = self.packed(theta)
+        yield from self._layers(self.packed(theta))
+
+    def _layers(self, packed: Sequence[NDArray]) -> Iterator[bptt.LayerWeights]:
         for layer in range(self.cell.layers):
             yield bptt.LayerWeights(*packed[3 * layer : 3 * layer + 3])
 
@@ -117,59 +115,48 @@ class Network:
         """S networks side by side, each with its own θ (S, P) and minibatch: the layers' tapes with an axis S, and each
         seed's own tape, which is bit for bit what ``forward`` gives it.
         """
-        below = np.stack([batch.inputs for batch in batches], axis=1)
-        layers = []
-        for weights in self.layers(thetas):
+        layers, (*packed, w_hy, b_y) = [], self.packed(thetas)
+        below = readout.beside([batch.inputs for batch in batches], 1)
+        for weights in self._layers(packed):
             layers.append(bptt.forward(self.cell, weights, below))
             below = layers[-1].states[self.cell.states[0]][1:]
-        return layers, list(self._read_out(thetas, batches, layers))
-
-    def _read_out(self, thetas: NDArray, batches: Sequence[Batch], layers: Sequence[LayerTape]) -> Iterator[Tape]:
-        """Outputs and loss at the scored timesteps."""
-        w_hy, b_y = self.packed(thetas)[-2:]
-        top = layers[-1].states[self.cell.states[0]][1:]
-        for scored, alike in _alike([np.flatnonzero(batch.mask.any(axis=1)) for batch in batches]):
-            rows = _rows(scored)
-            outputs = top[rows, alike].swapaxes(0, 1) @ w_hy[alike, None]
-            outputs += b_y[alike, None, None]
-            targets, mask = (
-                np.stack(values)
-                for values in zip(*((b.targets[rows], b.mask[rows]) for b in batches[alike]), strict=True)
-            )
-            losses, gradients = evaluate(self.loss, outputs, targets, mask)
-            for s, *found in zip(range(*alike.indices(len(batches))), outputs, losses.tolist(), gradients, strict=True):
-                yield Tape(self, thetas[s], batches[s], tuple(layer.seed(s) for layer in layers), scored, *found)
+        found = readout.read_out(self.loss, w_hy, b_y, below, batches)
+        tapes = [
+            Tape(self, thetas[s], batches[s], tuple(layer.seed(s) for layer in layers), *of_outputs)
+            for s, of_outputs in enumerate(found)
+        ]
+        return layers, tapes
 
     def backward_seeds(self, thetas: NDArray, layers: Sequence[LayerTape], tapes: Sequence[Tape]) -> list[Trace]:
         """The backward passes of S networks side by side, from what ``forward_seeds`` has returned."""
-        gives, sent = self.cell.states[0], list(_sent(tapes))
+        gives, sent = self.cell.states[0], list(readout.sent(tapes))
         adjoints, directs = self._adjoints(thetas, layers, sent)
         packed = [self._of_layer(k, layers[k].entered[:-1], adjoint.delta) for k, adjoint in enumerate(adjoints)]
         traces = []
-        for scored, alike, gradient in sent:
-            readout = self._of_readout(layers[-1].entered[1:, alike], scored, gradient)
-            gradients = [*(of.seeds(alike) for of in packed), readout]
+        for each in sent:
+            of_readout = readout.gradients(self.cell.loops, self.cell.hidden_size, layers[-1].entered[1:], each)
+            gradients = [*(of.seeds(each.seeds) for of in packed), of_readout]
             for index, whole in enumerate(self._gradients(gradients)):
-                s = alike.start + index
-                factors = tuple(factor for of in gradients for factor in of.factors(index))
+                s = each.seeds.start + index
                 received = {self.cell.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
                 deltas = tuple(adjoint.delta.seed(s) for adjoint in adjoints)
                 own = tuple(of.seeds(slice(index, index + 1)) for of in gradients)
-                traces.append(Trace(tapes[s], own, factors, deltas, self._states(adjoints, s), received, whole))
+                traces.append(Trace(tapes[s], own, deltas, self._states(adjoints, s), received, whole))
         return traces
 
     def state_adjoints(self, theta: NDArray, tape: Tape) -> dict[str, Scaled]:
         """``Trace.states`` of ``backward`` alone, without the gradients of the weights."""
-        adjoints, _ = self._adjoints(theta[None], [layer.alone() for layer in tape.layers], list(_sent([tape])))
+        adjoints, _ = self._adjoints(theta[None], [layer.alone() for layer in tape.layers], list(readout.sent([tape])))
         return self._states(adjoints, 0)
 
     def _adjoints(
-        self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[Sent]
+        self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[readout.Sent]
     ) -> tuple[list[bptt.LayerAdjoint], list[Scaled]]:
         """Of each layer from the bottom: its adjoint, and what its H_1 … H_T receive directly."""
-        weights = list(self.layers(thetas))
-        direct = self._from_readout(thetas, layers[-1].states[self.cell.states[0]][1:], sent)
-        arrives: NDArray | None = np.isin(np.arange(len(direct.array)), np.concatenate([scored for scored, *_ in sent]))
+        *packed, w_hy, _ = self.packed(thetas)
+        weights, top = list(self._layers(packed)), layers[-1].states[self.cell.states[0]][1:]
+        arrives: NDArray | None
+        direct, arrives = readout.received(w_hy, top, sent, self.cell.loops.memory)
         adjoints: list[bptt.LayerAdjoint] = []
         directs: list[Scaled] = []
         for layer in reversed(range(self.cell.layers)):
@@ -200,16 +187,6 @@ class Network:
         )
         return step_gradients(self.cell.loops, parts, np.arange(len(entered)), entered, delta)
 
-    def _of_readout(self, entered: NDArray, scored: NDArray, gradient: Scaled) -> StepGradients:
-        """The gradients of W_hy and b_y at the scored timesteps, where [H_t, 1] is multiplied."""
-        width = self.cell.hidden_size
-        parts = (
-            Part(("W_hy",), slice(0, width), slice(0, 1)),
-            Part(("b_y",), slice(width, None), slice(0, 1), reads=False),
-        )
-        delta = Scaled(gradient.array[..., None, :], gradient.exponent)
-        return step_gradients(self.cell.loops, parts, scored, entered[_rows(scored), ..., : width + 1], delta)
-
     def without_readout(self, trace: Trace) -> Gradient:
         """∂L/∂θ with W_hy and b_y held fixed: true zeros in their place, in the elements and in the norms."""
         *cell, _ = trace.packed
@@ -217,23 +194,6 @@ class Network:
         array = np.zeros(self.size, gradient.scaled.array.dtype)
         array[: self.layout[-2].start] = gradient.scaled.array
         return replace(gradient, scaled=Scaled(array, gradient.scaled.exponent))
-
-    def _from_readout(self, thetas: NDArray, top: NDArray, sent: Sequence[Sent]) -> Scaled:
-        """∂⁺L/∂H_t (T, S, B, H) of the top layer: what the loss sends back through W_hy at the scored timesteps."""
-        arriving = self.cell.loops.memory.empty(top.shape, top.dtype)
-        exponent = np.zeros(arriving.shape[:-1], np.int32)
-        to_h = self.packed(thetas)[-2].swapaxes(-1, -2)
-        send = np.multiply if self.output_size == 1 else np.matmul  # a stack of products is slow where O = 1
-        for scored, alike, gradient in sent:
-            exponent[:, alike] = gradient.exponent[:1]
-            rows = _rows(scored)
-            if len(scored) < len(top):
-                arriving[:, alike] = 0
-            if isinstance(rows, slice):
-                send(gradient.array, to_h[alike], out=arriving[rows, alike])
-            else:
-                arriving[rows, alike] = send(gradient.array, to_h[alike])
-        return Scaled(arriving, exponent)
 
     def _gradients(self, packed: Sequence[StepGradients]) -> list[Gradient]:
         """Σ_t of every matrix, laid end to end under one exponent, for each seed."""
@@ -257,29 +217,3 @@ class Network:
             )
             for s in range(len(common))
         ]
-
-
-def _alike(scored: Sequence[NDArray]) -> Iterator[tuple[NDArray, slice]]:
-    """Neighbouring seeds with the same scored timesteps: these, and which seeds."""
-    start = 0
-    for _, group in groupby(scored, key=np.ndarray.tobytes):
-        same = list(group)
-        yield same[0], slice(start, start + len(same))
-        start += len(same)
-
-
-def _sent(tapes: Sequence[Tape]) -> Iterator[Sent]:
-    """What the loss sends back to the outputs, with one exponent a network, because the 1/N of a mean over N positions
-    may leave the band of :mod:`gradpath.scaled`.
-    """
-    for scored, alike in _alike([tape.scored for tape in tapes]):
-        gradient = np.stack([tape.loss_gradient for tape in tapes[alike]], axis=1)
-        size = np.frexp(np.abs(gradient).max(axis=(0, 2, 3)))[1]
-        exponent = np.empty(gradient.shape[:3], np.int32)
-        exponent[:] = size[:, None]
-        yield scored, alike, Scaled(np.ldexp(gradient, -size[:, None, None]), exponent)
-
-
-def _rows(scored: NDArray) -> slice | NDArray:
-    """Indices of timesteps as a slice where they follow each other, so that what is indexed is a view."""
-    return slice(scored[0], scored[-1] + 1) if len(scored) and scored[-1] - scored[0] < len(scored) else scored

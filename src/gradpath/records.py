@@ -170,9 +170,8 @@ class Gradient:
 class Trace:
     """What the backward pass found. Norms of everything in it are for the batch-mean loss.
 
-    ``packed``: the gradients of each layer's packed weights and of the readout's; ``factors``: the same, matrix by
-    matrix, kept as their two factors. ``deltas``: the gradients at the pre-activations of each layer's blocks,
-    (T, B, n, H), from the bottom.
+    ``packed``: the gradients of each layer's packed weights and of the readout's. ``deltas``: the gradients at the
+    pre-activations of each layer's blocks, (T, B, n, H), from the bottom.
     ``states`` and ``direct`` hold, under the states' names (``H``, ``C``, ``layer2/H``), (T, B, H) adjoints of the
     states H_1 … H_T: ``states`` the *total* derivative ∂L/∂H_t, through everything that follows; ``direct`` the
     immediate one ∂⁺L/∂H_t, which for a last-step loss is 0 everywhere but at T. Differentiating with respect to the
@@ -181,7 +180,6 @@ class Trace:
 
     tape: Tape
     packed: tuple["StepGradients", ...]
-    factors: tuple[Factor, ...]
     deltas: tuple[Scaled, ...]
     states: dict[str, Scaled]
     direct: dict[str, Scaled]
@@ -192,6 +190,11 @@ class Trace:
     """∂L/∂θ with true zeros for what is held fixed: what clipping sees; None outside training."""
     applied: NDArray | None = field(default=None)
     """The gradient (P,) as training hands it to the optimiser, after clipping; None outside training."""
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """The gradients of ``packed``, matrix by matrix, kept as their two factors."""
+        return tuple(factor for of in self.packed for factor in of.factors(0))
 
 
 @dataclass(frozen=True)

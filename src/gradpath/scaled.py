@@ -5,6 +5,7 @@ Backpropagation is linear in the adjoint, so it may be multiplied by 2^k at any 
 multiplication by a power of two is exact. ``Scaled`` is such a pair; the value is ``array · 2^exponent``.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,15 +79,18 @@ class Scaled:
 
     def log10_norm(self) -> NDArray:
         """log10 of the Euclidean norm over all axes that ``exponent`` does not have; -inf for a true zero."""
-        axes = tuple(range(self.exponent.ndim, self.array.ndim))
-        square, exponent = np.sum(np.square(self.array, dtype=np.float64), axis=axes), self.exponent
-        if not np.all(
-            (square > 1e-200) & (square < 1e200)
-        ):  # a float64 square may leave its range where its root does not
+        square, exponent = self._square(self.array), self.exponent
+        # A float64 square may leave its range where its root does not.
+        if not np.all((square > 1e-200) & (square < 1e200)):
             size = np.maximum(magnitude(self.array, self.exponent.ndim), -(2**15))
-            square = np.sum(np.square(shift(self.array, -size), dtype=np.float64), axis=axes)
-            exponent = exponent + size
+            square, exponent = self._square(shift(self.array, -size)), exponent + size
         return log10_of_root(square, exponent)
+
+    def _square(self, array: NDArray) -> NDArray:
+        """‖array‖² in float64 over the axes that ``exponent`` does not have."""
+        own = self.exponent.ndim
+        values = array.reshape(*array.shape[:own], math.prod(array.shape[own:])).astype(np.float64, copy=False)
+        return np.vecdot(values, values)
 
 
 def log10_of_root(square: NDArray, exponent: NDArray) -> NDArray:

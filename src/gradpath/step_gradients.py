@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.blocks import empty, grouped, ungrouped
 from gradpath.halves import halves
 from gradpath.memory import in_runs
 from gradpath.records import Factor
@@ -159,36 +158,6 @@ def step_gradients(
     return StepGradients(parts, times, entered, delta, *found)
 
 
-def _add(rows: Sequence[NDArray]) -> None:
-    *given, total = rows
-    total += _formed(*given)
-
-
-def _scale_and_add(rows: Sequence[NDArray]) -> None:
-    *given, total, scale = rows
-    total += _formed(*given) * scale
-
-
-def _formed(
-    entered: NDArray,
-    delta: NDArray,
-    groups: NDArray,
-    squares: NDArray,
-    sizes: NDArray,
-    of_rows: NDArray,
-    of_part: NDArray,
-) -> NDArray:
-    """∂L/∂W_t (S, g, K, n/g·H) of one step, and what its norms are read from, by way of the squared norms ``of_rows``
-    (S, n, K); ``of_part`` (K, parts) is 1 or 0.
-    """
-    formed = np.matmul(entered.swapaxes(-1, -2)[..., None, :, :], groups)
-    by_row = ungrouped(formed, delta.shape[-1]).swapaxes(-2, -3)
-    np.vecdot(by_row, by_row, out=of_rows)
-    np.matmul(of_rows, of_part, out=squares)
-    np.vecdot(delta, delta, out=sizes)
-    return formed
-
-
 def _pass(
     loops: Loops, parts: Sequence[Part], entered: NDArray, delta: Scaled, scaled: bool
 ) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
@@ -201,7 +170,7 @@ def _pass(
     sizes = memory.empty((steps, seeds, batch, blocks), dtype)
     exponent = np.zeros((steps, seeds), np.int32) if scaled else np.array(delta.exponent[:, :, 0])
     rows = halves(steps, steps * batch * inner * blocks * width)
-    totals = [empty(seeds, inner, blocks, width, dtype=dtype, memory=memory) for _ in rows]
+    totals = [memory.empty((seeds, blocks, inner, width), dtype) for _ in rows]
     sums = np.full((len(rows), seeds, len(parts)), NOTHING)
 
     def add(half: int, some: slice) -> None:
@@ -215,7 +184,7 @@ def _pass(
     for other in totals[1:]:
         totals[0] += other
     common[common == NOTHING] = 0
-    return squares, sizes, exponent, totals[0], common
+    return squares, sizes, exponent, totals[0].swapaxes(1, 2), common
 
 
 def _add_up(
@@ -227,13 +196,26 @@ def _add_up(
     found: tuple[NDArray, NDArray, NDArray, NDArray, NDArray],
     scaled: bool,
 ) -> None:
-    """Fills what one half of the steps has ``found``, in the order of ``_pass``."""
+    """Fills what one half of the steps has ``found``, in the order of ``_pass``; the total as (S, n, K, H)."""
     squares, sizes, exponent, total, sums = found
-    _, seeds, _, blocks, _ = delta.array.shape
-    of_rows = np.empty((seeds, blocks, entered.shape[-1]), total.dtype)
-    of_part = np.zeros((entered.shape[-1], len(parts)), total.dtype)
-    for index, part in enumerate(parts):
-        of_part[part.rows, index] = 1
+
+    def formed(entered: NDArray, delta: NDArray, squares: NDArray, sizes: NDArray) -> NDArray:
+        """∂L/∂W_t (S, n, K, H) of one step, in which a part of a block is one run of numbers, and its norms."""
+        of_step = np.matmul(entered.swapaxes(-1, -2)[:, None], delta.swapaxes(-2, -3))
+        for index, part in enumerate(parts):
+            of_part = of_step[:, :, part.rows].reshape(*of_step.shape[:2], -1)
+            np.vecdot(of_part, of_part, out=squares[..., index])
+        np.vecdot(delta, delta, out=sizes)
+        return of_step
+
+    def add(rows: Sequence[NDArray]) -> None:
+        *given, total = rows
+        total += formed(*given)
+
+    def scale_and_add(rows: Sequence[NDArray]) -> None:
+        *given, total, scale = rows
+        total += formed(*given) * scale
+
     total[:] = 0
     if not scaled:
         sums[:] = exponent[0, :, None]
@@ -245,13 +227,12 @@ def _add_up(
         if scaled:
             aligned, (e, enters) = aligned.aligned_to(2), _moderate(parts, e, exponent[rows])
             exponent[rows] += aligned.exponent
-        d = aligned.array
-        same = (repeated(array, len(e)) for array in (of_rows, of_part, grouped(total)))
-        arrays = [e, d, grouped(d), squares[rows], sizes[rows], *same]
+        arrays = [e, aligned.array, squares[rows], sizes[rows], repeated(total, len(e))]
+        name, body = "gradients", add
         if scaled:
-            arrays.append(_scales(parts, enters, d, exponent[rows], total, sums))
-        body = _scale_and_add if scaled else _add
-        loops.get(f"{body.__name__} {half}", body, arrays, 0).run(arrays, 0, len(e))
+            arrays.append(_scales(parts, enters, aligned.array, exponent[rows], total, sums))
+            name, body = "scaled gradients", scale_and_add
+        loops.get(f"{name} {parts[0].names[0]} {half}", body, arrays, 0).run(arrays, 0, len(e))
 
 
 def _moderate(parts: Sequence[Part], entered: NDArray, exponent: NDArray) -> tuple[NDArray, NDArray]:
@@ -276,7 +257,7 @@ def _scales(
     ``sums`` grow, in place, to that of the largest *contribution* yet. Under that of the largest δ a step would be lost
     at which little else than its small δ counts, because what entered elsewhere is 0.
     """
-    scale = np.zeros((*enters.shape[:2], 1, total.shape[1], 1), delta.dtype)
+    scale = np.zeros((*enters.shape[:2], 1, total.shape[2], 1), delta.dtype)
     alive = magnitude(delta, 2) > NOTHING
     size = np.where(alive[..., None] & (enters > NOTHING), np.maximum(enters, SMALL) + exponent[..., None], NOTHING)
     largest = np.maximum(sums, size.max(axis=0))
@@ -294,4 +275,4 @@ def _change(parts: Sequence[Part], total: NDArray, sums: NDArray, into: NDArray)
     """Brings ``total`` from the exponents ``sums`` (S, parts) to others, in place."""
     for index, part in enumerate(parts):
         if (into[:, index] != sums[:, index]).any():
-            total[:, part.rows] = shift(total[:, part.rows], sums[:, index] - into[:, index])
+            total[:, :, part.rows] = shift(total[:, :, part.rows], sums[:, index] - into[:, index])
