@@ -57,18 +57,20 @@ def received(weights: NDArray, top: NDArray, sent: Sequence[Sent], memory: Memor
     arriving = memory.empty(top.shape, top.dtype)
     exponent = np.zeros(arriving.shape[:-1], np.int32)
     arrives = np.zeros(len(top), bool)
-    back = weights.swapaxes(-1, -2)
-    send = np.multiply if weights.shape[-1] == 1 else np.matmul  # a stack of products is slow where O = 1
     for each in sent:
         exponent[:, each.seeds] = each.gradient.exponent[:1]
         rows = _rows(each.scored)
         arrives[rows] = True
         if len(each.scored) < len(top):
             arriving[:, each.seeds] = 0
-        if isinstance(rows, slice):
-            send(each.gradient.array, back[each.seeds], out=arriving[rows, each.seeds])
+        there = isinstance(rows, slice)
+        out = arriving[rows, each.seeds] if there else np.empty_like(arriving[rows, each.seeds])
+        if weights.shape[-1] == 1:  # then a stack of products would be several times as slow
+            np.einsum("rsbo,sho->rsbh", each.gradient.array, weights[each.seeds], out=out)
         else:
-            arriving[rows, each.seeds] = send(each.gradient.array, back[each.seeds])
+            np.matmul(each.gradient.array, weights[each.seeds].swapaxes(-1, -2), out=out)
+        if not there:
+            arriving[rows, each.seeds] = out
     return Scaled(arriving, exponent), arrives
 
 
@@ -87,7 +89,9 @@ def gradients(loops: Loops, width: int, entered: NDArray, sent: Sent) -> StepGra
 
 def beside(arrays: Sequence[NDArray], axis: int) -> NDArray:
     """Each network's array with those of the others along a new axis; of a single one a view."""
-    return np.stack(arrays, axis) if len(arrays) > 1 else np.expand_dims(arrays[0], axis)
+    if len(arrays) > 1:
+        return np.stack(arrays, axis)
+    return arrays[0][(slice(None),) * axis + (None,)]
 
 
 def _alike(scored: Sequence[NDArray]) -> Iterator[tuple[NDArray, slice]]:

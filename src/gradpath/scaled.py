@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gradpath.memory import in_runs
 
-LOG10_2 = float(np.log10(2.0))
+LOG10_2, TINY = float(np.log10(2.0)), float(np.finfo(np.float64).tiny)
 NOTHING = np.int32(-(2**29))
 """In the place of the exponent of a true zero: below every exponent, and still when some exponent is added to it."""
 
@@ -36,6 +36,8 @@ class Scaled:
 
     def sequences(self, rows: slice) -> "Scaled":
         """Some sequences of several seeds, along the third axis, as a view."""
+        if rows == slice(0, self.array.shape[2]):
+            return self
         return Scaled(self.array[:, :, rows], self.exponent[:, :, rows])
 
     def blocks(self, which: slice) -> "Scaled":
@@ -100,7 +102,7 @@ def log10_of_root(square: NDArray, exponent: NDArray) -> NDArray:
         if not exponent.any():
             return np.log10(root)
         value = np.ldexp(root, exponent)
-        inside = (value > np.finfo(np.float64).tiny) & np.isfinite(value)
+        inside = ((value > TINY) & (value < np.inf)) | (root == 0)
         found = np.log10(value)
         return found if inside.all() else np.where(inside, found, np.log10(root) + exponent * LOG10_2)
 

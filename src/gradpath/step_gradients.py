@@ -67,6 +67,8 @@ class StepGradients:
 
     def seeds(self, which: slice) -> "StepGradients":
         """Some of the networks, as views."""
+        if which == slice(0, len(self.total)):
+            return self
         squares, sizes, exponent = (values[:, which] for values in (self.squares, self.sizes, self.exponent))
         return replace(
             self,
@@ -120,21 +122,24 @@ class StepGradients:
         """Where a norm has to be formed again (R, S, parts, n)."""
         limits = np.finfo(self.squares.dtype)
         doubt = ~((square > float(limits.tiny) * 2.0**12) & (square < float(limits.max) * 2.0**-12))
-        if limits.dtype == np.float32:
-            # Σ_b ‖E_b‖‖δ_b‖ is what the norm would be if nothing cancelled.
+        outside, single = doubt, limits.dtype == np.float32
+        if single:
+            # √(Σ_b ‖E_b‖² Σ_b ‖δ_b‖²) is no less than what the norm would be if nothing cancelled; first by all that
+            # enters, twice, which is more than any part's, and where that leaves doubt part by part.
             rounding = float(limits.eps) / 2 * np.sqrt(self.entered.shape[2])
-            entered = np.ones((*square.shape[:3], self.entered.shape[2]), limits.dtype)
-            for index, part in enumerate(self.parts):
-                if part.reads:
-                    rows_of_part = self.entered[..., part.rows]
-                    np.vecdot(rows_of_part, rows_of_part, out=entered[:, :, index])
-            doubt |= np.sqrt(square) * (ROUNDING / rounding) < np.sqrt(entered) @ np.sqrt(self.sizes)
-        # Where 0 enters, as with H_0, or no gradient comes, as by F at C_0, it is a true zero.
+            certain = square * (ROUNDING / rounding) ** 2
+            sent = self.sizes.sum(axis=2, dtype=np.float64)
+            entered = 2 * np.einsum("rsbk,rsbk->rs", self.entered, self.entered).astype(np.float64)
+            doubt = outside | (certain < (entered[..., None] * sent)[:, :, None])
         few = np.nonzero(doubt.any(axis=(2, 3)))
         if len(few[0]):
             each, comes = self.entered[few], np.logical_or.reduce(self.delta.array[few], axis=(1, 3))
-            enters = np.stack([each[..., part.rows].any(axis=(1, 2)) for part in self.parts], axis=1)
-            doubt[few] &= enters[:, :, None] & comes[:, None, :]
+            rows = [each[..., part.rows] for part in self.parts]
+            # Where 0 enters, as with H_0, or no gradient comes, as by F at C_0, it is a true zero.
+            doubt[few] &= np.stack([some.any(axis=(1, 2)) for some in rows], axis=1)[:, :, None] & comes[:, None, :]
+            if single:
+                of_parts = np.stack([np.vecdot(some, some).sum(axis=-1, dtype=np.float64) for some in rows], axis=1)
+                doubt[few] &= outside[few] | (certain[few] < of_parts[:, :, None] * sent[few][:, None])
         return doubt
 
     def _in_float64(self, few: tuple[NDArray, NDArray]) -> NDArray:
@@ -179,10 +184,10 @@ def _pass(
 
     loops.each(add, rows)
     common = sums.max(axis=0)
-    for total, own in zip(totals, sums, strict=True):
-        _change(parts, total, own, common)
-    for other in totals[1:]:
-        totals[0] += other
+    if len(totals) > 1:
+        for total, own in zip(totals, sums, strict=True):
+            _change(parts, total, own, common)
+        totals[0] += totals[1]
     common[common == NOTHING] = 0
     return squares, sizes, exponent, totals[0].swapaxes(1, 2), common
 
