@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import Case, cell_id, cells, make_case
-from gradpath import bptt, config, halves, step_gradients
+from gradpath import bptt, config, halves, step_gradients, threads
 from gradpath.cells import Cell
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
@@ -26,6 +26,7 @@ TRAINED = ["task.length=30", "train.batch_size=11", "train.eval_size=20", "train
 @pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pass is in halves, however small, and its backward part in several runs of steps."""
+    monkeypatch.setattr(threads, "cores", lambda: 2)
     monkeypatch.setattr(halves, "WORTH", 0)
     monkeypatch.setattr(bptt, "RUN", 2**11)
     monkeypatch.setattr(step_gradients, "RUN", 2**10)
@@ -51,7 +52,7 @@ def test_halves_are_whole_rows_of_a_product(length: int, multiple: int, lengths:
 def case_of(cell: Cell, every_step: bool, dtype: type, gain: float, pool: Executor | None = None) -> Case:
     """Of 11 sequences and 40 steps; with a small gain the adjoint is rescaled on the way, with a large one too."""
     own = replace(cell)
-    own.loops.pool = pool
+    own.loops.cuts, own.loops.pool = True, pool
     case = make_case(own, Loss.squared_error, 40, every_step, dtype, sequences=11)
     case.theta *= dtype(gain)
     return case
@@ -105,22 +106,33 @@ def test_the_halves_are_computed_by_different_threads(cut: None, pool: Executor,
     assert len(set.union(*there.values()) - {get_ident()}) == len(set.union(*there.values())) == 1
 
 
+@pytest.mark.parametrize(("given", "there_are", "expected"), [(None, 2, 2), (None, 1, 1), (1, 2, 1), (2, 1, 2)])
+def test_what_is_cut_depends_on_the_setting_and_the_cores(
+    given: int | None, there_are: int, expected: int, cut: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, original = [], Loops.halves
+    monkeypatch.setattr(Loops, "halves", lambda self, *shape: seen.append(found := original(self, *shape)) or found)
+    monkeypatch.setattr(threads, "cores", lambda: there_are)
+    next(train(config.experiment([*TRAINED, f"train.threads={'null' if given is None else given}"])))
+    assert max(len(found) for found in seen) == expected
+
+
 def signature(step: Step) -> tuple:
     measured = {name: (m.names, m.values.tobytes()) for name, m in step.measurements.items()}
     return step.step, step.loss, step.log10_grad_norm, step.evaluation, step.diverged, measured
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("arm", ["rnn", "clipped_lstm", "gru"])
 def test_training_has_the_same_bits_in_any_number_of_threads_and_in_any_company(
-    arm: str, threads: int, cut: None
+    arm: str, count: int, cut: None
 ) -> None:
     one = config.experiment([*TRAINED, f"arm={arm}"])
     experiments = [replace(one, seed=seed) for seed in range(3)]
-    together = list(train_seeds(experiments, threads))
+    together = list(train_seeds(experiments, count))
     for index, experiment in enumerate(experiments):
         alone = [signature(step) for step in train(experiment)]
-        assert [signature(steps[0]) for steps in train_seeds([experiment], threads)] == alone
+        assert [signature(steps[0]) for steps in train_seeds([experiment], count)] == alone
         assert [signature(steps[index]) for steps in together] == alone
 
 

@@ -225,6 +225,18 @@ def test_a_training_step_calls_and_allocates_as_often_whatever_its_length(
     assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize("every_step", [False, True])
+def test_nothing_of_a_pass_outlives_its_trace(every_step: bool) -> None:
+    """The recordings of its loops neither."""
+    case = make_case(LSTM(5, layers=2), Loss.squared_error, 12, every_step)
+    memory = case.network.cell.loops.memory
+    trace = case.network.backward(case.theta, case.network.forward(case.theta, case.batch))
+    ParamGradNorm().measure(trace)
+    assert memory._free() < sum(size * len(blocks) for size, blocks in memory._held.items()) / 2
+    del trace
+    assert memory._free() == sum(size * len(blocks) for size, blocks in memory._held.items())
+
+
 def test_memory_is_handed_out_again_only_when_no_view_of_it_is_left() -> None:
     memory = Memory()
     first = memory.empty((3, 4), np.float32)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from contest import fastest
 from problem import Contestant, Problem
@@ -16,11 +17,25 @@ from problem import Contestant, Problem
 PARTS = ("forward", "readout", "readout, back", "backward", "weights")
 
 
-def contestant(problem: Problem) -> Contestant:
-    """Every part in the layout that is faster on this BLAS."""
-    chosen = {part: fastest(ways) for part, ways in parts(problem).items()}
+def contestant(problem: Problem, threads: int = 1) -> Contestant:
+    """Every part in the layout that is faster on this BLAS, with one thread of it or with ``threads``."""
+    found = parts(problem)
+    if threads > 1:
+        controller = ThreadpoolController()
+        found = {
+            part: [*ways, *(_in_threads(way, controller, threads) for way in ways)] for part, ways in found.items()
+        }
+    chosen = {part: fastest(ways) for part, ways in found.items()}
     way = ", ".join(f"{part} {one.way}" for part, one in chosen.items())
     return Contestant("floor", way, {part: one.stages["step"] for part, one in chosen.items()}, None)
+
+
+def _in_threads(one: Contestant, blas: ThreadpoolController, threads: int) -> Contestant:
+    def step(value: Any) -> Any:
+        with blas.limit(limits=threads, user_api="blas"):
+            return one.stages["step"](value)
+
+    return Contestant(one.name, f"{one.way} in {threads} threads", {"step": step}, None)
 
 
 def parts(problem: Problem, seed: int = 0) -> dict[str, list[Contestant]]:

@@ -29,11 +29,17 @@ def libraries() -> dict[str, Any]:
     import torch
     from threadpoolctl import threadpool_info
 
+    from gradpath import threads
+
     blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas" and "numpy" in pool["filepath"]]
     built = numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
         "blas": f"{built['name']} {built['version']}, {blas[0]['architecture']}" if blas else built["name"],
-        "threads": {"numpy": blas[0]["num_threads"] if blas else None, "torch": torch.get_num_threads()},
+        "threads": {
+            "gradpath": min(threads.AT_MOST, threads.share(1)),
+            "numpy": blas[0]["num_threads"] if blas else None,
+            "torch": torch.get_num_threads(),
+        },
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "jax": jax.default_backend(),
     }

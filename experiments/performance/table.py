@@ -45,8 +45,9 @@ def page(results: dict[str, Any]) -> str:
         f"{', '.join(f'{name} {size}' for name, size in machine['caches'].items())}; {machine['system']}; "
         f"Python {machine['python']}, {versions}. Load before: {machine['load']}.",
         *(
-            f"Threads, {setting}: NumPy {said['threads']['numpy']} ({said['blas']}), "
-            f"PyTorch {said['threads']['torch']}, JAX what {said['processors']} processors give."
+            f"Threads, {setting}: gradpath {said['threads']['gradpath']}, the floor up to "
+            f"{said['threads']['numpy']} ({said['blas']}), PyTorch {said['threads']['torch']}, "
+            f"JAX what {said['processors']} processors give."
             for setting, said in results["libraries"].items()
         ),
         "A number is a time over another; below 1 the first is faster.",

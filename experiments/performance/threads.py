@@ -1,10 +1,10 @@
-"""Where two BLAS threads beat one: a whole training step, over cell, H, B and dtype.
+"""Where it pays to cut a pass in halves for two threads: a whole training step, over cell, T, B, H and dtype.
 
     python experiments/performance/threads.py [FILE.json]
 
-Two trainings of one configuration run side by side, one with one thread and one with two, and take turns step by step,
-so that both see the same disturbances of the machine. Printed and kept: the ratio of the shortest times, above 1 where
-two threads are faster, and of the medians. From this comes the rule in ``gradpath.threads``.
+Three trainings of one configuration run side by side: whole in one thread, in halves in one thread, in halves in two.
+They take turns step by step, so that all see the same disturbances of the machine. Printed and kept: the medians of the
+ratios to the first. From these comes the rule in ``gradpath.halves``.
 """
 
 import json
@@ -18,53 +18,55 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from gradpath import config
+from gradpath import config, halves
 from gradpath.threads import multiply_adds
-from gradpath.training import train
+from gradpath.training import train_seeds
 
-LENGTH, SECONDS, PAIRS = 20, 1.5, 5
-"""T; each point runs for so long, and at least so many pairs of steps."""
-CELLS, WIDTHS, BATCHES, DTYPES = (
-    ("rnn", "lstm"),
-    (16, 32, 64, 128, 256, 512, 1024),
-    (20, 64, 128, 256),
-    ("float32", "float64"),
-)
+SECONDS, TURNS = 1.5, 6
+"""Each point runs for so long, and at least so many turns."""
+WAYS = {"whole": (2**62, 1), "halves": (0, 1), "halves in two threads": (0, 2)}
+"""Multiply-adds from which a pass is cut, and threads."""
+CELLS, DTYPES = ("rnn", "lstm"), ("float32", "float64")
+SHAPES = [*product((50, 200), (20, 32), (32, 64, 128)), (50, 128, 256), (20, 128, 512)]
+"""(T, B, H)."""
 
 
-def measure(controller: ThreadpoolController, cell: str, width: int, batch: int, dtype: str) -> dict[str, object]:
-    """The times of one point."""
-    shape = [f"cell={cell}", f"cell.hidden_size={width}", f"train.batch_size={batch}", f"train.dtype={dtype}"]
-    rest = [f"task.length={LENGTH}", "instruments=[grad_norm,clip_scale]", "train.eval_size=1", "train.steps=1000000"]
-    experiment = config.experiment(shape + rest)
-    trainings = {threads: train(experiment) for threads in (1, 2)}
-    times: dict[int, list[float]] = {1: [], 2: []}
+def measure(cell: str, shape: tuple[int, int, int], dtype: str) -> dict[str, object]:
+    """The ratios of one point."""
+    length, batch, width = shape
+    given = [f"cell={cell}", f"cell.hidden_size={width}", f"train.batch_size={batch}", f"train.dtype={dtype}"]
+    given += [f"task.length={length}", "instruments=[grad_norm]", "train.eval_size=1", "train.steps=1000000"]
+    experiment = config.experiment([*given, "train.threads=2"])
+    trainings = {name: train_seeds([experiment], threads) for name, (_, threads) in WAYS.items()}
+    times: list[list[float]] = []
     until = time.perf_counter() + SECONDS
-    while len(times[2]) < PAIRS + 1 or time.perf_counter() < until:
-        for threads, training in trainings.items():
-            with controller.limit(limits=threads, user_api="blas"):
-                started = time.perf_counter()
-                next(training)
-                times[threads].append(time.perf_counter() - started)
-    one, two = (np.array(times[threads][1:]) for threads in (1, 2))  # the first step of each warms up
+    while len(times) <= TURNS or time.perf_counter() < until:
+        times.append([])
+        for name, training in trainings.items():
+            halves.WORTH = WAYS[name][0]
+            started = time.perf_counter()
+            next(training)
+            times[-1].append(time.perf_counter() - started)
+    turns = np.array(times[1:])  # the first step of each warms up
+    cut, two = np.median(turns[:, 1:] / turns[:, :1], axis=0).round(3).tolist()
     return {
         "cell": cell,
-        "H": width,
-        "B": batch,
+        "shape": shape,
         "dtype": dtype,
         "multiply_adds": multiply_adds(experiment),
-        "one_thread_ms": round(1e3 * float(one.min()), 3),
-        "ratio_of_shortest": round(float(one.min() / two.min()), 3),
-        "ratio_of_medians": round(float(np.median(one) / np.median(two)), 3),
+        "whole_ms": round(1e3 * float(np.median(turns[:, 0])), 3),
+        "halves": cut,
+        "halves in two threads": two,
     }
 
 
 def main() -> None:
     controller = ThreadpoolController()
     rows = []
-    for dtype, cell, width, batch in product(DTYPES, CELLS, WIDTHS, BATCHES):
-        rows.append(measure(controller, cell, width, batch, dtype))
-        print(*rows[-1].values(), sep="\t", flush=True)
+    with controller.limit(limits=1, user_api="blas"):
+        for dtype, cell, shape in product(DTYPES, CELLS, SHAPES):
+            rows.append(measure(cell, shape, dtype))
+            print(*rows[-1].values(), sep="\t", flush=True)
     if len(sys.argv) > 1:
         found = {"date": date.today().isoformat(), "cores": os.cpu_count(), "blas": controller.info(), "rows": rows}
         Path(sys.argv[1]).write_text(json.dumps(found, indent=1) + "\n")

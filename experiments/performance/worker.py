@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ RATIOS = (
 """Whose time over whose."""
 
 
-def play(cell: str, shape: tuple[int, int, int], dtype: str, seconds: float) -> dict[str, Any]:
+def play(threads: dict[str, int], cell: str, shape: tuple[int, int, int], dtype: str, seconds: float) -> dict[str, Any]:
     """One row of the results: every contestant checked, then timed."""
     import contest
     import floor
@@ -40,10 +41,13 @@ def play(cell: str, shape: tuple[int, int, int], dtype: str, seconds: float) -> 
     from problem import Shape, pose
 
     problem = pose(cell, Shape(*shape), dtype)
+    if threads["gradpath"] > 1:
+        loops = problem.network.cell.loops
+        loops.cuts, loops.pool = True, ThreadPoolExecutor(threads["gradpath"] - 1)
     own = list(ours.contestants(problem))
     torch_peer = PyTorch(problem)
     reference = own[1].read(own[1].run())
-    chosen = [*own, floor.contestant(problem)]
+    chosen = [*own, floor.contestant(problem, threads["numpy"] or 1)]
     for ways in (torch_peer.plain(), torch_peer.with_norms(), jax_scan.plain(problem), jax_scan.with_norms(problem)):
         candidates = list(ways)
         for one in candidates:
@@ -89,7 +93,7 @@ def ratios(samples: dict[str, NDArray]) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Reads the matches from standard input: {"threads": "one" or "default", "matches": [arguments of ``play`` …]}."""
+    """Reads the matches from standard input: {"threads": "one" or "default", "matches": [what ``play`` gets …]}."""
     order = json.load(sys.stdin)
     if order["threads"] == "one" and hasattr(os, "sched_setaffinity"):
         # XLA takes as many threads as it may use processors, whatever its flags say.
@@ -98,17 +102,15 @@ def main() -> None:
 
     import machine
     from contest import MismatchError
-    from gradpath import config, threads
 
-    print(json.dumps(machine.libraries()), flush=True)
+    libraries = machine.libraries()
+    print(json.dumps(libraries), flush=True)
     for match in order["matches"]:
-        cell, (_, batch, hidden), *_ = match
-        shape = [f"cell={cell}", f"cell.hidden_size={hidden}", f"train.batch_size={batch}"]
         try:
-            with threadpool_limits(threads.chosen(config.experiment(shape)), "blas"):  # as `gradpath run` does
-                print(json.dumps(play(*match)), flush=True)
+            with threadpool_limits(1, "blas"):  # as `gradpath run` does
+                print(json.dumps(play(libraries["threads"], *match)), flush=True)
         except MismatchError as error:
-            sys.exit(f"benchmark: {cell}, (T, B, H) = {match[1]}: {error}")
+            sys.exit(f"benchmark: {match[0]}, (T, B, H) = {match[1]}: {error}")
         machine.forget_compiled()
         gc.collect()
 

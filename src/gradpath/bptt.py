@@ -12,7 +12,7 @@ Networks of S seeds run side by side: every array has an axis S after the time a
 product a timestep and seed, of the same shape whatever S is. So a seed's numbers do not depend on its company.
 
 The bodies of both loops are ufuncs alone, so that they are recorded once and replayed (:mod:`gradpath.replay`). The
-sequences of a minibatch need nothing of each other, and in a large pass two threads have half of them each
+sequences of a minibatch need nothing of each other, and in a large pass two threads can have half of them each
 (:mod:`gradpath.halves`).
 """
 
@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from gradpath.blocks import apart, empty, grouped
 from gradpath.cells import Cell
-from gradpath.halves import ROWS, halves
+from gradpath.halves import ROWS
 from gradpath.nonlinearities import Activation, mend_slope, slope_of_output
 from gradpath.records import LayerTape
-from gradpath.replay import repeated
+from gradpath.replay import Body, repeated
 from gradpath.scaled import HIGH, LOW, NOTHING, Scaled, magnitude, shift
 
 RUN = 2**19
@@ -101,7 +101,7 @@ def forward(cell: Cell, weights: LayerWeights, inputs: NDArray) -> LayerTape:
         arrays += some.saved.values()
         cell.loops.get(f"forward {half}", body, arrays, 0).run(arrays, 0, steps)
 
-    cell.loops.each(run, _halves(tape))
+    cell.loops.each(run, _halves(cell, tape))
     return tape
 
 
@@ -152,7 +152,7 @@ def backward(
             length,
         )
 
-    rows = _halves(tape)
+    rows = _halves(cell, tape)
     ways = [way(half, some) for half, some in enumerate(rows)]  # here, because memory serves one thread
     cell.loops.each(lambda half, _: ways[half].go(), rows)
     return LayerAdjoint(
@@ -201,11 +201,12 @@ class _Way:
                 adds = arrives[i] and uniform and (exponent[i + 1] == direct.exponent[0]).all()
                 first = i if arrives[i] and not adds else max(start, changes[bisect_right(changes, i) - 1])
                 arrays = self.windows(first, stop, [slope[first - start :] for slope in slopes])
-                name, body = f"backward {self.cut} {self.half}", self.body
+                name = "backward"
                 if adds:
                     arrays.append(direct.array[first - 1 : stop - 1])
-                    name, body = f"backward and direct {self.cut} {self.half}", self.body_and_direct
-                loop = cell.loops.get(name, body, arrays, i - first, entering)
+                    name = "backward and direct"
+                body = _step_back(cell, self.cut, adds)
+                loop = cell.loops.get(f"{name} {self.cut} {self.half}", body, arrays, i - first, entering)
                 reached, inside = loop.run(arrays, i - first, -1, LOW, HIGH)
                 exponent[first + reached + 1 : i + 1] = exponent[i + 1]
                 i = first + reached
@@ -217,36 +218,12 @@ class _Way:
                     _rescale(rows, exponent[i + 1])
 
     def windows(self, start: int, stop: int, slopes: Sequence[NDArray]) -> list[NDArray]:
-        """The arrays of ``body`` for some consecutive steps."""
+        """The arrays of one step back, for some consecutive steps."""
         tape, to_h = self.tape, grouped(self.delta[..., self.cell.reads_h, :])
         front = [row[start:stop] for row in (self.back, to_h, self.delta, tape.gates)]
         leave, enter = [row[start + 1 : stop + 1] for row in self.adjoint], [row[start:stop] for row in self.adjoint]
         taped = [row[start:stop] for row in (*tape.states.values(), *tape.saved.values())]
         return [*front, *leave, *enter, *taped, *slopes]
-
-    def body(self, rows: Sequence[NDArray]) -> None:
-        """One step back."""
-        cell, kept, extra = self.cell, len(self.cell.states), len(self.cell.saved)
-        matrix, through_h, at, gates, *rest = rows
-        leave, enter, states = (rest[k : k + kept] for k in range(0, 3 * kept, kept))
-        saved, slopes = rest[3 * kept : 3 * kept + extra], rest[3 * kept + extra :]
-        cell.step_backward(slopes, gates, states, saved, leave, at, enter)
-        if self.cut and not cell.passes_h:
-            enter[0][...] = 0
-        elif not self.cut:
-            first = 0 if cell.passes_h else 1  # of the groups to be added
-            if first:
-                np.matmul(through_h[..., 0, :, :], matrix[..., 0, :, :], out=enter[0])
-            if first < matrix.shape[-3]:
-                product = np.matmul(through_h[..., first:, :, :], matrix[..., first:, :, :])
-                for group in range(product.shape[-3]):
-                    enter[0] += product[..., group, :, :]
-
-    def body_and_direct(self, rows: Sequence[NDArray]) -> None:
-        """The same where something arrives directly at each step."""
-        self.body(rows[:-1])
-        enter = rows[4 + len(self.cell.states)]
-        enter += rows[-1]
 
     def slopes(self, nonlinear: Sequence[tuple[Activation, NDArray, NDArray]]) -> list[NDArray]:
         """φ′ of some steps; not in the loop, because a saturated unit takes more than ufuncs."""
@@ -264,10 +241,41 @@ class _Way:
         return found
 
 
-def _halves(tape: LayerTape) -> list[slice]:
+def _step_back(cell: Cell, cut: bool, adds: bool) -> Body:
+    """One step back, on ``_Way.windows``; with ``adds`` on what arrives directly, too. It holds none of them, because a
+    recording keeps it.
+    """
+    kept, extra = len(cell.states), len(cell.saved)
+
+    def body(rows: Sequence[NDArray]) -> None:
+        matrix, through_h, at, gates, *rest = rows
+        leave, enter, states = (rest[k : k + kept] for k in range(0, 3 * kept, kept))
+        saved, slopes = rest[3 * kept : 3 * kept + extra], rest[3 * kept + extra :]
+        cell.step_backward(slopes, gates, states, saved, leave, at, enter)
+        if cut and not cell.passes_h:
+            enter[0][...] = 0
+        elif not cut:
+            first = 0 if cell.passes_h else 1  # of the groups to be added
+            if first:
+                np.matmul(through_h[..., 0, :, :], matrix[..., 0, :, :], out=enter[0])
+            if first < matrix.shape[-3]:
+                product = np.matmul(through_h[..., first:, :, :], matrix[..., first:, :, :])
+                for group in range(product.shape[-3]):
+                    enter[0] += product[..., group, :, :]
+
+    def body_and_direct(rows: Sequence[NDArray]) -> None:
+        *others, direct = rows
+        body(others)
+        enter = others[4 + kept]
+        enter += direct
+
+    return body_and_direct if adds else body
+
+
+def _halves(cell: Cell, tape: LayerTape) -> list[slice]:
     """The sequences that are computed together."""
     steps, _, batch, blocks, width = tape.gates.shape
-    return halves(batch, steps * batch * tape.entered.shape[-1] * blocks * width, ROWS)
+    return cell.loops.halves(batch, steps * batch * tape.entered.shape[-1] * blocks * width, ROWS)
 
 
 def _receive(adjoint: list[NDArray], exponent: NDArray, addend: NDArray, addend_exponent: NDArray) -> None:

@@ -1,13 +1,14 @@
 """Where a pass over a minibatch is cut in two, so that two threads can compute it.
 
-The cut depends on the pass alone, and is made whoever computes the halves: the last bits of a matrix product depend on
-the number of its rows, and so results are the same on one core and on two.
+The last bits of a matrix product depend on the number of its rows, and so the cut depends on nothing that may change
+from one run of a configuration to the next: where there are several cores a large pass is cut, also where the other
+core is another job's or another seed's and one thread computes both halves.
 """
 
 WORTH = 2**26
-"""Multiply-adds of a pass from which it is cut. Measured by ``experiments/performance/threads.py``: the time of a
-training step in two threads over that in one is 0.8 and more below and 0.55 … 0.75 above, and the cut costs a single
-thread up to 4 %."""
+"""Multiply-adds of a pass from which it is cut. Measured by ``experiments/performance/threads.py``: above, two threads
+take 0.56 … 0.87 of the time of one, below 0.75 … 1.9; a single thread loses 2 … 20 % by the cut, which is why on a
+single core there is none."""
 ROWS = 4
 """Rows of a product that OpenBLAS computes together, on which the cut of a minibatch falls: of 20 sequences 12 and 8,
 because 10 and 10 would take a tenth longer."""

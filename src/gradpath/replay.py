@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.halves import halves
 from gradpath.memory import Memory
 
 try:
@@ -121,22 +122,28 @@ class Loops:
         self.turn: Lock | None = None
         """Where several threads train at once, the lock that the one of them holds that computes in Python. Left to
         share the interpreter they would hand it to and fro at every NumPy call, which costs more than it gains."""
+        self.cuts = False
+        """Are large passes cut in halves, whoever computes them?"""
         self.pool: Executor | None = None
         """Threads for the halves of a pass but the first, if there are any."""
         self._known: dict[tuple[str, bytes], Loop] = {}
 
     def share(self, others: "Loops") -> None:
         """Runs in the memory, and with the threads, of another cell."""
-        self.memory, self.turn, self.pool = others.memory, others.turn, others.pool
+        self.memory, self.turn, self.cuts, self.pool = others.memory, others.turn, others.cuts, others.pool
 
-    def each(self, work: Callable[[int, slice], None], halves: Sequence[slice]) -> None:
-        """``work(index, half)`` of every half; in several threads, if there are, and then it may not use ``memory``."""
+    def halves(self, length: int, multiply_adds: int, multiple: int = 1) -> list[slice]:
+        """The parts of a pass (:func:`gradpath.halves.halves`), one if it is not to be cut."""
+        return halves(length, multiply_adds, multiple) if self.cuts else [slice(0, length)]
+
+    def each(self, work: Callable[[int, slice], None], parts: Sequence[slice]) -> None:
+        """``work(index, part)`` of every part; in several threads, if there are, and then it may not use ``memory``."""
         if self.pool is None:
-            for index, half in enumerate(halves):
-                work(index, half)
+            for index, part in enumerate(parts):
+                work(index, part)
             return
-        first, *others = enumerate(halves)
-        under_way = [self.pool.submit(copy_context().run, work, index, half) for index, half in others]
+        first, *others = enumerate(parts)
+        under_way = [self.pool.submit(copy_context().run, work, index, part) for index, part in others]
         try:
             work(*first)
         finally:

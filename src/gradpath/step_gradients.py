@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.halves import halves
 from gradpath.memory import in_runs
 from gradpath.records import Factor
 from gradpath.replay import Loops, repeated
@@ -174,7 +173,7 @@ def _pass(
     squares = memory.empty((steps, seeds, blocks, len(parts)), dtype)
     sizes = memory.empty((steps, seeds, batch, blocks), dtype)
     exponent = np.zeros((steps, seeds), np.int32) if scaled else np.array(delta.exponent[:, :, 0])
-    rows = halves(steps, steps * batch * inner * blocks * width)
+    rows = loops.halves(steps, steps * batch * inner * blocks * width)
     totals = [memory.empty((seeds, blocks, inner, width), dtype) for _ in rows]
     sums = np.full((len(rows), seeds, len(parts)), NOTHING)
 

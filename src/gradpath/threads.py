@@ -19,10 +19,17 @@ AT_MOST = 2
 
 def chosen(experiment: Experiment, jobs: int = 1, seeds: int = 1) -> int:
     """``train.threads``, or where that is null what suits the shape; never more than this process's part of the cores
-    where ``jobs`` run at once, nor than there is work for. However many, every run has the same bits.
+    where ``jobs`` run at once, nor than there is work for.
     """
     there_are = seeds if seeds > 1 else len(halves(experiment.train.batch_size, multiply_adds(experiment), ROWS))
     return min(experiment.train.threads or AT_MOST, share(jobs), there_are)
+
+
+def cuts(experiment: Experiment) -> bool:
+    """Are its large passes cut in halves? Not with ``train.threads=1`` or on a single core. A run's bits depend on this
+    alone, not on who else is running.
+    """
+    return (experiment.train.threads or cores()) > 1
 
 
 def multiply_adds(experiment: Experiment) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gradpath.experiment import Experiment
 from gradpath.network import Network
 from gradpath.records import Batch, Measurement, Trace
+from gradpath.threads import cuts
 
 TOGETHER = 2**20
 """Pre-activations, T·B·n·H of each seed, that are differentiated together: 4 MB in float32. Measured, 16 LSTMs with
@@ -63,8 +64,9 @@ def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator
     first, turn, workers = experiments[0], Lock(), min(threads, len(experiments))
     # The loops that a cell has recorded and the memory that they run in serve one thread: so each has its own.
     networks = [Network(replace(first.cell), *first.task.sizes, first.task.loss) for _ in range(workers)]
-    for network in networks if workers > 1 else ():
-        network.cell.loops.turn = turn
+    for network in networks:
+        network.cell.loops.cuts = cuts(first)
+        network.cell.loops.turn = turn if workers > 1 else None
     seeds = {index: _Seed(experiment, networks[0]) for index, experiment in enumerate(experiments)}
     alone = first.task.timesteps * first.train.batch_size * len(first.cell.blocks) * first.cell.hidden_size
     size = max(1, TOGETHER // alone)
