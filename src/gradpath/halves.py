@@ -7,7 +7,7 @@ core is another job's or another seed's and one thread computes both halves.
 
 WORTH = 2**26
 """Multiply-adds of a pass from which it is cut. Measured by ``experiments/performance/threads.py``: above, two threads
-take 0.56 … 0.87 of the time of one, below 0.75 … 1.9; a single thread loses 2 … 20 % by the cut, which is why on a
+take 0.56 … 0.82 of the time of one, below 0.73 … 1.9; a single thread loses 2 … 20 % by the cut, which is why on a
 single core there is none."""
 ROWS = 4
 """Rows of a product that OpenBLAS computes together, on which the cut of a minibatch falls: of 20 sequences 12 and 8,
