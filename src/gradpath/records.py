@@ -193,7 +193,7 @@ class Trace:
     applied: NDArray | None = field(default=None)
     """The gradient (P,) as training hands it to the optimiser, after clipping; None outside training."""
 
-    @property
+    @cached_property
     def factors(self) -> tuple[Factor, ...]:
         """The gradients of ``packed``, matrix by matrix, kept as their two factors."""
         return tuple(factor for of in self.packed for factor in of.factors(0))
