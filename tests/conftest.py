@@ -25,6 +25,7 @@ from gradpath.losses import Loss
 from gradpath.network import Network
 from gradpath.nonlinearities import Activation
 from gradpath.records import Batch, Trace
+from gradpath.training import Step
 
 INPUTS, OUTPUTS, SEQUENCES = 2, 3, 3
 DIVERGES = ["arm=rnn", "cell.activation=relu", "init=orthogonal", "init.gain=3", "optimizer=sgd", "optimizer.lr=1000"]
@@ -74,6 +75,12 @@ def random_batch(rng: np.random.Generator, loss: Loss, mask: NDArray, dtype: typ
     if loss is Loss.cross_entropy:
         targets = targets.argmax(axis=-1)
     return Batch(rng.normal(size=(*mask.shape, INPUTS)), targets, mask).astype(dtype)
+
+
+def signature(step: Step) -> tuple:
+    """All that happened at a training step, to the bit."""
+    measured = {name: (m.names, m.values.tobytes()) for name, m in step.measurements.items()}
+    return step.step, step.loss, step.log10_grad_norm, step.evaluation, step.diverged, measured
 
 
 def cells() -> list[Cell]:

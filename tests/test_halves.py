@@ -8,7 +8,7 @@ from threading import get_ident
 import numpy as np
 import pytest
 
-from conftest import Case, cell_id, cells, make_case
+from conftest import Case, cell_id, cells, make_case, signature
 from gradpath import bptt, config, halves, step_gradients, threads
 from gradpath.cells import Cell
 from gradpath.cells.lstm import LSTM
@@ -18,7 +18,7 @@ from gradpath.instruments.param_grad_norm import ParamGradNorm
 from gradpath.losses import Loss
 from gradpath.nonlinearities import Activation
 from gradpath.replay import Loops
-from gradpath.training import Step, train, train_seeds
+from gradpath.training import train, train_seeds
 
 TRAINED = ["task.length=30", "train.batch_size=11", "train.eval_size=20", "train.steps=6", "cell.hidden_size=6"]
 
@@ -115,11 +115,6 @@ def test_what_is_cut_depends_on_the_setting_and_the_cores(
     monkeypatch.setattr(threads, "cores", lambda: there_are)
     next(train(config.experiment([*TRAINED, f"train.threads={'null' if given is None else given}"])))
     assert max(len(found) for found in seen) == expected
-
-
-def signature(step: Step) -> tuple:
-    measured = {name: (m.names, m.values.tobytes()) for name, m in step.measurements.items()}
-    return step.step, step.loss, step.log10_grad_norm, step.evaluation, step.diverged, measured
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from conftest import signature
 from gradpath import config, store, training
 from gradpath.recorder import Recorder
 from gradpath.run import Terminated, execute, execute_seeds
@@ -18,11 +19,6 @@ from gradpath.training import Step, train, train_seeds
 SMALL = ["task.length=30", "train.batch_size=7", "train.eval_size=20", "train.steps=12"]
 WILD = ["arm=rnn", "cell.activation=relu", "init=orthogonal", "init.gain=1.1", "optimizer=sgd", "optimizer.lr=0.03"]
 """Overrides with which some seeds diverge, at different steps."""
-
-
-def signature(step: Step) -> tuple:
-    measured = {name: (m.names, m.values.tobytes()) for name, m in step.measurements.items()}
-    return step.step, step.loss, step.log10_grad_norm, step.evaluation, step.diverged, measured
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
