@@ -1,5 +1,5 @@
 # Everything a newcomer types. `make demo` and `make test` set up what they need.
-.PHONY: help setup demo test test-slow check format ui benchmark lock clean
+.PHONY: help setup demo test test-slow test-peers peers lint check format ui benchmark lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,6 +10,7 @@ help:
 	@echo "make ui         open the MLflow UI"
 	@echo "make test       set up, run the tests"
 	@echo "make test-slow  the long tests"
+	@echo "make test-peers the oracles that need PyTorch and JAX, which it installs"
 	@echo "make benchmark  our step against PyTorch and JAX: experiments/performance"
 	@echo "make check      formatting, lint, types and tests"
 	@echo "make setup      the environment in $(VENV), with the command $(BIN)/gradpath in it"
@@ -30,9 +31,7 @@ demo: setup
 ui: setup
 	$(BIN)/gradpath ui
 
-# The extra `peers` comes on top of the pinned environment.
-benchmark: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[peers]'
+benchmark: peers
 	$(BIN)/python experiments/performance/benchmark.py
 	$(BIN)/python experiments/performance/scale.py
 
@@ -42,11 +41,19 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
-check: setup
+# The oracles that need PyTorch and JAX, which come on top of the pinned environment.
+test-peers: peers
+	$(BIN)/python -m pytest tests/pytorch
+
+peers: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[peers]'
+
+lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(MAKE) test
+
+check: lint test
 
 format: setup
 	$(BIN)/ruff format .
