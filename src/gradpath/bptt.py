@@ -66,6 +66,8 @@ class LayerAdjoint:
 
     delta: Scaled
     states: dict[str, Scaled]
+    lost: NDArray
+    """(S,) Has the network a unit so far closed that the type may not hold what gets through (:func:`_closed`)?"""
 
 
 def forward(cell: Cell, weights: LayerWeights, inputs: NDArray) -> LayerTape:
@@ -150,6 +152,7 @@ def backward(
             delta[:, :, rows],
             room,
             length,
+            np.zeros(shape[1], bool),
         )
 
     rows = _halves(cell, tape)
@@ -158,6 +161,7 @@ def backward(
     return LayerAdjoint(
         Scaled(delta, exponent[1:]),
         {name: Scaled(row[1:], exponent[1:]) for name, row in zip(cell.states, adjoint, strict=True)},
+        np.any([one.lost for one in ways], axis=0),
     )
 
 
@@ -165,7 +169,7 @@ def backward(
 class _Way:
     """The way of some sequences from H_T back to H_0. ``adjoint``, ``exponent`` and ``delta``, of all T steps, are
     filled in place; ``arrives`` (T+1,) says at which H_i something arrives directly, ``room`` takes the slopes of a run
-    of steps.
+    of steps, ``lost`` (S,) says where they come to too little for the type.
     """
 
     cell: Cell
@@ -180,6 +184,7 @@ class _Way:
     delta: NDArray
     room: list[NDArray]
     length: int
+    lost: NDArray
 
     def go(self) -> None:
         """From H_{i+1}, whose adjoint is whole, to H_i, in as few loops as may be: one ends where the body changes or
@@ -236,9 +241,28 @@ class _Way:
 
         arrays = [*values, *found]
         self.cell.loops.get(f"slopes {self.half}", body, arrays, 0).run(arrays, 0, len(found[0]))
+        floor, least = float(np.finfo(found[0].dtype).tiny) * HIGH, 1.0
         for kind, x, out in zip(kinds, arguments, found, strict=True):
-            mend_slope(kind, x, out)
+            of_all = mend_slope(kind, x, out) ** (out.shape[-2] if out.ndim > self.adjoint[0].ndim else 1)
+            least *= of_all * (of_all if kind is Activation.sigmoid else 1)
+        if least < floor:
+            self.lost[:] |= _closed(kinds, values, found, floor)
         return found
+
+
+def _closed(kinds: Sequence[Activation], values: Sequence[NDArray], slopes: Sequence[NDArray], floor: float) -> NDArray:
+    """Which networks (S,) have a unit through which, at one step, less than ``floor`` gets: the product of its slopes
+    and, because a gate makes a state as small as the adjoint and a weight's gradient is their product, of its gates.
+    """
+    product: float | NDArray = 1.0
+    for kind, y, slope in zip(kinds, values, slopes, strict=True):
+        if kind is not Activation.relu:
+            factor = slope.astype(np.float64)
+            if kind is Activation.sigmoid:
+                factor *= y
+            shape = factor.shape
+            product = product * factor.reshape(*shape[:3], -1, shape[-1]).prod(axis=3)
+    return np.any(product < floor, axis=(0, 2, 3))
 
 
 def _step_back(cell: Cell, cut: bool, adds: bool) -> Body:

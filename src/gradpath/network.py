@@ -115,20 +115,36 @@ class Network:
         """S networks side by side, each with its own θ (S, P) and minibatch: the layers' tapes with an axis S, and each
         seed's own tape, which is bit for bit what ``forward`` gives it.
         """
-        layers, (*packed, w_hy, b_y) = [], self.packed(thetas)
-        below = readout.beside([batch.inputs for batch in batches], 1)
-        for weights in self._layers(packed):
-            layers.append(bptt.forward(self.cell, weights, below))
-            below = layers[-1].states[self.cell.states[0]][1:]
-        found = readout.read_out(self.loss, w_hy, b_y, below, batches)
+        layers = self._run(thetas, readout.beside([batch.inputs for batch in batches], 1))
+        *_, w_hy, b_y = self.packed(thetas)
+        found = readout.read_out(self.loss, w_hy, b_y, layers[-1].states[self.cell.states[0]][1:], batches)
         tapes = [
             Tape(self, thetas[s], batches[s], tuple(layer.seed(s) for layer in layers), *of_outputs)
             for s, of_outputs in enumerate(found)
         ]
         return layers, tapes
 
+    def _run(self, thetas: NDArray, inputs: NDArray) -> list[LayerTape]:
+        """The layers' tapes, from the bottom, of ``inputs`` (T, S, B, I)."""
+        layers: list[LayerTape] = []
+        for weights in self.layers(thetas):
+            layers.append(bptt.forward(self.cell, weights, inputs))
+            inputs = layers[-1].states[self.cell.states[0]][1:]
+        return layers
+
+    def _in_float64(self, tape: Tape) -> Tape:
+        """The same network on the same numbers, with gates and states in float64. What the loss sends back is given."""
+        theta, batch = tape.theta.astype(np.float64), tape.batch.astype(np.float64)
+        layers = tuple(layer.seed(0) for layer in self._run(theta[None], batch.inputs[:, None]))
+        gradient = tape.loss_gradient.astype(np.float64)
+        return replace(tape, theta=theta, batch=batch, layers=layers, loss_gradient=gradient)
+
     def backward_seeds(self, thetas: NDArray, layers: Sequence[LayerTape], tapes: Sequence[Tape]) -> list[Trace]:
-        """The backward passes of S networks side by side, from what ``forward_seeds`` has returned."""
+        """The backward passes of S networks side by side, from what ``forward_seeds`` has returned.
+
+        A gate that is closed so far that float32 cannot hold it, or what is left of the adjoint behind it, costs its
+        network alone a second pass in float64, forwards too: the trace is of that pass.
+        """
         gives, sent = self.cell.states[0], list(readout.sent(tapes))
         adjoints, directs = self._adjoints(thetas, layers, sent)
         packed = [self._of_layer(k, layers[k].entered[:-1], adjoint.delta) for k, adjoint in enumerate(adjoints)]
@@ -141,13 +157,24 @@ class Network:
                 received = {self.cell.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
                 deltas = tuple(adjoint.delta.seed(s) for adjoint in adjoints)
                 own = tuple(of.seeds(slice(index, index + 1)) for of in gradients)
-                traces.append(Trace(tapes[s], own, deltas, self._states(adjoints, s), received, whole))
+                if self._lost(adjoints, s):
+                    wide = self._in_float64(tapes[s])
+                    traces += self.backward_seeds(wide.theta[None], [layer.alone() for layer in wide.layers], [wide])
+                else:
+                    traces.append(Trace(tapes[s], own, deltas, self._states(adjoints, s), received, whole))
         return traces
 
     def state_adjoints(self, theta: NDArray, tape: Tape) -> dict[str, Scaled]:
         """``Trace.states`` of ``backward`` alone, without the gradients of the weights."""
         adjoints, _ = self._adjoints(theta[None], [layer.alone() for layer in tape.layers], list(readout.sent([tape])))
+        if self._lost(adjoints, 0):
+            wide = self._in_float64(tape)
+            return self.state_adjoints(wide.theta, wide)
         return self._states(adjoints, 0)
+
+    def _lost(self, adjoints: Sequence[bptt.LayerAdjoint], s: int) -> bool:
+        """Has one seed's adjoint to be computed again in a wider type?"""
+        return adjoints[0].delta.array.dtype == np.float32 and any(adjoint.lost[s] for adjoint in adjoints)
 
     def _adjoints(
         self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[readout.Sent]

@@ -20,42 +20,50 @@ class Activation(Enum):
 
 
 def activate(kind: Activation, x: NDArray, y: NDArray) -> None:
-    """Y ← φ(x), elementwise; ``y`` may be ``x``.
+    """y ← φ(x), elementwise; ``y`` may be ``x``.
 
-    σ(x) = ½ + ½ tanh(x/2): one function call, no overflow for any x, so the argument is never clipped. Its
-    absolute error is that of the type, so that σ(x) loses relative precision, and a product of many of them with it,
-    where x is well below 0: about ε/σ(x) each.
+    σ(x) = 1 / (1 + exp(−x)): to rounding of *its own size* wherever it is a normal number, down to x = −87 in float32
+    and −708 in float64; half as much below, and then 0. The exponential of a large −x overflows to the right limit,
+    so the argument is never clipped. (½ + ½ tanh(x/2), as fast, is right to rounding of 1: at x = −17 it is 0 in
+    float32.)
     """
     if kind is Activation.relu:
         np.maximum(x, 0, out=y)
     elif kind is Activation.tanh:
         np.tanh(x, out=y)
     else:
-        np.multiply(x, 0.5, out=y)
-        np.tanh(y, out=y)
-        y *= 0.5
-        y += 0.5
+        np.negative(x, out=y)
+        complement(y, y)
+
+
+def complement(x: NDArray, y: NDArray) -> None:
+    """y ← 1 − σ(x) = σ(−x) = 1 / (1 + exp(x)), without the cancellation of 1 − σ(x), which is 0 at x = 17 in float32;
+    ``y`` may be ``x``.
+    """
+    with np.errstate(over="ignore"):
+        np.exp(x, out=y)
+        y += 1
+        np.reciprocal(y, out=y)
 
 
 def derivative(kind: Activation, x: NDArray) -> NDArray:
-    """φ′(x), from the argument: relu 1 or 0 (0 at the corner), with e = exp(−|x|): σ′ = e / (1 + e)² and, with e²,
-    tanh′ = 4 e² / (1 + e²)².
+    """φ′(x), from the argument: relu 1 or 0 (0 at the corner); tanh′(x) = sech²(x) and σ′(x) = ¼ sech²(x/2), with
+    sech(x) = 2 e / (1 + e²), e = exp(−|x|).
 
     Not from the output y: 1 − y² is 0 as soon as y rounds to 1 (at x = 9 in float32), which would be a false zero.
-    These are right to rounding until exp underflows (at x = 87 in float32, 708 in float64; half of it for tanh).
+    These are right to rounding wherever φ′ is a normal number: for σ up to |x| = 87 in float32 and 708 in float64, for
+    tanh half as far. The square comes last, so that nothing underflows before φ′ itself does.
     """
     if kind is Activation.relu:
         return (x > 0).astype(x.dtype)
-    scale = -2 if kind is Activation.tanh else -1
     with np.errstate(under="ignore"):
         e = np.abs(x)
-        e *= scale
+        e *= -1 if kind is Activation.tanh else -0.5
         np.exp(e, out=e)
-        root = 1 + e
-        e /= root
-        e /= root
-    if kind is Activation.tanh:
-        e *= 4
+        e /= 1 + e * e
+        if kind is Activation.tanh:
+            e *= 2
+        e *= e
     return e
 
 
@@ -76,11 +84,18 @@ def slope_of_output(kind: Activation, y: NDArray, out: NDArray) -> None:
         out *= y
 
 
-def mend_slope(kind: Activation, x: NDArray, slope: NDArray) -> None:
-    """Computes φ′(x) anew, in place, where y is so near its limit that 1 − y has cancelled."""
-    if kind is not Activation.relu and not slope.min(initial=1) >= STEEP:  # a NaN must not hide the others
-        flat = slope < STEEP
-        slope[flat] = derivative(kind, x[flat])
+def mend_slope(kind: Activation, x: NDArray, slope: NDArray) -> float:
+    """Computes φ′(x) anew, in place, where y is so near its limit that 1 − y has cancelled. Returns the least slope
+    found there, or else a bound that all are above; 1 for relu, whose zeros are true ones.
+    """
+    if kind is Activation.relu:
+        return 1.0
+    if slope.min(initial=1) >= STEEP:  # not so with a NaN, which must not hide the others
+        return STEEP
+    flat = slope < STEEP
+    mended = derivative(kind, x[flat])
+    slope[flat] = mended
+    return float(mended.min(initial=STEEP))
 
 
 def slope(kind: Activation, x: NDArray, y: NDArray) -> NDArray:

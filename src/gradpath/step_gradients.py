@@ -144,11 +144,22 @@ class StepGradients:
     def _in_float64(self, few: tuple[NDArray, NDArray]) -> NDArray:
         """log10 ‖∂L/∂W_t‖ (F, parts, n) at a few steps and networks."""
         delta = Scaled(self.delta.array[few], self.delta.exponent[few]).aligned_by_step
-        flat = delta.array.reshape(*delta.array.shape[:2], -1).astype(np.float64)
-        formed = self.entered[few].swapaxes(-1, -2).astype(np.float64) @ flat
-        by_block = np.moveaxis(formed.reshape(*formed.shape[:2], *delta.array.shape[2:]), 2, 1)
-        exponent = np.broadcast_to(delta.exponent[:, None], by_block.shape[:2])
-        return np.stack([Scaled(by_block[:, :, part.rows], exponent).log10_norm() for part in self.parts], axis=1)
+        by_block, powers = _of_size_1(np.moveaxis(delta.array, 2, 1).astype(np.float64), 2)
+        norms = []
+        for part in self.parts:
+            entered, size = _of_size_1(self.entered[few][..., part.rows].astype(np.float64), 1)
+            formed = entered.swapaxes(-1, -2)[:, None] @ by_block
+            norms.append(Scaled(formed, powers + (delta.exponent + size)[:, None]).log10_norm())
+        return np.stack(norms, axis=1)
+
+
+def _of_size_1(array: NDArray, leading: int) -> tuple[NDArray, NDArray]:
+    """``array`` by a power of two for each of the ``leading`` indices, so that no product of two such leaves the type;
+    and the exponents of what it is to be multiplied by again.
+    """
+    size = magnitude(array, leading)
+    size[size == NOTHING] = 0
+    return shift(array, -size), size
 
 
 def step_gradients(

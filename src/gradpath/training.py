@@ -118,6 +118,7 @@ class _Seed:
         settings, network = self.experiment.train, trace.tape.network
         trained = trace.gradient if settings.readout else network.without_readout(trace)
         update, scale = self.experiment.clip.apply(trained)
+        update = update.astype(self.theta.dtype, copy=False)  # the trace may be in a wider type
         trace = replace(trace, clip_scale=scale, trained=trained, applied=update)
         norm, last = trace.gradient.log10_norm, step == settings.steps
         diverged = not (np.isfinite(trace.tape.loss) and norm < np.inf and np.isfinite(update).all())

@@ -41,8 +41,6 @@ class Cell(Settings, ABC):
     states: ClassVar[tuple[str, ...]] = ("H",)
     """The names of what a step hands to the next. The first is what the cell gives out, the last the *carrier*: the one
     that a step may hand on without passing through its gates (C of the LSTM)."""
-    saved: ClassVar[tuple[str, ...]] = ()
-    """The names of what a step keeps for its derivative beside gates and states."""
     passes_h: ClassVar[bool] = False
     """Does H_{t-1} reach the next states outside the gates too?"""
     paths: ClassVar[dict[str, str]]
@@ -52,6 +50,11 @@ class Cell(Settings, ABC):
     @abstractmethod
     def blocks(self) -> Mapping[str, Block]:
         """The blocks in the order of the packed columns: those that do not read H first, those not reading X last."""
+
+    @property
+    def saved(self) -> tuple[str, ...]:
+        """The names of what a step keeps for its derivative beside gates and states."""
+        return ()
 
     @property
     def variant(self) -> str:

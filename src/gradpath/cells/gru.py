@@ -8,7 +8,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gradpath.cells import Block, Cell
-from gradpath.nonlinearities import Activation, activate, slope
+from gradpath.nonlinearities import Activation, activate, complement, slope
 from gradpath.records import LayerTape
 from gradpath.settings import setting
 
@@ -39,7 +39,7 @@ class GRU(Cell):
     freeze_r: float | None = setting(None, "hold the reset gate at this value", ge=0, le=1)
     truncate: bool = setting(False, "stop the gradient at the gates; it is not the loss's gradient then")
 
-    saved = ("a_n",)
+    saved = ("a_n", "new")  # new: 1 − Z, the share of N
     passes_h = True
     paths = {"z": "update_gate", "r": "reset_gate", "q": "candidate"}
 
@@ -67,18 +67,20 @@ class GRU(Cell):
         leave: Sequence[NDArray],
         saved: Sequence[NDArray],
     ) -> None:
-        (previous,), (h,), (a_n,) = enter, leave, saved
+        (previous,), (h,), (a_n, new) = enter, leave, saved
         activate(Activation.sigmoid, pre[..., Z : R + 1, :], gates[..., Z : R + 1, :])
+        complement(pre[..., Z, :], new)
         for block, value in self._frozen():
             gates[..., block, :] = value
+            if block == Z:
+                new[...] = 1 - value
         n, z, r, q = (gates[..., block, :] for block in range(4))
         q[...] = pre[..., Q, :]
         np.multiply(r, q, out=a_n)
         a_n += pre[..., N, :]
         np.tanh(a_n, out=n)
-        np.subtract(previous, n, out=h)
-        h *= z
-        h += n
+        np.multiply(z, previous, out=h)
+        h += new * n
 
     def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
         gated = slice(Z, R + 1)
@@ -97,10 +99,10 @@ class GRU(Cell):
         delta: NDArray,
         enter: Sequence[NDArray],
     ) -> None:
-        (d_h,), (previous,), (of_n, of_zr) = leave, states, slopes
+        (d_h,), (previous,), (_, new), (of_n, of_zr) = leave, states, saved, slopes
         n, z, r, q = (gates[..., block, :] for block in range(4))
         d_n, d_z, d_r, d_q = (delta[..., block, :] for block in range(4))
-        np.multiply(d_h, 1 - z, out=d_n)
+        np.multiply(d_h, new, out=d_n)
         d_n *= of_n
         np.multiply(d_h, previous - n, out=d_z)
         np.multiply(d_n, q, out=d_r)
@@ -121,8 +123,8 @@ class GRU(Cell):
         return np.ones((), tape.pre.dtype)
 
     def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        n, z, _, q = np.moveaxis(tape.gates, -2, 0)
-        d_n = adjoint["H"] * (1 - z)
+        n, _, _, q = np.moveaxis(tape.gates, -2, 0)
+        d_n = adjoint["H"] * tape.saved["new"]
         d_r = d_n * slope(Activation.tanh, tape.saved["a_n"], n) * q
         return {"Z": adjoint["H"] * (tape.states["H"][:-1] - n), "R": d_r, "N": d_n}
 

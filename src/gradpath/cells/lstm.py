@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gradpath.cells import Block, Cell
-from gradpath.nonlinearities import Activation, activate, slope
+from gradpath.nonlinearities import Activation, activate, complement, slope
 from gradpath.records import LayerTape
 from gradpath.settings import SettingError, setting
 
@@ -75,13 +75,16 @@ class LSTM(Cell):
             raise SettingError(f"freeze_{gone}", value, f"null where cell.ablation={self.ablation.name}")
 
     states = ("H", "C")
-    saved = ("tanh_C",)
     paths = {"i": "input_gate", "f": "forget_gate", "o": "output_gate", "c": "internal_node"}
 
     @cached_property
     def blocks(self) -> Mapping[str, Block]:
         kept = [name for name in "ifoc" if name != WITHOUT.get(self.ablation)]
         return {name: Block(f"W_{name}x", f"W_{name}h", f"b_{name}") for name in kept}
+
+    @property
+    def saved(self) -> tuple[str, ...]:
+        return ("tanh_C", "F") if self.ablation is Ablation.coupled_gates else ("tanh_C",)
 
     @property
     def variant(self) -> str:
@@ -100,10 +103,15 @@ class LSTM(Cell):
         held = {"i": self.freeze_i, "f": self.freeze_f, "o": self.freeze_o}
         return [(self._place[name], v) for name, v in held.items() if v is not None and name in self._place]
 
-    def _gates(self, gates: NDArray) -> list[Any]:
-        """I, F, O, G (…, H); a gate that has been taken away is the number 1."""
-        i, f, o, g = (gates[..., self._place[name], :] if name in self._place else 1.0 for name in "ifoc")
-        return [i, 1 - i if self.ablation is Ablation.coupled_gates else f, o, g]
+    def _gates(self, gates: NDArray, coupled: Sequence[NDArray]) -> list[Any]:
+        """I, F, O, G (…, H); a gate that has been taken away is the number 1, and F that of ``coupled`` gates."""
+        found: dict[str, Any] = {name: gates[..., place, :] for name, place in self._place.items()}
+        found |= zip("f", coupled, strict=False)
+        return [found.get(name, 1.0) for name in "ifoc"]
+
+    def _taped(self, tape: LayerTape) -> list[Any]:
+        """I, F, O, G (T, B, H) of a tape."""
+        return self._gates(tape.gates, [tape.saved[name] for name in self.saved[1:]])
 
     def step(
         self,
@@ -113,15 +121,19 @@ class LSTM(Cell):
         leave: Sequence[NDArray],
         saved: Sequence[NDArray],
     ) -> None:
-        (_, previous_c), (h, c), (tanh_c,) = enter, leave, saved
+        (_, previous_c), (h, c), (tanh_c, *coupled) = enter, leave, saved
         activate(Activation.sigmoid, pre[..., :-1, :], gates[..., :-1, :])
         if self.ablation is Ablation.no_input_nonlinearity:
             gates[..., -1, :] = pre[..., -1, :]
         else:
             np.tanh(pre[..., -1, :], out=gates[..., -1, :])
+        for f in coupled:
+            complement(pre[..., self._place["i"], :], f)
+            if self.freeze_i is not None:
+                f[...] = 1 - self.freeze_i
         for block, value in self._frozen:
             gates[..., block, :] = value
-        i, f, o, g = self._gates(gates)
+        i, f, o, g = self._gates(gates, coupled)
         np.multiply(f, previous_c, out=c)
         np.multiply(i, g, out=tanh_c)
         c += tanh_c
@@ -149,8 +161,8 @@ class LSTM(Cell):
         delta: NDArray,
         enter: Sequence[NDArray],
     ) -> None:
-        (d_h, d_c), (_, previous_c), (tanh_c,), (of_sigmoids, *of_tanhs) = leave, states, saved, slopes
-        i, f, o, g = self._gates(gates)
+        (d_h, d_c), (_, previous_c), (tanh_c, *coupled), (of_sigmoids, *of_tanhs) = leave, states, saved, slopes
+        i, f, o, g = self._gates(gates, coupled)
         through_h = d_h * o
         d_c += through_h if self.ablation is Ablation.no_output_nonlinearity else through_h * of_tanhs[-1]
         of_i = g - previous_c if self.ablation is Ablation.coupled_gates else g
@@ -168,22 +180,22 @@ class LSTM(Cell):
         np.multiply(d_c, f, out=enter[1])
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
-        i, f, o, _ = self._gates(tape.gates)
+        i, f, o, _ = self._taped(tape)
         return {name: gate for name, gate in zip("IFO", (i, f, o), strict=True) if isinstance(gate, np.ndarray)}
 
     def highway(self, tape: LayerTape) -> NDArray:
         """F_t."""
-        return _filled(self._gates(tape.gates)[1], tape.saved["tanh_C"])
+        return _filled(self._taped(tape)[1], tape.saved["tanh_C"])
 
     def to_carrier(self, tape: LayerTape) -> NDArray:
         """∂H_t/∂C_t = O_t ∘ (1 − tanh² C_t)."""
-        o = _filled(self._gates(tape.gates)[2], tape.saved["tanh_C"])
+        o = _filled(self._taped(tape)[2], tape.saved["tanh_C"])
         if self.ablation is Ablation.no_output_nonlinearity:
             return o
         return o * slope(*self.nonlinear(tape)[-1])
 
     def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        i, _, _, g = self._gates(tape.gates)
+        i, _, _, g = self._taped(tape)
         previous_c, d_c = tape.states["C"][:-1], adjoint["C"]
         of_i = g - previous_c if self.ablation is Ablation.coupled_gates else g
         inner = {"i": d_c * of_i, "f": d_c * previous_c, "o": adjoint["H"] * tape.saved["tanh_C"], "c": d_c * i}
