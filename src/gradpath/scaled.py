@@ -19,7 +19,7 @@ NOTHING = np.int32(-(2**29))
 
 # A row is brought back to size 1 when its largest element leaves 2^-40 … 2^40. The band is wide enough that ordinary
 # steps seldom rescale, and far from float32's limits (2^±126): a step leaves them only by factors below 2^-86 or so, as
-# of a tanh unit beyond |a| = 30, where a norm may round to a zero that float64 does not have.
+# of a gate below a = −60; then the network is computed again in float64 (:meth:`gradpath.network.Network.backward`).
 LOW, HIGH = 2.0**-40, 2.0**40
 
 
