@@ -153,7 +153,7 @@ CELLS = {
 
 
 def closed(cell: Cell, biases: str, value: float, dtype: type, alone: bool = False) -> Trace:
-    """A network with some biases held at ``value``; with W_·h = 0 if ``alone``, so that the carousel is all there is."""
+    """A network with some biases held at ``value``; if ``alone``, W_·h = 0 and the carousel is all there is."""
     network = Network(cell, 2, 1, Loss.squared_error)
     theta = Gaussian(gain=0.7).draw(np.random.default_rng(1), network, dtype)
     for name, parameter in network.parameters(theta).items():
