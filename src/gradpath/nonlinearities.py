@@ -40,7 +40,7 @@ def complement(x: NDArray, y: NDArray) -> None:
     """y ← 1 − σ(x) = σ(−x) = 1 / (1 + exp(x)), without the cancellation of 1 − σ(x), which is 0 at x = 17 in float32;
     ``y`` may be ``x``.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         np.exp(x, out=y)
         y += 1
         np.reciprocal(y, out=y)
