@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from gradpath import store
+from gradpath.terminal import printable
 
 
 def links(uri: str | None, base: str) -> list[tuple[str, str]]:
@@ -34,7 +35,7 @@ def serve(uri: str | None, host: str, port: int) -> int:
     found = links(uri, base)
     print("MLflow UI:" if found else "MLflow UI: no run yet; start one with: gradpath run")
     for name, link in found:
-        print(f"  {name:<16} {link}")
+        print(f"  {printable(name, 80):<16} {link}")
     if command is None:
         return 0
     print("Stop it with Ctrl-C.", flush=True)
