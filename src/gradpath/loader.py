@@ -67,7 +67,7 @@ class Sweep:
     """A sweep as a store holds it: what can be drawn, and what cannot and why."""
 
     runs: list[Run] = field(default_factory=list)
-    """The finished ones that are whole, by arm and seed."""
+    """The finished ones that are whole, by arm and seed, of one point the newest last."""
     damaged: list[str] = field(default_factory=list)
     """Finished runs of ours that cannot be read, each with the reason."""
     passed_over: list[str] = field(default_factory=list)
@@ -123,7 +123,7 @@ def sweep(uri: str | None, experiment: str, sweep_id: str) -> Sweep:
     found, finished = Sweep(), set()
     begun: dict[str, str] = {}
     damaged: list[tuple[str, str]] = []
-    for run in _search(client, place, sweep_id):
+    for run in reversed(_search(client, place, sweep_id)):  # oldest first
         point = _identity(run)
         if point is None:
             found.passed_over.append(f"{_named(run)}: not a run of gradpath, it has no config_hash")
@@ -135,7 +135,7 @@ def sweep(uri: str | None, experiment: str, sweep_id: str) -> Sweep:
                 damaged.append((point, f"{_named(run)}: {error}"))
         else:
             begun[point] = _name(run) + (" (still running)" if run.info.status == "RUNNING" else "")
-    found.runs.sort(key=lambda run: (run.arm, run.seed, run.run_id))
+    found.runs.sort(key=lambda run: (run.arm, run.seed))
     found.planned, wrong = plan.read(place.tags if place else {}, sweep_id)
     found.passed_over += wrong
     counts = Counter(run.tags["config_hash"] for run in found.runs)
@@ -184,7 +184,7 @@ def _is_sweep(sweep_id: str) -> str:
 
 
 def _search(client: "MlflowClient", place: "MlflowExperiment | None", sweep_id: str) -> list["MlflowRun"]:
-    """Every run of a sweep, whatever its status."""
+    """Every run of a sweep, whatever its status, newest first."""
     if place is None:
         return []
     ids, query = [place.experiment_id], _is_sweep(sweep_id)

@@ -6,25 +6,22 @@ import io
 import os
 import select
 import sys
-import unicodedata
 from typing import Any, TextIO
 
 LONGEST = 400
 """Characters of one piece of a store's text that are shown."""
 PLAIN = {"…": "...", "·": "-", "−": "-", "–": "-", "×": "x", "→": "->", "≥": ">=", "≤": "<=", "‖": "||", "∂": "d"}
 """What stands for a character in an encoding that has none for it; others are written as ``\\u2207``."""
-UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-"""Unicode's categories of what is not seen but acts: controls (ESC, newline), bidi overrides and zero-width characters,
-surrogates, what is unassigned, line and paragraph separators."""
 
 
 def printable(text: object, longest: int = LONGEST) -> str:
     r"""Text of a store (names, tags, messages that quote them) as one line that does nothing but be read: whatever is
-    not seen is written as Python writes it, ``\x1b``, and what is too long ends in ``…``.
+    not seen but acts (controls, bidi overrides, zero-width characters, line separators, surrogates) is written as
+    Python writes it, ``\x1b``, and what is too long ends in ``…``.
     """
     said = str(text)
     cut = said if len(said) <= longest else said[: longest - 1] + "…"
-    return "".join(_escape(c) if unicodedata.category(c) in UNSEEN else c for c in cut)
+    return "".join(c if c.isprintable() else _escape(c) for c in cut)
 
 
 def settle() -> None:
