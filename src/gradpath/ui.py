@@ -18,7 +18,9 @@ def links(uri: str | None, base: str) -> list[tuple[str, str]]:
     for experiment in client.search_experiments(order_by=["last_update_time DESC"]):
         if client.search_runs([experiment.experiment_id], max_results=1):
             query = "compareRunsMode=CHART&workflowType=machine_learning"
-            found.append((experiment.name, f"{base}/#/experiments/{experiment.experiment_id}/runs?{query}"))
+            found.append(
+                (printable(experiment.name, 80), f"{base}/#/experiments/{experiment.experiment_id}/runs?{query}")
+            )
     return found
 
 
@@ -35,7 +37,7 @@ def serve(uri: str | None, host: str, port: int) -> int:
     found = links(uri, base)
     print("MLflow UI:" if found else "MLflow UI: no run yet; start one with: gradpath run")
     for name, link in found:
-        print(f"  {printable(name, 80):<16} {link}")
+        print(f"  {name:<16} {link}")
     if command is None:
         return 0
     print("Stop it with Ctrl-C.", flush=True)
