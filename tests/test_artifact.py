@@ -122,9 +122,16 @@ def _member(name: str, header: str, content: bytes = b"", compression: int = zip
     return file.getvalue()
 
 
+def _crowd() -> bytes:
+    """A list of 100 000 members, of 46 bytes each."""
+    listed = (b"PK\x01\x02" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"a") * 100_000
+    return listed + b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 10_000, 10_000, len(listed), 0, 0)
+
+
 @pytest.mark.parametrize(
     "content",
     [
+        _crowd(),
         _member("lag.npy", "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }"),
         _member("lag.npy", "{'descr': '<U100000000', 'fortran_order': False, 'shape': (1000,), }"),
         _member("lag.npy", "{'descr': '<f8', 'fortran_order': False, 'shape': (-1, -4), }", bytes(32)),
@@ -143,8 +150,8 @@ def _member(name: str, header: str, content: bytes = b"", compression: int = zip
         b"not an archive",
     ],
     ids=str.split(
-        "exabyte wide_text negative_shape no_width pickle parentheses no_keys compressed bomb short cut headless empty "
-        "empty_zip npy text"
+        "crowd exabyte wide_text negative_shape no_width pickle parentheses no_keys compressed bomb short cut headless "
+        "empty empty_zip npy text"
     ),
 )
 def test_hostile_archives_are_refused_without_their_memory(tmp_path: Path, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """The report over stores as they are: what is missing, damaged, foreign or hostile is named, the rest drawn."""
 
+import os
 import re
 import shlex
 import shutil
@@ -184,6 +185,7 @@ KEY = plan._prefix("s") + "0a.1of"
     [
         {KEY + "1": ""},
         {KEY + "1": "nonsense"},
+        {KEY + "1": "e" * 20_000},
         {KEY + "1": "eJwDAAAAAAE="},
         {KEY + "0": "eJw="},
         {KEY + "9999": "eJw="},
@@ -347,10 +349,21 @@ def test_a_download_leaves_nothing_behind_and_shows_no_bar(place, tmp_path_facto
     with sqlite3.connect(place.home / "mlruns" / "mlflow.db") as connection:  # an address that only MLflow can follow
         query = "UPDATE runs SET artifact_uri = 'file://localhost' || ? || '/' || run_uuid || '/artifacts'"
         connection.execute(query, (str(moved),))
-    monkeypatch.setattr(loader, "_is_file", lambda place: False)
+    monkeypatch.setattr(loader, "_exists", lambda place: False)
     assert len(loader.load(None, "gradpath", "s")) == 4
     assert list(scratch.iterdir()) == []
     assert capfd.readouterr().err == ""
+
+
+def test_an_artifact_that_is_no_file_is_not_waited_for(place, capsys) -> None:
+    file = file_of(place, RNN1)
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    other = file_of(place, RNN0)
+    other.unlink()
+    os.mkfifo(other)
+    assert write() == 1
+    assert capsys.readouterr().err.count("artifact gradients/measurements.npz is not a file\n") == 2
 
 
 # Figures

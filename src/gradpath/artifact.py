@@ -4,7 +4,9 @@ Nothing here trusts a byte. What comes out of ``measurements`` and ``configurati
 sizes that the figures rely on; whatever else a file holds is one ``DamagedError`` that says what is wrong with it.
 """
 
+import io
 import math
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -97,7 +99,8 @@ def _refusing(name: str) -> Iterator[None]:
     RecursionError, MemoryError, …).
     """
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     except DamagedError as error:
         raise DamagedError(f"damaged artifact: {name} {error}") from None
     except Exception as error:
@@ -140,7 +143,8 @@ def _arrays(path: Path) -> dict[str, NDArray]:
     if path.stat().st_size > LARGEST_ARRAYS:
         raise DamagedError(f"is larger than {LARGEST_ARRAYS >> 30} GiB")
     found: dict[str, NDArray] = {}
-    with zipfile.ZipFile(path) as archive:
+    with _Listed(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
+        file.largest = LARGEST_ARRAYS
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise DamagedError("is compressed, which gradpath's are not")
@@ -152,6 +156,17 @@ def _arrays(path: Path) -> dict[str, NDArray]:
                 raise DamagedError(f"holds {printable(name, 80)} twice")
             found[name] = _array(archive, member)
     return found
+
+
+class _Listed(io.BufferedReader):
+    """A file whose list of members must be short: ``zipfile`` keeps 500 bytes for each of a list's 46."""
+
+    largest = 1 << 20
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.largest:
+            raise DamagedError("lists more arrays than gradpath writes")
+        return super().read(size)
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray:

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlparse
 
 from numpy.typing import NDArray
 
@@ -229,13 +228,15 @@ def _artifact(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterator[P
     """
     uri = run.info.artifact_uri or ""
     where = urlparse(uri)
-    local = url2pathname(where.path) if where.scheme == "file" else uri
+    local = unquote(where.path) if where.scheme == "file" else uri
     # What is not absolute is the address of some other machine's storage (s3://…).
     places = [Path(local) / name] if Path(local).is_absolute() else []
     if root := store.artifact_root(client.tracking_uri):
         places.append(Path(root) / run.info.run_id / "artifacts" / name)
     with tempfile.TemporaryDirectory() as scratch:
-        place = next((place for place in places if _is_file(place)), None)
+        place = next((place for place in places if _exists(place)), None)
+        if place is not None and not place.is_file():  # nor a device, whose copy would never end
+            raise DamagedError(f"artifact {name} is not a file")
         if place is None:
             try:
                 place = Path(client.download_artifacts(run.info.run_id, name, scratch))
@@ -245,8 +246,8 @@ def _artifact(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterator[P
         yield place
 
 
-def _is_file(place: Path) -> bool:
+def _exists(place: Path) -> bool:
     try:
-        return place.is_file()
+        return place.exists()
     except (OSError, ValueError):  # a path with NUL, or too long
         return False

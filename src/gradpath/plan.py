@@ -27,7 +27,7 @@ PART = 4000
 """Characters of a tag that every MLflow store takes."""
 MOST_PARTS = 5000
 """Of one plan; a point takes about 15 characters of one."""
-LARGEST = 1 << 28
+LARGEST = 1 << 26
 """Bytes of a plan when it is unpacked."""
 
 
@@ -88,6 +88,8 @@ def read(tags: Mapping[str, str], sweep_id: str) -> tuple[dict[str, Point], list
     wrong = []
     for (own, count), parts in plans.items():
         try:
+            if max(map(len, parts.values())) > PART:
+                raise ValueError("a part is longer than gradpath writes it")
             if sorted(parts) != list(range(1, count + 1)) or count > MOST_PARTS:
                 raise ValueError(f"{len(parts)} of its {count} parts are there")
             points |= _unpacked("".join(parts[i] for i in sorted(parts)), sweep_id)
