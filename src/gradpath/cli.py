@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from gradpath.terminal import printable, settle
+
 if TYPE_CHECKING:
     from gradpath.experiment import Experiment
 
@@ -51,6 +53,10 @@ usage: gradpath report [KEY=VALUE …]
   gradpath report                                            all figures of the newest sweep
   gradpath report study=vanishing                            … of the newest sweep of a study
   gradpath report figures=[norm_by_lag] sweep=SWEEP_ID       one figure of a given sweep
+  gradpath report partial=true                               also where points are missing or double
+
+Exit status 0 where all is drawn that the runs hold the numbers for; 1 where a figure failed, a named one could not be
+drawn or a damaged run was left out; 2 where the sweep is refused because points are missing or double.
 """
 
 
@@ -58,13 +64,14 @@ def main() -> None:
     """Entry point; the exit status is 0, 1 where a run or a figure that was asked for failed, or 2 where the command
     itself was wrong.
     """
+    settle()
     commands: dict[str, Callable[[list[str]], int]] = {"run": run, "report": report, "check": check, "ui": ui}
     command, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if command in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0)
     if command not in commands:
-        print(f"gradpath: {command}: no such command; there are {', '.join(commands)}", file=sys.stderr)
+        print(f"gradpath: {printable(command)}: no such command; there are {', '.join(commands)}", file=sys.stderr)
         sys.exit(2)
     from gradpath.config import ConfigError
     from gradpath.store import StoreError
@@ -72,7 +79,7 @@ def main() -> None:
     try:
         sys.exit(commands[command](rest))
     except (ConfigError, StoreError) as error:
-        print(f"gradpath: {error}", file=sys.stderr)
+        print(f"gradpath: {printable(error, 2000)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("gradpath: interrupted", file=sys.stderr)
@@ -80,7 +87,7 @@ def main() -> None:
     except Exception as error:
         if not type(error).__module__.startswith(("mlflow.", "sqlalchemy.", "requests.")):
             raise
-        print(f"gradpath: the MLflow store answered: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"gradpath: the MLflow store answered: {printable(str(error).partition(chr(10))[0])}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -90,7 +97,7 @@ def run(arguments: list[str]) -> int:
     from hydra._internal.utils import get_args_parser
     from omegaconf import DictConfig
 
-    from gradpath import config, paths, store
+    from gradpath import config, paths, plan, store
 
     if {"-h", "--help"} & set(arguments):
         _help(RUN_HELP, "config", config.GROUPS, without="figures", extra=("arm", "experiment"))
@@ -115,6 +122,8 @@ def run(arguments: list[str]) -> int:
             for stale in store.reap(client, place):
                 print(f"found a run that was killed, now marked so: {stale}", file=sys.stderr)
     sweep_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    if not asks_hydra:
+        plan.record(zip(expanded, jobs, strict=True), sweep_id)
     total = sum(map(len, jobs))
     failures: list[str] = []
 
@@ -123,6 +132,7 @@ def run(arguments: list[str]) -> int:
 
         from gradpath.run import execute_seeds, label
 
+        settle()  # also where a launcher runs this in a process of its own
         experiments: list[Experiment] = config.build(composed).experiments()
         position = ""
         if given.multirun:
@@ -152,7 +162,7 @@ def run(arguments: list[str]) -> int:
     )
     print(f" Figures: gradpath report study={name}. Curves: gradpath ui")
     for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
+        print(f"failed: {printable(failure, 2000)}", file=sys.stderr)
     return 1 if failures else 0
 
 

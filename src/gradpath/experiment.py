@@ -1,7 +1,5 @@
 """What one run is: a cell, a task, how it is trained, and what is read of it."""
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +14,7 @@ from gradpath.inits import Init
 from gradpath.instruments import Instrument
 from gradpath.network import Network
 from gradpath.optimizers import Optimizer
-from gradpath.settings import SettingError, Settings, setting
+from gradpath.settings import SettingError, Settings, fingerprint, setting
 from gradpath.tasks import Task
 
 MISSING: Any = "???"
@@ -96,7 +94,7 @@ class Experiment(Settings):
     @property
     def config_hash(self) -> str:
         """Identity of the run: equal for equal resolved configurations."""
-        return hashlib.sha256(json.dumps(self.resolved(), sort_keys=True).encode()).hexdigest()[:12]
+        return fingerprint(self.resolved())
 
     @property
     def arm(self) -> str:

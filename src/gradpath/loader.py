@@ -1,38 +1,41 @@
 """Reads runs back from MLflow: the one module that does."""
 
-import zipfile
-from dataclasses import dataclass
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from gradpath import store
+from gradpath import artifact, plan, store
+from gradpath.artifact import DamagedError, Series
+from gradpath.terminal import printable
+
+# Read by MLflow at each download.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment as MlflowExperiment
     from mlflow.entities import Run as MlflowRun
 
+__all__ = ["Run", "Series", "Sweep", "load", "newest_sweep", "outcomes", "sweep"]
 
-@dataclass(frozen=True)
-class Series:
-    """One instrument's readings: ``values`` [probe, T, name] or [probe, name], ``steps`` of the probes, ``names``."""
-
-    names: tuple[str, ...]
-    steps: NDArray
-    values: NDArray
-
-    def column(self, name: str) -> NDArray:
-        """[probe, T] or [probe] of one name."""
-        return self.values[..., self.names.index(name)]
+PAGES = 100_000
+"""Of a search, after which a store that always has one more is not believed."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its identity, its resolved configuration, and everything that was measured."""
+    """A finished run: its identity, its resolved configuration, and everything that was measured. All its text is
+    printable, whatever the store holds.
+    """
 
     run_id: str
     name: str
@@ -58,91 +61,193 @@ class Run:
         return int(step) if step is not None else None
 
 
-def newest_sweep(uri: str | None, experiment: str | None) -> tuple[str, str]:
-    """(MLflow experiment, sweep_id) of the newest finished run, of one experiment or of all."""
+@dataclass
+class Sweep:
+    """A sweep as a store holds it: what can be drawn, and what cannot and why."""
+
+    runs: list[Run] = field(default_factory=list)
+    """The finished ones that are whole, by arm and seed, of one point the newest last."""
+    damaged: list[str] = field(default_factory=list)
+    """Finished runs of ours that cannot be read, each with the reason."""
+    passed_over: list[str] = field(default_factory=list)
+    """What is there and does not belong to the sweep's points: runs of other tools, damaged plans, …"""
+    planned: dict[str, plan.Point] = field(default_factory=dict)
+    """By identity (``config_hash``); none where no plan is stored."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Points without a finished run: identity, name."""
+    doubled: list[str] = field(default_factory=list)
+    """Points with several finished runs that are whole."""
+
+
+def newest_sweep(uri: str | None, experiment: str | None, sweep_id: str | None = None) -> tuple[str, str]:
+    """(MLflow experiment, sweep_id) of gradpath's newest finished run, of one experiment or of all, of one sweep or of
+    any.
+    """
     client = store.connect(uri)
-    known = {e.experiment_id: e.name for e in client.search_experiments()}
+    known = {e.experiment_id: e.name for e in _pages(lambda token: client.search_experiments(page_token=token))}
     ids = [i for i, name in known.items() if experiment in (None, name)]
     if not ids:
-        names = ", ".join(sorted(set(known.values()) - {"Default"})) or "none yet"
-        raise store.StoreError(f"study={experiment}: no such MLflow experiment; there are: {names}")
-    found = client.search_runs(ids, "attributes.status = 'FINISHED' and tags.sweep_id != ''", max_results=1)
-    if not found:
-        raise store.StoreError("nothing to report: no finished run; start one with: gradpath run")
-    return known[found[0].info.experiment_id], found[0].data.tags["sweep_id"]
+        _active(client, str(experiment))
+        names = [printable(name, 80) for name in sorted(set(known.values()) - {"Default"})]
+        there = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none yet"
+        raise store.StoreError(f"study={printable(experiment)}: no such MLflow experiment; there are: {there}")
+    finished = "attributes.status = 'FINISHED' and tags.sweep_id != '' and tags.config_hash != ''"
+    query = f"{finished} and {_is_sweep(sweep_id)}" if sweep_id is not None else finished
+    # Mostly the first is one of ours; with other tools' runs among them it is the first that is.
+    for run in _pages(lambda token: client.search_runs(ids, query, max_results=50, page_token=token)):
+        if _identity(run) and sweep_id in (None, run.data.tags["sweep_id"]):
+            return known[run.info.experiment_id], run.data.tags["sweep_id"]
+    asked = f"sweep={printable(sweep_id)}: no finished run" if sweep_id is not None else "nothing to report: no run"
+    where = f" in experiment {printable(experiment)}" if experiment is not None else ""
+    raise store.StoreError(f"{asked}{' has finished' if sweep_id is None else ''}{where}; start one with: gradpath run")
 
 
 def load(uri: str | None, experiment: str, sweep_id: str) -> list[Run]:
-    """The finished runs of a sweep, by arm and seed."""
+    """The finished runs of a sweep, by arm and seed; raises StoreError where one is damaged."""
+    found = sweep(uri, experiment, sweep_id)
+    for line in found.damaged:
+        raise store.StoreError(line)
+    if not found.runs:
+        raise store.StoreError(f"sweep={printable(sweep_id)}: no finished run in experiment {printable(experiment)}")
+    return found.runs
+
+
+def sweep(uri: str | None, experiment: str, sweep_id: str) -> Sweep:
+    """What a store holds of a sweep. A point is there when one run of it has FINISHED: runs of it that were killed or
+    failed before are superseded. What should be there is what the sweep's plans say; without a plan (version 0.1),
+    what was begun.
+    """
     client = store.connect(uri)
-    found = _search(client, experiment, sweep_id)
-    runs = [_read(client, run) for run in found if run.info.status == "FINISHED"]
-    if not runs:
-        raise store.StoreError(f"sweep={sweep_id}: no finished run in experiment {experiment}")
-    return sorted(runs, key=lambda run: (run.arm, run.seed, run.run_id))
+    place = _active(client, experiment)
+    found, finished = Sweep(), set()
+    begun: dict[str, str] = {}
+    damaged: list[tuple[str, str]] = []
+    for run in reversed(_search(client, place, sweep_id)):  # oldest first
+        point = _identity(run)
+        if point is None:
+            found.passed_over.append(f"{_named(run)}: not a run of gradpath, it has no config_hash")
+        elif run.info.status == "FINISHED":
+            finished.add(point)
+            try:
+                found.runs.append(_read(client, run, point))
+            except DamagedError as error:
+                damaged.append((point, f"{_named(run)}: {error}"))
+        else:
+            begun[point] = _name(run) + (" (still running)" if run.info.status == "RUNNING" else "")
+    found.runs.sort(key=lambda run: (run.arm, run.seed))
+    found.planned, wrong = plan.read(place.tags if place else {}, sweep_id)
+    found.passed_over += wrong
+    counts = Counter(run.tags["config_hash"] for run in found.runs)
+    found.doubled = [next(r.name for r in found.runs if r.tags["config_hash"] == p) for p, n in counts.items() if n > 1]
+    for point, line in damaged:  # beside a whole one of the same point it is superseded too
+        (found.passed_over if counts[point] else found.damaged).append(line)
+    asked = {point: planned.name for point, planned in found.planned.items()} | begun
+    found.missing = {point: name for point, name in asked.items() if point not in finished}
+    return found
 
 
 def outcomes(uri: str | None, experiment: str, sweep_id: str) -> list[tuple[str, str, dict[str, str]]]:
     """(name, status, tags) of every run of a sweep, oldest first."""
-    runs = sorted(_search(store.connect(uri), experiment, sweep_id), key=lambda run: run.info.start_time)
-    return [(run.info.run_name, run.info.status, dict(run.data.tags)) for run in runs]
+    client = store.connect(uri)
+    runs = sorted(_search(client, _active(client, experiment), sweep_id), key=lambda run: run.info.start_time or 0)
+    return [(_name(run), run.info.status, dict(run.data.tags)) for run in runs]
 
 
-def _search(client: "MlflowClient", experiment: str, sweep_id: str) -> list["MlflowRun"]:
-    """Every run of a sweep, whatever its status, page by page."""
-    found: list[MlflowRun] = []
-    place, token = client.get_experiment_by_name(experiment), None
-    while place:
-        query = f"tags.sweep_id = '{sweep_id}'"
-        page = client.search_runs([place.experiment_id], query, max_results=1000, page_token=token)
-        found += page
+def _active(client: "MlflowClient", name: str) -> "MlflowExperiment | None":
+    """The MLflow experiment of that name; raises StoreError where it has been deleted."""
+    place = client.get_experiment_by_name(name)
+    if place is not None and place.lifecycle_stage != "active":
+        raise store.StoreError(f"study={printable(name)}: has been deleted in MLflow; restore it there")
+    return place
+
+
+def _pages(fetch: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Every item of a search, page by page; raises StoreError where a store repeats itself instead of ending."""
+    token, known = None, set()
+    for _ in range(PAGES):
+        page = fetch(token)
+        yield from page
         if not (token := page.token):
+            return
+        if token in known:
             break
-    return found
+        known.add(token)
+    raise store.StoreError("the MLflow store does not come to the end of its answer: it repeats a page")
 
 
-def _read(client: "MlflowClient", run: "MlflowRun") -> Run:
-    path = _artifact(client, run, store.ARTIFACT)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = dict(archive)
-        config = yaml.safe_load(_artifact(client, run, "config.yaml").read_text())
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise store.StoreError(f"run {run.info.run_name} ({run.info.run_id}): damaged artifact: {error}") from error
-    if int(arrays["schema_version"]) != store.SCHEMA_VERSION:
-        raise store.StoreError(f"run {run.info.run_name}: its artifact has another schema version than this gradpath")
-
-    def series(name: str, names: tuple[str, ...]) -> Series:
-        return Series(names, arrays[f"{name}/steps"], arrays[f"{name}/values"])
-
-    instruments = [key.removesuffix("/names") for key in arrays if key.endswith("/names")]
-    return Run(
-        run_id=run.info.run_id,
-        name=run.info.run_name,
-        arm=run.data.params["arm"],
-        config=config,
-        tags=dict(run.data.tags),
-        lag=arrays["lag"],
-        loss=series("loss", ("loss",)),
-        evaluation=series("evaluation", ("loss", "score", "solved")),
-        series={name: series(name, tuple(arrays[f"{name}/names"].tolist())) for name in instruments},
-        chance_loss=float(arrays["chance_loss"]),
-        longest_lag=int(arrays["longest_lag"]),
-    )
+def _is_sweep(sweep_id: str) -> str:
+    """The filter for a sweep. A sweep_id that gradpath does not write (with a quote in it) is no part of a filter: it
+    is looked for among all runs.
+    """
+    return f"tags.sweep_id = '{sweep_id}'" if re.fullmatch(r"[\w .-]+", sweep_id) else "tags.sweep_id != ''"
 
 
-def _artifact(client: "MlflowClient", run: "MlflowRun", name: str) -> Path:
-    """A local path to an artifact: in place where it lies on this machine, also in a store that has moved since."""
-    uri = run.info.artifact_uri
-    places = [Path(unquote(urlparse(uri).path)) / name]
+def _search(client: "MlflowClient", place: "MlflowExperiment | None", sweep_id: str) -> list["MlflowRun"]:
+    """Every run of a sweep, whatever its status, newest first."""
+    if place is None:
+        return []
+    ids, query = [place.experiment_id], _is_sweep(sweep_id)
+    found = _pages(lambda token: client.search_runs(ids, query, max_results=1000, page_token=token))
+    return [run for run in found if run.data.tags.get("sweep_id") == sweep_id]
+
+
+def _identity(run: "MlflowRun") -> str | None:
+    """The point that a run has recorded; None where it is not gradpath's, whose runs all say it."""
+    point = run.data.tags.get("config_hash", "")
+    return point if re.fullmatch(r"[0-9a-f]{12}", point) and run.data.tags.get("sweep_id") else None
+
+
+def _name(run: "MlflowRun") -> str:
+    return printable(run.info.run_name or "without a name", 120)
+
+
+def _named(run: "MlflowRun") -> str:
+    return f"run {_name(run)} ({printable(run.info.run_id, 40)})"
+
+
+def _read(client: "MlflowClient", run: "MlflowRun", point: str) -> Run:
+    """A finished run of ours, checked; raises DamagedError."""
+    tags = {printable(key): printable(value, 8000) for key, value in run.data.tags.items()}
+    arm = run.data.params.get("arm") or run.data.tags.get("arm")
+    if not arm:
+        raise DamagedError("it has no parameter arm")
+    step = tags.get("diverged_at_step")
+    if step is not None and not re.fullmatch(r"[0-9]{1,15}", step):
+        raise DamagedError(f"its tag diverged_at_step is {printable(step, 40)}, no step of training")
+    with _artifact(client, run, store.ARTIFACT) as path:
+        measured = artifact.measurements(path)
+    with _artifact(client, run, "config.yaml") as path:
+        config = artifact.configuration(path, point)
+    return Run(run.info.run_id, _name(run), printable(arm, 120), config, tags, **vars(measured))
+
+
+@contextmanager
+def _artifact(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterator[Path]:
+    """A local path to an artifact: in place where it lies on this machine, also in a store that has moved since; else
+    a copy, for as long as it is read.
+    """
+    uri = run.info.artifact_uri or ""
+    where = urlparse(uri)
+    local = unquote(where.path) if where.scheme == "file" else uri
+    # What is not absolute is the address of some other machine's storage (s3://…).
+    places = [Path(local) / name] if Path(local).is_absolute() else []
     if root := store.artifact_root(client.tracking_uri):
         places.append(Path(root) / run.info.run_id / "artifacts" / name)
-    for place in places:
-        if place.is_file():
-            return place
-    from mlflow.exceptions import MlflowException
+    with tempfile.TemporaryDirectory() as scratch:
+        place = next((place for place in places if _exists(place)), None)
+        if place is not None and not place.is_file():  # nor a device, whose copy would never end
+            raise DamagedError(f"artifact {name} is not a file")
+        if place is None:
+            try:
+                place = Path(client.download_artifacts(run.info.run_id, name, scratch))
+            except Exception as error:  # of MLflow, of the disk, of the client of some cloud
+                said = str(error).strip().split("\n")[0]
+                raise DamagedError(f"no artifact {name}: {printable(said, 200)}") from error
+        yield place
 
+
+def _exists(place: Path) -> bool:
     try:
-        return Path(client.download_artifacts(run.info.run_id, name))
-    except (MlflowException, OSError) as error:
-        raise store.StoreError(f"run {run.info.run_name} ({run.info.run_id}): no artifact {name}") from error
+        return place.exists()
+    except (OSError, ValueError):  # a path with NUL, or too long
+        return False

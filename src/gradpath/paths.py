@@ -1,7 +1,14 @@
 """Where things are, whatever the working directory."""
 
+import hashlib
 import os
+import unicodedata
 from pathlib import Path
+
+LONGEST_NAME = 120
+"""Bytes of a folder's name that is derived from an experiment's, half of what file systems take."""
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
+"""Names that Windows keeps for devices, also with something after a dot."""
 
 
 def home() -> Path:
@@ -28,6 +35,19 @@ def database() -> Path:
     return home() / "mlruns" / "mlflow.db"
 
 
-def figures() -> Path:
-    """Where the report writes its figures."""
-    return home() / "reports" / "figures"
+def figures(experiment: str | None = None) -> Path:
+    """Where the report writes its figures: all of them, or those of an MLflow experiment."""
+    folder = home() / "reports" / "figures"
+    return folder if experiment is None else folder / folder_name(experiment)
+
+
+def folder_name(name: str) -> str:
+    """A name as that of one folder, on every system: as it is where it is harmless; else what is harmless of it and
+    ``~`` with a digest, so that no two names share a folder.
+    """
+    composed = unicodedata.normalize("NFC", name)
+    kept = "".join(c if c.isalnum() or c in " ._-" else "_" for c in composed)
+    kept = kept.encode()[:LONGEST_NAME].decode(errors="ignore").lstrip(".").rstrip(". ")
+    if kept and kept == name and kept.partition(".")[0].rstrip().upper() not in RESERVED:
+        return kept
+    return f"{kept or '_'}~{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"

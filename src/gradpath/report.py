@@ -1,5 +1,9 @@
 """The report: verdicts and figures drawn from what MLflow holds, and nothing else."""
 
+import html
+import io
+import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -10,12 +14,15 @@ from tqdm import tqdm
 
 from gradpath import loader, paths, store
 from gradpath.figures import CannotDrawError, Figure, style
-from gradpath.loader import Run
+from gradpath.loader import Run, Sweep
 from gradpath.settings import Settings, setting
+from gradpath.terminal import printable
 from gradpath.verdict import ORDER, Verdict
 
 LINES = 20
 """Up to this many runs the verdicts take a line each, above it a line a group of seeds: a screen, not more."""
+NAMED = 5
+"""Up to this many missing points or passed-over runs are named, the others counted."""
 
 
 @dataclass
@@ -27,11 +34,17 @@ class Report(Settings):
     sweep: str | None = setting(None, "sweep_id of the runs to draw; null for the newest of the experiment")
     uri: str | None = setting(None, "MLflow tracking URI; null for the project's own SQLite database")
     out: str | None = setting(None, "folder for the figures; null for reports/figures/EXPERIMENT")
+    partial: bool = setting(
+        False, "draw a sweep of which points are missing or double: what is there, the newest of each"
+    )
 
 
 def write(report: Report, named: bool = False) -> int:
-    """Prints the verdicts, and draws every figure as PNG and SVG into ``reports/figures/EXPERIMENT/``. A figure that
-    these runs do not hold the numbers for is left out; 1 where none could be drawn, or not all that the user ``named``.
+    """Prints the verdicts, and draws every figure as PNG and SVG into ``reports/figures/EXPERIMENT/``.
+
+    A sweep with points missing or double is refused with a StoreError unless ``partial`` is set. A figure that these
+    runs do not hold the numbers for is left out. 1 where a figure failed or could not be written, where a finished run
+    is damaged and had to be passed over, where no figure could be drawn, or not all that the user ``named``.
     """
     import matplotlib
 
@@ -40,30 +53,37 @@ def write(report: Report, named: bool = False) -> int:
     matplotlib.rcParams["svg.hashsalt"] = "gradpath"
     experiment, sweep = report.study, report.sweep
     if experiment is None or sweep is None:
-        experiment, newest = loader.newest_sweep(report.uri, experiment)
-        sweep = sweep or newest
-    runs = loader.load(report.uri, experiment, sweep)
-    _complete(report.uri, experiment, sweep, runs)
-    out = Path(report.out) if report.out else paths.figures() / experiment
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise store.StoreError(f"out={out}: cannot be written: {error.strerror}") from error
-    print(f"{len(runs)} runs of sweep {sweep}, experiment {experiment}")
+        experiment, sweep = loader.newest_sweep(report.uri, experiment, sweep)
+    found = loader.sweep(report.uri, experiment, sweep)
+    title = f"sweep {printable(sweep)}, experiment {printable(experiment)}"
+    runs, doubts = _complete(found, title, sweep, report)
+    out = _folder(report.out, experiment)
+    print(f"{len(runs)} run{'s'[: len(runs) != 1]} of {title}")
+    for heading, lines in (("", doubts), ("passed over: ", found.passed_over), ("left out: ", found.damaged)):
+        _name(heading, lines)
     # A terminal is spared the ends of long reasons; whole they are in verdicts.md, and where the output is kept.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in verdicts(runs):
         print(line if width is None or len(line) <= width else line[: width - 1] + "…")
-    (out / "verdicts.md").write_text(_table(runs, f"sweep {sweep} of {experiment}"), encoding="utf-8")
+    failed = []
+    try:
+        _replace(out / "verdicts.md", _table(runs, title).encode(errors="backslashreplace"))
+    except OSError as error:
+        failed.append(f"verdicts.md ({_said(error)})")
     left_out = []
     for name, figure in tqdm(report.figures.items(), desc="figures", disable=not sys.stderr.isatty()):
         try:
             _draw(name, figure, runs, out)
         except CannotDrawError as error:
             left_out.append(f"{name} ({error})")
+        except (Exception, SystemExit) as error:  # odd data, or a figure of the user's own: the others are drawn
+            failed.append(f"{name} ({_said(error)})")
     if left_out:
         print(f"not drawn: {', '.join(left_out)}", file=sys.stderr)
-    return int(bool(left_out) and (named or len(left_out) == len(report.figures)))
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    nothing = bool(left_out) and len(left_out) == len(report.figures)
+    return int(bool(failed or found.damaged) or nothing or (named and bool(left_out)))
 
 
 def verdicts(runs: list[Run]) -> list[str]:
@@ -89,14 +109,21 @@ def _judged(runs: list[Run]) -> list[tuple[str, Run, Verdict]]:
         for run in sorted(group.runs, key=lambda run: run.seed):
             word = run.tags.get("verdict", "unknown")
             reason = run.tags.get("verdict_reason", "recorded without a verdict")
+            if word not in ORDER:
+                word, reason = "unknown", f"its tag verdict holds {printable(word, 40)}, no verdict of this gradpath"
             found.append((group.label, run, Verdict(word, reason)))
     return sorted(found, key=lambda row: ORDER.index(row[2].word))
 
 
 def _table(runs: list[Run], title: str) -> str:
-    """The verdicts as a page of Markdown."""
-    rows = [f"| {label} · seed {run.seed} | {v.word} | {v.reason} |" for label, run, v in _judged(runs)]
-    return "\n".join([f"# Verdicts: {title}", "", "| run | verdict | why |", "|---|---|---|", *rows, ""])
+    """The verdicts as a page of Markdown, in which a store's text is text and nothing else."""
+    rows = [f"| {_cell(label)} · seed {run.seed} | {v.word} | {_cell(v.reason)} |" for label, run, v in _judged(runs)]
+    return "\n".join([f"# Verdicts: {_cell(title)}", "", "| run | verdict | why |", "|---|---|---|", *rows, ""])
+
+
+def _cell(text: str) -> str:
+    """No HTML, no end of a cell, no code, no link or image."""
+    return re.sub(r"([\\|`\[\]])", r"\\\1", html.escape(text, quote=False))
 
 
 def _draw(name: str, figure: Figure, runs: list[Run], out: Path) -> None:
@@ -109,17 +136,84 @@ def _draw(name: str, figure: Figure, runs: list[Run], out: Path) -> None:
     try:
         canvas = figure.draw(runs)
         for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-            canvas.savefig(out / f"{name}.{suffix}", dpi=figure.dpi, bbox_inches="tight", metadata=metadata)
+            drawn = io.BytesIO()
+            canvas.savefig(drawn, format=suffix, dpi=figure.dpi, bbox_inches="tight", metadata=metadata)
+            _replace(out / f"{name}.{suffix}", drawn.getvalue())
     finally:  # also of what a figure had begun before it found that it cannot be drawn
         pyplot.close("all")
-    print(out / f"{name}.png")
+    print(printable(out / f"{name}.png", 4096))
 
 
-def _complete(uri: str | None, experiment: str, sweep: str, runs: list[Run]) -> None:
-    """Refuses a sweep with holes (a point that did not finish) or doubles (the same point twice), and names them."""
-    unfinished = [name for name, status, _ in loader.outcomes(uri, experiment, sweep) if status != "FINISHED"]
-    names = {run.tags["config_hash"]: run.name for run in runs}
-    doubled = [names[point] for point, count in Counter(run.tags["config_hash"] for run in runs).items() if count > 1]
-    for what, which in (("did not finish", unfinished), ("are there more than once", doubled)):
-        if which:
-            raise store.StoreError(f"sweep {sweep} of {experiment}: these points {what}: {', '.join(which)}")
+def _folder(given: str | None, experiment: str) -> Path:
+    """The folder for the figures, made where it is not there. Without a choice of the user's it lies in the reports'
+    folder, whatever the experiment of a shared store is called and whatever has been put there.
+    """
+    out = Path(given) if given else paths.figures(experiment)
+    try:
+        if not given and not out.resolve().is_relative_to(paths.figures().resolve()):
+            raise store.StoreError(f"{printable(out, 4096)}: leads out of the reports' folder; choose one with out=")
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: NUL; RuntimeError: a link that leads in a circle
+        raise store.StoreError(f"out={printable(out, 4096)}: cannot be written: {_said(error)}") from error
+    return out
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Writes a file that is whole or not there: under another name until its last byte is on the disk."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(file)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _said(error: BaseException) -> str:
+    """An error in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return printable(f"{type(error).__name__}: {error}".partition("\n")[0], 200)
+
+
+def _name(heading: str, lines: list[str]) -> None:
+    """Says something of several runs, the first few by name."""
+    for line in lines[:NAMED]:
+        print(heading + line, file=sys.stderr)
+    if len(lines) > NAMED:
+        print(f"{heading}and {len(lines) - NAMED} more", file=sys.stderr)
+
+
+def _complete(found: Sweep, title: str, sweep: str, report: Report) -> tuple[list[Run], list[str]]:
+    """The runs to draw, and what must be said of them; refuses a sweep with holes (a point that did not finish) or
+    doubles (the same point twice), and names them.
+    """
+    doubts = [] if found.planned else ["no plan of this sweep is stored: points that never began cannot be named"]
+    if not (found.runs or found.damaged or found.missing):
+        raise store.StoreError(f"{title}: no finished run")
+    names = Counter(point.name for point in found.planned.values())
+    missing = []
+    for identity, name in found.missing.items():
+        planned = found.planned.get(identity)
+        several = planned is not None and names[planned.name] > 1  # a sweep over what is not in the name
+        missing.append(f"{name} ({printable(' '.join(planned.overrides))})" if planned and several else name)
+    again = ""
+    if first := next((found.planned[point] for point in found.missing if point in found.planned), None):
+        command = first.command(sweep, report.uri)
+        again = f"; run the first: {command}" if command else ""
+    holes = f"{len(missing)} of {len(found.planned)} planned points" if found.planned else "these points"
+    for what, which, remedy in (
+        (f"{holes} did not finish", missing, again),
+        ("these points are there more than once", found.doubled, ""),
+    ):
+        if not which:
+            continue
+        more = f" and {len(which) - NAMED} more" if len(which) > NAMED else ""
+        line = f"{title}: {what}: {', '.join(which[:NAMED])}{more}"
+        if not report.partial:
+            raise store.StoreError(f"{line}{remedy}; draw what is there: gradpath report … partial=true")
+        doubts.append(line)
+    if not found.runs:
+        raise store.StoreError(f"{title}: no run can be read: {found.damaged[0] if found.damaged else 'none finished'}")
+    newest = {run.tags["config_hash"]: run for run in found.runs}
+    return [run for run in found.runs if newest[run.tags["config_hash"]] is run], doubts

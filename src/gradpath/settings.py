@@ -4,6 +4,8 @@ One declaration serves three readers: the range check at construction, the error
 ``gradpath run --help``.
 """
 
+import hashlib
+import json
 import math
 from dataclasses import field, fields
 from typing import Any
@@ -57,3 +59,8 @@ class Settings:
                 raise SettingError(spec.name, value, allowed(bounds))
             if not math.isfinite(value):
                 raise SettingError(spec.name, value, "finite")
+
+
+def fingerprint(resolved: dict[str, Any]) -> str:
+    """Identity of a resolved configuration: equal for equal ones."""
+    return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:12]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from gradpath import store
+from gradpath.terminal import printable
 
 
 def links(uri: str | None, base: str) -> list[tuple[str, str]]:
@@ -17,7 +18,9 @@ def links(uri: str | None, base: str) -> list[tuple[str, str]]:
     for experiment in client.search_experiments(order_by=["last_update_time DESC"]):
         if client.search_runs([experiment.experiment_id], max_results=1):
             query = "compareRunsMode=CHART&workflowType=machine_learning"
-            found.append((experiment.name, f"{base}/#/experiments/{experiment.experiment_id}/runs?{query}"))
+            found.append(
+                (printable(experiment.name, 80), f"{base}/#/experiments/{experiment.experiment_id}/runs?{query}")
+            )
     return found
 
 

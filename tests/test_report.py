@@ -1,0 +1,521 @@
+"""The report over stores as they are: what is missing, damaged, foreign or hostile is named, the rest drawn."""
+
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import settle
+from gradpath import config, loader, paths, plan, report, store, ui
+from gradpath.figures import style
+from gradpath.figures.gates import Gates
+from gradpath.recorder import Recorder
+from gradpath.run import execute
+
+SMALL = ["task.length=6", "cell.hidden_size=3", "train.batch_size=4", "train.eval_size=8", "train.steps=2"]
+POINTS = [[f"arm={arm}", *SMALL, f"seed={seed}"] for arm in ("lstm", "rnn") for seed in (0, 1)]
+EVIL = "\x1b]0;owned\x07\x1b[2J\u202e<script>alert(1)</script>|`a`\n[x](y)\u200b"
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Path:
+    """A store with a whole sweep ``s`` of four points."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = settle(tmp_path_factory.mktemp("swept"), migrated_database, patch)
+        plan.record([(point, config.experiments(point)) for point in POINTS], "s")
+        for point in POINTS:
+            execute(config.experiment(point), "s")
+    with sqlite3.connect(folder / "mlruns" / "mlflow.db") as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return folder
+
+
+@pytest.fixture
+def place(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A copy of it, with a client and the runs by name."""
+    shutil.copytree(swept / "mlruns", tmp_path / "mlruns")
+    shutil.rmtree(tmp_path / "mlruns" / "artifacts")
+    monkeypatch.setenv("GRADPATH_HOME", str(tmp_path))
+    with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as connection:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            query = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+            connection.execute(query, (str(swept / "mlruns"), str(tmp_path / "mlruns")))
+    shutil.copytree(swept / "mlruns" / "artifacts", tmp_path / "mlruns" / "artifacts")
+    client = store.connect(None)
+    experiment = client.get_experiment_by_name("gradpath")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    return SimpleNamespace(client=client, id=experiment.experiment_id, runs=runs, home=tmp_path)
+
+
+def file_of(place: SimpleNamespace, name: str, artifact: str = store.ARTIFACT) -> Path:
+    path = place.home / "mlruns" / "artifacts" / place.runs[name].info.run_id / "artifacts" / artifact
+    assert path.is_file()
+    return path
+
+
+def write(*overrides: str) -> int:
+    return report.write(config.report(["figures=[]", *overrides]))
+
+
+RNN0, RNN1 = (f"rnn · adding T=6 · seed {seed}" for seed in (0, 1))
+
+
+# Completeness
+
+
+def test_a_whole_sweep_is_drawn_and_nothing_is_said(place, capsys) -> None:
+    assert write() == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("4 runs of sweep s, experiment gradpath\n")
+    assert said.err == ""
+
+
+def test_a_sweep_that_stopped_between_two_points_is_not_whole(place, capsys) -> None:
+    for name in (RNN0, RNN1):
+        with sqlite3.connect(place.home / "mlruns" / "mlflow.db") as connection:  # as if it had never begun
+            connection.execute("UPDATE runs SET lifecycle_stage = 'deleted' WHERE name = ?", (name,))
+    with pytest.raises(store.StoreError) as caught:
+        write()
+    said = str(caught.value)
+    assert f"2 of 4 planned points did not finish: {RNN0}, {RNN1}" in said
+    assert write("partial=true") == 0
+    assert "2 of 4 planned points did not finish" in capsys.readouterr().err
+    # What the refusal says to type runs the point into its sweep.
+    command = shlex.split(re.search(r"gradpath run (.*); draw", said)[1])  # type: ignore[index]
+    again = config.experiment(command)
+    assert again.config_hash == place.runs[RNN0].data.tags["config_hash"]
+    execute(again, again.tracking.sweep_id or "")
+    with pytest.raises(store.StoreError, match=f"1 of 4 planned points did not finish: {RNN1}"):
+        write()
+
+
+def test_a_point_that_was_killed_and_has_been_run_again_is_whole(place, capsys) -> None:
+    with pytest.raises(KeyboardInterrupt), Recorder(config.experiment(POINTS[3]), {"sweep_id": "s"}):
+        raise KeyboardInterrupt
+    assert write() == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_doubles_are_named_and_partial_draws_the_newest(place, capsys) -> None:
+    again = execute(config.experiment(POINTS[3]), "s")
+    with pytest.raises(store.StoreError, match=f"are there more than once: {RNN1}"):
+        write()
+    assert write("partial=true") == 0
+    assert capsys.readouterr().out.startswith("4 runs")
+    drawn, _ = report._complete(loader.sweep(None, "gradpath", "s"), "", "s", config.report(["partial=true"]))
+    assert again.run_id in [run.run_id for run in drawn], "the newest"
+
+
+def test_a_sweep_without_a_plan_is_judged_by_what_was_begun(place, capsys) -> None:
+    execute(config.experiment(POINTS[0]), "old")
+    assert write("sweep=old", "study=gradpath") == 0
+    assert "no plan of this sweep is stored" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt), Recorder(config.experiment(POINTS[1]), {"sweep_id": "old"}):
+        raise KeyboardInterrupt
+    with pytest.raises(store.StoreError, match="these points did not finish: lstm · adding T=6 · seed 1"):
+        write("sweep=old", "study=gradpath")
+
+
+def test_points_that_are_named_alike_are_told_apart(place) -> None:
+    points = [["arm=rnn", *SMALL, f"optimizer.lr={lr}"] for lr in (0.25, 0.5)]
+    plan.record([(point, config.experiments(point)) for point in points], "t")
+    execute(config.experiment(points[0]), "t")
+    with pytest.raises(store.StoreError, match=r"1 of 2 planned .*seed 0 \(arm=rnn .*optimizer.lr=0.5\)"):
+        write("sweep=t")
+
+
+def test_commands_that_share_a_sweep_each_add_their_plan(place) -> None:
+    plan.record([(["arm=gru", *SMALL], config.experiments(["arm=gru", *SMALL]))], "s")
+    plan.record([(["arm=gru", *SMALL], config.experiments(["arm=gru", *SMALL]))], "another")
+    with pytest.raises(store.StoreError, match="1 of 5 planned points did not finish: gru"):
+        write("sweep=s")
+
+
+def test_a_plan_of_thousands_of_points_fits_the_tags_of_every_store() -> None:
+    class Client:
+        tags: dict[str, str] = {}
+
+        def set_experiment_tag(self, experiment_id: str, key: str, value: str) -> None:
+            assert len(key) <= 250
+            assert len(value) <= 5000
+            self.tags[key] = value
+
+    hashes = [f"{i * 7919 % 2**48:012x}" for i in range(5000)]
+    plan.write(Client(), "0", "s" * 300, [[["arm=lstm"], "lstm", [[i, h]]] for i, h in enumerate(hashes)])  # type: ignore[arg-type]
+    points, wrong = plan.read(Client.tags, "s" * 300)
+    assert [(p.seed, p.identity) for p in points.values()] == list(enumerate(hashes))
+    assert not wrong
+    assert plan.read(Client.tags, "s") == ({}, [])
+    Client.tags.popitem()
+    points, (line,) = plan.read(Client.tags, "s" * 300)
+    assert not points
+    assert "parts are there" in line
+
+
+def test_a_plan_keeps_no_password_and_no_option_that_runs_code(place) -> None:
+    overrides = ["arm=gru", *SMALL, f"tracking.uri=sqlite:///{place.home}/mlruns/mlflow.db", "hydra.verbose=true"]
+    plan.record([(overrides, config.experiments(overrides[:-1]))], "secret")
+    tags = place.client.get_experiment_by_name("gradpath").tags
+    (point,) = plan.read(tags, "secret")[0].values()
+    assert point.overrides == ("arm=gru", *SMALL)
+    assert point.command("secret", "postgresql://me:pw@host/db") == point.command("secret", None)
+    for hostile in (
+        "+hydra.callbacks.x={_target_: os.system}",
+        "hydra/launcher=x",
+        "--experimental-rerun",
+        "a=\x1b[2J",
+    ):
+        assert plan.Point("0", "n", 0, (hostile,)).command("s", None) == ""
+
+
+KEY = plan._prefix("s") + "0a.1of"
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {KEY + "1": ""},
+        {KEY + "1": "nonsense"},
+        {KEY + "1": "e" * 20_000},
+        {KEY + "1": "eJwDAAAAAAE="},
+        {KEY + "0": "eJw="},
+        {KEY + "9999": "eJw="},
+        {KEY + "2": "eJw="},
+        {KEY + "one": "eJw="},
+    ],
+)
+def test_a_plan_of_nonsense_is_said_and_the_sweep_drawn(place, capsys, tags: dict[str, str]) -> None:
+    for key, value in tags.items():
+        place.client.set_experiment_tag(place.id, key, value)
+    assert write() == 0
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert said.count("\n") <= 1
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3))
+
+
+@given(st.text(max_size=60) | st.builds(lambda jobs: (jobs,), JSON))
+@settings(max_examples=80, deadline=None)
+def test_any_plan_is_read_or_refused(content: Any) -> None:
+    class Client:
+        def set_experiment_tag(self, _id: str, key: str, value: str) -> None:
+            tags[key] = value
+
+    tags: dict[str, str] = {KEY + "1": content} if isinstance(content, str) else {}
+    if not tags:
+        plan.write(Client(), "0", "s", content[0])  # type: ignore[arg-type]
+    points, wrong = plan.read(tags, "s")
+    assert all(isinstance(point, plan.Point) for point in points.values())
+    assert all(line.isprintable() for line in wrong)
+
+
+# Runs of other tools, damaged runs
+
+
+def test_a_damaged_run_is_named_the_rest_is_drawn_and_the_status_is_one(place, capsys) -> None:
+    file_of(place, RNN1).write_bytes(b"")
+    assert write() == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("3 runs of sweep s")
+    assert re.fullmatch(rf"left out: run {RNN1} \(\w+\): damaged artifact: measurements.npz .*\n", said.err)
+    execute(config.experiment(POINTS[3]), "s")  # and once it has been run again, all is there
+    assert write() == 0
+    assert "passed over: run rnn" in capsys.readouterr().err
+
+
+def test_where_every_run_is_damaged_one_line_says_so(place) -> None:
+    for name in place.runs:
+        file_of(place, name, "config.yaml").unlink()
+    with pytest.raises(store.StoreError, match=r"no run can be read: run .*: no artifact config.yaml: "):
+        write()
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "status"),
+    [
+        ("tags", "diverged_at_step", "soon", 1),
+        ("tags", "diverged_at_step", "-1", 1),
+        ("tags", "verdict", "marvellous", 0),
+        ("tags", "verdict", EVIL, 0),
+        ("tags", "verdict_reason", EVIL * 20, 0),
+        ("tags", "config_hash", None, 2),
+        ("tags", "config_hash", "' or '1'='1", 2),
+        ("tags", "verdict", None, 0),
+        ("params", "arm", None, 0),
+        ("params", "arm", EVIL, 0),
+        ("params", "arm", "a" * 6000, 0),
+        ("runs", "name", EVIL, 0),
+        ("runs", "name", "", 0),
+        ("runs", "name", None, 0),
+        ("runs", "artifact_uri", "s3://bucket/x", 0),
+        ("runs", "artifact_uri", "/nowhere\0", 0),
+        ("runs", "artifact_uri", "", 0),
+    ],
+)
+def test_nonsense_in_a_run_of_ours(place, capsys, table: str, key: str, value: str | None, status: int) -> None:
+    run_id = place.runs[RNN1].info.run_id
+    with sqlite3.connect(place.home / "mlruns" / "mlflow.db") as connection:
+        if table == "runs":
+            connection.execute(f"UPDATE runs SET {key} = ? WHERE run_uuid = ?", (value, run_id))
+        else:
+            connection.execute(f"DELETE FROM {table} WHERE run_uuid = ? AND key = ?", (run_id, key))
+            if value is not None:
+                insert = f"INSERT INTO {table} (key, value, run_uuid) VALUES (?, ?, ?)"
+                connection.execute(insert, (key, value, run_id))
+    if status == 2:
+        with pytest.raises(store.StoreError) as caught:
+            write("sweep=s", "study=gradpath")
+        assert str(caught.value).isprintable()
+        assert f"did not finish: {RNN1}" in str(caught.value)
+        return
+    assert write("sweep=s", "study=gradpath") == status
+    said = capsys.readouterr()
+    page = (paths.figures("gradpath") / "verdicts.md").read_text()
+    for text in (said.out, said.err, page):
+        assert all(line.isprintable() for line in text.split("\n"))
+    assert "<script>" not in page
+    rows = [line for line in page.split("\n") if line.startswith("| ")][1:]
+    assert len(rows) == 4 - status
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 4 for row in rows), "as many cells as the table has"
+
+
+def test_runs_of_other_tools_are_passed_over(place, capsys) -> None:
+    foreign = place.client.create_run(place.id, run_name=EVIL, tags={"sweep_id": "s"})
+    place.client.set_terminated(foreign.info.run_id)
+    for tags in ({}, {"sweep_id": "theirs"}, {"sweep_id": "theirs", "config_hash": "mine"}):
+        run = place.client.create_run(place.id, tags=tags)  # newer than all of ours
+        place.client.set_terminated(run.info.run_id)
+    assert loader.newest_sweep(None, None) == ("gradpath", "s")
+    assert write() == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("passed over: run \\x1b]0;owned")
+    assert line.endswith("not a run of gradpath, it has no config_hash")
+
+
+@pytest.mark.parametrize("asked", ["a' or '1'='1", 'a"b', "%", "a`b", "\x1b[2J", "s'", "x" * 5000, "", "ä;--"])
+def test_a_sweep_of_any_name_is_not_there_or_its_own(place, asked: str) -> None:
+    with pytest.raises(store.StoreError) as caught:
+        report.write(report.Report(sweep=asked))
+    assert str(caught.value).isprintable()
+    assert "no finished run" in str(caught.value)
+    if not asked:
+        return
+    run = place.runs[RNN1].info.run_id
+    with sqlite3.connect(place.home / "mlruns" / "mlflow.db") as connection:
+        connection.execute("UPDATE tags SET value = ? WHERE key = 'sweep_id' AND run_uuid = ?", (asked, run))
+    assert [r.run_id for r in loader.sweep(None, "gradpath", asked).runs] == [run]
+
+
+def test_a_sweep_is_found_in_whichever_experiment_it_lies(place) -> None:
+    execute(config.experiment([*POINTS[0], "tracking.experiment=other"]), "later")
+    assert loader.newest_sweep(None, None) == ("other", "later")
+    assert loader.newest_sweep(None, None, "s") == ("gradpath", "s")
+
+
+def test_a_deleted_experiment_says_so(place) -> None:
+    place.client.delete_experiment(place.id)
+    for asked in (["study=gradpath"], ["study=gradpath", "sweep=s"]):
+        with pytest.raises(store.StoreError, match="study=gradpath: has been deleted in MLflow"):
+            write(*asked)
+
+
+def test_a_store_that_repeats_its_page_is_not_followed_for_ever() -> None:
+    class Page(list):
+        token = "again"
+
+    with pytest.raises(store.StoreError, match="repeats a page"):
+        list(loader._pages(lambda token: Page([1])))
+
+
+def test_a_download_leaves_nothing_behind_and_shows_no_bar(place, tmp_path_factory, monkeypatch, capfd) -> None:
+    import tempfile
+
+    scratch = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    moved = elsewhere / "artifacts"
+    (place.home / "mlruns" / "artifacts").rename(moved)
+    with sqlite3.connect(place.home / "mlruns" / "mlflow.db") as connection:  # an address that only MLflow can follow
+        query = "UPDATE runs SET artifact_uri = 'file://localhost' || ? || '/' || run_uuid || '/artifacts'"
+        connection.execute(query, (str(moved),))
+    monkeypatch.setattr(loader, "_exists", lambda place: False)
+    assert len(loader.load(None, "gradpath", "s")) == 4
+    assert list(scratch.iterdir()) == []
+    assert capfd.readouterr().err == ""
+
+
+def test_an_artifact_that_is_no_file_is_not_waited_for(place, capsys) -> None:
+    file = file_of(place, RNN1)
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    other = file_of(place, RNN0)
+    other.unlink()
+    os.mkfifo(other)
+    assert write() == 1
+    assert capsys.readouterr().err.count("artifact gradients/measurements.npz is not a file\n") == 2
+
+
+# Figures
+
+
+def test_a_figure_that_raises_is_named_and_the_others_are_drawn(place, capsys, monkeypatch) -> None:
+    def broken(self: Any, runs: Any) -> Any:
+        raise KeyError("no\nsuch key\x1b[2J")
+
+    monkeypatch.setattr(Gates, "draw", broken)
+    monkeypatch.setattr(report, "_replace", lambda file, content: None)
+    assert report.write(config.report(["figures=[gates,exploding]"])) == 1
+    said = capsys.readouterr()
+    assert said.err == "failed: gates (KeyError: 'no\\nsuch key\\x1b[2J')\n"
+    assert "exploding.png" in said.out
+
+
+def test_a_full_disk_leaves_no_half_file(place, capsys, monkeypatch) -> None:
+    folder = paths.figures("gradpath")
+    assert report.write(config.report(["figures=[exploding]"])) == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    capsys.readouterr()
+    assert report.write(config.report(["figures=[exploding]"])) == 1
+    said = capsys.readouterr().err
+    assert said == "failed: verdicts.md (No space left on device), exploding (No space left on device)\n"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(place) -> None:
+    (place.home / "reports").write_text("a file in the way")
+    with pytest.raises(store.StoreError, match=r"out=.*/gradpath: cannot be written: Not a directory"):
+        write()
+    for out in (f"{place.home}/reports/x", "/proc/none/x", "a" * 300, "/dev/null/x"):
+        with pytest.raises(store.StoreError, match="cannot be written"):
+            report.write(report.Report(out=out))
+    with pytest.raises(store.StoreError, match="cannot be written"):
+        report.write(report.Report(out="a\0b"))
+
+
+# The folder of a report
+
+
+@pytest.mark.parametrize("name", ["gradpath", "my study", "größe_実験", "v1.2", "a-b", "CONSOLE"])
+def test_a_harmless_experiment_has_its_own_name_as_folder(name: str) -> None:
+    assert paths.folder_name(name) == name
+
+
+ODD = [
+    "..",
+    ".",
+    "../../../escaped",
+    "/etc/x",
+    "a/b",
+    "a\\b",
+    "C:x",
+    "a\0b",
+    "a\nb",
+    "",
+    " ",
+    ".git",
+    "x.",
+    "x ",
+    "con",
+]
+ODD += [
+    "NUL.txt",
+    "COM1",
+    "lpt9.a.b",
+    "a" * 300,
+    "ä" * 150,
+    "e\u0301",
+    "\u202e",
+    "a~0123456789ab",
+    "\ud800",
+    "$x$",
+    "COM¹",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_experiment_stays_in_the_folder(home: Path, name: str) -> None:
+    folder = paths.figures(name)
+    folder.mkdir(parents=True)
+    assert folder.resolve().parent == paths.figures().resolve()
+    assert len(folder.name.encode()) < 255
+    assert folder.name != name
+
+
+@given(st.text(max_size=8), st.text(max_size=8))
+@settings(max_examples=300)
+def test_no_two_experiments_share_a_folder(one: str, other: str) -> None:
+    found = paths.folder_name(one)
+    assert (found == paths.folder_name(other)) == (one == other)
+    assert not {"/", "\\", "\0", ":"} & set(found)
+    assert found.strip(" .") == found.rstrip()
+    assert found.isprintable()
+
+
+def test_the_report_of_an_escaping_experiment_stays_in_the_reports_folder(place, capsys) -> None:
+    with sqlite3.connect(place.home / "mlruns" / "mlflow.db") as connection:
+        connection.execute("UPDATE experiments SET name = '../../../escaped\x1b[2J' WHERE name = 'gradpath'")
+    before = set(place.home.parent.rglob("verdicts.md"))
+    assert write() == 0
+    (page,) = set(place.home.parent.rglob("verdicts.md")) - before
+    assert page.parent.parent == place.home / "reports" / "figures"
+    assert capsys.readouterr().out.startswith("4 runs of sweep s, experiment ../../../escaped\\x1b[2J\n")
+    assert [name for name, _ in ui.links(None, "http://x")] == ["../../../escaped\\x1b[2J"]
+
+
+def test_a_link_that_leads_out_is_not_followed(place, tmp_path_factory) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    paths.figures().mkdir(parents=True)
+    paths.figures("gradpath").symlink_to(outside)
+    with pytest.raises(store.StoreError, match="leads out of the reports' folder"):
+        write()
+    paths.figures("gradpath").unlink()
+    paths.figures("gradpath").mkdir()
+    (outside / "theirs").write_text("theirs")
+    (paths.figures("gradpath") / "verdicts.md").symlink_to(outside / "theirs")
+    assert write() == 0
+    assert (outside / "theirs").read_text() == "theirs"
+    assert [path.name for path in outside.iterdir()] == ["theirs"]
+
+
+# Any tags at all
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["config_hash", "sweep_id", "verdict", "verdict_reason", "diverged_at_step", "arm", "x"]),
+        st.text(max_size=12) | st.sampled_from(["0", "1e3", "-0", "٣", "solved", "0" * 12, "s", EVIL]),
+    ),
+    st.none() | st.text(max_size=12),
+    st.sampled_from(["FINISHED", "FAILED", "RUNNING", "SCHEDULED", "KILLED", "NONSENSE"]),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_tags_are_drawn_or_named(place, monkeypatch, tags: dict[str, str], name: str | None, status: str) -> None:
+    """A fifth run in the sweep, or one of the four changed."""
+    odd = SimpleNamespace(info=SimpleNamespace(**dict(place.runs[RNN1].info) | {"run_name": name, "status": status}))
+    odd.data = SimpleNamespace(tags=place.runs[RNN1].data.tags | tags, params={})
+    others = [run for key, run in place.runs.items() if key != RNN1]
+    monkeypatch.setattr(loader, "_search", lambda client, experiment, sweep: [*others, odd])
+    found = loader.sweep(None, "gradpath", "s")
+    assert len(found.runs) >= 3
+    lines = [*found.damaged, *found.passed_over, *found.missing.values(), *report.verdicts(found.runs)]
+    assert all(line.isprintable() for line in lines)
+    assert np.isfinite([run.diverged_at or 0 for run in found.runs]).all()
+    assert style.groups(found.runs)

@@ -1,0 +1,138 @@
+"""Output never stops the work: whoever reads it, wherever it goes, whatever its encoding can say."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradpath import terminal
+
+GRADPATH = [sys.executable, "-m", "gradpath"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("lstm · adding T=12 · größe 実験 ∂L/∂C", "lstm · adding T=12 · größe 実験 ∂L/∂C"),
+        ("\x1b[2J\x1b]0;x\x07", "\\x1b[2J\\x1b]0;x\\x07"),
+        ("a\r\nb\tc\x00", "a\\r\\nb\\tc\\x00"),
+        ("\x9b31m\x85", "\\x9b31m\\x85"),
+        ("\u202eabc\u2066\u2069", "\\u202eabc\\u2066\\u2069"),
+        ("a\u200bb\ufeff\u00ad\u2028", "a\\u200bb\\ufeff\\xad\\u2028"),
+        ("\udc80", "\\udc80"),
+        (None, "None"),
+        ("x" * 1000, "x" * 399 + "…"),
+    ],
+)
+def test_a_stores_text_is_shown_and_does_nothing(text: object, shown: str) -> None:
+    assert terminal.printable(text) == shown
+
+
+@given(st.text())
+def test_any_text_is_one_line_that_is_seen(text: str) -> None:
+    shown = terminal.printable(text)
+    assert shown.isprintable()
+    assert terminal.printable(shown, 10_000) == shown
+    assert shown == text or not text.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "written"),
+    [
+        ("utf-8", "a · b … größe ∇".encode()),
+        ("latin-1", b"a \xb7 b ... gr\xf6\xdfe \\u2207"),
+        ("ascii", b"a - b ... gr\\xf6\\xdfe \\u2207"),
+    ],
+)
+def test_what_an_encoding_lacks_is_spelt_plainly(encoding: str, written: bytes) -> None:
+    reads, writes = os.pipe()
+    stream = terminal.tolerant(writes, io.TextIOWrapper(io.BytesIO(), encoding))
+    stream.write("a · b … größe ∇")
+    stream.flush()
+    assert os.read(reads, 1000) == written
+    stream.write("\udc80\n")
+    stream.flush()
+    assert os.read(reads, 1000) == b"\\udc80\n"
+    os.close(writes)
+    os.close(reads)
+
+
+def test_a_reader_that_has_gone_and_a_full_device_take_everything(tmp_path: Path) -> None:
+    reads, gone = os.pipe()
+    os.close(reads)
+    full = os.open("/dev/full", os.O_WRONLY) if os.path.exists("/dev/full") else gone
+    for descriptor in {gone, full}:
+        with terminal.tolerant(descriptor) as stream:
+            for _ in range(3):
+                print("line\n" * 5000, file=stream, flush=True)
+        os.close(descriptor)
+
+
+def test_a_reader_that_is_slow_gets_everything() -> None:
+    """A terminal that some other program has set to non-blocking, as Node.js does."""
+    import threading
+
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    received: list[bytes] = []
+
+    def read() -> None:
+        while part := os.read(reads, 65536):
+            received.append(part)
+
+    reader = threading.Timer(0.2, read)
+    reader.start()
+    with terminal.tolerant(writes) as stream:
+        stream.write("line\n" * 100_000)
+    os.close(writes)
+    reader.join()
+    os.close(reads)
+    assert len(b"".join(received)) == 500_000
+
+
+def test_streams_that_a_test_or_a_notebook_has_put_in_place_are_left(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sys.stdout, sys.stderr
+    terminal.settle()
+    assert (sys.stdout, sys.stderr) == before
+
+
+SHELL = {
+    "gone": "{} | head -1",
+    "gone at once": "{} | true",
+    "errors gone": "{} 2>&1 >/dev/null | true",
+    "full": "{} >/dev/full",
+    "errors full": "{} 2>/dev/full",
+    "closed": "{} >&-",
+    "all closed": "{} <&- >&- 2>&-",
+    "ascii": "PYTHONIOENCODING=ascii {}",
+    "latin-1": "PYTHONIOENCODING=latin-1:strict {}",
+}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("way", SHELL)
+def test_a_command_ends_as_it_would_wherever_its_output_goes(way: str) -> None:
+    line = SHELL[way].format(" ".join([*GRADPATH, "--help"]))
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, timeout=120, check=False, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"Error" not in done.stderr
+    assert b"Exception" not in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_run_and_report_keep_what_they_made_when_nobody_reads(home: Path) -> None:
+    """The database does not land in a closed descriptor; all figures are drawn though nobody reads a line."""
+    small = "task.length=6 cell.hidden_size=3 train.batch_size=4 train.eval_size=8 train.steps=2 seed=0,1"
+    line = f"{' '.join(GRADPATH)} run -m arm=rnn {small} >&- 2>&-"
+    assert subprocess.run(["bash", "-c", line], timeout=240, check=False).returncode == 0
+    line = f"set -o pipefail; {' '.join(GRADPATH)} report figures=[exploding,gates] 2>/dev/full | true"
+    assert subprocess.run(["bash", "-c", line], timeout=240, check=False).returncode == 0
+    drawn = {path.name for path in (home / "reports" / "figures" / "gradpath").iterdir()}
+    assert drawn == {"verdicts.md", "exploding.png", "exploding.svg", "gates.png", "gates.svg"}
