@@ -4,7 +4,6 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 import yaml
@@ -60,7 +59,7 @@ class Run:
 
 def newest_sweep(uri: str | None, experiment: str | None) -> tuple[str, str]:
     """(MLflow experiment, sweep_id) of the newest finished run, of one experiment or of all."""
-    client = store.connect(uri)
+    client = store.connect(uri, create=False)
     known = {e.experiment_id: e.name for e in client.search_experiments()}
     ids = [i for i, name in known.items() if experiment in (None, name)]
     if not ids:
@@ -74,7 +73,7 @@ def newest_sweep(uri: str | None, experiment: str | None) -> tuple[str, str]:
 
 def load(uri: str | None, experiment: str, sweep_id: str) -> list[Run]:
     """The finished runs of a sweep, by arm and seed."""
-    client = store.connect(uri)
+    client = store.connect(uri, create=False)
     found = _search(client, experiment, sweep_id)
     runs = [_read(client, run) for run in found if run.info.status == "FINISHED"]
     if not runs:
@@ -84,7 +83,7 @@ def load(uri: str | None, experiment: str, sweep_id: str) -> list[Run]:
 
 def outcomes(uri: str | None, experiment: str, sweep_id: str) -> list[tuple[str, str, dict[str, str]]]:
     """(name, status, tags) of every run of a sweep, oldest first."""
-    runs = sorted(_search(store.connect(uri), experiment, sweep_id), key=lambda run: run.info.start_time)
+    runs = sorted(_search(store.connect(uri, create=False), experiment, sweep_id), key=lambda run: run.info.start_time)
     return [(run.info.run_name, run.info.status, dict(run.data.tags)) for run in runs]
 
 
@@ -134,15 +133,15 @@ def _read(client: "MlflowClient", run: "MlflowRun") -> Run:
 def _artifact(client: "MlflowClient", run: "MlflowRun", name: str) -> Path:
     """A local path to an artifact: in place where it lies on this machine, also in a store that has moved since."""
     uri = run.info.artifact_uri
-    places = [Path(unquote(urlparse(uri).path)) / name]
-    if root := store.artifact_root(client.tracking_uri):
-        places.append(Path(root) / run.info.run_id / "artifacts" / name)
+    places = [folder / name] if (folder := store.local_path(uri)) else []
+    if file := store.sqlite_file(client.tracking_uri):
+        places.append(file.parent / "artifacts" / run.info.run_id / "artifacts" / name)
     for place in places:
         if place.is_file():
             return place
-    from mlflow.exceptions import MlflowException
-
     try:
         return Path(client.download_artifacts(run.info.run_id, name))
-    except (MlflowException, OSError) as error:
+    except store.UnreachableError:
+        raise
+    except store.StoreError as error:
         raise store.StoreError(f"run {run.info.run_name} ({run.info.run_id}): no artifact {name}") from error

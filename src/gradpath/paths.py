@@ -31,3 +31,8 @@ def database() -> Path:
 def figures() -> Path:
     """Where the report writes its figures."""
     return home() / "reports" / "figures"
+
+
+def unsent() -> Path:
+    """Where the measurements of a run lie that its store did not take."""
+    return home() / "unsent"
