@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from gradpath import store_client
 from gradpath.liveness import reap
-from gradpath.store_client import BUSY, TIMEOUT, Client, UnreachableError, answer_within, ask, patience
+from gradpath.store_client import TIMEOUT, Client, UnreachableError, answer_within, ask, patience
 from gradpath.store_moved import OWN_LOCATION, rehome
 from gradpath.store_uri import (
     SERVERS,
@@ -151,7 +152,7 @@ def _import_mlflow() -> None:
     def _(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> tuple[str, Any]:
         # MLflow lets SQLite wait for 20 s, in which Ctrl-C is not heard.
         if statement.startswith("PRAGMA busy_timeout"):
-            statement = f"PRAGMA busy_timeout = {BUSY}"
+            statement = f"PRAGMA busy_timeout = {store_client.BUSY}"
         return statement, parameters
 
 

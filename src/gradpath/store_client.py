@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 TIMEOUT = 15.0
 """Seconds to wait for a store at first, and for an answer of a server: ``tracking.timeout``."""
+QUIET = 2.0
+"""Seconds of waiting that are not worth a line."""
 BUSY = 1000
 """Milliseconds that SQLite itself waits for another process, deaf to Ctrl-C; the rest is waited for in Python."""
 DRIVERS = {
@@ -93,10 +95,12 @@ class Client:
 def ask(uri: str, what: str, question: Callable[[], T]) -> T:
     """The answer of a store to something that may be asked twice, waited for as long as ``patience`` says."""
     limit, started, pause = _patience.get(), time.monotonic(), 0.05
-    notice = threading.Timer(1.0, _say, (f"waiting for {shown(uri)} ({limit:g} s)",))
+    waiting = f"waiting for {shown(uri)} ({limit:g} s)"
+    notice = threading.Timer(QUIET, _say, (waiting,))  # where the question itself hangs
     notice.daemon = True
-    if limit > 1:
+    if limit > QUIET and not uri.startswith("sqlite"):
         notice.start()
+    said = limit <= QUIET
     try:
         while True:
             try:
@@ -107,6 +111,10 @@ def ask(uri: str, what: str, question: Callable[[], T]) -> T:
                     if limit:
                         error.reason += f"; waited for {limit:g} s"
                     raise
+                if not said and limit - left > QUIET:
+                    notice.cancel()
+                    _say(f"{waiting}: {error.reason}")
+                    said = True
             time.sleep(min(pause, left))
             pause = min(2 * pause, 1.0)
     finally:
