@@ -312,3 +312,25 @@ def test_a_database_of_another_program_or_another_mlflow_is_left_as_it_is(
                 store.connect(f"sqlite:///{file}", create=create)
         assert file.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.db", "old.db", "theirs.db"]
+
+
+def test_eight_writers_at_once_lose_nothing(home: Path, monkeypatch) -> None:
+    """Each with connections of its own, as processes have; in real time."""
+    monkeypatch.setattr(store_client, "time", time)
+    monkeypatch.setattr(recorder, "PATIENCE", 300.0)
+    from concurrent.futures import ThreadPoolExecutor
+
+    def write(seed: int) -> str:
+        experiment = config.experiment([*SMALL, f"seed={seed}"])
+        with Recorder(experiment, {"sweep_id": "s"}) as open_run:
+            for step in steps:
+                open_run.record(step)
+        return open_run.run_id
+
+    steps = list(train(config.experiment(SMALL)))
+    with ThreadPoolExecutor(8) as pool:
+        written = list(pool.map(write, range(8)))
+    assert sorted(run.run_id for run in loader.load(None, "gradpath", "s")) == sorted(written)
+    client = store.connect(None)
+    for run_id in written:
+        assert len(client.get_metric_history(run_id, "train/loss")) == len(steps)

@@ -55,6 +55,8 @@ _patience: ContextVar[float] = ContextVar("patience", default=TIMEOUT)
 class UnreachableError(StoreError):
     """The store may answer again later: it is locked, or its server is away."""
 
+    why = "it does not answer"
+
 
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
@@ -96,11 +98,11 @@ def ask(uri: str, what: str, question: Callable[[], T]) -> T:
     """The answer of a store to something that may be asked twice, waited for as long as ``patience`` says."""
     limit, started, pause = _patience.get(), time.monotonic(), 0.05
     waiting = f"waiting for {shown(uri)} ({limit:g} s)"
-    notice = threading.Timer(QUIET, _say, (waiting,))  # where the question itself hangs
+    said = threading.Event()
+    notice = threading.Timer(QUIET, _say, (waiting, said))  # where the question itself hangs
     notice.daemon = True
     if limit > QUIET and not uri.startswith("sqlite"):
         notice.start()
-    said = limit <= QUIET
     try:
         while True:
             try:
@@ -111,17 +113,19 @@ def ask(uri: str, what: str, question: Callable[[], T]) -> T:
                     if limit:
                         error.reason += f"; waited for {limit:g} s"
                     raise
-                if not said and limit - left > QUIET:
-                    notice.cancel()
-                    _say(f"{waiting}: {error.reason}")
-                    said = True
+                if limit > QUIET and limit - left > QUIET:
+                    _say(f"{waiting}: {error.why}", said)
             time.sleep(min(pause, left))
             pause = min(2 * pause, 1.0)
     finally:
         notice.cancel()
 
 
-def _say(line: str) -> None:
+def _say(line: str, said: threading.Event) -> None:
+    """Says once that a store is waited for."""
+    if said.is_set():
+        return
+    said.set()
     tqdm.write(f"gradpath: {line}", file=sys.stderr)
 
 
@@ -135,9 +139,11 @@ def _attempt(uri: str, what: str, question: Callable[[], T]) -> T:
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
         why, passes = _reason(error)
         line = masked(" ".join(why.split())[:300], uri)
-        kind = UnreachableError if passes else StoreError
         place = f"tracking.uri={shown(uri)}: " if uri else ""
-        raise kind(f"{place}cannot {what}: {line}") from error
+        refusal = (UnreachableError if passes else StoreError)(f"{place}cannot {what}: {line}")
+        if isinstance(refusal, UnreachableError):
+            refusal.why = line
+        raise refusal from error
 
 
 def _reason(error: BaseException) -> tuple[str, bool]:
