@@ -321,13 +321,13 @@ def test_eight_writers_at_once_lose_nothing(home: Path, monkeypatch) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def write(seed: int) -> str:
-        experiment = config.experiment([*SMALL, f"seed={seed}"])
-        with Recorder(experiment, {"sweep_id": "s"}) as open_run:
+        with Recorder(experiments[seed], {"sweep_id": "s"}) as open_run:
             for step in steps:
                 open_run.record(step)
         return open_run.run_id
 
-    steps = list(train(config.experiment(SMALL)))
+    experiments = [config.experiment([*SMALL, f"seed={seed}"]) for seed in range(8)]
+    steps = list(train(experiments[0]))
     with ThreadPoolExecutor(8) as pool:
         written = list(pool.map(write, range(8)))
     assert sorted(run.run_id for run in loader.load(None, "gradpath", "s")) == sorted(written)
