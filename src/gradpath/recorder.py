@@ -18,16 +18,16 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gradpath import paths, store
+from gradpath import store
 from gradpath.curves import TrainingCurves, over_lag
 from gradpath.experiment import Experiment, unit_name
 from gradpath.liveness import process_tags, pulse
 from gradpath.summary import summary
 from gradpath.training import Evaluation, Step
+from gradpath.unsent import keep
 from gradpath.verdict import Evidence, judge, weigh
 
 FLUSH_SECONDS = 10.0
@@ -254,25 +254,6 @@ class Recorder:
             whole = Path(scratch) / file
             store.ask("", "write a temporary file", lambda: np.savez(whole, **self._arrays()))  # type: ignore[arg-type]
             self.client.log_artifact(self.run_id, str(whole), folder)
-
-
-def keep(run_id: str, arrays: Mapping[str, NDArray], config: Mapping[str, Any]) -> Path | str:
-    """Saves what a store did not take, ``RUN.npz`` with ``RUN.yaml`` beside it, where this machine has room for it;
-    the file, or why there is none.
-    """
-    why = ""
-    for folder in (paths.unsent(), Path(tempfile.gettempdir()) / "gradpath-unsent"):
-        file = folder / f"{run_id or secrets.token_hex(8)}.npz"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.with_suffix(".yaml").write_text(yaml.safe_dump(dict(config), allow_unicode=True), encoding="utf-8")
-            return file
-        except OSError as error:
-            why = why or f"{error.strerror}: {folder}"
-            with suppress(OSError):
-                file.unlink(missing_ok=True)
-    return why
 
 
 def _patience(error: BaseException | None) -> float:
