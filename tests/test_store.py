@@ -136,12 +136,20 @@ def test_new_runs_of_a_moved_store_go_where_it_is_now(
 
 def test_a_run_whose_artifacts_cannot_be_written_is_failed(home: Path) -> None:
     experiment = small()
-    with pytest.raises(OSError), Recorder(experiment, {"sweep_id": "s"}) as recorder:  # noqa: PT011
+    with (
+        pytest.raises(store.StoreError, match=r"cannot write an artifact: Not a directory: .*/artifacts/") as told,
+        Recorder(experiment, {"sweep_id": "s"}) as recorder,
+    ):
         for step in train(experiment):
             recorder.record(step)
         (home / "mlruns" / "artifacts").rename(home / "mlruns" / "gone")
         (home / "mlruns" / "artifacts").write_text("a file where the folder was")
     assert recorder.client.get_run(recorder.run_id).info.status == "FAILED"
+    kept = home / "unsent" / f"{recorder.run_id}.npz"
+    assert str(told.value).endswith(f"; what was measured is kept in {kept}")
+    with np.load(kept) as arrays:
+        assert arrays["loss/values"].tolist() == [step.loss for step in train(experiment)]
+    assert yaml.safe_load(kept.with_suffix(".yaml").read_text()) == experiment.resolved()
 
 
 def test_a_deep_stack_shows_its_bottom_and_top_and_keeps_all_in_the_artifact(home: Path) -> None:

@@ -117,10 +117,10 @@ def run(arguments: list[str]) -> int:
                     )
                 known.add(point.config_hash)
         for uri, name in {(points[0].tracking.uri, points[0].tracking.experiment) for points in jobs}:
-            client = store.connect(uri)
+            client = store.connect(uri, timeout=max(points[0].tracking.timeout for points in jobs))
             place = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
-            for stale in store.reap(client, place):
-                print(f"found a run that was killed, now marked so: {stale}", file=sys.stderr)
+            for line in store.reap(client, place):
+                print(line, file=sys.stderr)
     sweep_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     if not asks_hydra:
         plan.record(zip(expanded, jobs, strict=True), sweep_id)

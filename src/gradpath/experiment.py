@@ -49,9 +49,12 @@ class Train(Settings):
 class Tracking(Settings):
     """Where results go. None of it changes what is computed."""
 
-    uri: str | None = setting(None, "MLflow tracking URI; null for the project's own SQLite database")
+    uri: str | None = setting(
+        None, "MLflow tracking URI; null for $MLFLOW_TRACKING_URI, else the project's own SQLite database"
+    )
     experiment: str = setting("gradpath", "MLflow experiment, and folder of the report's figures")
     sweep_id: str | None = setting(None, "tag that runs of one sweep share; null for a new one")
+    timeout: float = setting(15.0, "seconds to wait for a store that does not answer", gt=0, le=86400)
 
     def __post_init__(self) -> None:
         super().__post_init__()

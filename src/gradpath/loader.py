@@ -1,6 +1,5 @@
 """Reads runs back from MLflow: the one module that does."""
 
-import os
 import re
 import tempfile
 from collections import Counter
@@ -9,16 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
 
 from numpy.typing import NDArray
 
 from gradpath import artifact, plan, store
 from gradpath.artifact import DamagedError, Series
 from gradpath.terminal import printable
-
-# Read by MLflow at each download.
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -83,7 +78,7 @@ def newest_sweep(uri: str | None, experiment: str | None, sweep_id: str | None =
     """(MLflow experiment, sweep_id) of gradpath's newest finished run, of one experiment or of all, of one sweep or of
     any.
     """
-    client = store.connect(uri)
+    client = store.connect(uri, create=False)
     known = {e.experiment_id: e.name for e in _pages(lambda token: client.search_experiments(page_token=token))}
     ids = [i for i, name in known.items() if experiment in (None, name)]
     if not ids:
@@ -117,7 +112,7 @@ def sweep(uri: str | None, experiment: str, sweep_id: str) -> Sweep:
     failed before are superseded. What should be there is what the sweep's plans say; without a plan (version 0.1),
     what was begun.
     """
-    client = store.connect(uri)
+    client = store.connect(uri, create=False)
     place = _active(client, experiment)
     found, finished = Sweep(), set()
     begun: dict[str, str] = {}
@@ -148,7 +143,7 @@ def sweep(uri: str | None, experiment: str, sweep_id: str) -> Sweep:
 
 def outcomes(uri: str | None, experiment: str, sweep_id: str) -> list[tuple[str, str, dict[str, str]]]:
     """(name, status, tags) of every run of a sweep, oldest first."""
-    client = store.connect(uri)
+    client = store.connect(uri, create=False)
     runs = sorted(_search(client, _active(client, experiment), sweep_id), key=lambda run: run.info.start_time or 0)
     return [(_name(run), run.info.status, dict(run.data.tags)) for run in runs]
 
@@ -226,13 +221,10 @@ def _artifact(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterator[P
     """A local path to an artifact: in place where it lies on this machine, also in a store that has moved since; else
     a copy, for as long as it is read.
     """
-    uri = run.info.artifact_uri or ""
-    where = urlparse(uri)
-    local = unquote(where.path) if where.scheme == "file" else uri
-    # What is not absolute is the address of some other machine's storage (s3://…).
-    places = [Path(local) / name] if Path(local).is_absolute() else []
-    if root := store.artifact_root(client.tracking_uri):
-        places.append(Path(root) / run.info.run_id / "artifacts" / name)
+    folder = store.local_path(run.info.artifact_uri or "")  # None for some other machine's storage (s3://…)
+    places = [folder / name] if folder else []
+    if file := store.sqlite_file(client.tracking_uri):
+        places.append(file.parent / "artifacts" / run.info.run_id / "artifacts" / name)
     with tempfile.TemporaryDirectory() as scratch:
         place = next((place for place in places if _exists(place)), None)
         if place is not None and not place.is_file():  # nor a device, whose copy would never end
@@ -240,6 +232,8 @@ def _artifact(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterator[P
         if place is None:
             try:
                 place = Path(client.download_artifacts(run.info.run_id, name, scratch))
+            except store.UnreachableError:
+                raise
             except Exception as error:  # of MLflow, of the disk, of the client of some cloud
                 said = str(error).strip().split("\n")[0]
                 raise DamagedError(f"no artifact {name}: {printable(said, 200)}") from error

@@ -51,3 +51,8 @@ def folder_name(name: str) -> str:
     if kept and kept == name and kept.partition(".")[0].rstrip().upper() not in RESERVED:
         return kept
     return f"{kept or '_'}~{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"
+
+
+def unsent() -> Path:
+    """Where the measurements of a run lie that its store did not take."""
+    return home() / "unsent"

@@ -7,24 +7,32 @@ by, tags to filter by, and the resolved configuration.
 
 import dataclasses
 import math
+import secrets
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from gradpath import store
 from gradpath.curves import TrainingCurves, over_lag
 from gradpath.experiment import Experiment, unit_name
+from gradpath.liveness import process_tags, pulse
 from gradpath.summary import summary
 from gradpath.training import Evaluation, Step
+from gradpath.unsent import keep
 from gradpath.verdict import Evidence, judge, weigh
 
 FLUSH_SECONDS = 10.0
+PATIENCE, PATIENCE_INTERRUPTED = 300.0, 3.0
+"""Seconds that a run waits for a store that is away or locked: at its start and end, and once it is interrupted."""
 BATCH = 1000
 """Metrics of one request, MLflow's limit."""
 TAG = 4000
@@ -36,13 +44,15 @@ class Recorder:
 
     def __init__(self, experiment: Experiment, tags: Mapping[str, str]) -> None:
         self.experiment = experiment
-        self.client = store.connect(experiment.tracking.uri)
+        self.client = store.connect(experiment.tracking.uri, timeout=experiment.tracking.timeout)
         self.experiment_id = store.experiment_id(self.client, experiment.tracking.experiment)
         self.run_id = ""
-        self._tags = dict(tags) | store.process_tags() | {"config_hash": experiment.config_hash}
+        self._tags = dict(tags) | process_tags() | {"config_hash": experiment.config_hash}
+        self._tags["attempt"] = secrets.token_hex(8)
         self._pending: list[Any] = []
         self._news: dict[str, str] = {}
         self._flushed = time.monotonic()
+        self._asked = self._waits = False
         self._series: dict[str, tuple[tuple[str, ...], list[int], list[NDArray]]] = {}
         self._losses: list[tuple[int, float]] = []
         self._norms: dict[int, float] = {}
@@ -52,28 +62,60 @@ class Recorder:
 
     def __enter__(self) -> "Recorder":
         try:
-            run = self.client.create_run(self.experiment_id, tags=self._tags, run_name=self.experiment.run_name)
-            self.run_id = run.info.run_id
-            self._parameters()
+            with store.patience(PATIENCE):
+                self.run_id = store.ask(self.client.tracking_uri, "create a run", self._create)
+                pulse.start(self.client, self.run_id)
+                self._parameters()
         except BaseException as error:
-            for run_id in [self.run_id] if self.run_id else self._nameless():
-                self.client.set_terminated(run_id, _status(type(error)))
+            pulse.stop(self.run_id)
+            with store.patience(_patience(error)), suppress(store.StoreError):
+                for run_id in [self.run_id] if self.run_id else self._nameless():
+                    self.client.set_terminated(run_id, _status(error))
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        status = _status(kind)
+        """Sends the rest and closes the run. Where the store does not take it, what was measured is kept in a file."""
+        failure = self._close(error)
+        if failure is None and not isinstance(error, store.StoreError):
+            return
+        kept = keep(self.run_id, self._arrays(), self.experiment.resolved())
+        refusal = error if isinstance(error, store.StoreError) else failure
+        if isinstance(refusal, store.StoreError):
+            whole = refusal.but_kept(kept)
+            if error is None or error is refusal:
+                raise whole from refusal
+            print(f"gradpath: {whole}", file=sys.stderr)  # the error that ended the run is the one to be raised
+        elif failure is not None and (error is None or not isinstance(failure, Exception)):
+            raise failure
+
+    def _close(self, error: BaseException | None) -> BaseException | None:
+        """Sends what is left and ends the run; what went wrong with that, if anything did."""
+        uri, failure = self.client.tracking_uri, None
+        if error is not None and not isinstance(error, Exception):
+            store.answer_within(PATIENCE_INTERRUPTED)
         try:
-            if error is not None:
-                self.client.set_tag(self.run_id, "error", f"{type(error).__name__}: {error}"[:500])
-            self._finish()
-        except BaseException as failure:
-            status = _status(type(failure))
-            raise
-        finally:
-            self.client.set_terminated(self.run_id, status)
+            if isinstance(error, store.UnreachableError):
+                raise store.UnreachableError(error.reason)  # another run has waited for it, in vain
+            with store.patience(_patience(error)):
+                if error is not None:
+                    self.client.set_tag(
+                        self.run_id, "error", store.masked(f"{type(error).__name__}: {error}", uri)[:500]
+                    )
+                self._finish()
+        except BaseException as raised:
+            failure = raised
+        pulse.stop(self.run_id)
+        try:
+            if not isinstance(failure, store.UnreachableError):
+                with store.patience(_patience(failure or error)):
+                    self.client.set_terminated(self.run_id, _status(error or failure))
+                    store.settle(uri)
+        except BaseException as raised:
+            failure = failure or raised
+        return failure
 
     def record(self, step: Step) -> None:
         """Takes in one training step."""
@@ -92,12 +134,20 @@ class Recorder:
             self._diverged_at = step.step
             self._news |= {"diverged": "true", "diverged_at_step": str(step.step)}
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._flush()
+            self._flush_if_it_answers()
+
+    def _create(self) -> str:
+        """The id of a new run, made once however often it is asked for: an answer may be lost on its way."""
+        with store.patience(0):
+            if self._asked and (made := self._nameless()):
+                return made[0]
+            self._asked = True
+            run = self.client.create_run(self.experiment_id, tags=self._tags, run_name=self.experiment.run_name)
+        return str(run.info.run_id)
 
     def _nameless(self) -> list[str]:
-        """The run that the store has made although a signal came before its id."""
-        own = " and ".join(f"tags.{key} = '{self._tags[key]}'" for key in ("host", "pid", "config_hash"))
-        found = self.client.search_runs([self.experiment_id], f"attributes.status = 'RUNNING' and {own}")
+        """The run that the store has made although its id has not come back."""
+        found = self.client.search_runs([self.experiment_id], f"tags.attempt = '{self._tags['attempt']}'")
         return [run.info.run_id for run in found]
 
     def _parameters(self) -> None:
@@ -123,6 +173,18 @@ class Recorder:
 
         if math.isfinite(value):
             self._pending.append(Metric(key, value, int(time.time() * 1000), step))
+
+    def _flush_if_it_answers(self) -> None:
+        """Sends what is buffered while the run goes on; a store that is away or locked gets it later."""
+        try:
+            with store.patience(0):
+                self._flush()
+        except store.UnreachableError as error:
+            if not self._waits:
+                tqdm.write(f"gradpath: {error}; the run goes on, and what it measures is sent later", file=sys.stderr)
+            self._waits, self._flushed = True, time.monotonic()
+        else:
+            self._waits = False
 
     def _flush(self) -> None:
         """Sends what is buffered, points by the thousand and tags: a hundred times faster than one by one."""
@@ -165,7 +227,7 @@ class Recorder:
         tags = [RunTag("verdict", verdict.word), RunTag("verdict_reason", verdict.reason)]
         self.client.log_batch(self.run_id, params=[Param("verdict", verdict.word)], tags=tags)
 
-    def _artifact(self) -> None:
+    def _arrays(self) -> dict[str, NDArray]:
         """``measurements.npz``: for each instrument ``NAME/values`` [probe, T, name] (or [probe, name]) in float64,
         ``NAME/steps`` the probes' training steps, ``NAME/names``; ``lag`` (T,); loss and evaluations over training;
         what the figures need to know of the task.
@@ -183,12 +245,23 @@ class Recorder:
         for name, (columns, steps, readings) in self._series.items():
             arrays |= {f"{name}/names": np.array(columns), f"{name}/steps": np.array(steps)}
             arrays[f"{name}/values"] = np.stack(readings)
+        return arrays
+
+    def _artifact(self) -> None:
+        """Stores ``measurements.npz``; MLflow shows it under its name when it is whole."""
         folder, _, file = store.ARTIFACT.rpartition("/")
         with tempfile.TemporaryDirectory() as scratch:
-            np.savez(Path(scratch) / file, **arrays)  # type: ignore[arg-type]
-            self.client.log_artifact(self.run_id, str(Path(scratch) / file), folder)
+            whole = Path(scratch) / file
+            store.ask("", "write a temporary file", lambda: np.savez(whole, **self._arrays()))  # type: ignore[arg-type]
+            self.client.log_artifact(self.run_id, str(whole), folder)
 
 
-def _status(kind: type[BaseException] | None) -> str:
+def _patience(error: BaseException | None) -> float:
+    """How long the end of a run may wait for the store: not long where a user, or the store itself, has ended it."""
+    fault = isinstance(error, Exception) and not isinstance(error, store.StoreError)
+    return PATIENCE if error is None or fault else PATIENCE_INTERRUPTED
+
+
+def _status(error: BaseException | None) -> str:
     """MLflow's word for how a run ended: a signal or Ctrl-C is no Exception, and the run KILLED and not FAILED."""
-    return "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
+    return "FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED"

@@ -1,72 +1,166 @@
-"""The MLflow store: where it is, and that it exists. What is common to writing (recorder) and reading (loader)."""
+"""The MLflow store: that it exists and is MLflow's, and what is common to writing (recorder) and reading (loader)."""
 
 import gc
 import os
-import socket
 import sqlite3
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from gradpath import paths
-
-# Read by MLflow when it is imported.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+from gradpath import store_client
+from gradpath.liveness import reap
+from gradpath.store_client import TIMEOUT, Client, UnreachableError, answer_within, ask, patience
+from gradpath.store_moved import OWN_LOCATION, rehome
+from gradpath.store_uri import (
+    SERVERS,
+    StoreError,
+    artifact_root,
+    backend_uri,
+    in_wal_mode,
+    local_path,
+    masked,
+    own_is_missing,
+    shown,
+    sqlite_file,
+    tracking_uri,
+    writable,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+__all__ = [
+    "ARTIFACT",
+    "SCHEMA_VERSION",
+    "SERVERS",
+    "TIMEOUT",
+    "StoreError",
+    "UnreachableError",
+    "answer_within",
+    "artifact_root",
+    "ask",
+    "backend_uri",
+    "connect",
+    "experiment_id",
+    "local_path",
+    "masked",
+    "own_is_missing",
+    "patience",
+    "reap",
+    "settle",
+    "shown",
+    "sqlite_file",
+    "tracking_uri",
+]
+
+# Read by MLflow when it is imported, or when it is about to print.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
 SCHEMA_VERSION = 1
 """Of the artifact ``gradients/measurements.npz``."""
 ARTIFACT = "gradients/measurements.npz"
-DATABASES = ("sqlite:///", "postgresql://", "postgresql+psycopg://", "mysql://", "mysql+pymysql://", "mssql://")
-SERVERS = ("http://", "https://")
 
 
-class StoreError(Exception):
-    """The store cannot be used; the message says why in one line."""
+def connect(given: str | None, create: bool = True, timeout: float = TIMEOUT) -> "MlflowClient":
+    """A client of the store. One that does not exist is created first, once, however many processes start; without
+    ``create`` it is refused, and nothing is written. Waits up to ``timeout`` seconds for one that is away.
+    """
+    uri = tracking_uri(given)
+    answer_within(timeout)
+    _import_mlflow()
+    from mlflow import MlflowClient
+
+    with patience(timeout):
+        file = sqlite_file(uri)
+        if file is not None:
+            if not ask(uri, "open it", lambda: file.exists() and (file.stat().st_size or not create)):
+                if not create:
+                    raise StoreError(
+                        f"tracking.uri={shown(uri)}: no such store; gradpath run makes it, or is the path another?"
+                    )
+                ask(uri, "create the database", lambda: _create(file))
+            if create and not writable(file):
+                raise StoreError(f"tracking.uri={shown(uri)}: cannot be written: the file or its folder is read-only")
+        backend = ask(uri, "open it", lambda: backend_uri(uri))
+        if not uri.startswith(SERVERS):
+            ask(uri, "open it", lambda: _check(uri, backend, create))
+            if create and file is not None and in_wal_mode(file):
+                _leave_wal_mode(file)
+        client = Client(uri, ask(uri, "open it", lambda: MlflowClient(tracking_uri=backend)))
+        if uri.startswith(SERVERS):
+            client.search_experiments(max_results=1)
+    return cast("MlflowClient", client)
 
 
-def tracking_uri(given: str | None) -> str:
-    """The tracking URI to use: the one given, or the project's own SQLite database under an absolute path."""
-    if given is None:
-        return f"sqlite:///{paths.database()}"
-    if not given.startswith(DATABASES + SERVERS):
-        raise StoreError(
-            f"tracking.uri={given}: must be a database (sqlite:////absolute/path.db, postgresql://…) or a server (http://…)"
-        )
-    if given.startswith("sqlite:"):
-        path = Path(given.removeprefix("sqlite:///"))
-        if path == Path() or path.is_dir():
-            raise StoreError(f"tracking.uri={given}: must name a file, as in sqlite:////absolute/path.db")
-    return given
+def _check(uri: str, backend: str, create: bool) -> None:
+    """Refuses a database that is not MLflow's, or another MLflow's, before MLflow adds its tables to it."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(backend, poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        tables = set(sqlalchemy.inspect(connection).get_table_names())
+        if not tables and create:
+            return
+        if not {"alembic_version", "experiments", "runs"} <= tables:
+            raise StoreError(
+                f"tracking.uri={shown(uri)}: "
+                + ("holds tables that are not MLflow's; it is left as it is" if tables else "holds no MLflow store")
+            )
+        found = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalars().all()
+    expected, known = _revisions()
+    if set(found) == {expected}:
+        return
+    if set(found) <= known:
+        how = f"is of an older MLflow: back it up, then run: mlflow db upgrade {shown(uri)}"
+    else:
+        how = "is of a newer MLflow than the one installed here: pip install --upgrade mlflow"
+    raise StoreError(f"tracking.uri={shown(uri)}: {how}")
 
 
-def connect(given: str | None) -> "MlflowClient":
-    """A client of the store, which is created first where it does not exist: once, however many processes start."""
+@cache
+def _revisions() -> tuple[str, frozenset[str]]:
+    """The schema that the installed MLflow writes, and all that it has known."""
+    import mlflow
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
+    return str(script.get_current_head()), frozenset(revision.revision for revision in script.walk_revisions())
+
+
+@cache
+def _import_mlflow() -> None:
+    """Imports MLflow once, keeps its own lines off the terminal, and lets SQLite be waited for in Python."""
     import logging
 
-    uri = tracking_uri(given)
-    for noisy in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    with _lasting_imports():
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
+    with _lasting_imports(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow  # noqa: F401
+        from sqlalchemy import event
+        from sqlalchemy.engine import Engine
+    # A library that a user has asked to speak, by MLFLOW_LOGGING_LEVEL, does.
+    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+        for noisy in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL + 1)
+        warnings.filterwarnings("ignore", module=r"mlflow\.")
 
-    try:
-        if (file := sqlite_file(uri)) and not file.exists():
-            _create(file)
-        return MlflowClient(tracking_uri=uri)
-    except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
-        raise StoreError(f"tracking.uri={uri}: cannot be used: {str(error).splitlines()[0]}") from error
+    @event.listens_for(Engine, "before_cursor_execute", retval=True)
+    def _(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> tuple[str, Any]:
+        # MLflow lets SQLite wait for 20 s, in which Ctrl-C is not heard.
+        if statement.startswith("PRAGMA busy_timeout"):
+            statement = f"PRAGMA busy_timeout = {store_client.BUSY}"
+        return statement, parameters
 
 
 @contextmanager
 def _lasting_imports() -> Iterator[None]:
     """Keeps the garbage collector from what an import makes, then and ever after: of MLflow's 300 000 objects none is
-    garbage, yet to look for it took a fifth of the import, and 0.1 s each time while points were being written.
+    garbage, yet to look for it took a fifth of the import, and 0.1 s each time while points were being written. Once a
+    process: what is frozen is never freed.
     """
     gc.disable()
     try:
@@ -76,17 +170,6 @@ def _lasting_imports() -> Iterator[None]:
     gc.freeze()
 
 
-def sqlite_file(uri: str) -> Path | None:
-    """The file of an SQLite store."""
-    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
-
-
-def artifact_root(uri: str) -> str | None:
-    """Where the artifacts of a new MLflow experiment go: beside an SQLite file, the server's own choice elsewhere."""
-    file = sqlite_file(uri)
-    return str(file.parent / "artifacts") if file else None
-
-
 def _create(file: Path) -> None:
     """Creates the database under a lock, since several processes that migrate one at the same time fail."""
     from filelock import FileLock
@@ -94,64 +177,50 @@ def _create(file: Path) -> None:
 
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
-        if file.exists():
+        if file.exists() and file.stat().st_size:
             return
         # Under another name until it is whole: nobody finds half a database, not even after a kill.
         unfinished = file.with_name(file.name + ".new")
         unfinished.unlink(missing_ok=True)
-        MlflowClient(tracking_uri=f"sqlite:///{unfinished}").search_experiments(max_results=1)
-        with sqlite3.connect(unfinished) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+        unfinished.touch()
+        uri = backend_uri(tracking_uri(f"sqlite:///{unfinished}"))
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
         unfinished.rename(file)
 
 
-def _rehome(uri: str, location: str) -> None:
-    """Lets an SQLite store that has been moved find its artifacts: MLflow keeps their paths absolute."""
-    file, root = sqlite_file(uri), artifact_root(uri)
-    if file is None or root is None or location == root or Path(location).is_dir():
-        return
-    with sqlite3.connect(file) as connection:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
-            connection.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                (root, len(location) + 1, len(location), location),
-            )
-
-
-def process_tags() -> dict[str, str]:
-    """Who writes a run: what ``reap`` needs to know of it later."""
-    return {"host": socket.gethostname(), "pid": str(os.getpid())}
-
-
-def reap(client: "MlflowClient", experiment: str) -> list[str]:
-    """Marks as KILLED the runs left RUNNING by a process of this machine that is no more, and returns their names."""
-    found = []
-    query = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
-    for run in client.search_runs([experiment], query, max_results=1000):
+def _leave_wal_mode(file: Path) -> None:
+    """Lets a store of gradpath 0.1 be whole in its one file, and readable where nothing can be written, unless another
+    process has it open; whoever closes it last does it then.
+    """
+    try:
+        connection = sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=0.1)
         try:
-            os.kill(int(run.data.tags["pid"]), 0)
-        except ProcessLookupError:
-            client.set_terminated(run.info.run_id, "KILLED")
-            found.append(run.info.run_name)
-        except PermissionError:  # alive, and another user's
-            continue
-    return found
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        return
+
+
+def settle(uri: str) -> None:
+    """At the end of a run: the file of an SQLite store holds everything, also one that is still in WAL mode."""
+    file = sqlite_file(uri)
+    if file is not None and file.exists() and in_wal_mode(file):
+        _leave_wal_mode(file)
 
 
 def experiment_id(client: "MlflowClient", name: str) -> str:
     """The id of an MLflow experiment, which is created where it does not exist."""
-    from mlflow.exceptions import MlflowException
-
-    if (found := client.get_experiment_by_name(name)) is not None:
-        if found.lifecycle_stage != "active":
-            raise StoreError(
-                f"tracking.experiment={name}: has been deleted in MLflow; restore it there or choose another"
-            )
-        _rehome(client.tracking_uri, found.artifact_location)
-        return str(found.experiment_id)
-    try:
-        return str(client.create_experiment(name, artifact_location=artifact_root(client.tracking_uri)))
-    except MlflowException:  # another process was faster
-        if (found := client.get_experiment_by_name(name)) is None:
-            raise
-        return str(found.experiment_id)
+    uri = client.tracking_uri
+    if (found := client.get_experiment_by_name(name)) is None:
+        root = artifact_root(uri)
+        try:
+            return str(client.create_experiment(name, root, tags={OWN_LOCATION: root} if root else None))
+        except StoreError:  # another process was faster
+            if (found := client.get_experiment_by_name(name)) is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise StoreError(f"tracking.experiment={name}: has been deleted in MLflow; restore it there or choose another")
+    ask(uri, "find its artifacts", lambda: rehome(uri))
+    return str(found.experiment_id)

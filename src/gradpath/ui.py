@@ -13,7 +13,7 @@ def links(uri: str | None, base: str) -> list[tuple[str, str]]:
 
     Without ``workflowType`` the UI opens in its mode for language models, which shows no curve at all.
     """
-    client = store.connect(uri)
+    client = store.connect(uri, create=store.own_is_missing(uri))
     found = []
     for experiment in client.search_experiments(order_by=["last_update_time DESC"]):
         if client.search_runs([experiment.experiment_id], max_results=1):
@@ -30,8 +30,7 @@ def serve(uri: str | None, host: str, port: int) -> int:
         base, command = resolved.rstrip("/"), None
     else:
         base = f"http://{host}:{port}"
-        command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", resolved]
-        command += ["--host", host, "--port", str(port), "--workers", "1"]
+        command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
         if root := store.artifact_root(resolved):
             command += ["--default-artifact-root", root]
     found = links(uri, base)
@@ -41,7 +40,9 @@ def serve(uri: str | None, host: str, port: int) -> int:
     if command is None:
         return 0
     print("Stop it with Ctrl-C.", flush=True)
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # By the environment and not as an argument, which every user of the machine can read: it may hold a password.
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": store.backend_uri(resolved)}
+    environment |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     try:
         return subprocess.run(command, env=environment, check=False).returncode
     except KeyboardInterrupt:
