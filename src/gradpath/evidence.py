@@ -187,14 +187,15 @@ def _finite(readings: Readings, name: str) -> tuple[Sequence[str], list[int], li
 
 def _saturated(mean: Mapping[str, float]) -> float | None:
     """Mean over the gates of the share on a flat part, from the columns of ``gate_activation``; None where none of them
-    saturates. A slope that is either at its least or at its largest is that of a piecewise linear unit (ReLU): half of
-    those are off at any time by design, each on another input.
+    saturates. Slopes that are 0 or 1 and nothing between are those of piecewise linear units (ReLU): half of them are
+    off at any time by design, each on another input. All off they are saturated as all others.
     """
     gates = [name.removesuffix("/mean") for name in mean if name.endswith("/mean")]
     shares = []
     for gate in gates:
         below, above = mean[f"{gate}/below_0.1"], mean[f"{gate}/above_0.9"]
         free = gate.rpartition("/")[2] in FREE_ABOVE
-        if not (gate.endswith("phi_prime") and below + above == 1):
+        on_or_off = gate.endswith("phi_prime") and np.isclose(mean[f"{gate}/mean"], above) and 0 < below < 1
+        if not on_or_off or below + above < 1 - 1e-9:
             shares.append(below if free else below + above)
     return float(np.mean(shares)) if shares else None

@@ -154,8 +154,8 @@ def _change(lost: float) -> str:
 
 def _saturated(e: Evidence) -> str:
     if e.saturated is None:
-        return "saturation not judged, no reading of gate_activation of a unit that saturates"
-    return f"{e.saturated:.0%} of gates and units saturated (from above {SATURATED:.0%})"
+        return "saturation not judged, no reading of gate_activation, or of ReLU alone"
+    return f"{e.saturated:.0%} of gates and units saturated (saturated above {SATURATED:.0%})"
 
 
 def _unread(e: Evidence) -> str:
