@@ -110,9 +110,12 @@ def weigh(evidence: Evidence, readings: Readings, norms: Mapping[int, float], ro
 
 
 def over_sequence(readings: Readings) -> dict[int, float]:
-    """Decades that the gradient of the bottom layer's carrier loses over the whole sequence, by training step."""
-    length = len(readings["state_grad_norm"][2][0])
-    return {step: lost for step, lost, _ in _of_carrier(length, readings)["curves"]}
+    """Decades that the gradient of the bottom layer's carrier loses over the whole sequence, by training step; nothing
+    where the loss reads several steps and nothing has followed the last one alone: their sum says nothing of the lag.
+    """
+    found = _of_carrier(len(readings["state_grad_norm"][2][0]), readings)
+    mixed = found.get("scored_within") and not found.get("last_alone")
+    return {} if mixed else {step: lost for step, lost, _ in found["curves"]}
 
 
 def _of_carrier(lag: int, readings: Readings) -> dict:
