@@ -17,7 +17,7 @@ UNTRAINED = 10
 (Kingma & Ba 2015, section 2.1), so that fewer leave it within ten of them of where it was drawn."""
 DIVERGED = 10.0
 """How many times the loss before training and that of chance (the larger) the loss after it must be. Measured: what is
-thrown by an explosion ends near chance, at most at 1.05 times the larger of both; what has diverged at 100 times."""
+thrown by an explosion ends near chance, at most at 1.01 times the larger of both; what has diverged from 184 times on."""
 VANISHED = 3.0
 """Decades that the carrier's gradient loses over the lag. What arrives at 10^-3 is lost in the noise that a minibatch
 of fewer than 10^6 sequences leaves in the rest, since that noise falls with 1/√B."""
@@ -27,10 +27,10 @@ put the clipping threshold at half to ten times the average norm: what exceeds t
 ROSE = 0.5
 """Decades that the gradient grows over the lag, at a spike beyond what it grew before. Explosion is of the long-term
 components, which outgrow the short-term ones (section 2 there); a large gradient that grows no more over the lag than
-before is only a large loss."""
+before is only a large loss. Measured: 0.58 and more at spikes of explosions."""
 HUGE = 1.0
 """Log10 of the gradient norm, as the median of each quarter of training, of what explodes at every step: ten times the
-usual max_norm of 1, as for SPIKED."""
+usual max_norm of 1, as for SPIKED. Measured: 0.72 at most where nothing explodes."""
 OUTGREW = 3.0
 """Log10 of the largest norm that is an explosion without a spike, as where training starts with it, if the gradient
 also grows by as many decades over the lag: VANISHED's mirror."""
