@@ -17,7 +17,7 @@ UNTRAINED = 10
 (Kingma & Ba 2015, section 2.1), so that fewer leave it within ten of them of where it was drawn."""
 DIVERGED = 10.0
 """How many times the loss before training and that of chance (the larger) the loss after it must be. Measured: what is
-thrown by an explosion ends near chance, at most at 1.01 times the larger of both; what has diverged from 184 times on."""
+thrown by an explosion ends near chance, at most at 1.01 times the larger of both; what has diverged at 184 or more."""
 VANISHED = 3.0
 """Decades that the carrier's gradient loses over the lag. What arrives at 10^-3 is lost in the noise that a minibatch
 of fewer than 10^6 sequences leaves in the rest, since that noise falls with 1/√B."""
