@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ON_THE_PATH = [ROOT / "tests", *(ROOT / "tests").glob("*/"), ROOT / "experiments" / "performance"]
+ON_THE_PATH = [
+    ROOT / "tests",
+    *(ROOT / "tests").glob("*/"),
+    ROOT / "experiments" / "performance",
+    ROOT / "experiments" / "verdicts",
+]
 """The folders that pytest puts on ``sys.path``: those with tests in them, and ``pythonpath`` of pyproject.toml."""
 
 

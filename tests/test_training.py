@@ -102,6 +102,26 @@ def test_a_new_largest_gradient_is_read_when_it_happens() -> None:
             largest = norms[step]
 
 
+def test_a_new_largest_spike_is_read_though_training_began_with_a_larger_gradient() -> None:
+    """What the verdict needs: at the step of a spike, the profile over the lag."""
+    run = steps(
+        "arm=open_lstm",
+        "optimizer.lr=0.1",
+        "train.steps=60",
+        "seed=1",
+        "instruments.state_grad_norm.schedule={log_spaced: null, new_max: null, new_spike: 2.0}",
+    )
+    norms = [s.log10_grad_norm for s in run]
+    read = [s.step for s in run if "state_grad_norm" in s.measurements and 0 < s.step < len(run) - 1]
+    largest = 0.0
+    for step in range(1, len(run) - 1):
+        spike = norms[step] - np.median(norms[max(0, step - 20) : step])
+        assert (step in read) == (spike > max(largest, np.log10(2.0))), step
+        if step in read:
+            largest = spike
+    assert any(norms[step] < norms[0] for step in read), "else new_max would have read it"
+
+
 def test_no_pass_outlives_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left of earlier passes when one begins: nothing at a training step's; beside the counterfactuals' and the
     evaluation's, of which there are several, the training step's alone.

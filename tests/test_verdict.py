@@ -2,61 +2,250 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from conftest import DIVERGES
+from conftest import DIVERGES, make_case
 from gradpath import config, loader, report
+from gradpath.cells.gru import GRU
+from gradpath.cells.lstm import LSTM
+from gradpath.cells.rnn import RNN
+from gradpath.clipping import Clip
+from gradpath.instruments.reach import Reach
+from gradpath.instruments.state_grad_norm import StateGradNorm, bottom_carrier
+from gradpath.losses import Loss
 from gradpath.recorder import Recorder
 from gradpath.run import execute
+from gradpath.step_loss import trace_of_step
+from gradpath.summary import summary
 from gradpath.training import train
-from gradpath.verdict import ORDER, OUTGREW, ROSE, SATURATED, SPIKED, VANISHED, Evidence, judge, weigh
+from gradpath.verdict import (
+    DIVERGED,
+    HUGE,
+    ORDER,
+    OUTGREW,
+    ROSE,
+    SATURATED,
+    SPIKED,
+    UNTRAINED,
+    VANISHED,
+    Evidence,
+    judge,
+    weigh,
+)
 
 SMALL = ["cell.hidden_size=16", "train.batch_size=8", "train.eval_size=200"]
-EASY = {"lag": 99, "largest": 0.5, "median": 0.0, "lost_at_init": 1.0, "lost_at_largest": 1.0, "lost": 1.0}
+QUIET = {
+    "grown": 0.0,
+    "grown_at_largest": 0.0,
+    "spike_at": 50,
+    "spike": 0.3,
+    "grown_at_spike": 0.0,
+    "rise_at_spike": 0.0,
+}
+EASY = {
+    "lag": 99,
+    "span": 99,
+    "updates": 200,
+    "largest": 0.5,
+    "smallest_quarter": 0.0,
+    "lost_at_init": 1.0,
+    "lost": 1.0,
+}
+EASY |= QUIET | {"loss": 0.1, "first_loss": 1.2, "chance": 0.5}
 HEALTHY = Evidence(**EASY, saturated=0.1)
-TINY = 1e-9
+TINY, INF = 1e-9, np.inf
 
 
 def word(evidence: Evidence = HEALTHY, **changed) -> str:
     return judge(replace(evidence, **changed)).word
 
 
+def reason(**changed) -> str:
+    return judge(replace(HEALTHY, **changed)).reason
+
+
 def test_vanishing_on_both_sides_of_its_threshold() -> None:
     assert word(lost=VANISHED) == "healthy"
     assert word(lost=VANISHED + TINY) == "vanishing"
     assert word(lost=np.inf) == "vanishing"
-    assert (
-        "lost 21.7 decades over the 99 steps that the task needs (vanishing above 3)"
-        in judge(replace(HEALTHY, lost=21.7)).reason
-    )
-    assert "a true zero" in judge(replace(HEALTHY, lost=np.inf)).reason
+    assert "lost 21.7 decades over the 99 steps that the task needs (vanishing above 3)" in reason(lost=21.7)
+    assert "a true zero" in reason(lost=np.inf)
 
 
-def test_exploding_needs_a_spike_and_a_profile_that_rises() -> None:
-    spike = {"largest": SPIKED, "lost_at_largest": -ROSE}
+def test_exploding_needs_a_spike_and_a_gradient_that_grows_more_over_the_lag_than_before() -> None:
+    spike = {"spike": SPIKED, "rise_at_spike": ROSE, "grown_at_spike": 2.0}
     assert word(**spike) == "exploding"
-    assert word(**spike | {"largest": SPIKED - TINY}) == "healthy"
-    assert word(**spike | {"lost_at_largest": TINY}) == "healthy", "a large gradient that falls with the lag"
+    assert word(**spike | {"spike": SPIKED - TINY}) == "healthy"
+    assert word(**spike | {"rise_at_spike": ROSE - TINY}) == "healthy", "it has always grown that much: a large loss"
     assert word(**spike, scored_within=True) == "unknown", "losses along the way add to the past by themselves"
+    assert word(**spike, scored_within=True, last_alone=True) == "exploding"
+    expected = "gradient norm at step 50 1.0 decades above the median of the steps before (exploding from 1), "
+    assert expected + "where the gradient grows by 2.0 decades over the lag, 0.5 more than before (from 0.5)" in reason(
+        **spike
+    )
 
 
 def test_exploding_at_every_step_needs_no_spike() -> None:
-    assert word(lost_at_largest=-OUTGREW) == "exploding"
-    assert word(lost_at_largest=-OUTGREW + TINY) == "healthy"
-    assert word(lost_at_largest=-OUTGREW, scored_within=True) == "exploding"
+    throughout = {"smallest_quarter": HUGE, "grown": ROSE}
+    assert word(**throughout) == "exploding"
+    assert word(**throughout | {"smallest_quarter": HUGE - TINY}) == "healthy"
+    assert word(**throughout | {"grown": ROSE - TINY}) == "healthy", "a large loss"
+
+
+def test_a_start_that_explodes_needs_no_spike() -> None:
+    start = {"largest": OUTGREW, "grown_at_largest": OUTGREW}
+    assert word(**start) == "exploding"
+    assert word(**start | {"largest": OUTGREW - TINY}) == "healthy", "a run that learns the mean of its output"
+    assert word(**start | {"grown_at_largest": OUTGREW - TINY}) == "healthy"
+
+
+def test_a_loss_that_left_all_measure_has_diverged_though_finite() -> None:
+    assert word(loss=DIVERGED * 1.2) == "healthy"
+    assert word(loss=DIVERGED * 1.2 + TINY) == word(loss=1.8e60) == word(loss=np.inf) == word(loss=np.nan) == "diverged"
+    assert word(loss=1.8e60, lost=np.inf, spike=9.0, rise_at_spike=9.0, updates=3) == "diverged"
+    assert "loss 1.8e+60 (1.2 before training, 0.5 by chance)" in reason(loss=1.8e60)
+    assert "loss inf" in reason(loss=np.inf)
+    assert word(chance=0.0, first_loss=1.0, loss=1.0) == "healthy", (
+        "no chance loss to compare with, as in constant_target"
+    )
+
+
+def test_what_was_not_trained_is_not_judged_by_its_training() -> None:
+    bad = {"lost": 50.0, "lost_at_init": 50.0, "smallest_quarter": 5.0, "grown": 5.0, "saturated": 0.9}
+    for updates in (0, 3, UNTRAINED - 1):
+        told = judge(replace(HEALTHY, **bad, updates=updates))
+        assert told.word == "untrained"
+        assert f"nothing was trained ({updates} updates, trained from 10); at initialisation lost 50.0" in told.reason
+    assert word(**bad, updates=UNTRAINED) == "exploding"
+    solved = judge(replace(HEALTHY, updates=0, solved=True))
+    assert solved.word == "solved"
+    assert "nothing was trained" in solved.reason
+
+
+def test_the_reason_says_nothing_of_what_is_not_there() -> None:
+    assert "inf" not in reason(lost=5.0, lost_at_init=np.inf)
+    assert "at initialisation nothing arrives (a true zero)" in reason(lost=5.0, lost_at_init=np.inf)
+    for nothing in (0.0, -0.0, 0.04, -0.04):
+        assert "lost nothing (0.0 decades)" in reason(lost=nothing)
+    for small in (0.0, -0.0, 0.04, -2.0):
+        assert "no larger than the median of the steps before" in reason(spike=small)
+    assert "over the 49 steps that there are" in reason(lag=50, span=49)
+    assert "2 with NaN or infinity" in reason(lost=None, not_finite=2)
+
+
+def profile_of(*columns: list[float]) -> np.ndarray:
+    return np.array(columns, float).T
+
+
+def test_the_carrier_is_read_and_not_the_output() -> None:
+    """H falls by seven decades in its first step back, C is flat: the LSTM of 1997."""
+    readings = {
+        "state_grad_norm": (("H", "C", "direct/H"), [0], [profile_of([-7] * 3 + [0], [-2] * 4, [-INF] * 3 + [0])])
+    }
+    found = weigh(Evidence(lag=3), readings, {0: 0.0})
+    assert (found.lost, found.grown, found.lost_at_init) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "carrier"),
+    [
+        (("H", "direct/H"), "H"),
+        (("H", "C", "direct/H"), "C"),
+        (("layer1/H", "layer2/H", "direct/layer1/H", "direct/layer2/H"), "layer1/H"),
+        (("layer1/H", "layer1/C", "layer2/H", "layer2/C", "direct/layer1/H", "direct/layer2/H"), "layer1/C"),
+        (("layer1/A", "layer1/B", "layer1/M", "layer2/A", "layer2/B", "layer2/M", "direct/layer1/A"), "layer1/M"),
+    ],
+    ids=str,
+)
+def test_the_carrier_is_the_last_state_of_the_bottom_layer(names: tuple[str, ...], carrier: str) -> None:
+    assert names[bottom_carrier(names)] == carrier
+
+
+@pytest.mark.parametrize("every_step", [False, True], ids=["last step", "every step"])
+@pytest.mark.parametrize("length", [1, 2, 5])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("cell", [RNN, GRU, LSTM])
+def test_what_is_lost_is_the_adjoint_of_the_carrier_by_hand(
+    cell: type, layers: int, length: int, every_step: bool
+) -> None:
+    """From the adjoints themselves: the carrier of the bottom layer, of the last step's loss alone."""
+    case = make_case(cell(3, layers=layers), Loss.squared_error, length, every_step)
+    trace = case.trace
+    readings = {
+        "state_grad_norm": (lambda read: (read.names, [0], [read.values]))(StateGradNorm().measure(trace)),
+        "reach": (lambda read: (read.names, [0], [read.values]))(Reach().measure(trace)),
+    }
+    found = weigh(Evidence(lag=length - 1), readings, {0: 0.0})
+    name = case.network.cell.prefix(0) + case.network.cell.states[-1]
+    alone = trace_of_step(trace, len(trace.tape.scored) - 1).states[name]
+    plain = np.ldexp(alone.aligned_by_step.array, np.asarray(alone.aligned_by_step.exponent)[:, None, None])
+    norms = np.sqrt((plain**2).sum(axis=(1, 2)))
+    assert found.lost == pytest.approx(np.log10(norms[-1] / norms[0]), abs=1e-12)
+    assert found.last_alone == (every_step and length > 1)
+    run = SimpleNamespace(task=SimpleNamespace(lags=(0, 0)), clip=Clip(max_norm=None))
+    numbers = {name: value for name, value, _ in summary(run, readings, 1, None)}
+    assert numbers["decades_lost_at_init"] == pytest.approx(found.lost, abs=1e-12)
+
+
+def test_a_spike_is_measured_against_what_came_before_it() -> None:
+    """A run that starts with 100 times the gradient of its plateau; then a spike of it, at which the far past rises."""
+    norms = dict(enumerate([2.0] * 5 + [0.0] * 45 + [1.5] + [0.0] * 49))
+    flat, rising = (profile_of([near] * 4, [-INF] * 3 + [0]) for near in (0, 1))
+    rising[0, 0] = 3.0
+
+    def found(**profiles) -> Evidence:
+        steps = [int(step[1:]) for step in profiles]
+        return weigh(Evidence(lag=3), {"state_grad_norm": (("H", "direct/H"), steps, list(profiles.values()))}, norms)
+
+    quiet = found(s0=rising, s20=flat, s99=flat)
+    assert quiet.spike == 0.0
+    assert quiet.smallest_quarter == 0.0
+    assert judge(quiet).word == "healthy"
+    thrown = found(s0=rising, s20=flat, s50=rising, s99=flat)
+    assert (thrown.spike_at, thrown.spike, thrown.grown_at_spike, thrown.rise_at_spike) == (50, 1.5, 2.0, 1.0)
+    assert judge(thrown).word == "exploding"
+    always = found(s0=rising, s10=rising, s20=rising, s50=rising, s99=flat)
+    assert always.rise_at_spike == 0.0
+    assert judge(always).word == "healthy", "it grows no more than it always did"
+
+
+def test_growth_is_that_of_the_highest_lag_on_the_way() -> None:
+    readings = {"state_grad_norm": (("H", "direct/H"), [0], [profile_of([-2, 5, 1, 0], [-INF] * 3 + [0])])}
+    found = weigh(Evidence(lag=3), readings, {0: 0.0})
+    assert (found.lost, found.grown) == (2.0, 5.0)
+    assert weigh(Evidence(lag=1), readings, {0: 0.0}).grown == 1.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_readings_that_are_not_finite_are_counted_and_named(bad: float) -> None:
+    profile = profile_of([bad, 0, 0], [-INF] * 2 + [0])
+    found = weigh(
+        Evidence(lag=2, first_loss=1.0, loss=0.9), {"state_grad_norm": (("H", "direct/H"), [50], [profile])}, {50: 0.0}
+    )
+    assert (found.lost, found.not_finite) == (None, 1)
+    assert judge(found).word == "unknown"
+    assert "no finite reading of state_grad_norm to judge by, 1 with NaN or infinity" in judge(found).reason
+
+
+def test_a_loss_that_sends_nothing_says_nothing_of_the_lag() -> None:
+    silent = profile_of([-INF] * 3, [-INF] * 3)
+    found = weigh(Evidence(lag=2), {"state_grad_norm": (("H", "direct/H"), [50], [silent])}, {50: -INF})
+    assert found.lost is None
+    assert judge(found).word == "unknown"
 
 
 def test_where_the_loss_reads_steps_within_the_last_loss_alone_decides() -> None:
     profile = np.zeros((100, 2))
 
-    def judged(lost: float, step: int = 5):
+    def judged(lost: float, step: int = 50):
         readings = {
-            "state_grad_norm": (("H", "direct/H"), [5], [profile]),
+            "state_grad_norm": (("H", "direct/H"), [50], [profile]),
             "reach": (("reach", "reach_censored", "decades_lost"), [step], [np.array([2.0, 0.0, lost])]),
         }
-        return judge(weigh(Evidence(lag=99), readings, {5: 0.0}))
+        return judge(weigh(Evidence(lag=99), readings, {50: 0.0}))
 
     assert judged(VANISHED).word == "healthy"
     assert judged(VANISHED + TINY).word == "vanishing"
@@ -77,17 +266,25 @@ def test_saturated_on_both_sides_of_its_threshold() -> None:
 
 
 def test_what_stands_before_what() -> None:
-    worst = {"saturated": 0.9, "lost": 50.0, "largest": 3.0, "lost_at_largest": -2.0, "solved": True, "diverged_at": 7}
+    worst = {
+        "saturated": 0.9,
+        "lost": 50.0,
+        "spike": 3.0,
+        "rise_at_spike": 2.0,
+        "updates": 3,
+        "solved": True,
+        "diverged_at": 7,
+    }
     words = []
-    for key in ("diverged_at", "solved", "largest", "lost", "saturated"):
+    for key in ("diverged_at", "solved", "updates", "spike", "lost", "saturated"):
         words.append(word(**worst))
         worst[key] = {"diverged_at": None, "solved": False}.get(key, EASY.get(key, 0.1))
-    assert words == ["diverged", "solved", "exploding", "vanishing", "saturated"]
+    assert words == ["diverged", "solved", "untrained", "exploding", "vanishing", "saturated"]
     assert word(**worst) == "healthy"
 
 
 def test_missing_instruments_are_said() -> None:
-    nothing = Evidence(lag=99, largest=0.0, median=0.0)
+    nothing = Evidence(lag=99, updates=50, largest=0.0)
     assert judge(nothing).word == "unknown"
     assert "state_grad_norm" in judge(nothing).reason
     assert judge(replace(nothing, solved=True)).word == "solved"
@@ -105,31 +302,42 @@ def test_the_numbers_are_those_of_the_readings() -> None:
     for profile, column in zip(
         profiles, ([9, -2, 0, 0, 1], [9, 4, 0, 0, 2], [9, -9, 0, 0, 0], [np.nan] * 5), strict=True
     ):
-        profile[:, 0] = column
+        profile[:, 1] = column
         profile[4, 2] = 0
     gates = ("I/mean", "I/below_0.1", "I/above_0.9", "layer2/F/mean", "layer2/F/below_0.1", "layer2/F/above_0.9")
     shares = np.array([[0.5, 0.2, 0.1, 0.9, 0.3, 0.6], [0.5, 0.4, 0.3, 0.9, 0.1, 0.9]])
     readings = {"state_grad_norm": (names, [0, 3, 9, 10], profiles), "gate_activation": (gates, [10], [shares])}
     norms = {0: 0.5, 1: 7.0, 3: 6.0, 9: -1.0, 10: np.nan, 11: -np.inf}
     found = weigh(Evidence(lag=3), readings, norms)
-    assert (found.lost_at_init, found.lost_at_largest, found.lost) == (3.0, -2.0, 9.0)
-    assert (found.largest, found.median, found.spike) == (7.0, 3.25, 3.75)
+    assert (found.lost_at_init, found.lost, found.not_finite, found.updates) == (3.0, 9.0, 1, 11)
+    assert (found.largest, found.grown_at_largest, found.grown) == (7.0, 2.0, 0.0)
+    assert (found.spike_at, found.spike, found.rise_at_spike) == (3, 6.0 - 3.75, 2.0)
     assert found.saturated == pytest.approx(((0.2 + 0.1 + 0.4 + 0.3) / 2 + (0.3 + 0.1) / 2) / 2), "F at 1 is free"
     assert not found.scored_within
     profiles[2][2, 2] = -4.0
     assert weigh(Evidence(lag=3), readings, norms).scored_within
-    profiles[2][1, 0] = -np.inf
+    profiles[2][1, 1] = -np.inf
     assert weigh(Evidence(lag=3), readings, norms).lost == np.inf
 
 
+def test_units_that_are_on_or_off_are_not_saturated() -> None:
+    """Half of a ReLU network is off at any time."""
+    names = ("phi_prime/mean", "phi_prime/below_0.1", "phi_prime/above_0.9")
+    cases = [([0.4, 0.6, 0.4], None), ([0.41, 0.6, 0.4], 0.6), ([0.5, 0.6, 0.3], 0.6), ([1, 0, 1], 0), ([0, 1, 0], 1)]
+    for shares, expected in cases:
+        readings = {"gate_activation": (names, [10], [np.array([shares])])}
+        assert weigh(Evidence(lag=3), readings, {10: 0.0}).saturated == expected
+
+
 REAL = {
-    "vanishing": ["arm=rnn", "task.length=40", "train.steps=2"],
-    "exploding": ["arm=rnn", "init=orthogonal", "init.gain=2", "task.length=40", "train.steps=0"],
-    "saturated": ["arm=rnn", "init.gain=10", "task.length=6", "train.steps=0"],
-    "healthy": ["arm=chrono_lstm", "task.length=40", "train.steps=2"],
+    "vanishing": ["arm=rnn", "task.length=40", "train.steps=12"],
+    "exploding": ["arm=rnn", "init=orthogonal", "init.gain=2", "task.length=40", "train.steps=12"],
+    "saturated": ["arm=rnn", "init.gain=10", "task.length=6", "train.steps=12"],
+    "healthy": ["arm=chrono_lstm", "task.length=40", "train.steps=12"],
     "diverged": [*DIVERGES, "task.length=12", "train.steps=30"],
     "solved": ["arm=lstm", "task.length=4", "optimizer.lr=0.02", "train.steps=300"],
-    "unknown": ["arm=lstm", "task=copy", "task.length=20", "train.steps=2", "instruments=[state_grad_norm]"],
+    "unknown": ["arm=lstm", "task=copy", "task.length=20", "train.steps=12", "instruments=[state_grad_norm]"],
+    "untrained": ["arm=rnn", "init.gain=3", "task.length=40", "train.steps=2"],
 }
 
 
@@ -149,7 +357,7 @@ def test_every_word_by_real_training_is_tag_parameter_and_line_of_the_report(hom
     asked = recorder.client.search_runs([recorder.experiment_id], order_by=["params.verdict"])
     assert [run.data.params["verdict"] for run in asked] == sorted(REAL)
     by_word = {run.data.params["verdict"]: run.data.tags["verdict_reason"] for run in found}
-    assert "(solved below 0.01); lost" in by_word["solved"]
+    assert "(solved below 0.01); gained 0.1 decades" in by_word["solved"]
     diverged = next(run for run in loader.load(None, "gradpath", "s") if run.diverged_at is not None)
     assert f"not finite at step {diverged.diverged_at};" in by_word["diverged"]
     assert report.write(config.report(["figures=[]"])) == 0
@@ -173,7 +381,7 @@ def test_a_run_that_did_not_come_to_its_end_has_no_verdict(home: Path) -> None:
 
 
 def test_a_run_without_instruments_says_that_it_cannot_be_judged(home: Path) -> None:
-    recorder = execute(config.experiment([*SMALL, "instruments=[]", "task.length=12", "train.steps=2"]), "s")
+    recorder = execute(config.experiment([*SMALL, "instruments=[]", "task.length=12", "train.steps=12"]), "s")
     tags = recorder.client.get_run(recorder.run_id).data.tags
     assert tags["verdict"] == "unknown"
     assert "state_grad_norm" in tags["verdict_reason"]

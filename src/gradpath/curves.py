@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.evidence import Readings
 from gradpath.experiment import Experiment
 from gradpath.training import Step
-from gradpath.verdict import Readings
 
 POINTS = 320
 """Of a curve: what the UI shows at most."""

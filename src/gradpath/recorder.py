@@ -23,12 +23,13 @@ from tqdm import tqdm
 
 from gradpath import store
 from gradpath.curves import TrainingCurves, over_lag
+from gradpath.evidence import outcome, weigh
 from gradpath.experiment import Experiment, unit_name
 from gradpath.liveness import process_tags, pulse
 from gradpath.summary import summary
 from gradpath.training import Evaluation, Step
 from gradpath.unsent import keep
-from gradpath.verdict import Evidence, judge, weigh
+from gradpath.verdict import judge
 
 FLUSH_SECONDS = 10.0
 PATIENCE, PATIENCE_INTERRUPTED = 300.0, 3.0
@@ -219,10 +220,7 @@ class Recorder:
         if self._diverged_at is None and not (self._losses and self._losses[-1][0] == e.train.steps):
             return
         evaluation = self._evaluations[-1][1] if self._evaluations else None
-        score = ""
-        if evaluation is not None:
-            score = f"{e.task.metric} {evaluation.score:.2g} (solved below {e.task.solved_below:g})"
-        known = Evidence(e.task.lags[1], score, evaluation is not None and evaluation.solved, self._diverged_at)
+        known = outcome(e.task, self._losses[0][1], evaluation, self._diverged_at)
         verdict = judge(weigh(known, self._series, self._norms))
         tags = [RunTag("verdict", verdict.word), RunTag("verdict_reason", verdict.reason)]
         self.client.log_batch(self.run_id, params=[Param("verdict", verdict.word)], tags=tags)

@@ -1,5 +1,6 @@
 """One run: sample, forward, backward, measure, clip, update, as a stream of what happened at each step."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.experiment import Experiment
+from gradpath.instruments import WINDOW, spike
 from gradpath.network import Network
 from gradpath.records import Batch, Measurement, Trace
 from gradpath.threads import cuts
@@ -107,6 +109,8 @@ class _Seed:
         self._held_out = experiment.task.sample(eval_stream, settings.eval_size).astype(settings.dtype.numpy)
         self._plan = {name: i.schedule.steps(settings.steps) for name, i in experiment.instruments.items()}
         self._largest_read = dict.fromkeys(self._plan, -np.inf)
+        self._largest_spike = dict.fromkeys(self._plan, 0.0)
+        self._norms: deque[float] = deque(maxlen=WINDOW)
 
     def batch(self) -> Batch:
         """The next training minibatch."""
@@ -122,18 +126,23 @@ class _Seed:
         trace = replace(trace, clip_scale=scale, trained=trained, applied=update)
         norm, last = trace.gradient.log10_norm, step == settings.steps
         diverged = not (np.isfinite(trace.tape.loss) and norm < np.inf and np.isfinite(update).all())
+        risen = spike([*self._norms], norm) if self._norms else 0.0
+        self._norms.append(norm)
         measurements = {}
         for name, instrument in self.experiment.instruments.items():
             schedule = instrument.schedule
-            record = (
-                schedule.new_max is not None
-                and step > 0
-                and norm > self._largest_read[name] + np.log10(schedule.new_max)
+            record = step > 0 and (
+                (schedule.new_max is not None and norm > self._largest_read[name] + np.log10(schedule.new_max))
+                or (
+                    schedule.new_spike is not None
+                    and risen > max(self._largest_spike[name], np.log10(schedule.new_spike))
+                )
             )
             if step in self._plan[name] or record or (diverged and schedule.last):
                 with np.errstate(over="ignore", invalid="ignore"):
                     measurements[name] = instrument.measure(trace)
                 self._largest_read[name] = max(self._largest_read[name], norm)
+                self._largest_spike[name] = max(self._largest_spike[name], risen)
         evaluate = last or (settings.eval_every is not None and step % settings.eval_every == 0)
         evaluation = (
             _evaluate(self.experiment, network, self.theta, self._held_out) if evaluate and not diverged else None

@@ -1,32 +1,44 @@
-"""The verdict on a run: one word, and the numbers and thresholds that gave it."""
+"""The verdict on a run: one word, and the numbers and thresholds that gave it.
 
-from collections.abc import Mapping, Sequence
+Where a threshold says "measured", that is on the training half of the labelled collection in experiments/verdicts,
+which says how it does on the other half.
+"""
+
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gradpath.evidence import Evidence, Readings, weigh
+
+__all__ = ["ORDER", "Evidence", "Readings", "Verdict", "judge", "weigh"]
+
+UNTRAINED = 10
+"""Updates from which on something was trained. Adam's step is about the learning rate at most, in every parameter
+(Kingma & Ba 2015, section 2.1), so that fewer leave it within ten of them of where it was drawn."""
+DIVERGED = 10.0
+"""How many times the loss before training and that of chance (the larger) the loss after it must be. Measured: what is
+thrown by an explosion ends near chance, at most at 1.01 times the larger of both; what has diverged at 184 or more."""
 VANISHED = 3.0
-"""Decades that ‖∂L/∂H_t‖ loses over the lag. What arrives at 10^-3 is lost in the noise that a minibatch of fewer than
-10^6 sequences leaves in the rest, since that noise falls with 1/√B. In the studies, what solves loses at most 2."""
+"""Decades that the carrier's gradient loses over the lag. What arrives at 10^-3 is lost in the noise that a minibatch
+of fewer than 10^6 sequences leaves in the rest, since that noise falls with 1/√B."""
 SPIKED = 1.0
-"""Decades from the median to the largest gradient norm of training. Pascanu et al. (2013, section 3.2) put the clipping
-threshold at half to ten times the average norm: what exceeds ten times it is no ordinary step."""
-ROSE = 0.0
-"""Decades that ‖∂L/∂H_t‖ gains over the lag where the gradient is largest. Explosion is of the long-term components,
-which outgrow the short-term ones (section 2 there); a large gradient that falls with the lag is only a large loss."""
+"""Decades from the median gradient norm of the steps before to that of the spike. Pascanu et al. (2013, section 3.2)
+put the clipping threshold at half to ten times the average norm: what exceeds ten times it is no ordinary step."""
+ROSE = 0.5
+"""Decades that the gradient grows over the lag, at a spike beyond what it grew before. Explosion is of the long-term
+components, which outgrow the short-term ones (section 2 there); a large gradient that grows no more over the lag than
+before is only a large loss. Measured: 0.58 and more at spikes of explosions."""
+HUGE = 1.0
+"""Log10 of the gradient norm, as the median of each quarter of training, of what explodes at every step: ten times the
+usual max_norm of 1, as for SPIKED. Measured: 0.72 at most where nothing explodes."""
 OUTGREW = 3.0
-"""Decades gained there that count without a spike, as in a network that explodes at every step: VANISHED's mirror."""
+"""Log10 of the largest norm that is an explosion without a spike, as where training starts with it, if the gradient
+also grows by as many decades over the lag: VANISHED's mirror."""
 SATURATED = 0.5
 """Share of gates and units on the flat part of their nonlinearity: more than half. A gate's flat part is an activation
-< 0.1 or > 0.9 (Karpathy et al. 2015, section 4.2); in the studies 0.8 to 0.9 of an RNN's units after an explosion."""
-FREE_ABOVE = ("F", "Z", "phi_prime")
-"""Where > 0.9 is not saturation: a keeping gate at 1 is the highway itself, and φ′ at its largest passes everything."""
-ORDER = ("solved", "healthy", "saturated", "vanishing", "exploding", "diverged", "unknown")
-"""From good to bad; the report sorts by it."""
-
-Readings = Mapping[str, tuple[Sequence[str], Sequence[int], Sequence[NDArray]]]
-"""By instrument: the columns' names, the training steps of the readings, the readings."""
+< 0.1 or > 0.9 (Karpathy et al. 2015, section 4.2)."""
+ORDER = ("solved", "healthy", "saturated", "vanishing", "exploding", "diverged", "untrained", "unknown")
+"""From good to bad, and then what says nothing of training; the report sorts by it."""
 
 
 @dataclass(frozen=True)
@@ -37,44 +49,8 @@ class Verdict:
     reason: str
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """The numbers of a run that the verdict is made of; None where nothing was recorded. Norms are log10 and those of
-    the raw gradient, before clipping; what is lost is ‖∂L/∂H_t‖ of the bottom layer, in decades over the lag: inf where
-    a true zero arrives, negative where it rises.
-    """
-
-    lag: int
-    """Longest lag of the task in steps."""
-    score: str = ""
-    """The task's score after training beside its criterion."""
-    solved: bool = False
-    diverged_at: int | None = None
-    largest: float | None = None
-    """Largest gradient norm of training."""
-    median: float | None = None
-    """Its median over the steps."""
-    lost_at_init: float | None = None
-    lost_at_largest: float | None = None
-    """At the reading with the largest gradient norm."""
-    lost: float | None = None
-    """At the last reading."""
-    scored_within: bool = False
-    """Does the loss also read steps inside the lag? What it sends there hides what comes from the end."""
-    last_alone: bool = False
-    """Is ``lost`` that of the last scored step's loss alone, over the whole sequence? Where the loss reads steps within
-    it is, if the instrument ``reach`` has read it."""
-    saturated: float | None = None
-    """Share at the last reading, over gates, layers, timesteps, sequences and units."""
-
-    @property
-    def spike(self) -> float:
-        """Decades from the median to the largest gradient norm."""
-        return 0.0 if self.largest is None or self.median is None else self.largest - self.median
-
-
 def judge(e: Evidence) -> Verdict:
-    """Diverged, solved, exploding, vanishing, saturated, healthy: the first that holds.
+    """Diverged, solved, untrained, exploding, vanishing, saturated, healthy: the first that holds.
 
     Solved stands before the pathologies because a network that has learnt may forget what it does not need; exploding
     before vanishing because it comes first in time: its updates throw the network to where the gradient vanishes; and
@@ -82,110 +58,119 @@ def judge(e: Evidence) -> Verdict:
     instrument that tells them apart is missing; without ``gate_activation`` the verdict says so and stands.
     """
     if e.diverged_at is not None:
-        return Verdict("diverged", _line(f"loss or gradient not finite at step {e.diverged_at}", _size(e)))
+        return Verdict("diverged", _line(f"loss or gradient not finite at step {e.diverged_at}", _largest(e)))
+    if _lost_control(e):
+        return Verdict(
+            "diverged", _line(_loss(e), f"diverged above {DIVERGED:g} times the larger of these", _largest(e))
+        )
+    few = e.updates is not None and e.updates < UNTRAINED
+    updates = f"nothing was trained ({e.updates} updates, trained from {UNTRAINED})" if few else ""
     if e.solved:
-        return Verdict("solved", _line(e.score, _lost(e), _size(e)))
-    if e.lost is None or e.lost_at_largest is None:
-        return Verdict("unknown", "no reading of state_grad_norm to judge by")
-    if _explodes(e):
-        return Verdict("exploding", _line(_spike(e), f"in the end {_change(e)}"))
+        return Verdict("solved", _line(updates, e.score, _lost(e), _largest(e)))
+    if few:
+        return Verdict("untrained", _line(updates, _at_init(e), _saturated(e), _loss(e)))
+    if e.lost is None:
+        return Verdict("unknown", _line(_unread(e), _loss(e)))
+    if explosion := _explosion(e):
+        return Verdict("exploding", _line(explosion, f"in the end {_change(e.lost)}", _loss(e)))
     vanishing = f"{_lost(e)} (vanishing above {VANISHED:g})"
     if e.lost > VANISHED:
-        at_init = "" if e.lost_at_init is None or e.last_alone else f"{e.lost_at_init:.1f} at initialisation"
-        return Verdict("vanishing", _line(vanishing, at_init))
-    saturated = "saturation not judged, no reading of gate_activation"
-    if e.saturated is not None:
-        saturated = f"{e.saturated:.0%} of gates and units saturated (above {SATURATED:.0%})"
-        if e.saturated > SATURATED:
-            return Verdict("saturated", _line(saturated, _lost(e)))
+        return Verdict("vanishing", _line(vanishing, _at_init(e), _loss(e)))
+    if e.saturated is not None and e.saturated > SATURATED:
+        return Verdict("saturated", _line(_saturated(e), _lost(e), _loss(e)))
     if e.scored_within and not e.last_alone:
         return Verdict("unknown", _line(_lost(e), "but the loss is read at steps in between, which would hide it"))
-    return Verdict("healthy", _line(vanishing, _spike(e), saturated))
+    return Verdict("healthy", _line(vanishing, _spike(e), _saturated(e), _loss(e)))
 
 
-def weigh(evidence: Evidence, readings: Readings, norms: Mapping[int, float]) -> Evidence:
-    """Adds to what is known of a run what its instruments have read; ``norms`` is the log10 gradient norm of every
-    training step. Readings with NaN (training had blown up) do not count, nor norms that are not finite.
-    """
-    found = vars(evidence).copy()
-    if finite := [norm for norm in norms.values() if np.isfinite(norm)]:
-        found |= {"largest": max(finite), "median": float(np.median(finite))}
-    names, steps, profiles = _whole(readings, "state_grad_norm")
-    if profiles:
-        hidden = bottom_hidden(names)
-        lost = [_over(evidence.lag, profile[:, hidden]) for profile in profiles]
-        largest = max(range(len(steps)), key=lambda i: norms.get(steps[i], -np.inf))
-        found |= {"lost": lost[-1], "lost_at_largest": lost[largest]}
-        found["lost_at_init"] = lost[0] if steps[0] == 0 else None
-        if direct := [i for i, name in enumerate(names) if name.startswith("direct/")]:  # the top layer's is the last
-            found["scored_within"] = bool((profiles[-1][-1 - evidence.lag : -1, direct[-1]] > -np.inf).any())
-    names, reached, reaches = _whole(readings, "reach")
-    if reaches and found["scored_within"] and reached[-1] == steps[-1]:
-        found |= {"lost": float(reaches[-1][list(names).index("decades_lost")]), "last_alone": True}
-    names, _, activations = _whole(readings, "gate_activation")
-    if activations:
-        found["saturated"] = _saturated(dict(zip(names, activations[-1].mean(axis=0).tolist(), strict=True)))
-    return Evidence(**found)
+def _lost_control(e: Evidence) -> bool:
+    """Is the loss after training finite or not, of another order of magnitude than it could be without any training?"""
+    if e.loss is None:
+        return False
+    return not np.isfinite(e.loss) or e.loss > DIVERGED * max(e.first_loss or 0.0, e.chance or 0.0, 1e-300)
 
 
-def bottom_hidden(names: Sequence[str]) -> int:
-    """The column of H in the bottom layer: the first of that name."""
-    return next(column for column, name in enumerate(names) if name.rpartition("/")[2] == "H")
-
-
-def _whole(readings: Readings, name: str) -> tuple[Sequence[str], list[int], list[NDArray]]:
-    """The readings of an instrument that hold no NaN."""
-    names, steps, values = readings.get(name, ((), (), ()))
-    whole = [i for i, value in enumerate(values) if not np.isnan(value).any()]
-    return names, [steps[i] for i in whole], [values[i] for i in whole]
-
-
-def _over(lag: int, profile: NDArray) -> float:
-    """Decades that a profile (T,) loses from the last step at which it is not 0 to ``lag`` steps before the end, or to
-    H_1 where the task asks for more (H_0, which it starts from, has no row).
-    """
-    far = float(profile[max(-1 - lag, -len(profile))])
-    near = profile[profile > -np.inf]
-    return np.inf if far == -np.inf or not near.size else float(near[-1]) - far
-
-
-def _saturated(mean: Mapping[str, float]) -> float:
-    """Mean over the gates of the share on a flat part, from the columns of ``gate_activation``."""
-    gates = [name.removesuffix("/mean") for name in mean if name.endswith("/mean")]
-    above = {gate: 0.0 if gate.rpartition("/")[2] in FREE_ABOVE else mean[f"{gate}/above_0.9"] for gate in gates}
-    return float(np.mean([mean[f"{gate}/below_0.1"] + above[gate] for gate in gates]))
-
-
-def _explodes(e: Evidence) -> bool:
-    rose = -np.inf if e.lost_at_largest is None else -e.lost_at_largest
-    # Losses along the way add to the past by themselves: then a small rise says nothing.
-    return rose >= OUTGREW or (rose >= ROSE and e.spike >= SPIKED and not e.scored_within)
-
-
-def _size(e: Evidence) -> str:
-    if e.largest is None:
-        return ""
-    return f"largest gradient norm 10^{e.largest:.1f}, {e.spike:.1f} decades above the median"
+def _explosion(e: Evidence) -> str:
+    """Which explosion it was, with its numbers and their thresholds; empty where it was none."""
+    if e.scored_within and not e.last_alone:
+        return ""  # losses along the way add to the past by themselves
+    grown, rise = e.grown_at_spike or 0.0, e.rise_at_spike or 0.0
+    if e.spike is not None and e.spike >= SPIKED and rise >= ROSE:
+        return (
+            f"{_spike(e)}, where the gradient grows by {grown:.1f} decades over the lag, "
+            f"{rise:.1f} more than before (from {ROSE:g})"
+        )
+    if (e.smallest_quarter or 0.0) >= HUGE and (e.grown or 0.0) >= ROSE:
+        return (
+            f"gradient norm 10^{e.smallest_quarter:.1f} or more throughout, as the median of each quarter of training "
+            f"(exploding from 10^{HUGE:g}), growing by {e.grown:.1f} decades over the lag (from {ROSE:g})"
+        )
+    if (e.largest or 0.0) >= OUTGREW and (e.grown_at_largest or 0.0) >= OUTGREW:
+        return (
+            f"{_largest(e)} (exploding from 10^{OUTGREW:g}), growing there by {e.grown_at_largest:.1f} decades "
+            f"over the lag (from {OUTGREW:g})"
+        )
+    return ""
 
 
 def _spike(e: Evidence) -> str:
-    """The two numbers of an explosion, each with its threshold."""
-    rose = 0.0 if e.lost_at_largest is None else -e.lost_at_largest
-    bound = ROSE if e.spike >= SPIKED and not e.scored_within else OUTGREW
-    profile = f"{'rising' if rose >= 0 else 'falling'} there by {abs(rose):.1f} over the {e.lag} steps"
-    return f"{_size(e)} (exploding from {SPIKED:g}), {profile} (from +{bound:g})"
+    if e.spike is None:
+        return ""
+    where = f"gradient norm at step {e.spike_at}"
+    if e.spike <= 0.05:
+        return f"{where} no larger than the median of the steps before (exploding from +{SPIKED:g} decade)"
+    return f"{where} {e.spike:.1f} decades above the median of the steps before (exploding from {SPIKED:g})"
+
+
+def _largest(e: Evidence) -> str:
+    return "" if e.largest is None else f"largest gradient norm 10^{e.largest:.1f}"
 
 
 def _lost(e: Evidence) -> str:
+    if e.lost is None:
+        return ""
     if e.last_alone:
-        return f"the last step's loss alone {_change(e)} over the sequence"
-    return "" if e.lost is None else f"{_change(e)} over the {e.lag} steps that the task needs"
+        return f"the last step's loss alone {_change(e.lost)} over the sequence"
+    if e.span is not None and e.span < e.lag:
+        return f"{_change(e.lost)} over the {e.span} steps that there are"
+    return f"{_change(e.lost)} over the {e.lag} steps that the task needs"
 
 
-def _change(e: Evidence) -> str:
-    if e.lost is None or e.lost == np.inf:
+def _at_init(e: Evidence) -> str:
+    if e.lost_at_init is None:
+        return ""
+    growth = e.grown_at_init or 0.0
+    between = f", growing by {growth:.1f} on the way" if growth >= 0.05 and e.lost_at_init > -0.05 else ""
+    return f"at initialisation {_change(e.lost_at_init)}{between}"
+
+
+def _change(lost: float) -> str:
+    if lost == np.inf:
         return "nothing arrives (a true zero)"
-    return f"gained {-e.lost:.1f} decades" if e.lost < 0 else f"lost {e.lost:.1f} decades"
+    if abs(lost) < 0.05:
+        return "lost nothing (0.0 decades)"
+    return f"gained {-lost:.1f} decades" if lost < 0 else f"lost {lost:.1f} decades"
+
+
+def _saturated(e: Evidence) -> str:
+    if e.saturated is None:
+        return "saturation not judged, no reading of gate_activation, or of ReLU alone"
+    return f"{e.saturated:.0%} of gates and units saturated (saturated above {SATURATED:.0%})"
+
+
+def _unread(e: Evidence) -> str:
+    if e.not_finite:
+        return f"no finite reading of state_grad_norm to judge by, {e.not_finite} with NaN or infinity"
+    return "no reading of state_grad_norm to judge by"
+
+
+def _loss(e: Evidence) -> str:
+    """The loss beside what it can be compared with."""
+    if e.loss is None:
+        return ""
+    known = {"before training": e.first_loss, "by chance": e.chance}
+    beside = ", ".join(f"{loss:.3g} {when}" for when, loss in known.items() if loss is not None)
+    return f"loss {e.loss:.3g}" + (f" ({beside})" if beside else "")
 
 
 def _line(*clauses: str) -> str:

@@ -1,7 +1,10 @@
 """Instruments read a finished trace and cannot touch training. Each has a schedule of its own."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import ClassVar
 
 import numpy as np
@@ -10,6 +13,9 @@ from gradpath.network import Network
 from gradpath.records import Measurement, Trace
 from gradpath.settings import SettingError, Settings, setting
 
+WINDOW = 20
+"""Training steps that a spike is measured against: enough for a median that no single minibatch moves, and few enough
+that a gradient which grows slowly, since the network learns, is compared with what it has grown to."""
 FEW = 64
 """Parameters of a network each of whose parameters can be followed by itself."""
 
@@ -26,6 +32,12 @@ class Schedule(Settings):
     last: bool = setting(True, "read after the last update, or where training diverges")
     new_max: float | None = setting(
         None, "read when the gradient norm exceeds this many times the largest read so far", gt=1
+    )
+
+    new_spike: float | None = setting(
+        None,
+        "read when the gradient norm exceeds this many times the median of the 20 steps before, and any such read",
+        gt=1,
     )
 
     def steps(self, last: int) -> set[int]:
@@ -58,6 +70,13 @@ class Instrument(Settings, ABC):
     def metric(self, name: str) -> str | None:
         """The key under which MLflow shows this curve; None keeps it in the artifact alone."""
         return None
+
+
+def spike(before: Sequence[float], norm: float) -> float:
+    """Decades from the median of the last ``WINDOW`` log10 gradient norms ``before`` a step to its own; NaN where
+    nothing came before.
+    """
+    return norm - median(before[-WINDOW:]) if before else math.nan
 
 
 def few_parameters(network: Network) -> None:

@@ -22,26 +22,24 @@ class Reach(Instrument):
     would count as a fall: with W_·h = 0 and O_s(1 − tanh² C_s) = ½ their reach is 1 − ½ ln 5 ≈ 0.2 of −1/ln F.
 
     Where a stays above a(0)/e, reach is the largest lag there is, s − 1, and ``reach_censored`` is 1, else 0.
-    ``decades_lost``: log10 ‖∂L_s/∂H_s‖ / ‖∂L_s/∂H_1‖ in the top layer, inf where a true zero arrives. NaN: a(0)
-    is a true zero, or a is not finite where it would have fallen. (names,)
+    NaN: a(0) is a true zero, or a is not finite where it would have fallen.
+
+    ``decades_lost``: log10 ‖∂L_s/∂S_s‖ / ‖∂L_s/∂S_1‖ of the carrier of the *bottom* layer, where the inputs enter; see
+    :func:`decades_lost`. (names,)
     """
 
     per_timestep = False
 
     def measure(self, trace: Trace) -> Measurement:
         tape = trace.tape
-        top = tape.cell.prefix(tape.cell.layers - 1)
         states = states_of_step(trace, len(tape.scored) - 1)
 
-        def curve(name: str) -> NDArray:
-            return states[top + name].log10_norm_by_step()[tape.scored[-1] :: -1]
+        def curve(layer: int) -> NDArray:
+            carrier = tape.cell.prefix(layer) + tape.cell.states[-1]
+            return states[carrier].log10_norm_by_step()[tape.scored[-1] :: -1]
 
-        hidden = curve(tape.cell.states[0])
-        with np.errstate(invalid="ignore"):
-            lost = float(hidden[0] - hidden[-1])
-        return Measurement(
-            ("reach", "reach_censored", "decades_lost"), np.array([*reach(curve(tape.cell.states[-1])), lost])
-        )
+        values = [*reach(curve(tape.cell.layers - 1)), decades_lost(curve(0))]
+        return Measurement(("reach", "reach_censored", "decades_lost"), np.array(values))
 
     def metric(self, name: str) -> str | None:
         return "train/reach" if name == "reach" else None
@@ -59,3 +57,14 @@ def reach(curve: NDArray) -> tuple[float, float]:
         return float(len(curve) - 1), 1.0
     before, after = lost[fallen[0] - 1 : fallen[0] + 1]
     return float(fallen[0] - 1 + (np.log10(np.e) - before) / (after - before)), 0.0
+
+
+def decades_lost(curve: NDArray) -> float:
+    """What a curve of log10 values over the lag loses from its first value to its last, in decades: negative where it
+    rises, inf where a true zero (-inf) arrives. Steps at which nothing has arrived yet are passed over, as in the
+    bottom of a stack whose upper gates are closed at the last step. NaN where the curve holds NaN or +inf.
+    """
+    if np.isnan(curve).any() or np.isposinf(curve).any():
+        return np.nan
+    arrived = curve[curve > -np.inf]
+    return float(arrived[0] - curve[-1]) if arrived.size else np.inf

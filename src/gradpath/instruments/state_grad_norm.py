@@ -1,5 +1,6 @@
 """The total and the direct derivative of the loss with respect to the states, at every timestep."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,8 @@ from gradpath.records import Measurement, Trace
 class StateGradNorm(Instrument):
     """log10 ‖∂L/∂H_t‖_F (and C_t): the *total* derivative, through everything that follows; and, as ``direct/H``,
     log10 ‖∂⁺L/∂H_t‖_F, what arrives at H_t from the loss or the layer above alone (Werbos 1990; Pascanu et al. 2013,
-    eq. 5, ∂⁺ the immediate derivative). (T, names); -inf is a true zero.
+    eq. 5, ∂⁺ the immediate derivative). (T, names); -inf is a true zero. Names: the states of each layer from the
+    bottom, in the order of the cell's ``states``, then what each layer receives directly, from the bottom too.
     """
 
     per_timestep = True
@@ -25,3 +27,11 @@ class StateGradNorm(Instrument):
 
     def metric(self, name: str) -> str | None:
         return None if name.startswith("direct/") else f"log10_state_grad_norm_by_lag/{name}"
+
+
+def bottom_carrier(names: Sequence[str]) -> int:
+    """The column of the carrier in the bottom layer: C of the LSTM, H of RNN and GRU, of any cell the last of its
+    ``states``. The loss over the lag is read there, where the input that is to be kept enters.
+    """
+    layers = [name.rpartition("/")[0] for name in names if not name.startswith("direct/")]
+    return layers.count(layers[0]) - 1
