@@ -207,12 +207,16 @@ def check(arguments: list[str]) -> int:
         raise config.ConfigError(
             "cell.truncate=true: a truncated gradient is not the loss's gradient; nothing to check"
         )
-    network, theta, batch, rng = checking.shrunk(experiment)
-    size = f"T = {len(batch.mask)}, B = {batch.mask.shape[1]}, H = {network.cell.hidden_size}"
-    print(f"{type(network.cell).__name__}, {network.loss.name}, {size}, {network.size} parameters, float64")
+    rows: list[checking.Row] = []
+    print(f"{experiment.title}: {checking.sizes(experiment)}")
     with threadpool_limits(1, "blas"):
-        rows = checking.check(network, theta, batch, rng)
-    print(checking.table(rows))
+        for case, found in checking.every_case(experiment):
+            rows = found
+            if case and sys.stderr.isatty():
+                print(f"\r\x1b[2Kchecking: {case} …", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+    print(checking.table(rows, experiment.cell.layers))
     return 0 if all(row.passed for row in rows) else 1
 
 
