@@ -32,7 +32,7 @@ from gradpath.records import Batch, Trace
 from gradpath.scaled import Scaled
 from gradpath.settings import SettingError
 
-__all__ = ["Row", "check", "every_case", "merged", "place", "table"]
+__all__ = ["Row", "cases", "check", "every_case", "merged", "place", "table", "unmerged"]
 
 STEPS = (1e-2, 1e-3, 1e-1, 1e-4, 1e-5)
 """Step sizes of the differences. The smallest error counts: a wide step may cross a corner of relu, a narrow one
@@ -41,35 +41,51 @@ rounds; a wrong gradient is wrong at each."""
 
 def every_case(experiment: Experiment) -> Iterator[tuple[str, list[Row]]]:
     """Each case's name, before it is computed, and the rows found so far."""
-    rows: list[Row] = []
-
-    def of(findings: Findings) -> list[Row]:
-        rows.extend(findings.rows)
-        return rows
-
-    made = cases.small(experiment)
-    name = f"small, {made.train.dtype.name}"
-    yield name, rows
-    every = replace(made, instruments=_every_instrument(made))
-    for index, watch in enumerate(cases.watched(every, seeds=2, times=1)):
-        rows = of(compare(watch, name, differences=index == 1))
     types = [experiment.train.dtype] + [Dtype.float64] * (experiment.train.dtype is Dtype.float32)
+    rows: list[Row] = []
+    yield "small", rows
+    for findings in small(experiment):
+        rows += findings.rows
     for dtype in types:
-        made, times = cases.as_asked(replace(experiment, train=replace(experiment.train, dtype=dtype)))
-        name = f"as asked, {dtype.name}"
-        yield name, rows
-        with cases.as_if_longer(times):
-            rows = of(compare(cases.watched(made, seeds=1, times=1)[-1], name))
-    for dtype in types:
+        yield f"as asked, {dtype.name}", rows
+        rows += as_asked(experiment, dtype).rows
         yield f"past the band, {dtype.name}", rows
-        for name, network, theta, batch in cases.past_the_band(experiment, dtype):
-            rows = of(compare(_pass(network, theta, batch), name))
+        for findings in past_the_band(experiment, dtype):
+            rows += findings.rows
     yield "", rows
 
 
+def small(experiment: Experiment) -> Iterator[Findings]:
+    """Two seeds side by side, the first with differences and every instrument."""
+    made = cases.small(experiment)
+    first, beside = cases.watched(replace(made, instruments=_every_instrument(made)), seeds=2)
+    yield compare(first, "small, float64", differences=True)
+    plain = {name: read for name, read in beside.measurements.items() if name in PLAIN}
+    yield compare(replace(beside, measurements=plain), "small, float64, a second seed")
+
+
+def as_asked(experiment: Experiment, dtype: Dtype) -> Findings:
+    """The experiment's own layers, H, B and instruments."""
+    made, times = cases.as_asked(replace(experiment, train=replace(experiment.train, dtype=dtype)))
+    with cases.as_if_longer(times):
+        (watch,) = cases.watched(made, seeds=1)
+        return compare(watch, f"as asked, {dtype.name}")
+
+
+def past_the_band(experiment: Experiment, dtype: Dtype) -> Iterator[Findings]:
+    """Few units, and so many steps that the adjoint is rescaled."""
+    for name, network, theta, batch in cases.past_the_band(experiment, dtype):
+        yield compare(_pass(network, theta, batch), name)
+
+
 def check(network: Network, theta: NDArray, batch: Batch, rng: Generator) -> list[Row]:
-    """Checks a network at some θ on a minibatch, with every instrument that can read it; float64."""
-    return merged(compare(_pass(network, theta, batch), "given", differences=True, rng=rng).rows)
+    """Checks a network at some θ on a minibatch; float64."""
+    return merged(unmerged(network, theta, batch, rng))
+
+
+def unmerged(network: Network, theta: NDArray, batch: Batch, rng: Generator) -> list[Row]:
+    """The same, a row for each oracle."""
+    return compare(_pass(network, theta, batch), "given", differences=True, rng=rng).rows
 
 
 def _pass(network: Network, theta: NDArray, batch: Batch) -> Watch:

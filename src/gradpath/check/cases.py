@@ -188,31 +188,28 @@ def as_asked(experiment: Experiment) -> tuple[Experiment, float]:
     return made, asked / task.timesteps
 
 
-def watched(experiment: Experiment, seeds: int, times: float) -> list[Watch]:
-    """Trains for one update, and gives each seed's first and last pass."""
+def watched(experiment: Experiment, seeds: int) -> list[Watch]:
+    """Trains for two updates, and gives each seed's second pass, which must not add to the first."""
     made = []
     for seed in range(experiment.seed, experiment.seed + seeds):
         own = {name: replace(i, schedule=Schedule(every=1)) for name, i in experiment.instruments.items()}
         watch = Watched(lr=experiment.optimizer.lr, optimizer=experiment.optimizer)
-        settings = replace(experiment.train, steps=1, eval_every=None, eval_size=2)
+        settings = replace(experiment.train, steps=2, eval_every=None, eval_size=2)
         made.append(
             Experiment(
                 **{f.name: getattr(experiment, f.name) for f in fields(Experiment)}
                 | {"seed": seed, "optimizer": watch, "instruments": own | {"tap": Tap()}, "train": settings}
             )
         )
-    with as_if_longer(times):
-        steps = list(train_seeds(made))
+    steps = list(train_seeds(made))
     found = []
     for index, one in enumerate(made):
         tap, optimizer = one.instruments["tap"], one.optimizer
         assert isinstance(tap, Tap)
         assert isinstance(optimizer, Watched)
-        for step, trace in enumerate(tap.traces):
-            read = {k: m for k, m in steps[step][index].measurements.items() if k != "tap"}
-            update = optimizer.seen[step] if step < len(optimizer.seen) else None
-            of = {k: one.instruments[k] for k in read}
-            found.append(Watch(trace, of, read, update, one.clip, one.train.readout))
+        read = {k: m for k, m in steps[1][index].measurements.items() if k != "tap"}
+        of = {k: one.instruments[k] for k in read}
+        found.append(Watch(tap.traces[1], of, read, optimizer.seen[1], one.clip, one.train.readout))
     return found
 
 

@@ -24,19 +24,20 @@ Left = tuple[NDArray, NDArray, NDArray]
 
 
 class Derivative:
-    """The local Jacobians of one layer's steps, at the points that lie on its tape; complex step and differences are
-    compared at the steps ``validated``.
+    """The local Jacobians of one layer's steps, at the points that lie on its tape. Complex step and differences are
+    compared at the ends and in the middle, unless it is known already whether the complex step is ``exact``.
     """
 
-    def __init__(self, cell: Cell, tape: LayerTape, validated: Sequence[int]) -> None:
+    def __init__(self, cell: Cell, tape: LayerTape, exact: bool | None = None) -> None:
         self._cell, self._tape = cell, tape
         self._single = tape.pre.dtype == np.float32
         self._eps = 4 * float(np.finfo(tape.pre.dtype).eps)
         self._rng = np.random.default_rng(0)
-        self._complex = True
-        found = [self._both(self.point(t)) for t in validated]
-        self._complex = all(agree for agree, _ in found)
-        self.pointwise = all(self._is_pointwise(self.point(t), j) for t, (_, j) in zip(validated, found, strict=True))
+        steps = len(tape.pre)
+        points = [self.point(t) for t in sorted({0, steps // 2, steps - 1})] if exact is None else []
+        found = [self._both(point) for point in points]
+        self.exact = all(agree for agree, _ in found) if exact is None else exact
+        self.pointwise = all(self._is_pointwise(point, j) for point, (_, j) in zip(points, found, strict=True))
         """Does no unit of a step see another's inputs but through the matrices?"""
 
     def at(self, t: int) -> NDArray:
@@ -47,7 +48,7 @@ class Derivative:
         """
         point = self.point(t)
         near = [value * (1 + self._eps * self._rng.uniform(-1, 1, value.shape)) for value in point]
-        if self._complex:
+        if self.exact:
             jacobian, moved = (self._by_complex_step(at, self._leaving, np.complex128) for at in (point, near))
             error = np.abs(moved - jacobian)
             if self._single:
@@ -76,7 +77,7 @@ class Derivative:
 
     def gate_slopes(self, t: int) -> NDArray:
         """∂(gate)/∂(its own pre-activation) (n, B, H)."""
-        point, by_complex = self.point(t), self._complex
+        point, by_complex = self.point(t), self.exact
         found = self._by_complex_step(point, self._gates, np.complex128) if by_complex else None
         every = self._by_differences(point, self._gates)[0] if found is None else found
         blocks = range(len(self._cell.blocks))

@@ -11,13 +11,14 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.check.findings import Errors, exactly, of_log10, worst
-from gradpath.check.reference import Reference, long_hand
+from gradpath.check.findings import ALLOWED, Errors, exactly, of_log10, worst
+from gradpath.check.reference import Reference
 from gradpath.check.textbook import Stepwise
 from gradpath.experiment import unit_name
 from gradpath.gradcheck import untied_loss
 from gradpath.graded import products
 from gradpath.instruments import Instrument
+from gradpath.instruments.clipping_ledger import ClippingLedger
 from gradpath.instruments.credit import Credit
 from gradpath.instruments.jacobian_log_singular_values import JacobianLogSingularValues
 from gradpath.instruments.lyapunov_spectrum import LyapunovSpectrum
@@ -63,14 +64,13 @@ def errors(reference: Reference, trace: Trace, instrument: Instrument, read: Mea
 def _by_stand_in(reference: Reference, trace: Trace, instrument: Instrument, read: Measurement) -> Errors:
     """The instrument on the textbook's own trace; and on it moved by what is uncertain."""
     both = []
-    for moved in (0, 1):
-        tape = long_hand(reference.tape, moved)
-        stand_in = tape.network.backward(tape.theta, tape)
-        stand_in = replace(
-            stand_in, clip_scale=trace.clip_scale, applied=trace.applied, trained=trace.trained and stand_in.gradient
-        )
-        with np.errstate(over="ignore", invalid="ignore"):
-            both.append(instrument.measure(stand_in))
+    for stand_in in reference.stand_ins:
+        trained = trace.trained
+        if trained is not None:
+            network = stand_in.tape.network
+            trained = stand_in.gradient if trained is trace.gradient else network.without_readout(stand_in)
+        dressed = replace(stand_in, clip_scale=trace.clip_scale, applied=trace.applied, trained=trained)
+        both.append(instrument.measure(dressed))
     value, near = (measurement.values for measurement in both)
     if both[0].names != read.names or value.shape != read.values.shape:
         return exactly(np.inf)
@@ -194,6 +194,58 @@ def _cosine(part: NDArray, total: NDArray) -> NDArray:
     return np.divide(np.sum(one * other, axis=1), norms, out=np.zeros_like(norms), where=norms > 0)
 
 
+def _clip_scale(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
+    yield "clip_scale", Column(np.asarray(trace.clip_scale))  # itself checked where training is
+
+
+def _clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
+    """Both kinds of clipping on the textbook's gradient, as trained."""
+    assert isinstance(instrument, ClippingLedger)
+    flat, exponent = whole(reference, trace)
+    if trace.trained is not None and trace.trained is not trace.gradient:
+        flat[:, trace.tape.network.layout[-2].start :] = 0
+    raw = _norm_of_total(flat, exponent)
+    plain = np.ldexp(flat, exponent)
+    applied = plain if trace.applied is None else np.stack([trace.applied.astype(np.float64)] * 2)
+    size = np.abs(plain).max() or 1.0
+    lengths = np.linalg.norm(plain / size, axis=1) * size
+    by_norm = plain * np.minimum(1, instrument.max_norm / np.where(lengths > 0, lengths, 1))[:, None]
+    by_value = np.clip(plain, -instrument.max_value, instrument.max_value)
+    near = np.abs(np.abs(plain[0]) / instrument.max_value - 1) < ALLOWED["float32"]
+    share = np.mean(np.abs(plain) > instrument.max_value, axis=1)
+
+    def norm(vectors: NDArray) -> Column:
+        return _norm_of_total(vectors, 0)
+
+    def cosine(vectors: NDArray) -> Column:
+        value, moved = (
+            _cosine(v[None], p[None])[0] if v.any() else np.nan for v, p in zip(vectors, plain, strict=True)
+        )
+        return Column(np.asarray(value), abs(moved - value))
+
+    yield "log10_raw_norm", raw
+    yield "log10_applied_norm", norm(applied)
+    yield "engaged", Column(np.asarray(float(trace.clip_scale < 1)))
+    yield "non_finite", Column(np.asarray(0.0))
+    yield "cosine", cosine(applied)
+    for kind, vectors in (("norm_clip", by_norm), ("value_clip", by_value)):
+        yield f"{kind}/cosine", cosine(vectors)
+        yield f"{kind}/log10_norm", norm(vectors)
+    yield "value_clip/share", Column(share[0], abs(share[1] - share[0]) + near.mean())
+
+
+def _counterfactual(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
+    """The textbook's passes of the cells with a gate held, from their own forward passes."""
+    cell, tape = reference.cell, reference.tape
+    for name, other in {"factual": cell, **cell.counterfactuals()}.items():
+        held = reference
+        if name != "factual":
+            held = Reference(replace(tape.network, cell=other).forward(tape.theta, tape.batch))
+        for layer, found in enumerate(held.layers):
+            for state, value in found.states.items():
+                yield f"{name}/{cell.prefix(layer)}{state}", _norm(value)
+
+
 def _parameter_value(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
     named = trace.tape.network.parameters(trace.tape.theta)
     for name, value in named.items():
@@ -280,7 +332,7 @@ def _credit(reference: Reference, trace: Trace, instrument: Instrument) -> Itera
     steps = range(length) if length <= most else np.linspace(length - 1, 0, most).round().astype(int)[::-1].tolist()
     every, scored = _recurrent(reference), {int(s): row for row, s in enumerate(reference.tape.scored)}
     for s in steps:
-        alone = _recurrent(Reference(reference.tape, scored[s])) if s in scored else None
+        alone = _recurrent(Reference(reference.tape, scored[s], reference.exact)) if s in scored else None
         yield f"credit/{s + 1}", Column(np.full(length, -np.inf), log=True) if alone is None else _norm(alone)
     unit = [_units(every.values[row]) for row in range(2)]
     for s in steps:
@@ -318,6 +370,9 @@ EXPECTED: dict[str, Expectation] = {
     "gate_activation": _gate_activation,
     "node_grad_norm": _node_grad_norm,
     "path_grad_norm": _path_grad_norm,
+    "clip_scale": _clip_scale,
+    "clipping_ledger": _clipping_ledger,
+    "counterfactual": _counterfactual,
     "parameter_value": _parameter_value,
     "lyapunov_spectrum": _lyapunov,
     "jacobian_log_singular_values": _singular_values,

@@ -1,34 +1,27 @@
 """All that a pass claims, by the textbook: the adjoints, every parameter's gradient at every step, and their sum."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradpath import bptt, readout
-from gradpath.cells import Cell
 from gradpath.check.pointwise import Derivative
 from gradpath.check.textbook import LayerReference, Stepwise, Textbook, summed, total
 from gradpath.losses import Loss
 from gradpath.network import Network
-from gradpath.records import LayerTape, Tape
+from gradpath.records import LayerTape, Tape, Trace
 from gradpath.scaled import Scaled
-
-
-def derivatives(cell: Cell, layers: Sequence[LayerTape]) -> list[Derivative]:
-    """Those of every layer; complex step and differences are compared at the ends and in the middle."""
-    steps = len(layers[0].pre)
-    return [Derivative(cell, tape, sorted({0, steps // 2, steps - 1})) for tape in layers]
 
 
 class Reference:
     """What backpropagation from a tape must give; with ``row``, from the loss of that scored timestep alone."""
 
-    def __init__(self, tape: Tape, row: int | None = None) -> None:
+    def __init__(self, tape: Tape, row: int | None = None, exact: bool | None = None) -> None:
         self.tape, self.cell, network = tape, tape.cell, tape.network
-        self.derivatives = derivatives(self.cell, tape.layers)
+        self.derivatives = [Derivative(self.cell, layer, exact) for layer in tape.layers]
         self.weights = list(network.layers(tape.theta))
         self.w_hy = network.packed(tape.theta)[-2]
         self.d_outputs = loss_gradient(network.loss, tape)
@@ -76,6 +69,20 @@ class Reference:
         """∂L/∂θ = Σ_t ∂L/∂θ_t (2, K, H) of every parameter, with its exponent."""
         return {name: total(steps) for _, name, steps in self.gradients()}
 
+    @property
+    def exact(self) -> bool:
+        return all(derivative.exact for derivative in self.derivatives)
+
+    @cached_property
+    def stand_ins(self) -> list[Trace]:
+        """The trace with the textbook's passes in the place of the network's own, and with what is uncertain moved."""
+        plain, found = self.tape.network, []
+        for moved in (0, 1):
+            network = LongHand(plain.cell, plain.input_size, plain.output_size, plain.loss, moved, self.exact)
+            tape = replace(self.tape, network=network)
+            found.append(network.backward(tape.theta, tape))
+        return found
+
 
 def loss_gradient(kind: Loss, tape: Tape) -> NDArray:
     """∂L/∂Y (R, B, O) from the outputs on the tape: 2 (Y − target) / N, or (softmax(Y) − one-hot) / N, in which the
@@ -98,15 +105,17 @@ def loss_gradient(kind: Loss, tape: Tape) -> NDArray:
 class LongHand(Network):
     """A network whose backward passes are the textbook's: an instrument that reads one must read the same."""
 
-    moved: int = field(default=0)
+    moved: int = 0
     """1: by how much what is uncertain moves the reading."""
+    exact: bool = True
+    """Can the derivative of the cell's step be taken by a complex step?"""
 
     def _adjoints(
         self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[readout.Sent]
     ) -> tuple[list[bptt.LayerAdjoint], list[Scaled]]:
         """In the place of the layers' own BPTT."""
         own, (each,) = [layer.seed(0) for layer in layers], sent
-        book = Textbook(self.cell, own, derivatives(self.cell, own), seed=0)
+        book = Textbook(self.cell, own, [Derivative(self.cell, layer, self.exact) for layer in own], seed=0)
         outputs = np.ldexp(each.gradient.array[:, 0].astype(np.float64), each.gradient.exponent[:, 0, :, None])
         found = book.stack(list(self.layers(thetas[0])), self.packed(thetas[0])[-2], each.scored, outputs)
 
@@ -120,9 +129,3 @@ class LongHand(Network):
             for one in found
         ]
         return adjoints, [scaled(one.direct) for one in found]
-
-
-def long_hand(tape: Tape, moved: int) -> Tape:
-    """The same tape, with such a network behind it."""
-    plain = tape.network
-    return replace(tape, network=LongHand(plain.cell, plain.input_size, plain.output_size, plain.loss, moved))
