@@ -1,5 +1,5 @@
-"""``gradpath check`` passes what is right, for every unit, and catches classic errors by parameter and timestep. What is
-planted elsewhere than in a gradient is in ``test_check_planted.py``.
+"""``gradpath check`` passes what is right, for every unit, and catches classic errors by parameter and timestep. What
+is planted elsewhere than in a gradient is in ``test_check_planted.py``.
 """
 
 from dataclasses import dataclass, replace

@@ -95,7 +95,7 @@ def _pass(network: Network, theta: NDArray, batch: Batch) -> Watch:
         network.backward(theta, network.forward(theta, batch))  # the second pass is checked: it must not add to it
         trace = network.backward(theta, tape)
         instruments = {name: cls() for name, cls in _known().items() if name in PLAIN}
-        return Watch(trace, instruments, {name: i.measure(trace) for name, i in instruments.items()})
+        return Watch(trace, instruments, cases.measured(instruments, trace))
 
 
 PLAIN = ("param_grad_norm", "state_grad_norm", "grad_norm", "node_grad_norm", "path_grad_norm", "gate_activation")
@@ -141,8 +141,11 @@ def compare(watch: Watch, case: str, differences: bool = False, rng: Generator |
             findings.case = case
         _totals(trace, reference, findings)
         for name, read in watch.measurements.items():
+            if isinstance(read, Exception):
+                findings.add(name, exactly(np.inf), part=str(read).splitlines()[0])
+                continue
             part, found = errors(reference, trace, watch.instruments[name], read)
-            findings.add(name, found, 0 if network.cell.layers == 1 else None, part)
+            findings.add(name, found, 0 if network.cell.layers == 1 else None, part, carried=False)
         training.check(watch, reference, findings)
     return findings
 

@@ -66,6 +66,8 @@ class Row:
     """From 1; None where the quantity has no timestep."""
     layer: int | None
     """From the bottom, from 0."""
+    carried: bool = True
+    """Is an error in it carried from its place to earlier steps and lower layers, and from nowhere else to there?"""
 
     @property
     def passed(self) -> bool:
@@ -85,7 +87,9 @@ class Findings:
     allowed: float
     rows: list[Row] = field(default_factory=list)
 
-    def add(self, quantity: str, errors: Errors, layer: int | None = None, part: str = "") -> None:
+    def add(
+        self, quantity: str, errors: Errors, layer: int | None = None, part: str = "", carried: bool = True
+    ) -> None:
         """NaN is as wrong as infinity."""
         off = np.nan_to_num(errors.off, nan=np.inf, posinf=np.inf)
         allowed = self.allowed + BLAME * np.nan_to_num(errors.doubt, nan=0.0, posinf=np.inf)
@@ -94,7 +98,7 @@ class Findings:
             wrong = np.flatnonzero(off > allowed)
             index = int(wrong[-1]) if wrong.size else int((off / allowed).argmax())
             t, off, allowed = index + 1, off[index], allowed[index]
-        self.rows.append(Row(quantity, part, self.case, float(off), float(allowed), t, layer))
+        self.rows.append(Row(quantity, part, self.case, float(off), float(allowed), t, layer, carried))
 
 
 def place(rows: list[Row]) -> Row | None:
@@ -103,7 +107,8 @@ def place(rows: list[Row]) -> Row | None:
     """
     wrong = [row for row in rows if not row.passed]
     located = [row for row in wrong if row.case == wrong[0].case and row.t is not None and row.layer is not None]
-    return max(located, key=lambda row: (row.layer, row.t), default=None)
+    carried = [row for row in located if row.carried]
+    return max(carried or located, key=lambda row: (row.layer, row.t), default=None)
 
 
 def merged(rows: list[Row]) -> list[Row]:
