@@ -242,4 +242,8 @@ def sizes(experiment: Experiment) -> str:
         f"{name} T = {e.task.timesteps}, B = {e.train.batch_size}, H = {e.cell.hidden_size}"
         for name, e in (("small", few), ("as asked", asked))
     ]
-    return "; ".join(found) + (f" (runs and halves as at {times:.3g} times the length)" if times > 1 else "")
+    return (
+        "untied differences and a textbook pass; "
+        + "; ".join(found)
+        + (f" (runs and halves as at {times:.3g} times the length)" if times > 1 else "")
+    )

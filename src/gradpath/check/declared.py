@@ -104,13 +104,21 @@ def _passes_h(of: _Layer) -> Errors:
 
 
 def _nonlinear(of: _Layer) -> Errors:
-    """``nonlinear``'s y against φ(x), elementwise relative to y: σ(x) = 1/(1 + e^-x), tanh, max(x, 0)."""
-    found = [np.zeros(len(of.tape.pre))]
+    """``nonlinear``'s y against φ(x), relative to y: σ(x) = 1/(1 + e^-x), tanh, max(x, 0). A gate that is held is the
+    same everywhere, and no φ.
+    """
+    found, steps = [np.zeros(len(of.tape.pre))], len(of.tape.pre)
     for kind, x, y in of.cell.nonlinear(of.tape):
-        value = PHI[kind](x.astype(np.float64))
-        rounding = np.abs(PHI[kind](x.astype(np.float64) * (1 + 4 * of.eps)) - value)
-        off = np.maximum(np.abs(y - value) - 4 * rounding - of.eps, 0)
-        found.append(_largest(np.divide(off, np.abs(value), out=off, where=np.abs(value) > of.eps)))
+        for arguments, values in zip(
+            *(v.reshape(steps, len(v[0]), -1, v.shape[-1]).swapaxes(0, 2) for v in (x, y)), strict=True
+        ):
+            if np.ptp(values) == 0:
+                continue
+            value = PHI[kind](arguments.astype(np.float64))
+            rounding = np.abs(PHI[kind](arguments.astype(np.float64) * (1 + 4 * of.eps)) - value)
+            off = np.maximum(np.abs(values - value) - 4 * rounding - of.eps, 0)
+            off = np.divide(off, np.abs(value), out=off, where=np.abs(value) > of.eps)
+            found.append(_largest(off.swapaxes(0, 1)))
     return exactly(np.max(found, axis=0))
 
 
