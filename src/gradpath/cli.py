@@ -39,10 +39,12 @@ usage: gradpath run [-m] [KEY=VALUE …]
 CHECK_HELP = """\
 usage: gradpath check [KEY=VALUE …]
 
-  gradpath check arm=lstm cell.layers=2 task=copy            the overrides of a run, checked at a small size
+  gradpath check arm=lstm cell.layers=2 task=copy            the overrides of a run
 
-Compares every parameter's gradient at every timestep with central differences on untied copies and with the adjoint
-dot-product test, in float64. Exit status 1 where an error exceeds its tolerance.
+Checks every number that an instrument stores or the optimiser sees: by central differences on untied copies and by a
+second backward pass that is written as a textbook would; at a small size, at the layers, H, B and type asked for, and
+where the adjoint leaves floating point's middle. Says from which timestep and layer back a gradient is wrong. Exit
+status 1 where an error exceeds its tolerance.
 """
 
 REPORT_HELP = """\

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from gradpath.check import cases, declared, training
 from gradpath.check.cases import Watch
+from gradpath.check.columns import whole
 from gradpath.check.findings import ALLOWED, Findings, Row, exactly, merged, of_adjoint, place, table
-from gradpath.check.recorded import errors, whole
+from gradpath.check.recorded import errors
 from gradpath.check.reference import Reference
 from gradpath.check.textbook import Stepwise
 from gradpath.discovery import discover
@@ -242,8 +243,5 @@ def sizes(experiment: Experiment) -> str:
         f"{name} T = {e.task.timesteps}, B = {e.train.batch_size}, H = {e.cell.hidden_size}"
         for name, e in (("small", few), ("as asked", asked))
     ]
-    return (
-        "untied differences and a textbook pass; "
-        + "; ".join(found)
-        + (f" (runs and halves as at {times:.3g} times the length)" if times > 1 else "")
-    )
+    longer = f" (runs and halves as at {times:.3g} times the length)" if times > 1 else ""
+    return "untied differences and a textbook pass; " + "; ".join(found) + longer

@@ -109,9 +109,8 @@ def _nonlinear(of: _Layer) -> Errors:
     """
     found, steps = [np.zeros(len(of.tape.pre))], len(of.tape.pre)
     for kind, x, y in of.cell.nonlinear(of.tape):
-        for arguments, values in zip(
-            *(v.reshape(steps, len(v[0]), -1, v.shape[-1]).swapaxes(0, 2) for v in (x, y)), strict=True
-        ):
+        by_block = [v.reshape(steps, v.shape[1], -1, v.shape[-1]).swapaxes(0, 2) for v in (x, y)]
+        for arguments, values in zip(*by_block, strict=True):
             if np.ptp(values) == 0:
                 continue
             value = PHI[kind](arguments.astype(np.float64))
