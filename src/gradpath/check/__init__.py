@@ -35,7 +35,7 @@ from gradpath.settings import SettingError
 
 __all__ = ["Row", "cases", "check", "every_case", "merged", "place", "table", "unmerged"]
 
-STEPS = (1e-2, 1e-3, 1e-1, 1e-4, 1e-5)
+STEPS = (1e-2, 1e-3, 1e-1, 1e-4, 1e-5, 1e-6)
 """Step sizes of the differences. The smallest error counts: a wide step may cross a corner of relu, a narrow one
 rounds; a wrong gradient is wrong at each."""
 

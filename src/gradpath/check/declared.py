@@ -155,8 +155,9 @@ def _nodes(of: _Layer) -> Errors:
     errors = [exactly(np.zeros(len(of.tape.pre)))]
     for name in both[0]:
         blocks = [name.lower()] if name.lower() in delta else [block for block in delta if block not in named]
-        found = {block: both[0][name] * slopes[block] for block in blocks}
-        near = [of_values(value, delta[block]) for block, value in found.items()]
+        known = {block: np.nan_to_num(both[0][name]) * slopes[block] for block in blocks}
+        unknown = np.isnan(both[0][name])  # as where a cell's step does not tell ∂H_t/∂C_t
+        near = [of_values(value, np.where(unknown, np.nan, delta[block])) for block, value in known.items()]
         errors.append(min(near, key=lambda error: float(error.excess.max())))
     return worst(errors)
 
