@@ -1,0 +1,260 @@
+"""The sizes and types at which a configuration is checked, and how its training is watched.
+
+*small*: float64, few units, sequences and steps, with a second seed beside the first; the one at which differences of
+the loss can be taken, and at which every instrument there is reads. *as asked*: the layers, H, B and type of the
+experiment, and in float64 once more, with fewer timesteps where the whole would take long; whatever depends on the
+length of a pass, as where it is cut in halves or computed in runs, is then scaled so that it does what it does at full
+length. *past the band*: so many steps that the adjoint is rescaled.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import DTypeLike, NDArray
+
+from gradpath import bptt, halves, jacobians, memory, step_gradients
+from gradpath.cells import Cell
+from gradpath.clipping import Clip
+from gradpath.experiment import Dtype, Experiment
+from gradpath.inits import Init
+from gradpath.inits.uniform import Uniform
+from gradpath.instruments import Instrument, Schedule, credit
+from gradpath.instruments.clip_scale import ClipScale
+from gradpath.network import Network
+from gradpath.optimizers import Optimizer, State
+from gradpath.optimizers.sgd import SGD
+from gradpath.records import Batch, Measurement, Trace
+from gradpath.settings import SettingError
+from gradpath.tasks import Task
+from gradpath.training import train_seeds
+
+HIDDEN, SEQUENCES, LENGTHS = 4, 3, range(5, 60)
+WIDEST = 512
+"""H at most: beyond, no other layout is used."""
+WORK = 2**17
+"""T·B·n·H at most of a case as asked, and T at least what the task can do."""
+Gains = tuple[tuple[float, float], ...]
+FAR: dict[str, tuple[tuple[int, ...], Gains]] = {
+    "falls": ((40, 120, 320), ((1.0, 0.0), (0.3, -3.0), (0.02, 0.0))),
+    "grows": ((120,), ((1.0, 0.0), (2.0, 0.0), (6.0, 0.0), (2.0, 3.0))),
+}
+"""Lengths, and by what the recurrent weights are multiplied and what is added to the biases, tried one after the other
+until the adjoint leaves its band."""
+RUNS = (
+    (halves, "WORTH"),
+    (bptt, "RUN"),
+    (step_gradients, "RUN"),
+    (memory, "AT_ONCE"),
+    (credit, "BUDGET"),
+    (jacobians, "RUN"),
+)
+"""What depends on the length of a pass."""
+
+
+# The three that stand in for units derive from one and not from the base, whose own subclasses are the units.
+
+
+@dataclass
+class Off(Uniform):
+    """An initialisation, moved off the special points (zeros, exact symmetries) at which errors can hide."""
+
+    init: Init | None = None
+    shift: float = 0.0
+    recurrent_gain: float = 1.0
+    """Multiplies what is recurrent, and with it how fast the adjoint grows or falls."""
+
+    def draw(self, rng: Generator, network: Network, dtype: DTypeLike) -> NDArray:
+        assert self.init is not None
+        theta = self.init.draw(rng, network, np.float64)
+        theta += rng.uniform(-1, 1, network.size) / np.sqrt(network.cell.hidden_size)
+        named = network.parameters(theta)
+        for layer in range(network.cell.layers):
+            for block in network.cell.blocks.values():
+                named[network.cell.prefix(layer) + block.b][:] += self.shift
+                if block.h:
+                    named[network.cell.prefix(layer) + block.h][:] *= self.recurrent_gain
+        return theta.astype(dtype)
+
+
+@dataclass
+class Update:
+    """What an optimiser was given and what it made of it."""
+
+    theta: NDArray
+    gradient: NDArray
+    updated: NDArray
+    touched: bool
+    """Has it written to its arguments?"""
+
+
+@dataclass
+class Watched(SGD):
+    """An optimiser that is watched, and whose updates are not made: the network stays where it is."""
+
+    optimizer: Optimizer | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.seen: list[Update] = []
+
+    def start(self, theta: NDArray) -> State:
+        assert self.optimizer is not None
+        return self.optimizer.start(theta)
+
+    def update(self, theta: NDArray, gradient: NDArray, state: State, step: int) -> tuple[NDArray, State]:
+        assert self.optimizer is not None
+        before = theta.copy(), gradient.copy()
+        updated, _ = self.optimizer.update(theta, gradient, state, step)
+        touched = any((one != two).any() for one, two in zip(before, (theta, gradient), strict=True))
+        self.seen.append(Update(*before, updated, touched))
+        return before[0], state
+
+
+@dataclass
+class Tap(ClipScale):
+    """Keeps the traces that the instruments read."""
+
+    per_timestep = False
+    schedule: Schedule = field(default_factory=lambda: Schedule(every=1))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.traces: list[Trace] = []
+
+    def measure(self, trace: Trace) -> Measurement:
+        self.traces.append(trace)
+        return Measurement(("traces",), np.array([len(self.traces)]))
+
+
+@dataclass(frozen=True)
+class Watch:
+    """One pass as it was: what the instruments read of it, and in training what the optimiser got."""
+
+    trace: Trace
+    instruments: Mapping[str, Instrument]
+    measurements: dict[str, Measurement | Exception]
+    update: Update | None = None
+    clip: Clip = field(default_factory=Clip)
+    trains_readout: bool = True
+
+
+@contextmanager
+def as_if_longer(times: float) -> Iterator[None]:
+    """Runs and halves as they fall in a pass that is so many times as long."""
+    known = [(module, name, getattr(module, name)) for module, name in RUNS]
+    try:
+        for module, name, value in known:
+            setattr(module, name, max(1, int(value / times)))
+        yield
+    finally:
+        for module, name, value in known:
+            setattr(module, name, value)
+
+
+def shortened(task: Task, length: int) -> Task:
+    """The task at about this length: the next longer one that it can do."""
+    for longer in range(length, max(length, task.length) + 1):
+        try:
+            return replace(task, length=min(longer, task.length))
+        except SettingError:  # too short for this task
+            continue
+    return task
+
+
+def small(experiment: Experiment) -> Experiment:
+    """The configuration at a size at which differences can be taken."""
+    cell = replace(experiment.cell, hidden_size=min(HIDDEN, experiment.cell.hidden_size))
+    settings = replace(experiment.train, batch_size=SEQUENCES, dtype=Dtype.float64)
+    return replace(
+        experiment,
+        cell=cell,
+        task=shortened(experiment.task, LENGTHS[0]),
+        train=settings,
+        init=Off(init=experiment.init),
+    )
+
+
+def as_asked(experiment: Experiment) -> tuple[Experiment, float]:
+    """The configuration as it is, as long as may be, and by how many times that is shorter."""
+    cell = replace(experiment.cell, hidden_size=min(WIDEST, experiment.cell.hidden_size))
+    of_step = experiment.train.batch_size * len(cell.blocks) * cell.hidden_size * cell.layers
+    task = shortened(experiment.task, min(max(WORK // of_step, LENGTHS[0]), experiment.task.length))
+    asked = experiment.task.timesteps * experiment.cell.hidden_size / cell.hidden_size
+    made = replace(experiment, cell=cell, task=task, init=Off(init=experiment.init))
+    return made, asked / task.timesteps
+
+
+def watched(experiment: Experiment, seeds: int) -> list[Watch]:
+    """Trains for two updates, and gives each seed's second pass, which must not add to the first."""
+    made = []
+    settings = replace(experiment.train, steps=2, eval_every=None, eval_size=2)
+    for seed in range(experiment.seed, experiment.seed + seeds):
+        own = {f.name: getattr(experiment, f.name) for f in fields(Experiment)}
+        watch = Watched(lr=experiment.optimizer.lr, optimizer=experiment.optimizer)
+        own |= {"seed": seed, "optimizer": watch, "instruments": {"tap": Tap()}, "train": settings}
+        made.append(Experiment(**own))
+    for _ in train_seeds(made):
+        pass
+    found = []
+    for one in made:
+        tap, optimizer = one.instruments["tap"], one.optimizer
+        assert isinstance(tap, Tap)
+        assert isinstance(optimizer, Watched)
+        trace, instruments = tap.traces[1], experiment.instruments
+        read = measured(instruments, trace)
+        found.append(Watch(trace, instruments, read, optimizer.seen[1], one.clip, one.train.readout))
+    return found
+
+
+def measured(instruments: Mapping[str, Instrument], trace: Trace) -> dict[str, Measurement | Exception]:
+    """What each instrument reads, or why it refuses: ``theory`` raises at what no gradient can be."""
+    read: dict[str, Measurement | Exception] = {}
+    for name, instrument in instruments.items():
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                read[name] = instrument.measure(trace)
+        except Exception as error:
+            read[name] = error
+    return read
+
+
+def past_the_band(experiment: Experiment, dtype: Dtype) -> Iterator[tuple[str, Network, NDArray, Batch]]:
+    """A network whose adjoint falls, and one whose adjoint grows, so far that it is rescaled on the way; where none is
+    found within the lengths tried, none.
+    """
+    cell = replace(experiment.cell, hidden_size=min(HIDDEN, experiment.cell.hidden_size))
+    for kind, (lengths, gains) in FAR.items():
+        for length in lengths:
+            made = _far(experiment, cell, kind, gains, length, dtype)
+            if made is not None:
+                yield f"adjoint {kind}, T = {len(made[2].mask)}, {dtype.name}", *made
+                break
+
+
+def _far(
+    experiment: Experiment, cell: Cell, kind: str, gains: Gains, length: int, dtype: Dtype
+) -> tuple[Network, NDArray, Batch] | None:
+    task = shortened(replace(experiment.task, length=max(length, experiment.task.length)), length)
+    for gain, shift in gains:
+        rng = np.random.default_rng(experiment.seed)
+        network = Network(replace(cell), *task.sizes, task.loss)
+        init = Off(init=experiment.init, recurrent_gain=gain, shift=shift)
+        theta = init.draw(rng, network, dtype.numpy)
+        batch = task.sample(rng, SEQUENCES)
+        # Losses in the last quarter alone, so that the adjoint is left to itself; and more of them in one sequence, so
+        # that the sequences' exponents differ.
+        late = len(batch.mask) * 3 // 4
+        mask = batch.mask & (np.arange(len(batch.mask)) >= late)[:, None]
+        mask[late:, 0] |= rng.random(len(mask) - late) < 0.3
+        mask[-1] = True
+        batch = Batch(batch.inputs, batch.targets, mask).astype(dtype.numpy)
+        with np.errstate(over="ignore", invalid="ignore"):
+            trace = network.backward(theta, network.forward(theta, batch))
+        change = trace.deltas[-1].exponent[len(mask) // 4] - trace.deltas[-1].exponent[-1]
+        moved = (change < 0).all() if kind == "falls" else (change > 0).all()
+        if moved and np.isfinite(trace.gradient.scaled.array).all() and np.isfinite(trace.tape.loss):
+            return network, theta, batch
+    return None

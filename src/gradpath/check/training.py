@@ -1,0 +1,71 @@
+"""What clipping and the optimiser got, from the textbook's ∂L/∂θ and the rules in their docstrings."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.check.cases import Watch
+from gradpath.check.columns import whole
+from gradpath.check.findings import Errors, Findings, exactly, of_adjoint, of_log10
+from gradpath.check.reference import Reference
+from gradpath.check.textbook import LOG10_2, Stepwise, log10_norm, ratio
+from gradpath.clipping import Clip
+from gradpath.scaled import Scaled
+
+
+def check(watch: Watch, reference: Reference, findings: Findings) -> None:
+    """The gradient as trained, as clipped and as the optimiser got it, and that an update goes downhill."""
+    trace = watch.trace
+    values, exponent = whole(reference, trace)
+    norm = float(log10_norm(values[0], 0) + exponent * LOG10_2)
+    doubt = float(ratio(log10_norm(values[1] - values[0], 0), log10_norm(values[0], 0)))
+    findings.add("log10 ‖∂L/∂θ‖", of_log10(np.asarray(trace.gradient.log10_norm), np.asarray(norm), doubt))
+    if trace.trained is None or trace.applied is None:
+        return
+    claim = trace.trained
+    frozen = not watch.trains_readout
+    if frozen:
+        start = trace.tape.network.layout[-2].start
+        values[:, start:] = 0
+        norm = float(log10_norm(values[0], 0) + exponent * LOG10_2)
+    own = Scaled(claim.scaled.array[None], np.reshape(claim.scaled.exponent, 1))
+    findings.add("gradient, as trained", of_adjoint(own, Stepwise(values[:, None], np.array([exponent]))).largest)
+    findings.add("gradient, norm as trained", of_log10(np.asarray(claim.log10_norm), np.asarray(norm), doubt))
+    clip: Clip = watch.clip
+    with np.errstate(over="ignore", under="ignore"):
+        # By the norm: one factor for all, whatever the size; by the value: element by element.
+        if clip.max_norm is not None:
+            scale = min(1.0, 10.0 ** max(np.log10(clip.max_norm) - norm, -400.0)) if norm > -np.inf else 1.0
+            decades = min(0.0, np.log10(clip.max_norm) - norm) if norm > -np.inf else 0.0
+            power = int(np.floor(decades / LOG10_2))
+            expected = Stepwise(values[:, None] * 10.0 ** (decades - power * LOG10_2), np.array([exponent + power]))
+        else:
+            plain = np.ldexp(values, exponent)
+            limit = np.inf if clip.max_value is None else clip.max_value
+            cut = np.clip(plain, -limit, limit)
+            within = float(log10_norm(cut[0], 0))
+            scale = (
+                min(1.0, 10.0 ** max(within - norm, -400.0)) if clip.max_value is not None and norm > -np.inf else 1.0
+            )
+            expected = Stepwise(cut[:, None], np.array([0]))
+    findings.add("gradient, as applied", _applied(trace.applied, expected))
+    findings.add(
+        "clip_scale", Errors(np.asarray(abs(trace.clip_scale - scale) / max(scale, 1e-300)), np.asarray(doubt))
+    )
+    if watch.update is None:
+        return
+    findings.add("optimizer: what it gets", _applied(watch.update.gradient, expected))
+    change = watch.update.updated.astype(np.float64) - watch.update.theta.astype(np.float64)
+    downhill = float(np.sum(change * watch.update.gradient.astype(np.float64)))
+    moved = watch.update.gradient.any() and np.isfinite(change).all() and change.any()
+    findings.add("optimizer: first step is downhill", exactly(np.inf if moved and downhill >= 0 else 0.0))
+    kept = watch.update.updated.dtype == watch.update.theta.dtype and not watch.update.touched
+    findings.add("optimizer: arguments and type kept", exactly(0.0 if kept else np.inf))
+
+
+def _applied(found: NDArray, expected: Stepwise) -> Errors:
+    """Error of a plain gradient; where it is beyond what its type holds, that is no error."""
+    size = float(log10_norm(expected.values[0, 0], 0) + expected.exponent[0] * LOG10_2)
+    holds = np.finfo(found.dtype)
+    if not np.log10(float(holds.tiny)) + 6 < size < np.log10(float(holds.max)):
+        return exactly(0.0)
+    return of_adjoint(Scaled(found[None], np.zeros(1, np.int32)), expected).largest

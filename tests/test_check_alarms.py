@@ -1,0 +1,80 @@
+"""``gradpath check`` raises no false alarm: hostile configurations by name, and a random sweep of them."""
+
+import random
+
+import pytest
+
+from gradpath import config
+from gradpath.check import every_case, merged
+from gradpath.settings import SettingError
+
+SIZES = ["cell.hidden_size=4", "train.batch_size=3", "task.length=12"]
+
+
+def alarms(overrides: list[str]) -> list[str]:
+    rows: list = []
+    for _, found in every_case(config.experiment(overrides)):
+        rows = found
+    return [f"{row.place}, {row.case}: {row.error:.1e}" for row in merged(rows) if not row.passed]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["cell=rnn", "init.gain=50"],
+        ["cell=rnn", "init.gain=1e-6", "clip.max_norm=0.01", "train.readout=false"],
+        ["cell=rnn", "cell.activation=relu", "init=constant", "cell.layers=2"],
+        ["cell=gru", "task=copy", "cell.initial_state=5", "init=identity"],
+        ["cell=gru", "cell.freeze_z=0", "cell.update_bias=20"],
+        ["cell=lstm", "cell.chrono_t_max=100000", "cell.freeze_i=0", "cell.freeze_f=0"],
+    ],
+    ids=" ".join,
+)
+def test_hostile_configurations(overrides: list[str]) -> None:
+    assert alarms([*overrides, *SIZES]) == []
+
+
+def drawn(rng: random.Random) -> list[str]:
+    """A random configuration: any cell, ablation, depth, task, initialisation, gain, bias, clipping and optimiser."""
+    cell = rng.choice(["rnn", "lstm", "gru"])
+    found = [
+        f"cell={cell}",
+        f"cell.layers={rng.choice([1, 1, 2, 3])}",
+        f"cell.hidden_size={rng.choice([1, 2, 4, 8, 16, 33])}",
+        f"train.batch_size={rng.choice([1, 2, 5, 8])}",
+        f"task={rng.choice(['adding', 'copy', 'temporal_order', 'constant_target'])}",
+        f"task.length={rng.choice([12, 20, 30, 60])}",
+        f"init={rng.choice(['uniform', 'orthogonal', 'gaussian', 'identity', 'constant', 'pascanu_smart_tanh'])}",
+        f"init.gain={rng.choice([1e-6, 0.01, 0.3, 1, 3, 10, 50, 300])}",
+        f"cell.initial_state={rng.choice([0, 0, -2, 0.5, 5])}",
+        f"optimizer={rng.choice(['sgd', 'adam', 'rmsprop'])}",
+        f"train.dtype={rng.choice(['float32', 'float64'])}",
+        f"seed={rng.randrange(1000)}",
+    ]
+    found += rng.choice([[], [], ["clip.max_norm=0.01"], ["clip.max_value=0.001"], ["train.readout=false"]])
+    if cell == "rnn":
+        found.append(f"cell.activation={rng.choice(['tanh', 'relu', 'sigmoid'])}")
+    else:
+        gates = {"lstm": "ifo", "gru": "zr"}[cell]
+        found += [f"cell.freeze_{gate}={rng.choice([0, 0.5, 1])}" for gate in gates if rng.random() < 0.15]
+        bias = {"lstm": "forget_bias", "gru": "update_bias"}[cell]
+        chrono = f"cell.chrono_t_max={rng.choice([3, 100, 100000])}"
+        found.append(rng.choice([chrono, f"cell.{bias}={rng.choice([-20, -10, -5, 0, 5, 10, 20])}"]))
+    if cell == "lstm":
+        kinds = ["none", "no_input_gate", "no_forget_gate", "no_output_gate", "coupled_gates"]
+        found.append(f"cell.ablation={rng.choice([*kinds, 'no_input_nonlinearity', 'no_output_nonlinearity'])}")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(300))
+def test_no_false_alarm_in_a_random_sweep(seed: int) -> None:
+    rng = random.Random(seed)
+    while True:
+        overrides = drawn(rng)
+        try:
+            config.experiment(overrides)
+        except (config.ConfigError, SettingError):  # a gate that is taken away cannot be held too
+            continue
+        break
+    assert alarms(overrides) == [], " ".join(overrides)

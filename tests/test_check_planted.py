@@ -1,0 +1,397 @@
+"""Errors planted one at a time, in what is recorded, in what trains, in layouts and ranges that only some sizes reach,
+and in what a cell declares: ``gradpath check`` catches each, and says where it is.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gradpath import bptt, config, replay, scaled, step_gradients
+from gradpath.cells.gru import GRU
+from gradpath.cells.lstm import LSTM
+from gradpath.check import Row, as_asked, past_the_band, place, small
+from gradpath.clipping import Clip
+from gradpath.experiment import Dtype
+from gradpath.instruments.clipping_ledger import ClippingLedger
+from gradpath.instruments.counterfactual import Counterfactual
+from gradpath.instruments.credit import Credit
+from gradpath.instruments.gate_activation import GateActivation
+from gradpath.instruments.grad_norm import GradNorm
+from gradpath.instruments.lyapunov_spectrum import LyapunovSpectrum
+from gradpath.instruments.node_grad_norm import NodeGradNorm
+from gradpath.instruments.param_grad_norm import ParamGradNorm
+from gradpath.instruments.path_grad_norm import PathGradNorm
+from gradpath.instruments.state_grad_norm import StateGradNorm
+from gradpath.network import Network
+from gradpath.optimizers.adam import Adam
+from gradpath.optimizers.sgd import SGD
+from gradpath.records import Gradient, Measurement
+from gradpath.scaled import Scaled
+from gradpath.step_gradients import StepGradients
+
+Patch = pytest.MonkeyPatch
+USERS = {"param_grad_norm": {"credit"}}
+"""Instruments that read another's reading."""
+LITTLE = ["task.length=5", "train.batch_size=3", "cell.hidden_size=4"]
+
+
+def wrong_in(findings) -> list[Row]:
+    return [row for of in findings for row in of.rows if not row.passed]
+
+
+def wrong(*overrides: str) -> list[Row]:
+    """What is wrong at the small size."""
+    return wrong_in(small(config.experiment([*LITTLE, *overrides])))
+
+
+def names(rows: list[Row]) -> set[str]:
+    return {row.quantity for row in rows}
+
+
+def wrap(patch: Patch, owner: object, name: str, change: Callable) -> None:
+    """``change(result, *arguments)`` in the place of what a method gives."""
+    original = getattr(owner, name)
+    patch.setattr(owner, name, lambda *a, **k: change(original(*a, **k), *a, **k))
+
+
+# --- what instruments record ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        (ParamGradNorm, "param_grad_norm"),
+        (StateGradNorm, "state_grad_norm"),
+        (GradNorm, "grad_norm"),
+        (NodeGradNorm, "node_grad_norm"),
+        (PathGradNorm, "path_grad_norm"),
+        (GateActivation, "gate_activation"),
+        (LyapunovSpectrum, "lyapunov_spectrum"),
+        (Counterfactual, "counterfactual"),
+        (ClippingLedger, "clipping_ledger"),
+        (Credit, "credit"),
+    ],
+)
+def test_a_reading_that_is_a_tenth_too_large(cls: type, name: str, monkeypatch: Patch) -> None:
+    wrap(monkeypatch, cls, "measure", lambda m, *_: Measurement(m.names, m.values + np.log10(1.1)))
+    assert names(wrong()) - USERS.get(name, set()) == {name}
+
+
+def test_recorded_norms_times_1_1(monkeypatch: Patch) -> None:
+    wrap(monkeypatch, StepGradients, "log10_norms", lambda norms, *_: norms + np.log10(1.1))
+    found = {row.quantity: row for row in wrong()}
+    assert found.keys() == {"param_grad_norm", *USERS["param_grad_norm"]}
+    assert found["param_grad_norm"].t == 5, "the latest wrong timestep"
+
+
+def test_columns_under_each_others_names(monkeypatch: Patch) -> None:
+    wrap(
+        monkeypatch,
+        ParamGradNorm,
+        "measure",
+        lambda m, *_: Measurement(m.names, m.values[:, [1, 0, *range(2, m.values.shape[1])]]),
+    )
+    assert names(wrong()) == {"param_grad_norm"}
+
+
+def test_a_curve_that_is_one_lag_off(monkeypatch: Patch) -> None:
+    wrap(monkeypatch, StateGradNorm, "measure", lambda m, *_: Measurement(m.names, np.roll(m.values, 1, axis=0)))
+    assert names(wrong()) == {"state_grad_norm"}
+
+
+def test_a_parameter_left_out(monkeypatch: Patch) -> None:
+    wrap(monkeypatch, ParamGradNorm, "measure", lambda m, *_: Measurement(m.names[1:], m.values[:, 1:]))
+    found = wrong()
+    assert names(found) - USERS["param_grad_norm"] == {"param_grad_norm"}
+    assert ("param_grad_norm", "names") in {(row.quantity, row.part) for row in found}
+
+
+@pytest.mark.parametrize("module", [scaled, step_gradients])
+def test_the_logarithm_of_what_has_an_exponent(module: object, monkeypatch: Patch) -> None:
+    """Where exponents are small nothing shows."""
+    wrap(monkeypatch, module, "log10_of_root", lambda found, square, exponent: found + 0.01 * (exponent < -60))
+    experiment = config.experiment(["cell=rnn"])
+    assert not wrong_in(small(experiment))
+    assert {"param_grad_norm", "state_grad_norm"} & names(wrong_in(past_the_band(experiment, Dtype.float64)))
+
+
+# --- what trains ----------------------------------------------------------------------------------------------------
+
+
+def doubled(gradient: Gradient) -> Gradient:
+    return replace(gradient, scaled=Scaled(2 * gradient.scaled.array, gradient.scaled.exponent))
+
+
+def test_a_total_gradient_that_is_doubled(monkeypatch: Patch) -> None:
+    wrap(monkeypatch, Network, "_gradients", lambda found, *_: [doubled(gradient) for gradient in found])
+    assert {"Σ_t ∂L/∂θ_t, end to end", "gradient, as applied", "optimizer: what it gets"} <= names(wrong())
+
+
+def test_a_readout_that_is_left_out_of_the_total(monkeypatch: Patch) -> None:
+    def spoil(found, *_):
+        for gradient in found:
+            gradient.scaled.array[-5:] = 0
+        return found
+
+    wrap(monkeypatch, Network, "_gradients", spoil)
+    assert {"Σ_t ∂L/∂θ_t, end to end", "gradient, as applied"} <= names(wrong())
+
+
+@pytest.mark.parametrize(
+    ("of", "expected"),
+    [
+        (lambda applied, scale: (applied, scale**2), {"clip_scale"}),
+        (lambda applied, scale: (2 * applied, scale), {"gradient, as applied", "optimizer: what it gets"}),
+    ],
+)
+@pytest.mark.parametrize("clip", ["clip.max_norm=0.01", "clip.max_value=0.001"])
+def test_wrong_clipping(of: Callable, expected: set[str], clip: str, monkeypatch: Patch) -> None:
+    wrap(monkeypatch, Clip, "apply", lambda found, *_: of(*found))
+    assert names(wrong(clip)) - {"clipping_ledger"} == expected
+
+
+def test_the_norm_that_clipping_sees(monkeypatch: Patch) -> None:
+    wrap(monkeypatch, Network, "_gradients", lambda found, *_: [replace(g, log10_norm=g.log10_norm + 1) for g in found])
+    assert {"log10 ‖∂L/∂θ‖", "gradient, norm as trained", "grad_norm"} <= names(wrong("clip.max_norm=0.01"))
+
+
+def test_a_readout_that_is_held_and_trained(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(Network, "without_readout", lambda self, trace: trace.gradient)
+    assert {"gradient, as trained", "gradient, as applied"} <= names(wrong("train.readout=false"))
+
+
+@pytest.mark.parametrize(("cls", "name"), [(SGD, "sgd"), (Adam, "adam")])
+def test_an_optimiser_that_climbs(cls: type, name: str, monkeypatch: Patch) -> None:
+    wrap(monkeypatch, cls, "update", lambda found, self, theta, *_: (2 * theta - found[0], found[1]))
+    assert names(wrong(f"optimizer={name}")) == {"optimizer: first step is downhill"}
+
+
+def test_an_optimiser_that_writes_to_theta(monkeypatch: Patch) -> None:
+    original = SGD.update
+
+    def update(self, theta, gradient, state, step):
+        updated, state = original(self, theta, gradient, state, step)
+        theta[:] = updated
+        return theta, state
+
+    monkeypatch.setattr(SGD, "update", update)
+    assert "optimizer: arguments and type kept" in names(wrong("optimizer=sgd"))
+
+
+def test_seeds_side_by_side(monkeypatch: Patch) -> None:
+    """The second of two seeds gets the first one's gradient."""
+    wrap(monkeypatch, Network, "_gradients", lambda found, *_: [found[0]] * len(found))
+    found = wrong()
+    assert {row.case for row in found} == {"small, float64, a second seed"}
+
+
+# --- the place ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_an_error_in_one_layer_at_one_step_is_placed(layer: int, monkeypatch: Patch) -> None:
+    """At t = 3 of one of two layers; from there it goes back to t = 1, and from the second layer down to the first."""
+    original, calls = bptt.backward, []
+
+    def spoiled(cell, weights, tape, direct, arrives=None, truncate=False):
+        adjoint = original(cell, weights, tape, direct, arrives, truncate)
+        calls.append(None)
+        if weights.x.shape[1] == (2 if layer == 0 else 4):
+            adjoint.delta.array[:3] *= 1.01
+        return adjoint
+
+    monkeypatch.setattr(bptt, "backward", spoiled)
+    where = place(wrong("cell.layers=2"))
+    assert calls
+    assert where is not None
+    assert (where.layer, where.t) == (layer, 3)
+
+
+def test_the_latest_wrong_step_and_not_the_worst(monkeypatch: Patch) -> None:
+    original = bptt.backward
+
+    def spoiled(*arguments, **named):
+        adjoint = original(*arguments, **named)
+        adjoint.delta.array[1] *= 2
+        adjoint.delta.array[3] *= 1.001
+        return adjoint
+
+    monkeypatch.setattr(bptt, "backward", spoiled)
+    where = place(wrong("cell=rnn"))
+    assert where is not None
+    assert where.t == 4
+
+
+# --- the adjoint ----------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_adjoint_of_the_carrier(monkeypatch: Patch) -> None:
+    original = LSTM.step_backward
+
+    def without_forget_gate(self, slopes, gates, states, saved, leave, delta, enter):
+        original(self, slopes, gates, states, saved, leave, delta, enter)
+        np.multiply(leave[1], 1, out=enter[1])
+
+    monkeypatch.setattr(LSTM, "step_backward", without_forget_gate)
+    found = wrong()
+    assert {"∂L/∂C", "state_grad_norm", "path_grad_norm", "W_fh"} <= names(found)
+    assert place(found).t == 4, "C_5 receives directly, C_4 from C_5"
+
+
+def test_a_wrong_direct_part(monkeypatch: Patch) -> None:
+    def spoil(found, *_):
+        adjoints, directs = found
+        return adjoints, [Scaled(3 * direct.array, direct.exponent) for direct in directs]
+
+    wrap(monkeypatch, Network, "_adjoints", spoil)
+    assert {"∂⁺L/∂H", "state_grad_norm", "path_grad_norm"} <= names(wrong())
+
+
+def test_a_loss_whose_gradient_is_of_the_sum(monkeypatch: Patch) -> None:
+    from gradpath import readout
+
+    wrap(monkeypatch, readout, "evaluate", lambda found, *_: (found[0], 3 * found[1]))
+    assert "∂L/∂Y" in names(wrong())
+
+
+def test_an_initial_state_that_is_ignored(monkeypatch: Patch) -> None:
+    original = bptt.forward
+
+    def ignoring(cell, weights, inputs):
+        tape = original(replace(cell, initial_state=0.0), weights, inputs)
+        return tape
+
+    monkeypatch.setattr(bptt, "forward", ignoring)
+    assert "step: gates and states" in names(wrong("cell.initial_state=0.4"))
+
+
+# --- layouts, types and ranges that only some sizes reach -------------------------------------------------------------
+
+
+def spoil_step(patch: Patch, where: Callable[..., bool], cls: type = LSTM) -> None:
+    original = cls.step_backward
+
+    def step_backward(self, slopes, gates, states, saved, leave, delta, enter):
+        original(self, slopes, gates, states, saved, leave, delta, enter)
+        if where(delta):
+            delta *= delta.dtype.type(1.001)
+
+    patch.setattr(cls, "step_backward", step_backward)
+
+
+def test_float32_alone(monkeypatch: Patch) -> None:
+    spoil_step(monkeypatch, lambda delta: delta.dtype == np.float32)
+    experiment = config.experiment(LITTLE)
+    assert not wrong_in(small(experiment))
+    assert not wrong_in([as_asked(experiment, Dtype.float64)])
+    assert {"∂L/∂a", "param_grad_norm"} <= names(wrong_in([as_asked(experiment, Dtype.float32)]))
+
+
+def test_wide_layers_alone(monkeypatch: Patch) -> None:
+    spoil_step(monkeypatch, lambda delta: delta.shape[-1] >= 96)
+    experiment = config.experiment(["cell.hidden_size=96", "train.batch_size=3"])
+    assert not wrong_in(small(experiment))
+    assert {"∂L/∂a", "param_grad_norm"} <= names(wrong_in([as_asked(experiment, Dtype.float64)]))
+
+
+def test_the_second_half_alone(monkeypatch: Patch) -> None:
+    """Of a minibatch that is cut at the full length, and at the length that is checked would not be."""
+    original = replay.Loops.each
+
+    def each(self, work, parts):
+        original(self, lambda index, part: work(index, part) if not index else None, parts)
+
+    experiment = config.experiment(
+        ["cell=rnn", "task.length=1000", "train.batch_size=64", "cell.hidden_size=32", "train.threads=2"]
+    )
+    assert not wrong_in([as_asked(experiment, Dtype.float64)])
+    monkeypatch.setattr(replay.Loops, "each", each)
+    assert not wrong_in(small(experiment))
+    assert wrong_in([as_asked(experiment, Dtype.float64)])
+
+
+def test_the_second_run_of_steps_alone(monkeypatch: Patch) -> None:
+    """Slopes of a run of steps: of all but the last, which is the first to be computed."""
+    original = bptt._Way.windows
+
+    def windows(self, start, stop, slopes):
+        if stop < len(self.delta):
+            slopes = [slope * 1.001 for slope in slopes]
+        return original(self, start, stop, slopes)
+
+    experiment = config.experiment(["task.length=1000", "cell.hidden_size=16", "train.batch_size=32"])
+    assert not wrong_in([as_asked(experiment, Dtype.float64)])
+    monkeypatch.setattr(bptt._Way, "windows", windows)
+    assert not wrong_in(small(experiment))
+    assert "∂L/∂a" in names(wrong_in([as_asked(experiment, Dtype.float64)]))
+
+
+@pytest.mark.parametrize("overrides", [["cell=rnn"], ["cell=lstm"], ["cell=gru"]])
+def test_rescaling(overrides: list[str], monkeypatch: Patch) -> None:
+    """An exponent that is one too large once the adjoint has left its band."""
+    original = bptt._rescale
+
+    def rescale(adjoint, exponent):
+        before = exponent.copy()
+        original(adjoint, exponent)
+        exponent += exponent != before
+
+    monkeypatch.setattr(bptt, "_rescale", rescale)
+    experiment = config.experiment(overrides)
+    assert not wrong_in(small(experiment))
+    assert {"∂L/∂H", "state_grad_norm"} <= names(wrong_in(past_the_band(experiment, Dtype.float64)))
+
+
+def test_sums_under_several_exponents(monkeypatch: Patch) -> None:
+    wrap(monkeypatch, step_gradients, "_scales", lambda scale, *_: scale * 2)
+    experiment = config.experiment(["cell=lstm"])
+    assert not wrong_in(small(experiment))
+    assert "Σ_t ∂L/∂θ_t, each parameter" in names(wrong_in(past_the_band(experiment, Dtype.float32)))
+
+
+# --- what a cell declares -------------------------------------------------------------------------------------------
+
+
+def swapped(one: str, other: str) -> Callable:
+    return lambda found, *_: found | {one: found[other], other: found[one]}
+
+
+@pytest.mark.parametrize(
+    ("cls", "method", "change", "expected"),
+    [
+        (LSTM, "highway", lambda found, *_: 1 - found, "highway"),
+        (GRU, "highway", lambda found, *_: 1 - found, "highway"),
+        (LSTM, "to_carrier", lambda found, *_: found * 1.01, "to_carrier"),
+        (GRU, "to_carrier", lambda found, *_: found * 1.01, "to_carrier"),
+        (LSTM, "nodes", swapped("I", "F"), "nodes"),
+        (LSTM, "nodes", lambda found, *_: found | {"G": 2 * found["G"]}, "nodes"),
+        (GRU, "nodes", swapped("Z", "N"), "nodes"),
+        (LSTM, "activations", swapped("I", "O"), "activations"),
+        (GRU, "activations", swapped("Z", "R"), "activations"),
+        (LSTM, "activations", lambda found, *_: found | {"F": 2 * found["F"]}, "activations"),
+        (LSTM, "counterfactuals", lambda found, *_: found | {"F=1": LSTM(4, freeze_f=0.9)}, "counterfactuals"),
+    ],
+)
+def test_a_wrong_declaration(cls: type, method: str, change: Callable, expected: str, monkeypatch: Patch) -> None:
+    wrap(monkeypatch, cls, method, change)
+    assert expected in names(wrong(f"cell={'lstm' if cls is LSTM else 'gru'}"))
+
+
+def test_a_nonlinearity_of_another_value(monkeypatch: Patch) -> None:
+    wrap(monkeypatch, LSTM, "nonlinear", lambda found, *_: [found[0], (found[1][0], found[1][1] * 1.01, found[1][2])])
+    assert "nonlinear" in names(wrong())
+
+
+def test_h_that_passes_outside_the_gates_unsaid(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(GRU, "passes_h", False)
+    assert "passes_h" in names(wrong("cell=gru"))
+
+
+@pytest.mark.parametrize(
+    "paths", [{"i": "x", "f": "x", "o": "o", "c": "c"}, {"i": "highway", "f": "f", "o": "o", "c": "c"}]
+)
+def test_paths_that_share_a_name(paths: dict[str, str], monkeypatch: Patch) -> None:
+    monkeypatch.setattr(LSTM, "paths", paths)
+    assert "paths: a name for each block that reads H" in names(wrong())
