@@ -89,7 +89,7 @@ def _judged(runs: list[Run]) -> list[tuple[str, Run, Verdict]]:
         for run in sorted(group.runs, key=lambda run: run.seed):
             word = run.tags.get("verdict", "unknown")
             reason = run.tags.get("verdict_reason", "recorded without a verdict")
-            found.append((group.label, run, Verdict(word, reason)))
+            found.append((group.name, run, Verdict(word, reason)))
     return sorted(found, key=lambda row: ORDER.index(row[2].word))
 
 
