@@ -128,7 +128,7 @@ def finish(canvas: "Canvas", found: Sequence["Group"]) -> None:
     height, base = canvas.get_figheight(), 1.005
     if handles := _handles(canvas):
         look: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 4, "fontsize": 9}
-        canvas.legend(handles=handles, title="not finite, at the edge of a panel:", title_fontsize=9, **look)
+        canvas.legend(handles=handles, title="not finite:", title_fontsize=9, **look)
         base = 1 + 0.55 / height
     if said := stages.divergences(found):
         width = int(canvas.get_figwidth() * 12)

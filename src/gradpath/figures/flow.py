@@ -37,6 +37,7 @@ class Flow(Figure):
         if not found:
             raise CannotDrawError("no run of a cell with gates")
         stages.drawable(found, *READ)
+        found = stages.aligned(found, *READ)
         lags = _lags(len(found[0].runs[0].lag))
         canvas, grid = pyplot.subplots(
             2 * len(found), len(lags), figsize=(3.1 * len(lags), 4.0 * len(found) + 0.6), squeeze=False
@@ -46,8 +47,9 @@ class Flow(Figure):
                 for axes, lag in zip(row, lags, strict=True):
                     self._panel(axes, group, stage, lag)
                 said = stages.words(group, -stage, *READ)
-                early = stage and said.startswith("last")
-                label = f"{group.title}\n{said if early else STAGES[stage]}" + f"\n{said}" * bool(said and not early)
+                early = stage and said.startswith("last finite")
+                label = f"{group.title}\n{'last finite reading' if early else STAGES[stage]}"
+                finite.title(row[0], said)
                 row[0].text(-0.04, 0.5, label, transform=row[0].transAxes, rotation=90, ha="right", va="center")
                 row[0].texts[-1].set(color=group.color, fontweight="bold", fontsize=9)
         for axes, lag in zip(grid[0], lags, strict=True):

@@ -74,9 +74,10 @@ class Gates(Figure):
         style.caption(
             canvas,
             f"Median over {style.seeds(found)}. Solid: {stages.after(found, READ)}, with the band between the units' "
-            "10 % and 90 % quantiles; dashed: at initialisation. Saturated: below 0.1 (solid) or above 0.9 (dotted). Time constant "
-            "of the carried state: −1/ln F (Z of the GRU), for the units' median (thick) and 90 % quantile (thin), "
-            "against the largest lag of the task (grey): a carousel with F < 1 keeps e^(−lag/τ) of its gradient. "
+            "10 % and 90 % quantiles; dashed: at initialisation. Saturated: below 0.1 (solid) or above 0.9 (dotted). "
+            "Time constant of the carried state: −1/ln F (Z of the GRU), for the units' median (thick) and 90 % "
+            "quantile (thin), against the largest lag of the task (grey): a carousel with F < 1 keeps e^(−lag/τ) of "
+            "its gradient. "
             f"{style.setting_text(found)}.",
             found,
         )

@@ -44,6 +44,7 @@ class Lyapunov(Figure):
 
         found = style.columns(runs)
         stages.drawable(found, *READ)
+        found = stages.aligned(found, *READ)
         canvas, grid = pyplot.subplots(
             3, len(found), figsize=(2.6 * len(found) + 0.8, 8.2), sharex="row", sharey="row", squeeze=False
         )

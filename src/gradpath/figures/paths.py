@@ -93,7 +93,7 @@ class Paths(Figure):
                 for part in shown(group.runs[0]):
                     self._curves(axes, group, kind, part, floor, color=COLORS[part])
         for row, (text, limits) in zip(grid, ROWS, strict=True):
-            meant = text if stages.as_meant(found, READ) else text.replace("after training", "last finite reading")
+            meant = text if stages.as_meant(found, READ) else text.replace("after training", "last finite")
             row[0].set_ylabel(meant)
             if limits is None:
                 style.decades(row[0].yaxis)
@@ -122,7 +122,7 @@ class Paths(Figure):
         for probe in which:
             dash = {"ls": ("--", "-")[probe], "lw": (1.0, 1.5)[probe], "band": (0.08, 0.15)[probe]}
             if all(np.isneginf(read(run, part, probe)[span]).all() for run in there(group, probe)):
-                if not axes.texts:
+                if part in ("carousel", "highway") and not axes.texts:
                     axes.text(0.5, 0.06, "no highway", transform=axes.transAxes, ha="center", color="#777777")
                 continue
             curves = [kind(run, part, probe)[span] for run in there(group, probe)]

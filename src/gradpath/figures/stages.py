@@ -5,6 +5,7 @@ are missing; where all did, their last finite readings are drawn under the name 
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,6 +75,28 @@ def at(group: "Group", stage: int, *instruments: str) -> list[Run]:
     return [run for run in good if ended(run, *instruments)] or good if stage == LAST else good
 
 
+def aligned(found: Sequence["Group"], *instruments: str) -> list["Group"]:
+    """The groups with each run's readings up to the last step at which all of these instruments are finite: for a panel
+    that draws them together, which must not join two different networks.
+    """
+
+    def cut(run: Run) -> Run:
+        try:
+            common = set.intersection(*(set(run.series[n].steps[whole(run, n)].tolist()) for n in instruments))
+        except CannotDrawError:
+            return run
+        last = max(common)
+        if all(run.series[name].steps[-1] == last for name in instruments):
+            return run
+        kept = {name: (run.series[name], run.series[name].steps <= last) for name in instruments}
+        cuts = {
+            name: replace(series, steps=series.steps[k], values=series.values[k]) for name, (series, k) in kept.items()
+        }
+        return replace(run, series=run.series | cuts)
+
+    return [replace(group, runs=tuple(map(cut, group.runs))) for group in found]
+
+
 def as_meant(found: Iterable["Group"], *instruments: str) -> bool:
     """Does the last reading of every group show the trained network?"""
     return not any(words(group, LAST, *instruments) for group in found)
@@ -99,7 +122,9 @@ def words(group: "Group", stage: int, *instruments: str) -> str:
             early = "step 0 of 0: not trained"
         return "\n".join(filter(None, (early, _lost_seeds(group, good))))
     read = {int(run.series[name].steps[whole(run, name)[-1]]) for run in good for name in instruments}
-    return f"last finite reading, {steps(read)} of {_numbers(_planned(good))};\n{lost(group)}"
+    return (
+        f"last finite reading, {steps(read)} of {_numbers(_planned(good))};\n{lost(group).removesuffix(': not finite')}"
+    )
 
 
 def lost(group: "Group") -> str:

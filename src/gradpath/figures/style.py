@@ -28,7 +28,7 @@ COLORS = {
 SPARE = ("#CC79A7", "#000000", "#8C6BB1", "#882255", "#999933", "#6B4C2A")
 
 COLUMNS = 12
-WIDEST = 34
+WIDEST = 26
 """Characters of a line of a label."""
 
 
