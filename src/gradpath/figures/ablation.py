@@ -159,7 +159,7 @@ def _ordered(runs: Sequence[Run]) -> list[style.Group]:
 def _losses(group: style.Group) -> tuple[NDArray, list[NDArray]]:
     """Training steps of the evaluations and log10 of their loss for each seed; masked where a seed had diverged."""
     steps = np.unique(np.concatenate([run.evaluation.steps for run in group.runs]))
-    losses = []
+    losses: list[NDArray] = []
     for run in group.runs:
         loss = np.ma.array(np.zeros(len(steps)), mask=True)
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from matplotlib.image import AxesImage
 
-    from gradpath.figures.style import Group
+    from gradpath.figures.arms import Group
 
 
 class Kind(NamedTuple):

@@ -15,7 +15,7 @@ from gradpath.figures import CannotDrawError
 from gradpath.loader import Run
 
 if TYPE_CHECKING:
-    from gradpath.figures.style import Group
+    from gradpath.figures.arms import Group
 
 FIRST, LAST = 0, -1
 """Stages: at initialisation, and after training."""
