@@ -41,7 +41,7 @@ class Cliff(Figure):
         from matplotlib import pyplot
 
         found = style.groups(runs)
-        plane = plane_of(runs[0])
+        plane = plane_of(runs)
         arms = arms_of(runs)
         shown = steepest_of([trajectory_of(arm, run, plane) for arm in arms for run in arm.runs])
         canvas = pyplot.figure(figsize=(11.4, 8.4))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import style
+from gradpath.figures import CannotDrawError, style
 from gradpath.loader import Run
 from gradpath.scaled import combined
 
@@ -71,8 +71,12 @@ def arms_of(runs: Sequence[Run]) -> list[style.Group]:
     ]
 
 
-def plane_of(run: Run) -> Plane:
-    series = run.series["loss_surface"]
+def plane_of(runs: Sequence[Run]) -> Plane:
+    """The surface of the first run whose places are numbers; its losses may be none. Raises CannotDrawError."""
+    sound = [run for run in runs if np.isfinite(run.series["loss_surface"].values[0][:, :2]).all()]
+    if not sound:
+        raise CannotDrawError(f"{runs[0].name} has no finite error surface")
+    series = sound[0].series["loss_surface"]
     x, y, loss = series.values[0].T
     across = len(np.unique(x))
     return Plane(series.names[:2], x[:across], y[::across], loss.reshape(-1, across))
