@@ -94,9 +94,7 @@ class Ablation(Figure):
         if group.runs[0].chance_loss > 0:  # 0 where the input does not matter
             axes.axhline(np.log10(group.runs[0].chance_loss), color="#444444", lw=1, ls="--")
         axes.set_xlabel("training step")
-        stopped = sum(stages.stopped(run) is not None for run in group.runs)
-        outcome = f"{_solved(group)}/{len(group.runs)} solved" + f", {stopped} diverged" * bool(stopped)
-        axes.set_title(outcome, fontsize=10, loc="right", pad=3)
+        axes.set_title(f"{_solved(group)}/{len(group.runs)} solved", fontsize=10, loc="right", pad=3)
 
     def _same_limits(self, panels: Sequence["Axes"]) -> None:
         """One vertical axis for every arm, also across the blocks."""

@@ -197,6 +197,8 @@ def _caption(found: list[style.Group], shown: list[Trajectory], plane: Plane) ->
         ends = f"ends at {x} = {end[0]:,.4g}, {y} = {end[1]:,.4g} with loss {end[2]:.2g}"
         if (stopped := stages.stopped(trajectory.run)) is not None:
             ends = f"diverges at step {stopped}"
+        elif not np.isfinite(end).all():
+            ends = "ends at no finite place"
         size = _number(float(trajectory.norm[largest]))
         fates.append(f"{trajectory.group.label}: largest gradient norm {size} at step {largest}, {ends}, {outcome}")
     counts = [

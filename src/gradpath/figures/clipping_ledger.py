@@ -116,7 +116,7 @@ class ClippingLedger(Figure):
             raw = np.concatenate([_column(run, "log10_raw_norm") for run in group.runs])
             engaged = np.concatenate([_engaged(run) for run in group.runs])
             cosine = style.number(np.concatenate([_column(run, "cosine") for run in group.runs]), ".2f", "unknown")
-            blown = sum(int(run.series["clipping_ledger"].column("non_finite").sum()) for run in group.runs)
+            blown = sum(int((~_finite(run)).sum()) for run in group.runs)
             solved = sum(map(stages.solved, group.runs))
             engages = "engaged" if _clipped(group.runs[0]) else "would have engaged"
             ledger.append(
@@ -153,7 +153,9 @@ def _clipped(run: Run) -> bool:
 
 def _finite(run: Run) -> NDArray:
     """Which readings are finite; those that are not are counted apart, in the caption."""
-    return run.series["clipping_ledger"].column("non_finite") == 0
+    series = run.series["clipping_ledger"]
+    norms = [series.column(name) for name in series.names if "log10" in name]
+    return (series.column("non_finite") == 0) & (np.array(norms) < np.inf).all(axis=0)
 
 
 def _steps(run: Run) -> NDArray:
