@@ -327,7 +327,7 @@ def test_text_from_a_store_is_drawn_as_it_is() -> None:
         assert any(r"\frac" in text for text in words(canvas)), figure
 
 
-@pytest.mark.parametrize(("rate", "suffix"), [("1e30", "_last_finite"), ("1e300", "_at_init")])
+@pytest.mark.parametrize(("rate", "suffix"), [("1e100", "_last_finite"), ("1e300", "_at_init")])
 def test_mlflow_shows_no_reading_before_a_divergence_as_that_of_a_trained_network(home, rate: str, suffix: str) -> None:
     e = config.experiment([*SMALL, "arm=rnn", "optimizer=sgd", f"optimizer.lr={rate}", "train.dtype=float64"])
     recorder = execute(e, "s")

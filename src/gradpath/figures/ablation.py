@@ -51,7 +51,7 @@ class Ablation(Figure):
         top = max(float(curve.max()) for curve in shown)
         for (upper, lower), group in zip(places, found, strict=False):
             upper.set_title(group.title, color=group.color)
-            finite.title(upper, stages.words(group, stages.LAST, READ))
+            finite.note(upper, stages.words(group, stages.LAST, READ))
             upper.set_ylim(floor, top + 0.05 * (top - floor))  # without gates, a cell would squeeze the others flat
             self._gradient(upper, group, found[0], floor)
             self._learning(lower, group, found[0])

@@ -45,6 +45,11 @@ class Group:
         return "\n".join(lines)
 
     @property
+    def in_legend(self) -> str:
+        """The label in a legend inside a panel."""
+        return self.label if len(self.label) <= 2 * WIDEST else self.title
+
+    @property
     def heading(self) -> str:
         """The label in one line, as far as a column is wide."""
         return self.label if len(self.label) <= WIDEST else self.title

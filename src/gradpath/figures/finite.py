@@ -58,6 +58,15 @@ def title(axes: "Axes", text: str) -> None:
         axes.set_title(text, fontsize=8, color=DIVERGED)
 
 
+def note(axes: "Axes", text: str) -> None:
+    """The same inside a panel."""
+    if not text:
+        return
+    back = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0}
+    look: dict[str, Any] = {"transform": axes.transAxes, "va": "bottom", "fontsize": 7.5, "color": DIVERGED}
+    axes.text(0.03, 0.1, text, bbox=back, zorder=7, **look)
+
+
 def nothing(axes: "Axes", group: "Group") -> None:
     """The words of a panel that has nothing finite to draw."""
     text = stages.lost(group).replace(": ", ":\n")

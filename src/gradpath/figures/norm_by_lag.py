@@ -67,7 +67,14 @@ class NormByLag(Figure):
             for group in found:
                 curves = [_state(run, stage) for run in _there(group, stage)]
                 style.curve(
-                    row[0], group.runs[0].lag, curves, floor, color=group.color, ls=group.dash, lw=2, label=group.label
+                    row[0],
+                    group.runs[0].lag,
+                    curves,
+                    floor,
+                    color=group.color,
+                    ls=group.dash,
+                    lw=2,
+                    label=group.in_legend,
                 )
             for axes, group in zip(row[1:], found, strict=True):
                 self._parameters(axes, group, stage, floor)
