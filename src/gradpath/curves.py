@@ -8,7 +8,7 @@ the artifact alone.
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,9 +69,14 @@ class TrainingCurves:
             yield f"test/{self.experiment.task.metric}", step.evaluation.score, step.step
 
 
-def over_lag(experiment: Experiment, readings: Readings) -> tuple[list[Point], dict[str, str]]:
+def over_lag(
+    experiment: Experiment, readings: Readings, diverged_at: int | None = None
+) -> tuple[list[Point], dict[str, str]]:
     """The curves over the lag, whose ``step`` is the lag, of each instrument's last reading and, beside it, the one at
     initialisation; and what a true zero is drawn at, by key.
+
+    Of a run that diverged the last finite reading is not that of a trained network, and must not be averaged with those
+    that are: its keys end in ``_last_finite``. Where it is the initialisation there are the curves ``_at_init`` alone.
     """
     points: list[Point] = []
     zeros: dict[str, str] = {}
@@ -79,18 +84,58 @@ def over_lag(experiment: Experiment, readings: Readings) -> tuple[list[Point], d
         instrument = experiment.instruments[name]
         if not instrument.per_timestep:
             continue
-        whole = [i for i, reading in enumerate(values) if not np.isnan(reading).any()]
+        keys = _keys(experiment, name, columns)
+        drawn = [key is not None for key in keys]
+        whole = [i for i, reading in enumerate(values) if _finite(reading, drawn)]
         if not whole:
             continue
-        inner = tuple(f"layer{k}/" for k in range(2, experiment.cell.layers))
-        keys = [None if column.startswith(inner) else instrument.metric(column) for column in columns]
-        shown = {"": whole[-1]}
+        first, last = whole[0], whole[-1]
+        trained = diverged_at is None and last == len(values) - 1
+        shown = {"" if trained else "_last_finite" if steps[last] else "_at_init": last}
         few = len(keys) - keys.count(None) <= CURVES
-        if instrument.snapshot and few and len(whole) > 1 and steps[whole[0]] == 0:
-            shown["_at_init"] = whole[0]
+        if instrument.snapshot and few and len(whole) > 1 and steps[first] == 0:
+            shown["_at_init"] = first
         for suffix, reading in shown.items():
             zeros |= _draw(points, [key and key.replace("/", f"{suffix}/", 1) for key in keys], values[reading])
     return points, zeros
+
+
+def left_out(points: Iterable[Point]) -> dict[str, str]:
+    """What of the curves over training is not finite, by key: which steps have no point, and why."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for key, value, step in points:
+        word = "NaN" if math.isnan(value) else "+inf" if value > 0 else "-inf (a true zero)"
+        found.setdefault(key, {}).setdefault(word, []).append(step)
+
+    def text(steps: list[int]) -> str:
+        return f"step {steps[0]}" if len(steps) == 1 else f"{len(steps)} points from step {steps[0]}"
+
+    return {key: ", ".join(f"{word} at {text(steps)}" for word, steps in kinds.items()) for key, kinds in found.items()}
+
+
+def not_finite(experiment: Experiment, readings: Readings) -> dict[str, str]:
+    """What of the last reading over the lag is not finite, by key: no curve can show it."""
+    found: dict[str, str] = {}
+    for name, (columns, steps, values) in readings.items():
+        if not experiment.instruments[name].per_timestep:
+            continue
+        for key, curve in zip(_keys(experiment, name, columns), values[-1].T, strict=True):
+            counts = {"+inf": int(np.isposinf(curve).sum()), "NaN": int(np.isnan(curve).sum())}
+            said = [f"{word} at {count} of {len(curve)} lags" for word, count in counts.items() if count]
+            if key and said:
+                found[key] = f"{', '.join(said)} at step {steps[-1]}"
+    return found
+
+
+def _keys(experiment: Experiment, name: str, columns: Sequence[str]) -> list[str | None]:
+    """The metric of each column of an instrument; None for what stays in the artifact."""
+    inner = tuple(f"layer{k}/" for k in range(2, experiment.cell.layers))
+    return [None if c.startswith(inner) else experiment.instruments[name].metric(c) for c in columns]
+
+
+def _finite(reading: NDArray, drawn: list[bool]) -> bool:
+    """No NaN at all, and no +inf in what is drawn (the theory's margin may be infinite). -inf is a true zero."""
+    return not np.isnan(reading).any() and bool((reading[:, drawn] < np.inf).all())
 
 
 def _draw(points: list[Point], keys: list[str | None], values: NDArray) -> dict[str, str]:

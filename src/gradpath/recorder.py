@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from gradpath import store
-from gradpath.curves import TrainingCurves, over_lag
+from gradpath.curves import Point, TrainingCurves, left_out, not_finite, over_lag
 from gradpath.evidence import outcome, weigh
 from gradpath.experiment import Experiment, unit_name
 from gradpath.liveness import process_tags, pulse
@@ -60,6 +60,7 @@ class Recorder:
         self._evaluations: list[tuple[int, Evaluation]] = []
         self._diverged_at: int | None = None
         self._curves = TrainingCurves(experiment)
+        self._left_out: list[Point] = []
 
     def __enter__(self) -> "Recorder":
         try:
@@ -169,11 +170,13 @@ class Recorder:
         self.client.log_dict(self.run_id, e.resolved(), "config.yaml")
 
     def _metric(self, key: str, value: float, step: int) -> None:
-        """Buffers one point; what is not finite stays out (the store would return ±inf as ±1.8e308)."""
+        """Buffers one point; what is not finite stays out (the store would return ±inf as ±1.8e308) and is named."""
         from mlflow.entities import Metric
 
         if math.isfinite(value):
             self._pending.append(Metric(key, value, int(time.time() * 1000), step))
+        else:
+            self._left_out.append((key, value, step))
 
     def _flush_if_it_answers(self) -> None:
         """Sends what is buffered while the run goes on; a store that is away or locked gets it later."""
@@ -200,11 +203,13 @@ class Recorder:
 
     def _finish(self) -> None:
         """The curves over the lag, the summary numbers, and the artifact."""
-        points, zeros = over_lag(self.experiment, self._series)
+        points, zeros = over_lag(self.experiment, self._series, self._diverged_at)
         for point in points:
             self._metric(*point)
         if zeros:
             self._news["true_zeros"] = "; ".join(f"{key}: {text}" for key, text in zeros.items())[:TAG]
+        if lost := left_out(self._left_out) | not_finite(self.experiment, self._series):
+            self._news["not_finite"] = "; ".join(f"{key}: {text}" for key, text in lost.items())[:TAG]
         last = self._losses[-1][0] if self._losses else 0
         for name, value, step in summary(self.experiment, self._series, last, self._diverged_at):
             self._metric(f"summary/{name}", value, step)

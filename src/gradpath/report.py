@@ -111,7 +111,7 @@ def _judged(runs: list[Run]) -> list[tuple[str, Run, Verdict]]:
             reason = run.tags.get("verdict_reason", "recorded without a verdict")
             if word not in ORDER:
                 word, reason = "unknown", f"its tag verdict holds {printable(word, 40)}, no verdict of this gradpath"
-            found.append((group.label, run, Verdict(word, reason)))
+            found.append((group.name, run, Verdict(word, reason)))
     return sorted(found, key=lambda row: ORDER.index(row[2].word))
 
 

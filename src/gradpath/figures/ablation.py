@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.figures import CannotDrawError, Figure, finite, stages, style
 from gradpath.loader import Run
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 COLUMNS = 5
+READ = "state_grad_norm"
 GREY = "#9A9A9A"
 INITIAL: dict[str, Any] = {"lw": 1.5, "ls": (0, (3, 1.5)), "band": 0.1}
 TRAINED: dict[str, Any] = {"lw": 2.2, "ls": "-", "band": 0.22}
@@ -32,6 +33,7 @@ class Ablation(Figure):
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         found = _ordered(runs)
+        stages.drawable(found, READ)
         style.theme()
         from matplotlib import pyplot
 
@@ -43,35 +45,39 @@ class Ablation(Figure):
         places = [
             (grid[2 * block, column], grid[2 * block + 1, column]) for block, column in np.ndindex(blocks, columns)
         ]
-        lstm = [run for group in found if "ablation" in group.runs[0].config["cell"] for run in group.runs]
-        shown = [style.carrier_gradient(run, probe) for run in lstm for probe in (0, -1)]
+        lstm = [group for group in found if "ablation" in group.runs[0].config["cell"]]
+        shown = _curves(lstm) or _curves(found)
         floor = style.floor_below(shown)
         top = max(float(curve.max()) for curve in shown)
         for (upper, lower), group in zip(places, found, strict=False):
+            upper.set_title(group.title, color=group.color)
+            finite.note(upper, stages.words(group, stages.LAST, READ))
             upper.set_ylim(floor, top + 0.05 * (top - floor))  # without gates, a cell would squeeze the others flat
             self._gradient(upper, group, found[0], floor)
             self._learning(lower, group, found[0])
-            upper.set_title(group.label.replace(", ", "\n"), color=group.color)
         for row, label in zip(
             grid, ("gradient norm\n‖∂L/∂carrier‖", "loss on the\nevaluation set") * blocks, strict=True
         ):
             row[0].set_ylabel(label)
         for panels in zip(*places[: len(found)], strict=True):
             self._same_limits(panels)
-        self._legend(*places[len(found)])
+        self._legend(*places[len(found)], stages.after(found, READ))
         for upper, lower in places[len(found) + 1 :]:
             upper.set_axis_off()
             lower.set_axis_off()
         canvas.tight_layout()
-        style.caption(canvas, self._caption(found))
+        style.caption(canvas, self._caption(found), found)
         return canvas
 
     def _gradient(self, axes: "Axes", group: style.Group, plain: style.Group, floor: float) -> None:
         for shown, color in ((plain, GREY), (group, group.color)):
             for probe, look in ((0, INITIAL), (-1, TRAINED)):
-                curves = [style.carrier_gradient(run, probe) for run in shown.runs]
+                curves = [style.carrier_gradient(run, probe) for run in _there(shown, probe)]
                 style.curve(axes, shown.runs[0].lag, curves, floor, color=color, **look)
-        medians = [style.median_band([style.carrier_gradient(run, p) for run in group.runs])[0] for p in (0, -1)]
+        if not _there(group, 0):
+            finite.nothing(axes, group)
+            return
+        medians = [style.median_band([style.carrier_gradient(r, p) for r in _there(group, p)])[0] for p in (0, -1)]
         reached = np.concatenate([median[np.isfinite(median)] for median in medians])
         low, high = axes.get_ylim()
         corner: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "color": group.color}
@@ -85,7 +91,8 @@ class Ablation(Figure):
         for shown, color in ((plain, GREY), (group, group.color)):
             steps, losses = _losses(shown)
             style.curve(axes, steps, losses, 0.0, color=color, **TRAINED)
-        axes.axhline(np.log10(group.runs[0].chance_loss), color="#444444", lw=1, ls="--")
+        if group.runs[0].chance_loss > 0:  # 0 where the input does not matter
+            axes.axhline(np.log10(group.runs[0].chance_loss), color="#444444", lw=1, ls="--")
         axes.set_xlabel("training step")
         axes.set_title(f"{_solved(group)}/{len(group.runs)} solved", fontsize=10, loc="right", pad=3)
 
@@ -97,13 +104,13 @@ class Ablation(Figure):
             axes.set_ylim(low, high)
             style.decades(axes.yaxis)
 
-    def _legend(self, upper: "Axes", lower: "Axes") -> None:
+    def _legend(self, upper: "Axes", lower: "Axes", after: str) -> None:
         """The place after the last arm says how to read the others."""
         from matplotlib.lines import Line2D
 
         entries: dict[str, dict[str, Any]] = {
             "at initialisation": {"color": "#333333", "lw": 1.5, "ls": INITIAL["ls"]},
-            "after training": {"color": "#333333", "lw": 2.2},
+            after: {"color": "#333333", "lw": 2.2},
             "plain LSTM, the same": {"color": GREY, "lw": 2.2},
             "true zero": {"color": "#333333", "marker": "x", "ls": "", "markersize": 4},
         }
@@ -121,8 +128,8 @@ class Ablation(Figure):
     def _caption(self, found: list[style.Group]) -> str:
         told = []
         for group in found:
-            before, after = (np.median([_change(run, probe) for run in group.runs]) for probe in (0, -1))
-            told.append(f"{group.label.replace(',', '')} {before:+.1f} → {after:+.1f}")
+            before, after = (style.number([_change(r, p) for r in _there(group, p)], "+.1f") for p in (0, -1))
+            told.append(f"{group.label.replace(',', '')} {before} → {after}")
         return (
             f"Median over {style.seeds(found)}, band from smallest to largest. {style.setting_text(found)}. Change of "
             f"the carrier's gradient from lag 0 to the largest, in decades, before → after: {'; '.join(told)}. "
@@ -148,19 +155,29 @@ def _ordered(runs: Sequence[Run]) -> list[style.Group]:
 
 
 def _losses(group: style.Group) -> tuple[NDArray, list[NDArray]]:
-    """Training steps of the evaluations and log10 of their loss for each seed; NaN where a seed had diverged."""
+    """Training steps of the evaluations and log10 of their loss for each seed; masked where a seed had diverged."""
     steps = np.unique(np.concatenate([run.evaluation.steps for run in group.runs]))
-    losses = []
+    losses: list[NDArray] = []
     for run in group.runs:
-        loss = np.full(len(steps), np.nan)
-        loss[np.searchsorted(steps, run.evaluation.steps)] = np.log10(run.evaluation.column("loss"))
+        loss = np.ma.array(np.zeros(len(steps)), mask=True)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            loss[np.searchsorted(steps, run.evaluation.steps)] = np.log10(run.evaluation.column("loss"))
         losses.append(loss)
     return steps, losses
 
 
 def _solved(group: style.Group) -> int:
     """Seeds that have solved the task at the end of training."""
-    return sum(run.tags["solved"] == "true" and run.diverged_at is None for run in group.runs)
+    return sum(map(stages.solved, group.runs))
+
+
+def _there(group: style.Group, probe: int) -> list[Run]:
+    """The runs that are drawn at initialisation (0) or after training (-1)."""
+    return stages.at(group, probe, READ)
+
+
+def _curves(found: Sequence[style.Group]) -> list[NDArray]:
+    return [style.carrier_gradient(run, p) for group in found for p in (0, -1) for run in _there(group, p)]
 
 
 def _change(run: Run, probe: int) -> float:

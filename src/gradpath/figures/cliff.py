@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradpath.figures import Figure, style
+from gradpath.figures import Figure, finite, stages, style
 from gradpath.figures.plane import Plane, Trajectory, arms_of, pieces, plane_of, steepest_of, trajectory_of, wall_of
 from gradpath.loader import Run
 
@@ -20,6 +21,8 @@ FLOOR = -6.0
 """log10 of the smallest gradient norm that is drawn."""
 BEYOND = 15
 """Steps after the largest gradient that the surface still shows; more would hide it."""
+FAR = 1e12
+"""What lies further away is not drawn: the renderer cannot."""
 LOWEST = -8.0
 """log10 of the smallest loss after training that is told from 0."""
 
@@ -38,7 +41,7 @@ class Cliff(Figure):
         from matplotlib import pyplot
 
         found = style.groups(runs)
-        plane = plane_of(runs[0])
+        plane = plane_of(runs)
         arms = arms_of(runs)
         shown = steepest_of([trajectory_of(arm, run, plane) for arm in arms for run in arm.runs])
         canvas = pyplot.figure(figsize=(11.4, 8.4))
@@ -48,29 +51,39 @@ class Cliff(Figure):
         _norms(canvas.add_subplot(grid[1, 0]), shown)
         _outcomes(canvas.add_subplot(grid[1, 1]), arms)
         canvas.subplots_adjust(bottom=0.07)
-        style.caption(canvas, _caption(found, shown, plane))
+        style.caption(canvas, _caption(found, shown, plane), arms)
         return canvas
 
 
 def _surface(axes: Any, plane: Plane, shown: list[Trajectory]) -> None:
     mesh = np.meshgrid(plane.x, plane.y)
     look = {"cmap": "Blues_r", "vmin": -0.15, "linewidth": 0, "antialiased": False, "zorder": 0, "rasterized": True}
-    axes.plot_surface(*mesh, plane.loss, rcount=len(plane.y), ccount=len(plane.x), **look)
+    sound = np.isfinite(plane.loss)
+    top = float(np.max(plane.loss, where=sound, initial=0.0))
+    axes.plot_surface(*mesh, np.where(sound, plane.loss, np.nan), rcount=len(plane.y), ccount=len(plane.x), **look)
     for trajectory in shown:
         for inside, leaves in pieces(trajectory.points[: shown[0].steepest + BEYOND], plane.box):
-            piece = np.vstack([inside, leaves]) if leaves is not None else inside
+            piece = _below(np.vstack([inside, leaves]) if leaves is not None else inside, top)
             axes.plot(*piece.T, **trajectory.look | {"lw": 0.7}, marker=".", markersize=3.5)
             if leaves is not None:
-                axes.plot(*leaves[:, None], marker=(3, 0, 0), color=trajectory.group.color, markersize=9, zorder=3)
-    axes.plot(*shown[0].points[0][:, None], "o", color="white", markeredgecolor="black", markersize=6, zorder=4)
+                axes.plot(*piece[-1][:, None], marker=(3, 0, 0), color=trajectory.group.color, markersize=9, zorder=3)
+    start = _below(shown[0].points[:1], top)
+    axes.plot(*start.T, "o", color="white", markeredgecolor="black", markersize=6, zorder=4)
     axes.view_init(elev=34, azim=72)  # from the low side, so that the wall is seen; w then runs to the left
     axes.invert_xaxis()
     axes.set_xlabel(_label(plane.names[0]))
     axes.set_ylabel(_label(plane.names[1]))
     axes.set_zlabel("loss", labelpad=6)
-    axes.set_zticks(np.arange(0, plane.loss.max(), 0.1))
+    if 0 < top < 3:
+        axes.set_zticks(np.arange(0, top, 0.1))
     axes.set_box_aspect((1.2, 1.1, 0.7), zoom=1.1)
     axes.set_title(f"the error surface, and the first {shown[0].steepest + BEYOND} steps")
+
+
+def _below(points: NDArray, top: float) -> NDArray:
+    """Points (n, 3) whose loss is not finite, or far above the surface, at the surface's own height."""
+    far = ~(points[:, 2] < 1e3 * max(top, 1e-3))
+    return np.column_stack([points[:, :2], np.where(far, top, points[:, 2])])
 
 
 def _map(axes: "Axes", plane: Plane, shown: list[Trajectory]) -> None:
@@ -83,6 +96,7 @@ def _map(axes: "Axes", plane: Plane, shown: list[Trajectory]) -> None:
         w, b = wall[:, int(0.8 * wall.shape[1])]
         axes.text(w - 0.08, b - 0.05, "H$_0$ between\nthe two basins", ha="right", va="top", fontsize=8)
     for trajectory in shown:
+        leaves = None
         for inside, leaves in pieces(trajectory.points, plane.box):
             if leaves is not None:
                 arrow = {"arrowstyle": "-|>", "color": trajectory.group.color, "lw": 1.1, "mutation_scale": 14}
@@ -90,7 +104,8 @@ def _map(axes: "Axes", plane: Plane, shown: list[Trajectory]) -> None:
         if leaves is not None:  # and does not come back
             x, y = (f"{_symbol(n)} = {v:,.4g}" for n, v in zip(plane.names, trajectory.points[-1, :2], strict=True))
             look: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "top", "fontsize": 8}
-            axes.annotate(f"to {x}, {y}", tuple(leaves[:2]), (-12, -8), color=trajectory.group.color, **look)
+            where = f"to {x}, {y}" if np.isfinite(trajectory.points[-1, :2]).all() else "diverged"
+            axes.annotate(where, tuple(leaves[:2]), (-12, -8), color=trajectory.group.color, **look)
     axes.plot(*shown[0].points[0, :2], "o", color="white", markeredgecolor="black", markersize=6, zorder=4)
     axes.set_xlim(*plane.box[:, 0])
     axes.set_ylim(*plane.box[:, 1])
@@ -101,6 +116,8 @@ def _map(axes: "Axes", plane: Plane, shown: list[Trajectory]) -> None:
     _paint(near, plane, shown)
     about = slice(max(shown[0].steepest - 8, 0), shown[0].steepest + 12)
     points = np.vstack([t.points[about, :2] for t in shown[-1:]])
+    points = points[(np.abs(points) < FAR).all(axis=1)]
+    points = points if len(points) and np.ptp(points, axis=0).all() else plane.box
     middle, half = (points.max(axis=0) + points.min(axis=0)) / 2, 0.65 * np.ptp(points, axis=0)
     near.set_xlim(middle[0] - half[0], middle[0] + half[0])
     near.set_ylim(middle[1] - half[1], middle[1] + half[1])
@@ -109,12 +126,17 @@ def _map(axes: "Axes", plane: Plane, shown: list[Trajectory]) -> None:
 
 def _paint(axes: "Axes", plane: Plane, shown: list[Trajectory]) -> Any:
     """The map with the trajectories on it."""
-    with np.errstate(divide="ignore", over="ignore"):
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         height = np.maximum(np.log10(plane.loss), FAINTEST)
     axes.grid(False)
     for trajectory in shown:
-        axes.plot(*trajectory.points[:, :2].T, **trajectory.look, marker=".", markersize=3.5)
-    return axes.pcolormesh(plane.x, plane.y, height, cmap="Blues_r", shading="gouraud", rasterized=True)
+        places = trajectory.points[:, :2]
+        near = places if (np.abs(places) < FAR).all() else np.ma.array(places, mask=~(np.abs(places) < FAR))
+        axes.plot(*near.T, **trajectory.look, marker=".", markersize=3.5)
+    sound = np.isfinite(height)
+    drawn = height if sound.all() else np.where(sound, height, np.max(height, where=sound, initial=FAINTEST))
+    finite.cells(axes, plane.x, plane.y, plane.loss)
+    return axes.pcolormesh(plane.x, plane.y, drawn, cmap="Blues_r", shading="gouraud", rasterized=True)
 
 
 def _norms(axes: "Axes", shown: list[Trajectory]) -> None:
@@ -139,21 +161,22 @@ def _outcomes(axes: "Axes", arms: list[style.Group]) -> None:
     for place, arm in enumerate(arms):
         beside = 0.1 * (place - (len(arms) - 1) / 2)
         for solved, face in ((True, arm.color), (False, "none")):
-            runs = [run for run in arm.runs if (run.tags["solved"] == "true") == solved]
+            runs = [run for run in arm.runs if stages.solved(run) == solved]
             rates = [np.log10(run.config["optimizer"]["lr"]) + beside + 0.012 * (run.seed - seeds / 2) for run in runs]
             axes.plot(rates, [_final(run) for run in runs], "o", color=arm.color, markerfacecolor=face, markersize=5)
     style.decades(axes.yaxis)
     tried = sorted({run.config["optimizer"]["lr"] for arm in arms for run in arm.runs})
     axes.set_xticks(np.log10(tried), [f"{rate:g}" for rate in tried])
     axes.set_xlabel("learning rate")
-    axes.set_ylabel("loss after training")
+    stopped = any(stages.stopped(run) is not None for arm in arms for run in arm.runs)
+    axes.set_ylabel("loss at the last step" if stopped else "loss after training")
     axes.set_title("every run; filled: solved")
 
 
 def _final(run: Run) -> float:
-    """log10 of the loss after training, not below LOWEST."""
-    loss = run.loss.values[-1]
-    return float(np.log10(max(loss, 10.0**LOWEST))) if np.isfinite(loss) else np.nan
+    """log10 of the last loss, not below LOWEST; inf and NaN as they are."""
+    loss = float(run.loss.values[-1])
+    return float(np.log10(max(loss, 10.0**LOWEST))) if np.isfinite(loss) else loss
 
 
 def _symbol(name: str) -> str:
@@ -170,14 +193,16 @@ def _caption(found: list[style.Group], shown: list[Trajectory], plane: Plane) ->
     fates = []
     for trajectory in shown:
         largest = trajectory.steepest
-        end, solved = trajectory.points[-1], trajectory.run.tags["solved"] == "true"
-        fates.append(
-            f"{trajectory.group.label}: largest gradient norm {_number(10 ** trajectory.norm[largest])} at step "
-            f"{largest}, ends at {x} = {end[0]:,.4g}, {y} = {end[1]:,.4g} with loss {end[2]:.2g}, "
-            f"{'solved' if solved else 'not solved'}"
-        )
+        end, outcome = trajectory.points[-1], "solved" if stages.solved(trajectory.run) else "not solved"
+        ends = f"ends at {x} = {end[0]:,.4g}, {y} = {end[1]:,.4g} with loss {end[2]:.2g}"
+        if (stopped := stages.stopped(trajectory.run)) is not None:
+            ends = f"diverges at step {stopped}"
+        elif not np.isfinite(end).all():
+            ends = "ends at no finite place"
+        size = _number(float(trajectory.norm[largest]))
+        fates.append(f"{trajectory.group.label}: largest gradient norm {size} at step {largest}, {ends}, {outcome}")
     counts = [
-        f"{arm.label} {sum(run.tags['solved'] == 'true' for run in arm.runs)} of {len(arm.runs)}"
+        f"{arm.label} {sum(map(stages.solved, arm.runs))} of {len(arm.runs)}"
         for arm in arms_of([run for group in found for run in group.runs])
     ]
     return (
@@ -191,5 +216,11 @@ def _caption(found: list[style.Group], shown: list[Trajectory], plane: Plane) ->
     )
 
 
-def _number(value: float) -> str:
+def _number(decades: float) -> str:
+    """A norm from its log10, which may lie where no float does."""
+    if not np.isfinite(decades):
+        return "not finite" if not decades < 0 else "0"
+    if decades > 300:
+        return f"10^{decades:.1f}"
+    value = 10**decades
     return f"{value:,.0f}" if 10 <= value < 1e6 else f"{value:.2g}"

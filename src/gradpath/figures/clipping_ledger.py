@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.figures import CannotDrawError, Figure, finite, stages, style
 from gradpath.loader import Run
 from gradpath.settings import setting
 
@@ -34,44 +34,51 @@ class ClippingLedger(Figure):
         style.theme()
         from matplotlib import pyplot
 
-        for run in runs:
-            if not _finite(run).any():
-                raise CannotDrawError(f"{run.name} has no finite step")
+        if not any(_finite(run).any() for run in runs):
+            raise CannotDrawError(f"{runs[0].name} has no finite step")
         found = style.columns(runs)
+        drawn = [group for group in found if any(_finite(run).any() for run in group.runs)]
         canvas = pyplot.figure(figsize=(max(3.2 * len(found), 9.6), 6.6), layout="constrained")
         above, below = canvas.subfigures(2, 1, hspace=0.04, squeeze=False)[:, 0]
         for axes, group in zip(above.subplots(1, len(found), sharey=True, squeeze=False)[0], found, strict=True):
-            self._norms(axes, group)
+            axes.set_title(group.title, color=group.color)
+            axes.set_xlabel("training step")
+            if group in drawn:
+                self._norms(axes, group)
+            else:
+                finite.nothing(axes, group)
             if group is found[0]:
                 axes.set_ylabel("gradient norm")
+            if group is drawn[0]:
                 axes.legend(loc="upper left", fontsize=8)
             style.decades(axes.yaxis)
         share, factor, cosine = below.subplots(1, 3)
-        for group in found:
+        for group in drawn:
             dash = "-" if _clipped(group.runs[0]) else ":"
             label = group.label if _clipped(group.runs[0]) else f"{group.label} (would have)"
             self._over_training(share, group, _engaged, np.mean, color=group.color, linestyle=dash, label=label)
             self._factors(factor, group, dash)
-            self._over_training(cosine, group, _by_value, np.nanmedian, color=group.color)
+            self._over_training(cosine, group, _by_value, _nanmedian, color=group.color)
         self._finish(share, factor, cosine, _threshold(found, "max_value"))
         below.legend(*share.get_legend_handles_labels(), loc="outside upper center", ncols=len(found), fontsize=9)
-        style.caption(canvas, self._caption(found))
+        style.caption(canvas, self._caption(drawn), found)
         return canvas
 
     def _norms(self, axes: "Axes", group: style.Group) -> None:
         looks = {"log10_raw_norm": ("raw", "#888888", 1.2), "log10_applied_norm": ("applied", group.color, 1.8)}
         for name, (label, color, width) in looks.items():
             steps, pooled = self._pooled(group, lambda run, name=name: _column(run, name))  # type: ignore[misc]
-            low, middle, high = np.array([np.nanquantile(part, (0.05, 0.5, 0.95)) for part in pooled]).T
+            low, middle, high = np.array([_quantiles(part) for part in pooled]).T
             axes.plot(steps, middle, color=color, lw=width, label=label)
             axes.fill_between(steps, low, high, color=color, alpha=0.25, linewidth=0)
-        axes.set_title(group.label.replace(", ", "\n"), color=group.color)
-        axes.set_xlabel("training step")
+        for run in group.runs:
+            lost = run.series["clipping_ledger"].steps[~_finite(run)]
+            finite.marks(axes, lost, np.full(len(lost), np.nan), group.color)
 
     def _over_training(self, axes: "Axes", group: style.Group, read: Callable, reduce: Callable, **look: Any) -> None:
         """One line an arm: a number a window, from the steps of all seeds together."""
         steps, pooled = self._pooled(group, read)
-        axes.plot(steps, [reduce(part) for part in pooled], lw=1.6, **look)
+        axes.plot(steps, np.ma.array([reduce(part) for part in pooled], dtype=float), lw=1.6, **look)
 
     def _factors(self, axes: "Axes", group: style.Group, dash: str) -> None:
         """The distribution function of the factor: it ends on the right at the share of steps that were clipped."""
@@ -108,16 +115,17 @@ class ClippingLedger(Figure):
         for group in found:
             raw = np.concatenate([_column(run, "log10_raw_norm") for run in group.runs])
             engaged = np.concatenate([_engaged(run) for run in group.runs])
-            cosine = np.nanmedian(np.concatenate([_column(run, "cosine") for run in group.runs]))
-            blown = sum(int(run.series["clipping_ledger"].column("non_finite").sum()) for run in group.runs)
-            solved = sum(run.tags["solved"] == "true" for run in group.runs)
+            cosine = style.number(np.concatenate([_column(run, "cosine") for run in group.runs]), ".2f", "unknown")
+            blown = sum(int((~_finite(run)).sum()) for run in group.runs)
+            solved = sum(map(stages.solved, group.runs))
             engages = "engaged" if _clipped(group.runs[0]) else "would have engaged"
             ledger.append(
                 f"{group.label}: {engages} at {engaged.mean():.0%} of steps, "
-                f"largest raw norm 10^{raw.max():.1f}, median cosine of the applied to the raw gradient {cosine:.2f}, "
+                f"largest raw norm 10^{raw.max():.1f}, median cosine of the applied to the raw gradient {cosine}, "
                 f"{blown} non-finite step{'s' * (blown != 1)}, solved by {solved} of {len(group.runs)}"
             )
-        kept = min(float(np.nanmin(_column(run, "norm_clip/cosine"))) for group in found for run in group.runs)
+        cosines = np.concatenate([_column(run, "norm_clip/cosine") for group in found for run in group.runs])
+        kept = float(np.min(cosines, where=~np.isnan(cosines), initial=1.0))
         return (
             f"Median over the steps of a window and {style.seeds(found)}; bands from the 5 % to the 95 % quantile. "
             f"{style.setting_text(found)}. {'. '.join(ledger)}. Theory: clipping the norm is one factor, min(1, "
@@ -127,13 +135,27 @@ class ClippingLedger(Figure):
         )
 
 
+def _quantiles(values: NDArray) -> NDArray:
+    """The 5 %, 50 % and 95 % quantile of what is not NaN."""
+    known = values[~np.isnan(values)]
+    return np.quantile(known, (0.05, 0.5, 0.95)) if known.size else np.full(3, np.nan)
+
+
+def _nanmedian(values: NDArray) -> Any:
+    """The median of what is not NaN; masked where that is nothing, since a true zero has no direction."""
+    known = values[~np.isnan(values)]
+    return np.median(known) if known.size else np.ma.masked
+
+
 def _clipped(run: Run) -> bool:
     return any(value is not None for value in run.config["clip"].values())
 
 
 def _finite(run: Run) -> NDArray:
     """Which readings are finite; those that are not are counted apart, in the caption."""
-    return run.series["clipping_ledger"].column("non_finite") == 0
+    series = run.series["clipping_ledger"]
+    norms = [series.column(name) for name in series.names if "log10" in name]
+    return (series.column("non_finite") == 0) & (np.array(norms) < np.inf).all(axis=0)
 
 
 def _steps(run: Run) -> NDArray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.figures import CannotDrawError, Figure, finite, stages, style
 from gradpath.figures.paths import probes
 from gradpath.loader import Run
 
@@ -27,6 +27,7 @@ COLORS = {
     "R=1": "#E69F00",
     "truncated": "#8C6BB1",
 }
+READ = "counterfactual"
 ROWS = ("at initialisation", "after training")
 
 
@@ -46,56 +47,77 @@ class Counterfactual(Figure):
         found = [group for group in style.columns(runs) if len(names(group.runs[0])) > 1]
         if not found:
             raise CannotDrawError("no run of a cell with gates")
+        stages.drawable(found, READ)
         canvas, grid = pyplot.subplots(
             3, len(found), figsize=(3.7 * len(found) + 0.6, 8.4), sharex="row", squeeze=False
         )
         for axes in grid[:2, 1:].flat:
             axes.sharey(grid[axes.get_subplotspec().rowspan.start, 0])
-        floor = style.floor_below(relative(run, name, row) for run in runs for name in names(run) for row in (0, 1))
+        floor = style.floor_below(
+            relative(run, name, row)
+            for group in found
+            for row in (0, 1)
+            for run in stages.at(group, -row, READ)
+            for name in names(run)
+        )
         for column, group in zip(grid.T, found, strict=True):
+            column[0].set_title(group.title, color=group.color)
             for row, axes in enumerate(column[:2]):
+                finite.title(axes, stages.words(group, -row, READ))
+                if not stages.at(group, -row, READ):
+                    finite.nothing(axes, group)
+                    continue
                 for name in names(group.runs[0]):
-                    curves = [relative(run, name, row) for run in group.runs]
+                    curves = [relative(run, name, row) for run in stages.at(group, -row, READ)]
                     look = {"color": COLORS[name], "lw": 3.0 if name == "factual" else 1.5, "band": 0.1}
                     style.curve(axes, group.runs[0].lag, curves, floor, ls="--" if name == "truncated" else "-", **look)
                 axes.set_xlabel("lag  T − t  (steps)")
-            column[0].set_title(group.label.replace(", ", "\n"), color=group.color)
             self._losses(column[2], group)
         for row, stage in zip(grid[:2], ROWS, strict=True):
-            row[0].set_ylabel(f"{stage}\n\nstate gradient relative to lag 0")
+            meant = stage if stage == ROWS[0] else stages.after(found, READ)
+            row[0].set_ylabel(f"{meant}\n\nstate gradient relative to lag 0")
             style.decades(row[0].yaxis)
         used = dict.fromkeys(name for group in found for name in names(group.runs[0]))
         handles = [Line2D([], [], color=COLORS[n], lw=1.8, ls="--" if n == "truncated" else "-", label=n) for n in used]
         canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.03), ncols=len(used), fontsize=9)
         canvas.tight_layout(rect=(0, 0.03, 1, 1))
-        style.caption(canvas, self._caption(found))
+        style.caption(canvas, self._caption(found), found)
         return canvas
 
     def _losses(self, axes: "Axes", group: style.Group) -> None:
         """A row of dots a counterfactual, one a seed, with the median; the line is the task's chance."""
         listed = names(group.runs[0])
         for place, name in enumerate(listed):
-            values = [_loss(run, name) for run in group.runs]
+            values = np.array([_loss(run, name) for run in group.runs])
             axes.plot(values, [place] * len(values), "o", color=COLORS[name], markersize=4, alpha=0.5)
-            axes.plot(np.median(values), place, "|", color=COLORS[name], markersize=16, markeredgewidth=2)
+            if np.isfinite(values).any():
+                middle = np.median(values[np.isfinite(values)])
+                axes.plot(middle, place, "|", color=COLORS[name], markersize=16, markeredgewidth=2)
         axes.axvline(group.runs[0].chance_loss, color="#777777", lw=1.0, ls=":")
         axes.set_xscale("log")
-        axes.set_yticks(range(len(listed)), listed)
+        axes.set_yticks(range(len(listed)), [style.plain(name) for name in listed])
         axes.set_ylim(len(listed) - 0.5, -0.5)
-        axes.set_xlabel("loss after training (dotted: chance)")
+        stopped = stages.divergences([group])
+        axes.set_xlabel("loss at the last step (dotted: chance)" if stopped else "loss after training (dotted: chance)")
 
     def _caption(self, found: Sequence[style.Group]) -> str:
         kept = []
         for group in found:
-            changes = {n: np.median([relative(run, n, 1)[0] for run in group.runs]) for n in names(group.runs[0])}
-            listed = ", ".join(f"{name} {round(change, 1) + 0:g}" for name, change in changes.items())
+            there = stages.at(group, stages.LAST, READ)
+            changes = (
+                {n: style.median_band([relative(r, n, 1)[0] for r in there])[0] for n in names(there[0])}
+                if there
+                else {}
+            )
+            listed = ", ".join(f"{name} {round(float(change), 1) + 0:g}" for name, change in changes.items())
+            listed = (listed or stages.lost(group)).replace("-inf", "to a true zero")
             kept.append(f"{group.label}: {listed}".replace("-", "−"))
         return (
             f"Median over {style.seeds(found)}, band from smallest to largest. The same parameters on the same "
             "minibatch with one gate held at a value, forward and backward, without training again; truncated: the "
             "forward pass as it is, the gradient cut at the gates (Hochreiter & Schmidhuber 1997). Theory: with a "
             "keeping gate at ½ the gradient halves at every step that it takes along the highway, 0.30 decades; at 1 "
-            f"it does not fall. Decades gained over the whole lag after training: {'; '.join(kept)}. "
+            f"it does not fall. Decades gained over the whole lag {stages.after(found, READ)}: {'; '.join(kept)}. "
             f"{style.setting_text(found)}."
         )
 
@@ -113,11 +135,15 @@ def carrier(run: Run) -> str:
 
 
 def relative(run: Run, name: str, stage: int) -> NDArray:
-    """(T,) log10 ‖∂L/∂C_t‖ less its value at T, before (0) or after training (1); -inf is a true zero."""
+    """(T,) log10 ‖∂L/∂C_t‖ less its value at T, before (0) or after training (1); -inf is a true zero.
+
+    Of a diverged run the last finite reading.
+    """
     probe = probes(run, "counterfactual")[stage]
     column = run.series["counterfactual"].column(f"{name}/{carrier(run)}")[probe]
     return column - column[-1] if np.isfinite(column[-1]) else np.full_like(column, -np.inf)
 
 
 def _loss(run: Run, name: str) -> float:
-    return float(run.series["counterfactual_loss"].column(name)[probes(run, "counterfactual_loss")[1]])
+    """The loss at the last reading, as it was, or masked where the minibatch was not read with this gate held."""
+    return float(run.series["counterfactual_loss"].column(name)[-1])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import Figure, style
+from gradpath.figures import Figure, finite, stages, style
 from gradpath.loader import Run
 from gradpath.settings import setting
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 STAGES = ("at initialisation", "after training")
+READ = "credit"
 DASHES = dict(zip(STAGES, ("--", "-"), strict=True))
 NOTHING = "#d4d4d4"
-"""The colour of a true zero."""
+"""The colour of a true zero, lighter than elsewhere: here they are half of the map."""
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Credit(Figure):
         from matplotlib import pyplot
 
         found = style.columns(runs)
+        stages.drawable(found, READ)
         maps = max(len(_scored(group)) for group in found) > 1
         rows = 4 if maps else 3
         canvas, grid = pyplot.subplots(
@@ -54,47 +56,60 @@ class Credit(Figure):
         bar = canvas.colorbar(image, ax=grid[-2:].ravel().tolist(), pad=0.01)
         bar.set_label("cos(∂L/∂θ$_s$, ∂L/∂θ$_t$)")
         for axes, group in zip(grid[0], found, strict=True):
-            axes.set_title(group.label.replace(", ", "\n"), color=group.color)
+            axes.set_title(group.title, color=group.color)
+        trained = (grid[0], grid[-1]) if not maps else (grid[1], grid[-1])
+        for axes, group in zip(np.ravel(trained), [*found, *found], strict=True):
+            finite.title(axes, stages.words(group, stages.LAST, READ))
+        for axes, group in zip(grid.ravel(), [*found] * rows, strict=True):
+            if not _there(group, STAGES[0]):
+                finite.nothing(axes, group)
         for axes in grid.ravel():
             axes.label_outer()
         for axes in grid[-1]:
             axes.set_xlabel("θ used at step t")
-        style.caption(canvas, self._caption(found))
+        style.caption(canvas, self._caption(found), found)
         return canvas
 
     def _maps(self, grid: NDArray, found: list[style.Group]) -> "AxesImage":
         """Heat maps of the medians over the seeds, all on one scale, with the lag that the task needs."""
         medians = {
-            (stage, group.label): style.median_band([_read(run, "credit", stage) for run in group.runs])[0]
+            (stage, group.label): style.median_band([_read(run, "credit", stage) for run in there])[0]
             for stage in STAGES
             for group in found
+            if (there := _there(group, stage))
         }
-        strongest = max(values.max() for values in medians.values())
+        strongest = max((float(values.max()) for values in medians.values()), default=0.0)
+        strongest = strongest if np.isfinite(strongest) else 0.0
         for row, stage in zip(grid, STAGES, strict=True):
             for axes, group in zip(row, found, strict=True):
-                values = np.ma.masked_invalid(medians[stage, group.label])
+                if not _there(group, stage):
+                    continue
+                values = medians[stage, group.label]
                 image = _image(axes, group, values, "viridis", strongest - self.decades, strongest)
                 scored = _scored(group)
                 axes.set_ylim(scored[0] - 0.5, scored[-1] + 0.5)
                 lag, last = group.runs[0].longest_lag, scored[-1]
                 axes.plot([1, last - lag], [1 + lag, last], color="#D55E00", lw=1.6, ls=(0, (2, 1)))
                 axes.text(0.97, 0.05, _reach_text(group, stage), transform=axes.transAxes, ha="right", fontsize=8)
-            row[0].set_ylabel(f"credit {stage}\n\nloss at step s")
+            row[0].set_ylabel(f"credit {_called(found, stage)}\n\nloss at step s")
         return image
 
     def _curves(self, row: NDArray, found: list[style.Group]) -> None:
         """The one scored step's credit over t, before (dashed) and after training."""
-        shown = [_last_scored(run, stage) for group in found for run in group.runs for stage in STAGES]
+        shown = [_last_scored(run, stage) for group in found for stage in STAGES for run in _there(group, stage)]
+        top = max(values.max() for values in shown)
         floor = style.floor_below(shown)
         for axes, group in zip(row, found, strict=True):
             t = np.arange(1, len(group.runs[0].lag) + 1)
+            if not _there(group, STAGES[0]):
+                continue
             for stage in STAGES:
-                curves = [_last_scored(run, stage) for run in group.runs]
-                label = f"{stage}:\n{_reach_text(group, stage)}"
+                curves = [_last_scored(run, stage) for run in _there(group, stage)]
+                label = f"{_called([group], stage)}:\n{_reach_text(group, stage)}"
                 style.curve(axes, t, curves, floor, color=group.color, ls=DASHES[stage], lw=1.6, label=label)
             axes.axvline(_scored(group)[0] - group.runs[0].longest_lag, color="#D55E00", lw=1.6, ls=(0, (2, 1)))
             axes.set_xlim(0.5, len(t) + 0.5)
-            axes.set_ylim(floor - 0.5, max(values.max() for values in shown) + 0.5)
+            axes.set_ylim(floor - 0.5, (top if np.isfinite(top) else floor) + 0.5)
             axes.legend(loc="lower right", fontsize=7.5)
         row[0].set_ylabel("credit\n\n‖∂L/∂θ$_t$‖")
         for axes in row:
@@ -104,17 +119,20 @@ class Credit(Figure):
         """Heat maps of the mean cosine over the seeds."""
         for row, stage in zip(grid, STAGES, strict=True):
             for axes, group in zip(row, found, strict=True):
-                mean = np.mean([_read(run, "alignment", stage) for run in group.runs], axis=0)
-                zero: NDArray = np.any(np.isneginf([_norms(run, stage) for run in group.runs]), axis=0)
+                there = _there(group, stage)
+                if not there:
+                    continue
+                mean = np.mean([_read(run, "alignment", stage) for run in there], axis=0)
+                zero: NDArray = np.any(np.isneginf([_norms(run, stage) for run in there]), axis=0)
                 steps = _steps(group.runs[0]) - 1
                 values = np.ma.masked_array(mean, zero[:, None] | zero[steps])
                 image = _image(axes, group, values, "RdBu_r", -1, 1)
-            row[0].set_ylabel(f"alignment {stage}\n\nθ used at step s")
+            row[0].set_ylabel(f"alignment {_called(found, stage)}\n\nθ used at step s")
         return image
 
     def _caption(self, found: list[style.Group]) -> str:
-        residuals = [_residual(run, stage) for group in found for run in group.runs for stage in STAGES]
-        known = [value for value in residuals if value is not None]
+        residuals = [_residual(run, stage) for group in found for stage in STAGES for run in _there(group, stage)]
+        known = [value for value in residuals if value is not None and np.isfinite(value)]
         held = f"recomputed from the records, it holds to {max(known):.0e}" if known else "not all steps were recorded"
         return (
             "θ: all recurrent parameters; L$_s$: what the loss at step s adds to the batch mean. Credit: median over "
@@ -131,7 +149,8 @@ def _image(axes: "Axes", group: style.Group, values: NDArray, colors: str, low: 
     import matplotlib
 
     length = len(values)
-    image = axes.imshow(
+    image = finite.image(
+        axes,
         values.T,
         cmap=matplotlib.colormaps[colors].with_extremes(bad=NOTHING),
         vmin=low,
@@ -145,6 +164,16 @@ def _image(axes: "Axes", group: style.Group, values: NDArray, colors: str, low: 
     return image
 
 
+def _there(group: style.Group, stage: str) -> list[Run]:
+    """The runs that a stage is drawn from."""
+    return stages.at(group, stages.FIRST if stage == STAGES[0] else stages.LAST, READ)
+
+
+def _called(found: Sequence[style.Group], stage: str) -> str:
+    """A stage's name, which is true of every panel beside it."""
+    return stage if stage == STAGES[0] else stages.after(found, READ)
+
+
 def _steps(run: Run) -> NDArray:
     """The timesteps s, counted from 1, of the columns."""
     return np.array([int(name.partition("/")[2]) for name in run.series["credit"].names if name.startswith("credit/")])
@@ -152,7 +181,7 @@ def _steps(run: Run) -> NDArray:
 
 def _probe(run: Run, stage: str) -> int:
     """Index of the reading that a stage means."""
-    whole = style.whole_readings(run, "credit")
+    whole = stages.whole(run, READ)
     return int(whole[0] if stage == STAGES[0] else whole[-1])
 
 
@@ -170,8 +199,8 @@ def _norms(run: Run, stage: str) -> NDArray:
 
 def _scored(group: style.Group) -> NDArray:
     """The timesteps, counted from 1, at which the loss of some run reaches a parameter."""
-    reads = [_read(run, "credit", stage) for run in group.runs for stage in STAGES]
-    return _steps(group.runs[0])[np.isfinite(reads).any(axis=(0, 1))]
+    reads = [_read(run, "credit", stage) for stage in STAGES for run in _there(group, stage)]
+    return _steps(group.runs[0])[np.isfinite(reads).any(axis=(0, 1))] if reads else np.zeros(0, int)
 
 
 def _last_scored(run: Run, stage: str) -> NDArray:
@@ -183,10 +212,13 @@ def _last_scored(run: Run, stage: str) -> NDArray:
 def _reach_text(group: style.Group, stage: str) -> str:
     """``reach 12.3``, the median over the seeds; ``reach ≥ 49`` where most never fall that far."""
     rows = []
-    for run in group.runs:
+    for run in _there(group, stage):
         series, step = run.series["reach"], run.series["credit"].steps[_probe(run, stage)]
-        rows.append(series.values[series.steps == step][-1][:2])
-    lag, censored = np.nanmedian(rows, axis=0)
+        rows += list(series.values[series.steps == step][-1:, :2])
+    known = np.array([row for row in rows if not np.isnan(row).any()])
+    if not known.size:
+        return "no reach: not finite"
+    lag, censored = np.median(known, axis=0)
     return f"reach {'≥ ' if censored > 0.5 else ''}{lag:.3g}"
 
 
@@ -198,6 +230,9 @@ def _residual(run: Run, stage: str) -> float | None:
     series = run.series["grad_norm"]
     step = run.series["credit"].steps[_probe(run, stage)]
     recurrent = [i for i, name in enumerate(series.names) if not name.endswith("y") and name != "global"]
-    parts = series.values[series.steps == step][-1, recurrent]
+    there = series.values[series.steps == step]
+    if not len(there) or not np.isfinite(there[-1, recurrent].max()) or np.isnan(there[-1, recurrent]).any():
+        return None
+    parts = there[-1, recurrent]
     sizes = 10 ** (norms - parts.max())
     return float(abs(sizes @ cosines @ sizes / np.sum(100 ** (parts - parts.max())) - 1))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import Figure, style
+from gradpath.figures import Figure, finite, stages, style
 from gradpath.loader import Run, Series
 from gradpath.settings import setting
 
@@ -38,13 +38,13 @@ class Exploding(Figure):
             for run in group.runs:
                 self._seed(column, run, group.color)
             self._lines(column, group)
-            column[0].set_title(group.label, color=group.color)
+            column[0].set_title(group.heading, color=group.color)
             column[2].set_xlabel("training step")
         for row, label in zip(grid, ("loss", "gradient norm  ‖∂L/∂θ‖", "clipping factor"), strict=True):
             row[0].set_ylabel(label)
             style.decades(row[0].yaxis)
         canvas.tight_layout()
-        style.caption(canvas, self._caption(found))
+        style.caption(canvas, self._caption(found), found)
         return canvas
 
     def _seed(self, column: Sequence["Axes"], run: Run, color: str) -> None:
@@ -57,13 +57,18 @@ class Exploding(Figure):
         ]
         for axes, (series, values, reduce) in zip(column, curves, strict=True):
             axes.plot(*self._windowed(series.steps, values, reduce), color=color, lw=0.9, alpha=0.85)
-        if (stopped := run.diverged_at) is not None:
-            column[0].axvline(stopped, color=color, lw=0.8, linestyle=":")
+            lost = ~(values < np.inf)  # a window keeps its finite steps, and what is not finite is marked at its own
+            finite.marks(axes, series.steps[lost], values[lost], color)
+        if (stopped := stages.stopped(run)) is not None:
+            for axes in column:
+                axes.axvline(stopped, color=color, lw=0.8, linestyle=":")
 
     def _windowed(self, steps: NDArray, values: NDArray, reduce: Callable) -> tuple[NDArray, NDArray]:
-        """One point a window; where training is shorter than the windows, every step."""
-        count = min(self.windows, len(steps))
-        parts = np.array_split(np.arange(len(steps)), count)
+        """One point a window that holds finite steps; where training is shorter than the windows, every step."""
+        sound = values < np.inf
+        steps, values = steps[sound], values[sound]
+        parts = np.array_split(np.arange(len(steps)), max(1, min(self.windows, len(steps))))
+        parts = [part for part in parts if part.size]
         return np.array([steps[part[0]] for part in parts]), np.array([reduce(values[part]) for part in parts])
 
     def _lines(self, column: Sequence["Axes"], group: style.Group) -> None:
@@ -82,12 +87,15 @@ class Exploding(Figure):
         for group in found:
             norms = np.concatenate([run.series["grad_norm"].column("global") for run in group.runs])
             factors = np.concatenate([run.series["clip_scale"].column("clip_scale") for run in group.runs])
-            text = f"{group.label}: largest norm 10^{np.max(norms, where=norms < np.inf, initial=-np.inf):.1f}"
+            norms, factors = norms[norms < np.inf], factors[factors > 0]
+            text = f"{group.label}: " + (f"largest norm 10^{norms.max():.1f}" if norms.size else "no norm is finite")
             if (factors < 1).any():
-                text += f", clipped at {(factors < 1).mean():.0%} of steps, at most to 1/{1 / np.nanmin(factors):,.0f}"
-            if stopped := [run for run in group.runs if run.diverged_at is not None]:
+                hardest = -np.log10(factors.min())
+                most = f"1/{10**hardest:,.0f}" if hardest < 9 else f"10^{-hardest:.0f}"
+                text += f", clipped at {(factors < 1).mean():.0%} of steps, at most to {most}"
+            if stopped := [run for run in group.runs if stages.stopped(run) is not None]:
                 text += f", {len(stopped)} of {len(group.runs)} seeds diverged"
-            solved = sum(run.tags["solved"] == "true" for run in group.runs)
+            solved = sum(map(stages.solved, group.runs))
             ledger.append(f"{text}, solved by {solved} of {len(group.runs)}")
         return (
             f"One line a seed, {style.seeds(found)}; the same seeds see the same data with and without clipping. In "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradpath.figures import CannotDrawError, Figure, sketch, style
+from gradpath.figures import CannotDrawError, Figure, finite, sketch, stages, style
 from gradpath.figures.paths import carrier, cosine, parts, probes, read, share
 from gradpath.loader import Run
 from gradpath.settings import setting
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 STAGES = ("before training", "after training")
+READ = ("path_grad_norm", "node_grad_norm")
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Flow(Figure):
         found = [group for group in style.columns(runs) if graph_of(group.runs[0])]
         if not found:
             raise CannotDrawError("no run of a cell with gates")
+        stages.drawable(found, *READ)
+        found = stages.aligned(found, *READ)
         lags = _lags(len(found[0].runs[0].lag))
         canvas, grid = pyplot.subplots(
             2 * len(found), len(lags), figsize=(3.1 * len(lags), 4.0 * len(found) + 0.6), squeeze=False
@@ -43,7 +46,10 @@ class Flow(Figure):
             for stage, row in enumerate(grid[2 * index : 2 * index + 2]):
                 for axes, lag in zip(row, lags, strict=True):
                     self._panel(axes, group, stage, lag)
-                label = f"{group.label.replace(', ', chr(10))}\n{STAGES[stage]}"
+                said = stages.words(group, -stage, *READ)
+                early = stage and said.startswith("last finite")
+                label = f"{group.title}\n{'last finite reading' if early else STAGES[stage]}"
+                finite.title(row[0], said)
                 row[0].text(-0.04, 0.5, label, transform=row[0].transAxes, rotation=90, ha="right", va="center")
                 row[0].texts[-1].set(color=group.color, fontweight="bold", fontsize=9)
         for axes, lag in zip(grid[0], lags, strict=True):
@@ -58,18 +64,26 @@ class Flow(Figure):
             "to the gradient of the carried state at lag 0 of the same network. Below the graph: the highway's signed "
             f"share of the carried state's gradient. Theory: where the keeping gate is open, the highway "
             f"hands on what it receives (Hochreiter & Schmidhuber 1997). {style.setting_text(found)}.",
+            found,
         )
         return canvas
 
     def _panel(self, axes: "Axes", group: style.Group, stage: int, lag: int) -> None:
         graph = graph_of(group.runs[0])
         assert graph
-        found = [_sizes(run, stage, lag) for run in group.runs]
-        sizes = {name: float(np.median([sizes[name] for sizes in found])) for name in found[0]}
-        # np.median of true zeros is -inf or NaN, which both stand for nothing.
+        there = stages.at(group, -stage, *READ)
+        if not there:
+            axes.axis("off")
+            finite.nothing(axes, group)
+            return
+        found = [_sizes(run, stage, lag) for run in there]
+        # A true zero in most seeds is one, and stands for nothing.
+        sizes = {name: float(style.median_band([sizes[name] for sizes in found])[0]) for name in found[0]}
         sketch.draw(axes, graph, {name: self._width(size) for name, size in sizes.items()})
-        kept = np.median([share(run, "highway", stage)[-2 - lag] for run in group.runs])
-        text = f"highway {kept:.0%}    total $10^{{{round(sizes['before'], 1) + 0:g}}}$"
+        kept = style.number([share(run, "highway", stage)[-2 - lag] for run in there], ".0%")
+        size = sizes["before"]
+        total = f"$10^{{{round(size, 1) + 0:g}}}$" if np.isfinite(size) else "0"
+        text = f"highway {kept}    total {total}"
         axes.text(sketch.RIGHT / 2, -0.75, text, ha="center", va="center", fontsize=8, color="#333333")
 
     def _width(self, size: float) -> float:
@@ -104,6 +118,8 @@ def graph_of(run: Run) -> sketch.Graph | None:
 
 def _lags(steps: int) -> list[int]:
     """One, a quarter, half, and nearly all of the sequence: the furthest at which there is a step before."""
+    if steps < 2:
+        raise CannotDrawError("a sequence of one step has no step before it")
     return sorted({min(lag, steps - 2) for lag in (1, steps // 4, steps // 2, steps - 2)})
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.figures import CannotDrawError, Figure, finite, stages, style
 from gradpath.loader import Run
 from gradpath.theory import horizon, log_keep
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LEARNT = 0.9
 """A final loss below this share of chance counts as having learnt something."""
 STATES = {0.0: ("at chance", "#F3E3D7"), 0.5: ("below chance", "#7FB2D6"), 1.0: ("solved", "#0B4F8A")}
+DIVERGED = "diverged", "#FFFFFF"
+READ = "state_grad_norm"
 THEORY = "#D55E00"
 GAP = 1.5
 """Distance of the chrono column from the last forget bias."""
@@ -40,6 +42,7 @@ class ForgetBias(Figure):
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         found = style.groups(runs)
         cells = _cells(found)
+        stages.drawable(found, READ)
         biases, lengths = _axes(cells)
         style.theme()
         from matplotlib import pyplot
@@ -53,7 +56,7 @@ class ForgetBias(Figure):
         places = [*biases, biases[-1] + GAP] if chrono else biases
         lower.set_xticks(places, [f"{bias:g}" for bias in biases] + ["chrono"] * chrono)
         lower.set_xlabel("initial forget bias  b$_f$")
-        style.caption(canvas, self._caption(cells, lengths))
+        style.caption(canvas, self._caption(cells, lengths), found)
         return canvas
 
     def _diagram(self, axes: "Axes", cells: Cells) -> None:
@@ -68,17 +71,23 @@ class ForgetBias(Figure):
         for (bias, length), group in cells.items():
             row = lengths.index(length)
             left, right = chrono if bias is None else columns[biases.index(bias) :][:2]
-            state = float(np.mean([_state(run) for run in group.runs]))
+            states = [_state(run) for run in group.runs if not _lost(run)]
+            lost = len(group.runs) - len(states)
+            state = float(np.mean(states)) if states else 0.0
+            look: dict[str, Any] = {"facecolor": tint(state), "edgecolor": "white", "lw": 2}
+            if not states:
+                look |= {"facecolor": DIVERGED[1], "edgecolor": finite.DIVERGED, "hatch": "xx", "lw": 0}
             size = (right - left, rows[row + 1] - rows[row])
-            axes.add_patch(Rectangle((left, rows[row]), *size, facecolor=tint(state), edgecolor="white", lw=2))
-            text = f"{sum(_state(run) == 1 for run in group.runs)}/{len(group.runs)}"
+            axes.add_patch(Rectangle((left, rows[row]), *size, **look))
+            text = f"{sum(state == 1 for state in states)}/{len(group.runs)}" + f"\n{lost} diverged" * bool(lost)
             where = ((left + right) / 2, np.mean(rows[row : row + 2]))
             ink = "white" if state > 0.6 else "#333333"
-            back = {"facecolor": tint(state), "edgecolor": "none", "pad": 1.5}
+            back = {"facecolor": look["facecolor"], "edgecolor": "none", "pad": 1.5}
             axes.text(*where, text, ha="center", va="center", color=ink, bbox=back, zorder=4)
         b = np.linspace(columns[0], columns[-1], 400)
         axes.plot(b, np.log2(horizon(b)), color=THEORY, lw=2.4, label="T = −1/ln σ(b$_f$)")
         slopes = np.array([_slope(cells[bias, lengths[-1]])[0] for bias in biases])
+        slopes = np.ma.masked_invalid(slopes)  # where no network could be measured
         falling = np.minimum(slopes, -1e-9)  # what does not fall reaches beyond the top of the diagram
         axes.plot(
             biases,
@@ -94,8 +103,16 @@ class ForgetBias(Figure):
         axes.set_ylabel("length T of the task (steps)")
         axes.grid(False)
         handles = [*(Patch(facecolor=color, label=name) for name, color in STATES.values()), *axes.lines]
+        if any(_lost(run) for group in cells.values() for run in group.runs):
+            name, color = DIVERGED
+            handles.insert(3, Patch(facecolor=color, edgecolor=finite.DIVERGED, hatch="xx", lw=0, label=name))
         axes.legend(
-            handles=handles, ncols=5, columnspacing=1.2, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9.5
+            handles=handles,
+            ncols=len(handles),
+            columnspacing=1.2,
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            fontsize=9.5,
         )
 
     def _slopes(self, axes: "Axes", cells: Cells) -> None:
@@ -121,7 +138,7 @@ class ForgetBias(Figure):
         found = list(cells.values())
         longest = {bias: group for (bias, length), group in cells.items() if length == lengths[-1]}
         rest = [
-            f"{bias:g}: {_slope(group)[0] - float(log_keep(bias)) / np.log(10):+.3f}"
+            f"{bias:g}: {style.number([_slope(group)[0] - float(log_keep(bias)) / np.log(10)], '+.3f')}"
             for bias, group in longest.items()
             if bias is not None
         ]
@@ -171,9 +188,15 @@ def _edges(centres: NDArray) -> NDArray:
     return np.array([2 * centres[0] - middle[0], *middle, 2 * centres[-1] - middle[-1]])
 
 
+def _lost(run: Run) -> bool:
+    """Has the run diverged, or is its final loss not finite?"""
+    last = run.evaluation.column("loss")[-1:]
+    return stages.stopped(run) is not None or not np.isfinite(last).all()
+
+
 def _state(run: Run) -> float:
     """1 where the task is solved after training, ½ where the loss is below chance, else 0."""
-    if run.diverged_at is not None or not len(run.evaluation.steps):
+    if not len(run.evaluation.steps):
         return 0.0
     if run.tags["solved"] == "true":
         return 1.0
@@ -182,11 +205,15 @@ def _state(run: Run) -> float:
 
 def _slope(group: style.Group) -> tuple[float, float, float]:
     """Median, smallest and largest over the seeds of the least-squares slope of the carrier's gradient at
-    initialisation against the lag, in decades a step; true zeros are left out.
+    initialisation against the lag, in decades a step; true zeros are left out. NaN where none could be measured.
     """
     slopes = []
-    for run in group.runs:
+    for run in stages.at(group, stages.FIRST, READ):
         curve = style.carrier_gradient(run, 0)
         there = np.isfinite(curve)
+        if there.sum() < 2:  # no slope through one point
+            continue
         slopes.append(np.polyfit(run.lag[there], curve[there], 1)[0])
+    if not slopes:
+        return np.nan, np.nan, np.nan
     return float(np.median(slopes)), float(min(slopes)), float(max(slopes))

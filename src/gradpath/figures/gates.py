@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.figures import CannotDrawError, Figure, finite, stages, style
 from gradpath.loader import Run
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ NAMES = {
     "phi_prime": "φ′ of the RNN",
 }
 KEEPS = ("F", "Z")
+READ = "gate_activation"
 
 
 @dataclass
@@ -44,19 +45,25 @@ class Gates(Figure):
         found = style.columns(runs)
         if not found:
             raise CannotDrawError("no run")
+        stages.drawable(found, READ)
         canvas, grid = pyplot.subplots(
             3, len(found), figsize=(3.5 * len(found), 7.6), sharex=True, sharey="row", squeeze=False
         )
         for column, group in zip(grid.T, found, strict=True):
+            column[0].set_title(group.heading, color=group.color)
+            column[2].set_xlabel("timestep t")
+            column[0].set_ylim(-0.02, 1.02)
+            finite.title(column[0], stages.words(group, stages.LAST, READ))
+            if not stages.at(group, stages.FIRST, READ):
+                for axes in column:
+                    finite.nothing(axes, group)
+                continue
             names = group.runs[0].series["gate_activation"].names
             gates = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in names))
             for gate in gates:
                 self._activation(column[0], group, gate)
                 self._saturation(column[1], group, gate)
             self._time_constant(column[2], group, [gate for gate in gates if gate.rpartition("/")[2] in KEEPS])
-            column[0].set_title(group.label, color=group.color)
-            column[2].set_xlabel("timestep t")
-            column[0].set_ylim(-0.02, 1.02)
         for axes, text in zip(grid[:, 0], ("activation", "share saturated", "time constant (steps)"), strict=True):
             axes.set_ylabel(text)
         drawn = {name.split("/")[-2] for group in found for name in group.runs[0].series["gate_activation"].names}
@@ -66,11 +73,13 @@ class Gates(Figure):
         canvas.tight_layout(rect=(0, 0.03, 1, 1))
         style.caption(
             canvas,
-            f"Median over {style.seeds(found)}. Solid: after training, with the band between the units' 10 % and 90 % "
-            "quantiles; dashed: at initialisation. Saturated: below 0.1 (solid) or above 0.9 (dotted). Time constant "
-            "of the carried state: −1/ln F (Z of the GRU), for the units' median (thick) and 90 % quantile (thin), "
-            "against the largest lag of the task (grey): a carousel with F < 1 keeps e^(−lag/τ) of its gradient. "
+            f"Median over {style.seeds(found)}. Solid: {stages.after(found, READ)}, with the band between the units' "
+            "10 % and 90 % quantiles; dashed: at initialisation. Saturated: below 0.1 (solid) or above 0.9 (dotted). "
+            "Time constant of the carried state: −1/ln F (Z of the GRU), for the units' median (thick) and 90 % "
+            "quantile (thin), against the largest lag of the task (grey): a carousel with F < 1 keeps e^(−lag/τ) of "
+            "its gradient. "
             f"{style.setting_text(found)}.",
+            found,
         )
         return canvas
 
@@ -110,8 +119,9 @@ class Gates(Figure):
 
 
 def _read(group: style.Group, name: str, probe: int) -> NDArray:
-    """(T,) median over the seeds of one column of ``gate_activation``."""
-    return np.nanmedian([run.series["gate_activation"].column(name)[probe] for run in group.runs], axis=0)
+    """(T,) median over the seeds of one column of ``gate_activation``, at its first (0) or last (-1) finite reading."""
+    there = stages.at(group, probe, READ)
+    return np.nanmedian([run.series[READ].column(name)[stages.whole(run, READ)[probe]] for run in there], axis=0)
 
 
 def _color(gate: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradpath.figures import Figure, style
+from gradpath.figures import Figure, finite, stages, style
 from gradpath.loader import Run
 from gradpath.settings import setting
 
@@ -36,7 +36,7 @@ class GradientAtlas(Figure):
 
         found = style.columns(runs)
         canvas, grid = pyplot.subplots(1, len(found), figsize=(3.3 * len(found) + 0.8, 8.0), squeeze=False)
-        colors = matplotlib.colormaps["RdBu_r"].with_extremes(bad="#9a9a9a")
+        colors = matplotlib.colormaps["RdBu_r"].with_extremes(bad=finite.TRUE_ZERO)
         norm = TwoSlopeNorm(vmin=self.faintest, vcenter=0, vmax=self.strongest)
         for axes, group in zip(grid[0], found, strict=True):
             image = self._arm(axes, group, colors, norm)
@@ -44,12 +44,15 @@ class GradientAtlas(Figure):
         bar = canvas.colorbar(image, ax=grid.ravel().tolist(), fraction=0.02, pad=0.015, extend="both")
         style.decades(bar.ax.yaxis)
         bar.set_label("‖∂L/∂θ$_t$‖    dies (blue) ← → blows up (red);  grey: true zero")
+        ended = all(stages.stopped(group.runs[0]) is None for group in found)
+        last = "the trained network" if ended else "what was read last, where a network diverged then"
         shown = ", ".join(dict.fromkeys(str(group.runs[0].seed) for group in found))
         style.caption(
             canvas,
             f"One run an arm (seed {shown} of {style.seeds(found)}). In each band the first row is the initialisation "
-            "and the last the trained network; the probes are spaced evenly on a log axis of training steps, with one "
+            f"and the last {last}; the probes are spaced evenly on a log axis of training steps, with one "
             f"more wherever the gradient norm doubled its record. {style.setting_text(found)}.",
+            found,
         )
         return canvas
 
@@ -59,21 +62,17 @@ class GradientAtlas(Figure):
         names = [name for name in series.names if not name.endswith("y")]
         probes, lags = len(series.steps), len(group.runs[0].lag)
         bands = np.concatenate([series.column(name)[:, ::-1] for name in names])
-        image = axes.imshow(
-            np.ma.masked_invalid(bands),
-            aspect="auto",
-            cmap=colors,
-            norm=norm,
-            interpolation="nearest",
-        )
-        axes.set_title(group.label, color=group.color)
-        axes.set_yticks([probes * (i + 0.5) - 0.5 for i in range(len(names))], names)
+        image = finite.image(axes, bands, aspect="auto", cmap=colors, norm=norm, interpolation="nearest")
+        axes.set_title(group.heading, color=group.color)
+        axes.set_yticks([probes * (i + 0.5) - 0.5 for i in range(len(names))], map(style.plain, names))
         for i in range(1, len(names)):
             axes.axhline(probes * i - 0.5, color="white", lw=1.6)
         look: dict[str, Any] = {"ha": "right", "fontsize": 6.5}
         look["bbox"] = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8}
         axes.text(lags * 0.99, -0.3, f"step {series.steps[0]}", va="top", **look)
+        stopped = stages.stopped(group.runs[0])
         axes.text(lags * 0.99, probes - 0.7, f"step {series.steps[-1]}", va="bottom", **look)
+        finite.title(axes, "" if stopped is None else f"seed {group.runs[0].seed} diverged at step {stopped}")
         axes.set_xlabel("lag  T − t  (steps)")
         axes.grid(False)
         return image

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import Figure, style
+from gradpath.figures import Figure, finite, stages, style
 from gradpath.loader import Run
 from gradpath.settings import setting
 from gradpath.theory import log_keep
@@ -22,6 +22,7 @@ SHARES = {0.0: 2.2, 0.1: 1.5, 0.25: 1.0, 0.45: 0.6}
 LOOKS: tuple[dict[str, Any], ...] = ({"lw": 1.2, "ls": "--", "band": 0.1}, {"lw": 2.2, "ls": "-", "band": 0.2})
 """Of the spectrum before and after training."""
 THEORY = "#333333"
+READ = ("lyapunov_spectrum", "jacobian_log_singular_values")
 FLOOR = -20.0
 """Smallest exponent shown: ten decades a step."""
 
@@ -42,38 +43,48 @@ class Lyapunov(Figure):
         from matplotlib import pyplot
 
         found = style.columns(runs)
+        stages.drawable(found, *READ)
+        found = stages.aligned(found, *READ)
         canvas, grid = pyplot.subplots(
             3, len(found), figsize=(2.6 * len(found) + 0.8, 8.2), sharex="row", sharey="row", squeeze=False
         )
         for column, group in zip(grid.T, found, strict=True):
+            column[0].set_title(group.title, color=group.color)
+            column[0].set_xlabel("share of directions  k/n")
+            column[2].set_xlabel("lag  l  (steps)")
+            for axes in (column[0], column[2]):
+                finite.title(axes, stages.words(group, stages.LAST, *READ))
+            if not _there(group, 0):
+                for axes in column:
+                    finite.nothing(axes, group)
+                continue
             self._spectrum(column[0], group)
             for axes, probe in zip(column[1:], (0, -1), strict=True):
                 self._singular_values(axes, group, probe)
-            column[0].set_title(group.label.replace(", ", "\n"), color=group.color)
-            column[0].set_xlabel("share of directions  k/n")
-            column[2].set_xlabel("lag  l  (steps)")
         self._scales(grid, found)
-        _legend(canvas)
+        _legend(canvas, found)
         canvas.tight_layout(rect=(0, 0.05, 1, 1))
-        style.caption(canvas, _caption(found))
+        style.caption(canvas, _caption(found), found)
         return canvas
 
     def _spectrum(self, axes: "Axes", group: style.Group) -> None:
-        size = len(_spectrum(group.runs[0], 0))
+        size = len(_spectrum(_there(group, 0)[0], 0))
         x = (np.arange(size) + 0.5) / size
         axes.axhline(0, color="#777777", lw=1)
         axes.axhline(-1 / group.runs[0].longest_lag, color="#AAAAAA", lw=1.4)
         for probe, look in zip((0, -1), LOOKS, strict=True):
-            style.curve(axes, x, [_spectrum(run, probe) for run in group.runs], FLOOR, color=group.color, **look)
+            style.curve(
+                axes, x, [_spectrum(run, probe) for run in _there(group, probe)], FLOOR, color=group.color, **look
+            )
         expected = theory(group.runs[0])
         axes.plot(x[: len(expected)], expected, color=THEORY, lw=1.4, ls=":")
 
     def _singular_values(self, axes: "Axes", group: style.Group, probe: int) -> None:
         exponents = _median(group, probe)
-        lags, _ = _values(group.runs[0], probe)
+        lags, _ = _values(_there(group, probe)[0], probe)
         for share, width in SHARES.items():
             k = int(share * len(exponents))
-            curves = [_values(run, probe)[1][:, k] for run in group.runs]
+            curves = [_values(run, probe)[1][:, k] for run in _there(group, probe)]
             style.curve(axes, lags, curves, self.faintest, color=group.color, lw=width, band=0.12)
             if np.isfinite(exponents[k]):
                 axes.plot(lags, exponents[k] * lags / np.log(10), color=THEORY, lw=0.9, ls=":")
@@ -84,18 +95,20 @@ class Lyapunov(Figure):
 
         first = grid[0, 0]
         first.set_yscale("symlog", linthresh=0.01, linscale=0.6)
-        largest = max(_spectrum(run, probe)[0] for group in found for run in group.runs for probe in (0, -1))
+        drawn = [(run, probe) for group in found for probe in (0, -1) for run in _there(group, probe)]
+        largest = max(_spectrum(run, probe)[0] for run, probe in drawn)
         first.set_ylim(FLOOR, max(0.1, 2 * largest))
         first.yaxis.set_major_locator(FixedLocator([-10, -1, -0.1, -0.01, 0, 0.01, 0.1, 1, 10]))
         first.yaxis.set_minor_locator(NullLocator())
         first.yaxis.set_major_formatter("{x:g}")
         first.set_ylabel("Lyapunov exponent λ$_k$\n(natural log, a step)")
         first.set_xlim(0, 1)
-        top = max(_values(run, probe)[1].max() for group in found for run in group.runs for probe in (0, -1))
+        top = max((_values(run, probe)[1].max(initial=-np.inf) for run, probe in drawn), default=-np.inf)
         for axes, stage in zip(grid[1:, 0], STAGES, strict=True):
             axes.set_ylim(self.faintest, max(2.0, 1.1 * top))
             style.decades(axes.yaxis)
-            axes.set_ylabel(f"{stage}\n\nsingular value of ∂s$_T$/∂s$_{{T-l}}$")
+            called = stage if stage == STAGES[0] else stages.after(found, *READ)
+            axes.set_ylabel(f"{called}\n\nsingular value of ∂s$_T$/∂s$_{{T-l}}$")
 
 
 def theory(run: Run) -> NDArray:
@@ -138,20 +151,26 @@ def _values(run: Run, probe: int) -> tuple[NDArray, NDArray]:
     for index, name in enumerate(series.names):
         if not name.startswith("layer") or name.startswith("layer1/"):
             by_lag.setdefault(int(name.partition("lag=")[2].partition("/")[0]), []).append(index)
-    return np.array(list(by_lag)), _whole(run, "jacobian_log_singular_values")[probe][np.array(list(by_lag.values()))]
+    columns = np.array(list(by_lag.values()), dtype=int).reshape(len(by_lag), -1)
+    return np.array(list(by_lag)), _whole(run, "jacobian_log_singular_values")[probe][columns]
 
 
 def _whole(run: Run, instrument: str) -> NDArray:
     """The readings without NaN, of which the first is the initialisation's and the last the trained network's."""
-    return run.series[instrument].values[style.whole_readings(run, instrument)]
+    return run.series[instrument].values[stages.whole(run, instrument)]
 
 
 def _median(group: style.Group, probe: int) -> NDArray:
     """(n,) the exponents' median over the seeds."""
-    return style.median_band(_spectrum(run, probe) for run in group.runs)[0]
+    return style.median_band(_spectrum(run, probe) for run in _there(group, probe))[0]
 
 
-def _legend(canvas: "Canvas") -> None:
+def _there(group: style.Group, probe: int) -> list[Run]:
+    """The runs that are drawn before (0) or after training (-1)."""
+    return stages.at(group, probe, *READ)
+
+
+def _legend(canvas: "Canvas", found: Sequence[style.Group]) -> None:
     """What the lines mean, below the panels: those of the spectrum, then those of the singular values."""
     from matplotlib.lines import Line2D
 
@@ -159,7 +178,8 @@ def _legend(canvas: "Canvas") -> None:
         look.pop("band", None)
         return Line2D([], [], color=color, label=label, **look)
 
-    above = [line(f"λ$_k$ {stage}", **look) for stage, look in zip(STAGES, LOOKS, strict=True)]
+    called = (STAGES[0], stages.after(found, *READ))
+    above = [line(f"λ$_k$ {stage}", **look) for stage, look in zip(called, LOOKS, strict=True)]
     above += [line("theory", THEORY, lw=1.4, ls=":"), line("−1 / longest lag of the task", "#AAAAAA", lw=1.4)]
     below = [line(f"σ$_k$, k/n = {share:g}", lw=width) for share, width in SHARES.items()]
     for handles, height in ((above, 0.055), (below, 0.03)):
@@ -168,10 +188,17 @@ def _legend(canvas: "Canvas") -> None:
         )
 
 
+def _after(found: Sequence[style.Group]) -> str:
+    return stages.after(found, *READ)
+
+
 def _caption(found: list[style.Group]) -> str:
     off, reach = [], []
     for group in found:
         name = group.label.replace(",", "")
+        if not _there(group, 0):
+            reach.append(f"{name} {stages.lost(group)}")
+            continue
         expected = theory(group.runs[0])
         before, after = _median(group, 0), _median(group, -1)
         if expected.size:
@@ -180,7 +207,7 @@ def _caption(found: list[style.Group]) -> str:
         reach.append(f"{name} {survive[0]} → {survive[1]} of {len(before)}")
     return (
         f"Median over {style.seeds(found)}, band from smallest to largest; s = H, or [H, C] of the LSTM. Directions "
-        f"that outlast the task (λ_k > −1/longest lag), before → after training: {', '.join(reach)}. Theory: a cell "
+        f"that outlast the task (λ_k > −1/longest lag), before → {_after(found)}: {', '.join(reach)}. Theory: a cell "
         "whose recurrent weights do nothing has λ = ln σ(b_f) in its C half (GRU: ln σ(b_z)); a random matrix of "
         "radius g has ln g + ½ ln(1 − k/n). Measured minus theory at initialisation, median over k: "
         f"{', '.join(off) or 'no theory here'}. Dotted below: e^(λ_k l), to which the singular values tend (Oseledets "

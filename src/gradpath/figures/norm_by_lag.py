@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import Figure, style, theory_lines
+from gradpath.figures import Figure, finite, stages, style, theory_lines
 from gradpath.loader import Run
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ DASHES: dict[str, Literal["-", "--", ":"]] = {"x": "-", "h": "--", "b": ":"}
 IN_A_ROW = 20
 """Parameters in one row of the legend."""
 STAGES = ("at initialisation", "at the largest gradient of training", "after training")
+FINITE = {STAGES[1]: "at the largest finite gradient", STAGES[2]: "at the last finite reading"}
+"""What the stages are called where a group diverged."""
+READ = ("param_grad_norm", "state_grad_norm")
 
 
 @dataclass
@@ -47,46 +50,61 @@ class NormByLag(Figure):
         from matplotlib import pyplot
 
         found = style.columns(runs)
+        stages.drawable(found, *READ)
         canvas, grid = pyplot.subplots(
             3, 1 + len(found), figsize=(3.0 * (1 + len(found)), 7.6), sharex=True, sharey=True, squeeze=False
         )
         # The medians set the axis: one seed that fell further must not press all the others together.
         medians = [
-            style.median_band(_at(run, name, stage) for run in group.runs)[0]
+            style.median_band(_at(run, name, stage) for run in there)[0]
             for group in found
             for stage in STAGES
-            for name in self.needs[:2]
+            for name in READ
+            if (there := _there(group, stage))
         ]
         floor = style.floor_below(medians)
         for row, stage in zip(grid, STAGES, strict=True):
             for group in found:
-                curves = [_state(run, stage) for run in group.runs]
+                curves = [_state(run, stage) for run in _there(group, stage)]
                 style.curve(
-                    row[0], group.runs[0].lag, curves, floor, color=group.color, ls=group.dash, lw=2, label=group.label
+                    row[0],
+                    group.runs[0].lag,
+                    curves,
+                    floor,
+                    color=group.color,
+                    ls=group.dash,
+                    lw=2,
+                    label=group.in_legend,
                 )
             for axes, group in zip(row[1:], found, strict=True):
                 self._parameters(axes, group, stage, floor)
-            row[0].set_ylabel(f"{stage}\n\ngradient norm")
+            meant = stage == STAGES[0] or stages.as_meant(found, *READ)
+            row[0].set_ylabel(f"{stage if meant else FINITE[stage]}\n\ngradient norm")
         layer = "state of layer 1" if any(run.config["cell"]["layers"] > 1 for run in runs) else "state"
         grid[0, 0].set_title(f"{layer}\n‖∂L/∂H$_t$‖")
         for axes, group in zip(grid[0, 1:], found, strict=True):
-            axes.set_title(f"{group.label.replace(', ', chr(10))}\n‖∂L/∂θ$_t$‖", color=group.color)
+            axes.set_title(f"{group.title}\n‖∂L/∂θ$_t$‖", color=group.color)
         for axes in grid[-1]:
             axes.set_xlabel("lag  T − t  (steps)")
+        for row, stage in zip(grid, STAGES, strict=True):
+            for axes, group in zip(row[1:], found, strict=True):
+                finite.title(axes, _words(group, stage))
         theory_lines.draw(grid[0, 0], found, lambda run: _state(run, STAGES[0]), floor)
         grid[0, 0].set_ylim(bottom=floor - 0.5)
         for row in grid:
             style.decades(row[0].yaxis)
         grid[0, 0].legend(loc="lower left", fontsize=8)
         canvas.tight_layout(rect=(0, self._legend(canvas, found), 1, 1))
-        style.caption(canvas, self._caption(found))
+        style.caption(canvas, self._caption(found), found)
         return canvas
 
     def _parameters(self, axes: "Axes", group: style.Group, stage: str, floor: float) -> None:
         """One line a parameter of the cell."""
-        names = _parameter_names(group)
+        names, there = _parameter_names(group), _there(group, stage)
+        if not there:
+            finite.nothing(axes, group)
         for name in names:
-            curves = [_at(run, "param_grad_norm", stage)[:, names.index(name)] for run in group.runs]
+            curves = [_at(run, "param_grad_norm", stage)[:, names.index(name)] for run in there]
             block, dash = _look(name)
             look = {"color": BLOCKS[block], "linestyle": DASHES[dash], "lw": 1.1, "band": 0.07}
             style.curve(axes, group.runs[0].lag, curves, floor, **look)
@@ -96,7 +114,7 @@ class NormByLag(Figure):
         from matplotlib.lines import Line2D
 
         unique = dict.fromkeys(name.rpartition("/")[2] for group in found for name in _parameter_names(group))
-        looks = [(name, *_look(name)) for name in unique]
+        looks = [(style.plain(name), *_look(name)) for name in unique]
         handles = [Line2D([], [], color=BLOCKS[b], linestyle=DASHES[d], lw=1.3, label=name) for name, b, d in looks]
         handles.append(Line2D([], [], color="#777777", marker="x", linestyle="", markersize=4, label="true zero"))
         rows = -(-len(handles) // IN_A_ROW)
@@ -113,8 +131,8 @@ class NormByLag(Figure):
     def _caption(self, found: list[style.Group]) -> str:
         lost = []
         for group in found:
-            change = np.median([_state(run, STAGES[0])[-1] - _state(run, STAGES[0])[0] for run in group.runs])
-            lost.append(f"{group.label} {change:.1f}")
+            ends = [_state(run, STAGES[0])[[-1, 0]] for run in _there(group, STAGES[0])]
+            lost.append(f"{group.label} {style.number([end[0] - end[1] for end in ends], '.1f')}")
         return (
             f"Median over {style.seeds(found)}, band from smallest to largest, as far as the medians' axis goes. "
             f"{style.setting_text(found)}. "
@@ -123,6 +141,20 @@ class NormByLag(Figure):
             "or rises exponentially, a straight line here (Bengio et al. 1994; Pascanu et al. 2013)."
             f"{theory_lines.residuals(found, lambda run: _state(run, STAGES[0]))}"
         )
+
+
+def _there(group: style.Group, stage: str) -> list[Run]:
+    """The runs that a stage is drawn from."""
+    return stages.at(group, stages.FIRST if stage == STAGES[0] else stages.LAST, *READ)
+
+
+def _words(group: style.Group, stage: str) -> str:
+    """What a panel must say of its readings."""
+    text = stages.words(group, stages.FIRST if stage == STAGES[0] else stages.LAST, *READ)
+    if stage != STAGES[1] or not text.startswith("last finite"):
+        return text
+    steps = {int(run.series[READ[0]].steps[_probe(run, READ[0], stage)]) for run in _there(group, stage)}
+    return f"{stages.steps(steps)};\n{text.partition(chr(10))[2]}"
 
 
 def _parameter_names(group: style.Group) -> list[str]:
@@ -146,13 +178,13 @@ def _state(run: Run, stage: str) -> NDArray:
 
 def _probe(run: Run, name: str, stage: str) -> int:
     """Index of the probe that a stage means."""
-    series, whole = run.series[name], style.whole_readings(run, name)
+    series, whole = run.series[name], stages.whole(run, name)
     if stage == STAGES[0]:
         return int(whole[0])
     if stage == STAGES[2]:
         return int(whole[-1])
     norms = run.series["grad_norm"]
-    overall = dict(zip(norms.steps.tolist(), norms.column("global").tolist(), strict=True))
+    overall = dict(zip(norms.steps.tolist(), np.nan_to_num(norms.column("global"), nan=-np.inf).tolist(), strict=True))
     return int(max(whole, key=lambda probe: overall.get(int(series.steps[probe]), -np.inf)))
 
 

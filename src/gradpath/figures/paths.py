@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath import theory
-from gradpath.figures import Figure, style
+from gradpath.figures import Figure, finite, stages, style
 from gradpath.loader import Run
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ COLORS = {
 }
 TOTAL, REST, THEORY = "#BBBBBB", "#8C6BB1", "#D55E00"
 BEFORE, AFTER = 0, 1
+READ = "path_grad_norm"
 ROWS = (
     ("the whole lag\n\ngradient norm", None),
     ("the carousel's share", (-0.3, 1.3)),
@@ -54,12 +55,28 @@ class Paths(Figure):
         from matplotlib import pyplot
 
         found = style.columns(runs)
+        stages.drawable(found, READ)
         canvas, grid = pyplot.subplots(
             len(ROWS), len(found), figsize=(3.2 * len(found) + 0.6, 12.6), sharex=True, sharey="row", squeeze=False
         )
-        norms = [read(run, part, probe) for run in runs for part in parts(run) for probe in (BEFORE, AFTER)]
+        norms = [
+            read(run, part, probe)
+            for group in found
+            for probe in (BEFORE, AFTER)
+            for run in there(group, probe)
+            for part in parts(run)
+        ]
         floor = style.floor_below(norms)
         for column, group in zip(grid.T, found, strict=True):
+            state = carrier(group.runs[0]).rpartition("/")[2]
+            column[0].set_title(f"{group.title}\n‖∂L/∂{style.plain(state)}$_t$‖", color=group.color)
+            column[-1].set_xlabel("lag  T − t  (steps)")
+            for place in (0, 3):  # what is drawn of the trained network, above it and above its own row
+                finite.title(column[place], stages.words(group, stages.LAST, READ))
+            if not there(group, BEFORE):
+                for axes in column:
+                    finite.nothing(axes, group)
+                continue
             for part, color, width in (
                 ("total", TOTAL, 3.5),
                 ("rest", REST, 1.4),
@@ -75,11 +92,9 @@ class Paths(Figure):
             for axes, kind in zip(column[4:], (share, cosine), strict=True):
                 for part in shown(group.runs[0]):
                     self._curves(axes, group, kind, part, floor, color=COLORS[part])
-            state = carrier(group.runs[0]).rpartition("/")[2]
-            column[0].set_title(f"{group.label.replace(', ', chr(10))}\n‖∂L/∂{state}$_t$‖", color=group.color)
-            column[-1].set_xlabel("lag  T − t  (steps)")
         for row, (text, limits) in zip(grid, ROWS, strict=True):
-            row[0].set_ylabel(text)
+            meant = text if stages.as_meant(found, READ) else text.replace("after training", "last finite")
+            row[0].set_ylabel(meant)
             if limits is None:
                 style.decades(row[0].yaxis)
                 continue
@@ -88,7 +103,7 @@ class Paths(Figure):
                 axes.axhline(0, color="#777777", lw=0.6, zorder=1)
         self._legends(canvas, found)
         canvas.tight_layout(rect=(0, 0.055, 1, 1))
-        style.caption(canvas, self._caption(found))
+        style.caption(canvas, self._caption(found), found)
         return canvas
 
     def _curves(
@@ -106,17 +121,17 @@ class Paths(Figure):
         span = slice(None) if part == "total" else slice(None, -1)
         for probe in which:
             dash = {"ls": ("--", "-")[probe], "lw": (1.0, 1.5)[probe], "band": (0.08, 0.15)[probe]}
-            if all(np.isneginf(read(run, part, probe)[span]).all() for run in group.runs):
-                if not axes.texts:
+            if all(np.isneginf(read(run, part, probe)[span]).all() for run in there(group, probe)):
+                if part in ("carousel", "highway") and not axes.texts:
                     axes.text(0.5, 0.06, "no highway", transform=axes.transAxes, ha="center", color="#777777")
                 continue
-            curves = [kind(run, part, probe)[span] for run in group.runs]
+            curves = [kind(run, part, probe)[span] for run in there(group, probe)]
             style.curve(axes, group.runs[0].lag[span], curves, floor, **(dash | look))
 
     def _prediction(self, axes: "Axes", group: style.Group) -> None:
         """The dotted line, from where the carousel starts."""
         if (kept := predicted(group.runs[0])) is not None:
-            start = np.median([read(run, "carousel", BEFORE)[-1] for run in group.runs])
+            start = np.median([read(run, "carousel", BEFORE)[-1] for run in there(group, BEFORE)])
             axes.plot(group.runs[0].lag, start + kept, color=THEORY, ls=":", lw=1.8, zorder=5)
 
     def _legends(self, canvas: "Canvas", found: Sequence[style.Group]) -> None:
@@ -130,18 +145,24 @@ class Paths(Figure):
         handles += [line(COLORS[name], name.replace("_", " ")) for name in names]
         handles[2].set_label("highway; carousel alone")
         handles += [line(THEORY, "carousel as the initial bias predicts", ls=":")]
-        handles += [line("#555555", "before training", ls="--"), line("#555555", "after training")]
+        handles += [line("#555555", "before training", ls="--"), line("#555555", stages.after(found, READ))]
         canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.058), ncols=5, fontsize=8.5)
 
     def _caption(self, found: Sequence[style.Group]) -> str:
         slopes, shares = [], []
         for group in found:
-            far = [np.median([share(run, "carousel", probe)[0] for run in group.runs]) for probe in (BEFORE, AFTER)]
-            before, after = (round(100 * value) for value in far)
+            if not there(group, BEFORE):
+                shares.append(f"{group.label} {stages.lost(group)}")
+                continue
+            far = [[100 * share(run, "carousel", probe)[0] for run in there(group, probe)] for probe in (BEFORE, AFTER)]
+            before, after = (style.number(values, ".0f").replace("-0", "0") for values in far)
             shares.append(f"{group.label} {before} % and {after} %".replace("-", "−"))
             if (kept := predicted(group.runs[0])) is not None:
-                lags = len(kept) - 1
-                fall = np.median([np.subtract(*read(run, "carousel", BEFORE)[[0, -1]]) for run in group.runs]) / lags
+                lags = max(1, len(kept) - 1)
+                fall = (
+                    np.median([np.subtract(*read(run, "carousel", BEFORE)[[0, -1]]) for run in there(group, BEFORE)])
+                    / lags
+                )
                 slopes.append(f"{group.label} {fall:.4f} against {kept[0] / lags:.4f} ({fall - kept[0] / lags:+.4f})")
         residuals = (
             f" Slope, measured against predicted (residual), decades a step: {'; '.join(slopes).replace('-', '−')}."
@@ -152,7 +173,7 @@ class Paths(Figure):
             f"Median over {style.seeds(found)}, band from smallest to largest. The carousel is the gradient with every "
             "way through H cut. Theory at initialisation: it keeps the forget gate's value, σ(b_f), of itself a step "
             f"(dotted; with chrono the root mean square over the biases drawn).{residuals} The carousel's share at "
-            f"the largest lag, before and after training: {'; '.join(shares)}. Share: signed, "
+            f"the largest lag, before and {stages.after(found, READ)}: {'; '.join(shares)}. Share: signed, "
             f"⟨part, total⟩/‖total‖². Crosses: true zeros. {style.setting_text(found)}."
         )
 
@@ -174,9 +195,14 @@ def shown(run: Run) -> list[str]:
     return [part for part in parts(run) if part in COLORS]
 
 
+def there(group: style.Group, probe: int) -> list[Run]:
+    """The runs that are drawn before (0) or after training (1)."""
+    return stages.at(group, stages.LAST if probe else stages.FIRST, READ)
+
+
 def probes(run: Run, instrument: str) -> tuple[int, int]:
     """Indices of the readings at initialisation and after training."""
-    whole = style.whole_readings(run, instrument)
+    whole = stages.whole(run, instrument)
     return int(whole[0]), int(whole[-1])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import style
+from gradpath.figures import CannotDrawError, style
 from gradpath.loader import Run
 from gradpath.scaled import combined
 
@@ -62,6 +62,7 @@ def arms_of(runs: Sequence[Run]) -> list[style.Group]:
     return [
         style.Group(
             style.arm_label(name),
+            style.plain(style.arm_label(name)),
             colors[name],
             "--" if "clipped_" in name else "-",
             tuple(run for run in runs if run.arm == name),
@@ -70,8 +71,12 @@ def arms_of(runs: Sequence[Run]) -> list[style.Group]:
     ]
 
 
-def plane_of(run: Run) -> Plane:
-    series = run.series["loss_surface"]
+def plane_of(runs: Sequence[Run]) -> Plane:
+    """The surface of the first run whose places are numbers; its losses may be none. Raises CannotDrawError."""
+    sound = [run for run in runs if np.isfinite(run.series["loss_surface"].values[0][:, :2]).all()]
+    if not sound:
+        raise CannotDrawError(f"{runs[0].name} has no finite error surface")
+    series = sound[0].series["loss_surface"]
     x, y, loss = series.values[0].T
     across = len(np.unique(x))
     return Plane(series.names[:2], x[:across], y[::across], loss.reshape(-1, across))
@@ -86,7 +91,8 @@ def trajectory_of(group: style.Group, run: Run, plane: Plane) -> Trajectory:
 
     held = () if run.config["train"].get("readout", True) else READOUT
     trained = [i for i, name in enumerate(gradients.names) if name not in (*held, "global")]
-    norm = combined(at(gradients.steps, gradients.values)[:, trained])
+    with np.errstate(invalid="ignore"):  # of a gradient that is not finite
+        norm = combined(at(gradients.steps, gradients.values)[:, trained])
     columns = [at(places.steps, places.column(name)) for name in plane.names]
     return Trajectory(group, run, np.stack([*columns, at(run.loss.steps, run.loss.values)], axis=-1), norm)
 
@@ -94,7 +100,10 @@ def trajectory_of(group: style.Group, run: Run, plane: Plane) -> Trajectory:
 def steepest_of(everything: list[Trajectory]) -> list[Trajectory]:
     """The trajectories of one start and learning rate: where a gradient that is not clipped is the largest of all."""
     free = [t for t in everything if t.group.dash == "-"] or everything
-    chosen = max(free, key=lambda t: (t.norm[t.steepest], t.run.config["optimizer"]["lr"], -t.run.seed)).run
+    chosen = max(
+        free,
+        key=lambda t: (np.nan_to_num(t.norm[t.steepest], nan=-np.inf), t.run.config["optimizer"]["lr"], -t.run.seed),
+    ).run
 
     def same(run: Run) -> bool:
         return all(run.config[key] == chosen.config[key] for key in run.config if key not in ("clip", "instruments"))
@@ -113,7 +122,9 @@ def wall_of(run: Run, plane: Plane) -> NDArray | None:
 
 
 def pieces(points: NDArray, box: NDArray) -> list[tuple[NDArray, NDArray | None]]:
-    """The stretches of a trajectory inside the box, and where each leaves it (None: it ends there)."""
+    """The stretches of a trajectory inside the box, and where each leaves it (None: it ends there, or what follows is
+    no number).
+    """
     within = ((points[:, :2] >= box[0]) & (points[:, :2] <= box[1])).all(axis=1)
     found: list[tuple[NDArray, NDArray | None]] = []
     start = None
@@ -126,9 +137,11 @@ def pieces(points: NDArray, box: NDArray) -> list[tuple[NDArray, NDArray | None]
     return found + ([(points[start:], None)] if start is not None else [])
 
 
-def _edge(inside: NDArray, outside: NDArray, box: NDArray) -> NDArray:
-    """Where the straight step between two points crosses the box."""
-    move = outside - inside
+def _edge(inside: NDArray, outside: NDArray, box: NDArray) -> NDArray | None:
+    """Where the straight step between two points crosses the box; None where it has no direction."""
+    move = np.nan_to_num(outside - inside, nan=0.0, posinf=1e300, neginf=-1e300)
+    if not move[:2].any():
+        return None
     with np.errstate(divide="ignore", invalid="ignore"):
         reach = np.where(move[:2] > 0, box[1] - inside[:2], box[0] - inside[:2]) / move[:2]
     return inside + np.nanmin(np.where(move[:2] != 0, reach, np.nan)) * move

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath import theory
-from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.figures import CannotDrawError, Figure, finite, style
 from gradpath.loader import Run
 from gradpath.settings import setting
 
@@ -52,11 +52,20 @@ class SpectralRadius(Figure):
         from matplotlib import pyplot
 
         by_gain = _by_gain(runs)
+        measured = {gain: good for gain, there in by_gain.items() if (good := [run for run in there if _read(run)])}
         canvas, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.6), width_ratios=(1, 1.15))
-        self._slopes(left, by_gain)
-        self._profiles(right, by_gain)
+        self._slopes(left, measured)
+        for gain in by_gain.keys() - measured.keys():
+            finite.marks(left, [gain], [np.nan], style.COLORS["rnn"])
+        self._profiles(right, measured)
         canvas.tight_layout(w_pad=2.5)
-        style.caption(canvas, self._caption(by_gain))
+        lost = [
+            f"{len(there) - len(measured.get(gain, []))} of {len(there)} at g = {gain:g}"
+            for gain, there in by_gain.items()
+            if len(there) > len(measured.get(gain, []))
+        ]
+        finite.title(left, f"networks not finite at initialisation: {', '.join(lost)}" if lost else "")
+        style.caption(canvas, self._caption(measured), style.groups(runs))
         return canvas
 
     def _slope(self, run: Run, curve: NDArray) -> float:
@@ -112,6 +121,7 @@ class SpectralRadius(Figure):
         single = max((float(v) for values in residuals.values() for v in values), key=abs)
         everyone = [run for runs in by_gain.values() for run in runs]
         margins = [run.series["theory"].column(style.bottom(run) + "bound_margin")[0] for run in everyone]
+        margin = min(float(np.min(m)) for m in margins)
         calm = [
             f"{gain:g}"
             for gain, runs in by_gain.items()
@@ -130,7 +140,7 @@ class SpectralRadius(Figure):
             "Mean field (Poole et al. 2016; Schoenholz et al. 2017) minus measured: at most "
             f"{of_medians[worst]:+.3f} in the median (g = {worst:g}), {single:+.3f} in a single network. {against}The "
             "bound (Pascanu et al. 2013) was held at every step of every sequence; nearest approach "
-            f"{min(np.min(m) for m in margins):.2f} decades."
+            f"{margin:.2f} decades."
         )
 
 
@@ -139,7 +149,10 @@ def _by_gain(runs: Sequence[Run]) -> dict[float, list[Run]]:
     for run in runs:
         if run.config["cell"]["name"] != "rnn":
             raise CannotDrawError(f"{run.name}: the lines are those of the RNN; it has no spectral radius")
-        _line(run, "mean_field")
+    if len({run.config["init"]["gain"] for run in runs if _read(run)}) < 2:
+        for run in runs:
+            _line(run, "mean_field")
+            _state(run)
     gains = sorted({float(run.config["init"]["gain"]) for run in runs})
     found = {gain: [run for run in runs if run.config["init"]["gain"] == gain] for gain in gains}
     others = [run.config | {"seed": None, "init": run.config["init"] | {"gain": None}} for run in runs]
@@ -148,6 +161,14 @@ def _by_gain(runs: Sequence[Run]) -> dict[float, list[Run]]:
     if len(found) < 2:
         raise CannotDrawError("a slope against the gain needs more than one init.gain")
     return found
+
+
+def _read(run: Run) -> bool:
+    """Was the run finite at initialisation, with its theory?"""
+    try:
+        return bool(np.isfinite(_line(run, "mean_field")).all() and not np.isposinf(_state(run)).any())
+    except CannotDrawError:
+        return False
 
 
 def _line(run: Run, name: str) -> NDArray:

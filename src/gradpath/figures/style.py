@@ -1,44 +1,41 @@
 """What all figures share: one colour an arm, groups of seeds, decades on an axis, true zeros, captions."""
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from gradpath.figures import CannotDrawError
+from gradpath.figures import finite, stages
+from gradpath.figures.arms import COLORS, SPARE, Group, arm_label, columns, groups, plain
 from gradpath.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-# Okabe & Ito (2008), safe for the colour-blind: warm without gates, cool with; the lighter one of a pair is clipped.
-COLORS = {
-    "rnn": "#D55E00",
-    "clipped_rnn": "#E69F00",
-    "value_clipped_rnn": "#CC79A7",
-    "lstm": "#0072B2",
-    "clipped_lstm": "#56B4E9",
-    "gru": "#009E73",
-    "clipped_gru": "#7BCBB1",
-}
-SPARE = ("#CC79A7", "#000000", "#8C6BB1", "#882255", "#999933", "#6B4C2A")
-
-COLUMNS = 12
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs that differ in nothing but the seed, with the name and the colour they have in every figure."""
-
-    label: str
-    color: str
-    dash: str
-    """Dashed where clipped, since a clipped curve often lies on the unclipped one."""
-    runs: tuple[Run, ...]
+__all__ = [
+    "COLORS",
+    "SPARE",
+    "Group",
+    "arm_label",
+    "bottom",
+    "caption",
+    "carrier_gradient",
+    "columns",
+    "curve",
+    "decades",
+    "floor_below",
+    "groups",
+    "median_band",
+    "number",
+    "plain",
+    "seed_count",
+    "seeds",
+    "setting_text",
+    "theme",
+]
 
 
 def theme() -> None:
@@ -51,86 +48,6 @@ def theme() -> None:
     matplotlib.rcParams |= {"axes.titleweight": "bold", "axes.titlesize": 10, "legend.frameon": False}
 
 
-def groups(runs: Sequence[Run]) -> list[Group]:
-    """The arms, in a fixed order. The label is derived from the resolved configurations: the arm, and whatever else
-    differs between two groups of the same arm.
-    """
-    by_config: dict[tuple[tuple[str, str], ...], list[Run]] = {}
-    for run in runs:
-        flat = {
-            key: value for key, value in _flatten(run.config) if key != "seed" and not key.startswith("instruments")
-        }
-        by_config.setdefault(tuple(sorted(flat.items())), []).append(run)
-    order = list(COLORS)
-    keyed = sorted(
-        by_config.items(), key=lambda item: (_rank(order, item[1][0].arm), item[1][0].arm, _plainest(item[0]))
-    )
-    taken = {COLORS.get(members[0].arm) for members in by_config.values()}
-    spare = iter([color for color in SPARE if color not in taken] * len(keyed))
-    used, found = set(), []
-    for config, members in keyed:
-        arm = members[0].arm
-        rivals = [dict(other) for other, those in keyed if those[0].arm == arm]
-        # What is off (None) is not said, nor what has no effect: chrono initialisation sets the biases itself.
-        chrono = dict(config).get("cell.chrono_t_max", "None") != "None"
-        silent = {"cell.forget_bias", "cell.update_bias"} if chrono else set()
-        differing = [_short(k, v) for k, v in config if v != "None" and k not in silent and _tells(k, rivals)]
-        color = COLORS[arm] if arm in COLORS and arm not in used else next(spare)
-        used.add(arm)
-        dash = "--" if "clipped_" in arm else "-"
-        found.append(Group(", ".join([arm_label(arm), *differing]), color, dash, tuple(members)))
-    return found
-
-
-def columns(runs: Sequence[Run]) -> list[Group]:
-    """The arms of a figure that gives each a column of its own; raises CannotDrawError where they would be too many."""
-    found = groups(runs)
-    if len(found) > COLUMNS:
-        raise CannotDrawError(f"{len(found)} groups of runs, more than the {COLUMNS} columns that can be read")
-    return found
-
-
-def _plainest(config: tuple[tuple[str, str], ...]) -> list[str]:
-    """Sorts the group with the fewest extras first: of one arm, it is the one that has the arm's own colour."""
-    return ["" if value == "None" else value for _, value in config]
-
-
-def _tells(key: str, rivals: list[dict[str, str]]) -> bool:
-    """Does a key tell groups of one arm apart? A unit's own settings do not where its name already does."""
-    unit = f"{key.partition('.')[0]}.name"
-    if key != unit and len({rival.get(unit) for rival in rivals}) > 1:
-        return False
-    return len({rival.get(key) for rival in rivals}) > 1
-
-
-def _short(key: str, value: str) -> str:
-    """``init=orthogonal`` for the name of a unit, ``forget_bias=3.0`` for a setting."""
-    section, _, name = key.rpartition(".")
-    return f"{section if name == 'name' else name}={value}"
-
-
-def arm_label(arm: str) -> str:
-    """``clipped_rnn`` → ``clipped RNN``, ``lstm_no_forget_gate`` → ``LSTM, no forget gate``."""
-    clipping, _, cell = arm.rpartition("clipped_")
-    clipped = f"{clipping.replace('_', '-')}clipped " if cell != arm else ""
-    name, _, variant = cell.partition("_")
-    if name not in ("rnn", "lstm", "gru"):  # somebody's own: as it is typed
-        return clipped + cell
-    return clipped + name.upper() + (f", {variant.replace('_', ' ')}" if variant else "")
-
-
-def _rank(order: list[str], arm: str) -> int:
-    return order.index(arm) if arm in order else len(order)
-
-
-def _flatten(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", str(value)
-
-
 def decades(axis: Any) -> None:
     """Labels an axis of log10 values: powers of ten, or plain numbers where it spans less than two decades."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -141,49 +58,60 @@ def decades(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"$10^{{{value:g}}}$" if whole else f"{10.0**value:.2g}"))
 
 
-def median_band(curves: Iterable[NDArray]) -> tuple[NDArray, NDArray, NDArray]:
-    """Median, smallest and largest over the seeds, pointwise; a NaN seed is left out, -inf is the smallest of all."""
-    stacked = np.stack(list(curves))
-    # A stand-in for -inf, because the mean of the two middle seeds would be NaN; half of it is still out of reach.
-    zero = -1e300
-    middle = np.nanmedian(np.where(np.isneginf(stacked), zero, stacked), axis=0)
-    return np.where(middle < zero / 4, -np.inf, middle), np.nanmin(stacked, axis=0), np.nanmax(stacked, axis=0)
+def median_band(curves: Iterable[ArrayLike]) -> tuple[NDArray, NDArray, NDArray]:
+    """Median, smallest and largest over the seeds, pointwise. A NaN seed is left out (`curve` marks it); -inf is the
+    smallest of all and +inf the largest, and the mean of the two is no number.
+    """
+    given = np.stack([np.asarray(one, dtype=float) for one in curves])
+    stacked = given.reshape(len(given), -1)
+    known = ~np.isnan(stacked)
+    some = known.any(axis=0)
+    middle, low, high = np.full((3, stacked.shape[1]), np.nan)
+    columns, there = stacked[:, some], known[:, some]
+    # Stand-ins for ±inf, because the mean of the two middle seeds would be NaN; half of either is still out of reach.
+    zero, over = -1e300, 1.5e300
+    held = np.where(np.isneginf(columns), zero, np.where(np.isposinf(columns), over, columns))
+    half = np.nanmedian(held, axis=0)
+    torn = (half > over / 20) & (half < over / 4)
+    half = np.where(torn, np.nan, np.where(half > over / 4, np.inf, half))
+    middle[some] = np.where(half < zero / 4, -np.inf, half)
+    low[some] = np.where(there, columns, np.inf).min(axis=0)
+    high[some] = np.where(there, columns, -np.inf).max(axis=0)
+    shape = given.shape[1:]
+    return middle.reshape(shape), low.reshape(shape), high.reshape(shape)
 
 
 def curve(axes: "Axes", x: NDArray, curves: Sequence[NDArray], floor: float, **style: Any) -> None:
     """The median over seeds with the band from smallest to largest, of opacity ``band``; true zeros (-inf) as crosses
-    on the floor.
+    on the floor, and a mark above wherever a seed is not finite. Masked is what was not read.
     """
+    if not len(curves):
+        return
     band = style.pop("band", 0.18)
-    middle, low, high = median_band(curves)
+    middle, low, high = median_band(np.ma.filled(np.ma.asarray(one, dtype=float), np.nan) for one in curves)
     zero = np.isneginf(middle)
-    (line,) = axes.plot(x[~zero], middle[~zero], **style)
+    shown = np.ma.array(middle, mask=~np.isfinite(middle)) if (~np.isfinite(middle) & ~zero).any() else middle
+    (line,) = axes.plot(x[~zero], shown[~zero], **style)
     if len(curves) > 1:
-        shown = np.isfinite(high)
+        within = np.isfinite(high) & np.isfinite(middle) if not np.isfinite(high).all() else np.isfinite(high)
         low = np.where(np.isneginf(low), floor, low)
-        axes.fill_between(x[shown], low[shown], high[shown], color=line.get_color(), alpha=band, linewidth=0)
+        axes.fill_between(x[within], low[within], high[within], color=line.get_color(), alpha=band, linewidth=0)
     if zero.any():
         axes.plot(x[zero], np.full(zero.sum(), floor), "x", color=line.get_color(), markersize=4, clip_on=False)
+    for kind in finite.KINDS:
+        there = np.any([np.ma.filled(np.ma.asarray(kind.test(one)), False) for one in curves], axis=0)
+        if there.any():
+            value = np.inf if kind is finite.OVERFLOW else np.nan
+            finite.marks(axes, x[there], np.full(int(there.sum()), value), line.get_color())
 
 
 def floor_below(values: Iterable[NDArray]) -> float:
     """Where true zeros are drawn: a little below the smallest finite value."""
-    finite = [v[np.isfinite(v)] for v in values]
-    joined = np.concatenate([v.ravel() for v in finite]) if finite else np.zeros(0)
+    sound = [v[np.isfinite(v)] for v in values]
+    joined = np.concatenate([v.ravel() for v in sound]) if sound else np.zeros(0)
     if not joined.size:
         return 0.0
     return float(joined.min() - max(1.0, 0.05 * (joined.max() - joined.min())))
-
-
-def whole_readings(run: Run, instrument: str) -> NDArray:
-    """Indices of an instrument's readings; those that hold NaN (training had diverged) are passed over. Raises
-    CannotDrawError where there is none, or no reading at initialisation.
-    """
-    series = run.series[instrument]
-    whole = np.flatnonzero(~np.isnan(series.values).any(axis=tuple(range(1, series.values.ndim))))
-    if not whole.size or series.steps[0] != 0:
-        raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
-    return whole
 
 
 def bottom(run: Run) -> str:
@@ -193,21 +121,28 @@ def bottom(run: Run) -> str:
 
 def carrier_gradient(run: Run, probe: int) -> NDArray:
     """log10 ‖∂L/∂C_t‖ (T,) of the bottom layer, of H_t for a cell without C, at the first (``probe`` 0) or the last
-    (-1) reading without NaN; raises CannotDrawError where there is none, or no first one at initialisation.
+    (-1) finite reading; raises CannotDrawError where there is none, or no first one at initialisation.
     """
     series = run.series["state_grad_norm"]
     prefix = bottom(run)
     curves = series.column(prefix + ("C" if f"{prefix}C" in series.names else "H"))
-    whole = np.flatnonzero(~np.isnan(curves).any(axis=1))
-    if not whole.size or series.steps[whole[0]] != 0:
-        raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
-    return curves[whole[probe]]
+    return curves[stages.whole(run, "state_grad_norm")[probe]]
 
 
-def caption(canvas: "Canvas", text: str) -> None:
-    """The caption below the figure: what it shows, how many seeds, which theory."""
+def caption(canvas: "Canvas", text: str, found: Sequence[Group]) -> None:
+    """Ends a figure of these groups: marks what is not finite (see `finite`), and below writes what the figure shows,
+    how many seeds, which theory.
+    """
+    finite.finish(canvas, found)
     width = int(canvas.get_figwidth() * 13.5)
     canvas.text(0.01, -0.01, textwrap.fill(text, width), ha="left", va="top", fontsize=8.5, color="#333333")
+
+
+def number(values: ArrayLike, form: str, empty: str = "not finite") -> str:
+    """The median of values for a caption, of the finite ones where there are any; never a number made from NaN."""
+    sound = np.asarray(values, dtype=float)
+    sound = sound[~np.isnan(sound)]
+    return f"{np.median(sound):{form}}" if sound.size else empty
 
 
 def seeds(found: Sequence[Group]) -> str:
@@ -227,7 +162,7 @@ def setting_text(found: Sequence[Group]) -> str:
 
     def values(section: str, key: str) -> str:
         given = [group.runs[0].config[section].get(key) for group in found]
-        shown = [f"{v:g}" if isinstance(v, float) else str(v).replace("_", " ") for v in given if v is not None]
+        shown = [f"{v:g}" if isinstance(v, float) else plain(str(v).replace("_", " ")) for v in given if v is not None]
         return " or ".join(dict.fromkeys(shown))
 
     text = (

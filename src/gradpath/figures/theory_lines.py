@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath import theory
-from gradpath.figures import style
+from gradpath.figures import stages, style
 from gradpath.loader import Run
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ DASHES: dict[str, Any] = {
 
 def draw(axes: "Axes", found: Sequence[style.Group], measured: Callable[[Run], NDArray], low: float) -> None:
     """Each arm's lines from its ``measured`` log10 norm (T,) at lag 0, from ``low`` to the largest that is measured."""
-    high = max((np.max(measured(run)) for group in found for run in group.runs), default=low)
+    high = max((np.max(measured(run)) for group in found for run in _measured(group)), default=low)
     for group, lines in _recorded(found):
-        start = np.median([measured(run)[-1] for run in group.runs])
+        start = np.median([measured(run)[-1] for run in _measured(group)])
         for name, line in lines.items():
-            shown = np.where((start + line >= low) & (start + line <= high), start + line, np.nan)
+            shown = np.ma.masked_outside(start + line, low, high)  # masked: nothing is said there
             axes.plot(group.runs[0].lag, shown, color=group.color, ls=DASHES[name], lw=1.1)
 
 
@@ -45,8 +45,11 @@ def residuals(found: Sequence[style.Group], measured: Callable[[Run], NDArray]) 
     for group, lines in _recorded(found):
         lag = group.runs[0].lag
         middle = lag[0] // 10, lag[0] - lag[0] // 10
-        slope = np.median([theory.slope(lag, measured(run), *middle) for run in group.runs])
-        texts += [f"{group.label} {NAMES[n]} {theory.slope(lag, y, *middle) - slope:+.3f}" for n, y in lines.items()]
+        if middle[1] <= middle[0]:  # a slope over one lag is none
+            continue
+        slopes = [theory.slope(lag, measured(run), *middle) for run in _measured(group)]
+        off = {name: [theory.slope(lag, line, *middle) - slope for slope in slopes] for name, line in lines.items()}
+        texts += [f"{group.label} {NAMES[name]} {style.number(values, '+.3f')}" for name, values in off.items()]
     if not texts:
         return ""
     return (
@@ -56,14 +59,20 @@ def residuals(found: Sequence[style.Group], measured: Callable[[Run], NDArray]) 
     )
 
 
+def _measured(group: style.Group) -> list[Run]:
+    """The runs that were measured at initialisation."""
+    return stages.at(group, stages.FIRST, "state_grad_norm")
+
+
 def _recorded(found: Sequence[style.Group]) -> Iterator[tuple[style.Group, dict[str, NDArray]]]:
     """The arms that recorded ``theory`` at initialisation, with their lines of the bottom layer, medians over seeds; of
     arms that start alike (clipped or not) the first.
     """
     seen: set[bytes] = set()
     for group in found:
-        series = [run.series["theory"] for run in group.runs if "theory" in run.series]
-        if len(series) < len(group.runs) or any(s.steps[0] != 0 for s in series):
+        measured = _measured(group)
+        series = [run.series["theory"] for run in measured if "theory" in run.series]
+        if not series or len(series) < len(measured) or any(s.steps[0] != 0 for s in series):
             continue
         prefix = style.bottom(group.runs[0])
         names = [name for name in NAMES if prefix + name in series[0].names]
