@@ -8,6 +8,22 @@ import math
 from dataclasses import field, fields
 from typing import Any
 
+MOST = 800
+"""Characters of a line; what was given can be of any length."""
+
+
+class ConfigError(Exception):
+    """What the user wrote cannot be: one line that names the key, what was given and what is allowed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """Text as one line of bounded length: what a terminal would obey is spelled out, a long middle is left out."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= MOST else f"{text[: MOST // 4]} … {text[-MOST * 3 // 4 + 3 :]}"
+
 
 class SettingError(ValueError):
     """A value outside its range; carries the field's name so that the door can name the whole key."""

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import socket
 import sqlite3
 from collections.abc import Iterator
@@ -41,6 +42,11 @@ def tracking_uri(given: str | None) -> str:
         if path == Path() or path.is_dir():
             raise StoreError(f"tracking.uri={given}: must name a file, as in sqlite:////absolute/path.db")
     return given
+
+
+def masked(uri: str) -> str:
+    """A URI as it may be shown: without its password."""
+    return re.sub(r"(://[^:/@\s]*):.*@", r"\1:***@", uri)
 
 
 def connect(given: str | None) -> "MlflowClient":
