@@ -90,12 +90,14 @@ def _with_folder(given: list[str], folder: str | None) -> list[str]:
 def _answer(given: argparse.Namespace, parser: argparse.ArgumentParser, changes: list[str]) -> None:
     """Has Hydra print its configuration, or what it knows of itself."""
     if given.shell_completion:
-        with config.hydra() as hydra:
-            hydra.shell_completion("config", changes)
+        try:
+            with config.hydra() as hydra:
+                hydra.shell_completion("config", changes)
+        except (ValueError, KeyError):  # KeyError: the variables with which a shell asks for completions
+            raise ConfigError("--shell-completion: goes with install=SHELL or uninstall=SHELL") from None
         return
     ready = overrides.read(changes)
-    with_hydra = messages.explained(changes, lambda: config.trusted("config", ready))
-    del with_hydra
+    messages.explained(changes, lambda: config.trusted("config", ready))
 
     def show() -> None:
         with config.hydra() as hydra:

@@ -41,6 +41,8 @@ def read_sweep(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[str
         if parsed.is_sweep_override():
             if parsed.is_hydra_override():
                 raise ConfigError(f"{override}: Hydra's own settings are the same for every point of a sweep")
+            if not parsed.is_discrete_sweep():
+                raise ConfigError(f"{override}: an interval has no points to run; give values, as in range(0,10)")
             if parsed.key_or_group == "experiment":
                 raise ConfigError(f"{override}: one study at a time, each with the sweep of its own")
             parsed = OverridesParser.create(config_loader=loader).parse_overrides([override])[0]

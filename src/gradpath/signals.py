@@ -1,7 +1,7 @@
 """The signals that end a command, as exceptions, so that whatever is open is closed."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -24,22 +24,23 @@ class Terminated(SystemExit):
         return type(self), (self.number,)
 
 
+def stop(number: int, frame: FrameType | None) -> NoReturn:
+    """A signal's handler that raises it."""
+    raise Terminated(number)
+
+
 @contextmanager
-def terminable() -> Iterator[None]:
+def terminable(handler: Callable[[int, FrameType | None], None] = stop) -> Iterator[None]:
     """Turns the signals that end a command into an exception; one that is ignored, as under nohup, stays so."""
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated(number)
-
     previous = {}
     try:
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                previous[number] = signal.signal(number, stop)
+                previous[number] = signal.signal(number, handler)
     except ValueError:  # not the main thread: nothing to install
         pass
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)

@@ -2,8 +2,8 @@
 
 Hydra instantiates what ``_target_`` names under ``hydra.launcher``, ``hydra.sweeper`` and ``hydra.callbacks``, Python's
 logging what ``class`` and ``()`` of a handler or a formatter name, and ``hydra.job.env_set`` decides which ``git`` a
-run calls. Whatever composed a configuration, these sections must be what gradpath's own files and the installed plugins say
-for the names that were chosen (``hydra/launcher=joblib``); their other values are free.
+run calls. Whatever composed a configuration, these sections must be what gradpath's own files and the installed
+plugins say for the names that were chosen (``hydra/launcher=joblib``); their other values are free.
 """
 
 from collections.abc import Iterator
