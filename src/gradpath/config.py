@@ -207,8 +207,8 @@ def _given(key: str, value: Any, given: Sequence[str]) -> str:
     """``key=value`` as it was written where that was the value taken (seed=1e3), as it was taken otherwise."""
     as_given = written(key, given)
     if as_given.startswith(f"{key}=") and "${" not in as_given:
-        read = overrides.parse(as_given)
-        if not read.is_sweep_override() and type(read.value()) is type(value):
+        (ready,) = overrides.read([as_given])
+        if type(overrides.parse(ready).value()) is type(value):
             return as_given
     return f"{key}={as_written(value)}"
 

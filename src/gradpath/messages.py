@@ -65,6 +65,8 @@ def unreadable(override: str) -> str:
         return f"{override}: must be KEY=VALUE"
     if not re.fullmatch(r"[A-Za-z_$][\w/$-]*([.:][\w$-]+)*(@[\w.:$-]*)?", name, re.ASCII):
         return f"{override}: {name} is no key; keys are words joined by dots, as in cell.hidden_size=64"
+    if value.count("${") > 1:
+        return f"{override}: an interpolation with another one in it goes into quotes: '{key}=\"…\"'"
     if name in takes():
         return f"{override}: must be {takes()[name]}"
     unclosed = any(value.count(a) != value.count(b) for a, b in ("[]", "{}", "()")) or value.count('"') % 2
