@@ -362,8 +362,8 @@ def test_names_of_a_sweep_may_be_of_any_alphabet() -> None:
 def test_an_interpolation_that_hydra_documents_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEED", "7")
     assert config.experiment(['seed="${oc.decode:${oc.env:SEED}}"']).seed == 7
-    monkeypatch.setenv("ARM", "rnn")
-    assert config.experiment(["arm=${oc.env:ARM}"]).arm == "rnn"
+    monkeypatch.setenv("TASK", "copy")
+    assert config.experiment(["task=${oc.env:TASK}"]).title == "lstm · copy T=100"
     assert config.experiment(["train.steps=${train.batch_size}"]).train.steps == 32
 
 
