@@ -93,12 +93,12 @@ NONSENSE = ["", "abc", "-1", "0", "99999999999", "1.5", "nan", "inf", "1e400", "
 def test_nonsense_in_a_tag_neither_raises_nor_kills() -> None:
     """Not through a store, whose tags are the same text: 2 000 combinations."""
     here = liveness.process_tags()
-    assert liveness._dead(here) is False
+    assert liveness.dead(here) is False
     for pid in NONSENSE:
         for beat in NONSENSE[:1] + NONSENSE[1:2] + ["nan", "inf", "-inf", "1e400", "soon", f"{time.time() + 1e9}"]:
             for process in ["", "x", here["process"].rpartition(" ")[0] + " ", here["process"][:-1]]:
                 tags = here | {"pid": pid, "heartbeat": beat, "process": process}
-                assert liveness._dead(tags) in (False, None), tags
+                assert liveness.dead(tags) in (False, None), tags
 
 
 def test_a_run_without_the_tags_of_a_process_does_not_stop_the_next(client: Any) -> None:

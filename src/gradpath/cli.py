@@ -1,16 +1,13 @@
 """The command ``gradpath``: run, report, check, ui."""
 
 import argparse
-import secrets
+import signal
 import sys
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from gradpath.terminal import printable, settle
-
-if TYPE_CHECKING:
-    from gradpath.experiment import Experiment
+from gradpath.settings import ConfigError
+from gradpath.terminal import one_line, settle
 
 USAGE = """\
 usage: gradpath COMMAND …
@@ -63,9 +60,11 @@ drawn or a damaged run was left out; 2 where the sweep is refused because points
 
 
 def main() -> None:
-    """Entry point; the exit status is 0, 1 where a run or a figure that was asked for failed, or 2 where the command
-    itself was wrong.
+    """Entry point; the exit status is 0, 1 where a run or a figure that was asked for failed, 2 where the command
+    itself was wrong or its store cannot be used, 128 + n where the signal n ended it. Whatever happens is one line.
     """
+    from gradpath.signals import Terminated, terminable
+
     settle()
     commands: dict[str, Callable[[list[str]], int]] = {"run": run, "report": report, "check": check, "ui": ui}
     command, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
@@ -73,116 +72,59 @@ def main() -> None:
         print(USAGE, end="")
         sys.exit(0)
     if command not in commands:
-        print(f"gradpath: {printable(command)}: no such command; there are {', '.join(commands)}", file=sys.stderr)
+        print(f"gradpath: {one_line(command)}: no such command; there are {', '.join(commands)}", file=sys.stderr)
         sys.exit(2)
-    from gradpath.config import ConfigError
+    try:
+        with terminable():
+            sys.exit(_status(commands[command], rest))
+    except KeyboardInterrupt as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending; a second Ctrl-C has nothing to stop
+        print(": ".join(["gradpath: interrupted", *map(str, error.args)]), file=sys.stderr)
+        sys.exit(130)
+    except Terminated as error:
+        print(f"gradpath: ended by {error}", file=sys.stderr)
+        sys.exit(error.code)
+
+
+def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Runs a command; the one place where errors become a line and a status."""
+    from gradpath.reasons import reason
+    from gradpath.signals import Terminated
     from gradpath.store import StoreError
 
     try:
-        sys.exit(commands[command](rest))
+        return command(arguments)
     except (ConfigError, StoreError) as error:
-        print(f"gradpath: {printable(error, 2000)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("gradpath: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        if not type(error).__module__.startswith(("mlflow.", "sqlalchemy.", "requests.")):
-            raise
-        print(f"gradpath: the MLflow store answered: {printable(str(error).partition(chr(10))[0])}", file=sys.stderr)
-        sys.exit(2)
+        print(f"gradpath: {one_line(str(error))}", file=sys.stderr)
+        return 2
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as error:  # a unit that calls sys.exit has failed too
+        if type(error).__module__.startswith(("mlflow.", "sqlalchemy.", "requests.")):
+            print(f"gradpath: the MLflow store answered: {one_line(str(error).partition(chr(10))[0])}", file=sys.stderr)
+            return 2
+        print(f"gradpath: {reason(error)}", file=sys.stderr)
+        return 1
 
 
 def run(arguments: list[str]) -> int:
     """``gradpath run``: checks every point first, then hands over to Hydra, which runs them."""
-    import hydra
-    from hydra._internal.utils import get_args_parser
-    from omegaconf import DictConfig
-
-    from gradpath import config, paths, plan, store
+    from gradpath import config, hydra_options
 
     if {"-h", "--help"} & set(arguments):
         _help(RUN_HELP, "config", config.GROUPS, without="figures", extra=("arm", "experiment"))
         return 0
-    given = _parsed(get_args_parser(), arguments)
-    asks_hydra = given.cfg or given.info or given.hydra_help or given.shell_completion
-    jobs: list[list[Experiment]] = []
-    if not asks_hydra:
-        expanded = config.points(given.overrides) if given.multirun else [given.overrides]
-        jobs = [config.experiments(overrides) for overrides in expanded]
-        known: set[str] = set()
-        for overrides, points in zip(expanded, jobs, strict=True):
-            for point in points:
-                if point.config_hash in known:
-                    raise config.ConfigError(
-                        f"{' '.join(overrides)}: this point is in the sweep twice, with seed {point.seed}"
-                    )
-                known.add(point.config_hash)
-        for uri, name in {(points[0].tracking.uri, points[0].tracking.experiment) for points in jobs}:
-            client = store.connect(uri, timeout=max(points[0].tracking.timeout for points in jobs))
-            place = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
-            for line in store.reap(client, place):
-                print(line, file=sys.stderr)
-    sweep_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    if not asks_hydra:
-        plan.record(zip(expanded, jobs, strict=True), sweep_id)
-    total = sum(map(len, jobs))
-    failures: list[str] = []
-
-    def job(composed: DictConfig) -> None:
-        from hydra.core.hydra_config import HydraConfig
-
-        from gradpath.run import execute_seeds, label
-
-        settle()  # also where a launcher runs this in a process of its own
-        experiments: list[Experiment] = config.build(composed).experiments()
-        position = ""
-        if given.multirun:
-            before = sum(map(len, jobs[: HydraConfig.get().job.num]))
-            ends = sorted({before + 1, before + len(experiments)})
-            position = f"[{'-'.join(map(str, ends))}/{total}]"
-        try:
-            given_id = experiments[0].tracking.sweep_id
-            execute_seeds(experiments, given_id or sweep_id, position, config.jobs_at_once())
-        except Exception as error:
-            if isinstance(error, store.StoreError) or not (given.multirun or isinstance(error, MemoryError)):
-                raise
-            # The other points of a sweep still run; these are FAILED in MLflow and named at the end.
-            failures.append(f"{label(experiments)}: {type(error).__name__}: {error}")
-
-    config.register()
-    # Hydra wants its options before the overrides; people write them anywhere.
-    options = [argument for argument in arguments if argument not in given.overrides]
-    sys.argv = ["gradpath run", *options, *given.overrides]
-    hydra.main(version_base="1.3", config_path=str(paths.conf()), config_name="config")(job)()
-    if asks_hydra:
+    options = hydra_options.parse(arguments)
+    if options.answer is not None:
+        options.answer()
         return 0
-    tracking = jobs[0][0].tracking
-    name = tracking.experiment
-    print(
-        f"{total} run{'s'[: total != 1]} of sweep {tracking.sweep_id or sweep_id} in MLflow experiment {name}.", end=""
-    )
-    print(f" Figures: gradpath report study={name}. Curves: gradpath ui")
-    for failure in failures:
-        print(f"failed: {printable(failure, 2000)}", file=sys.stderr)
-    return 1 if failures else 0
+    from gradpath import launch
 
-
-def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """Hydra's own options and the overrides, in any order; raises ConfigError for an unknown option."""
-    from gradpath.config import ConfigError
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see gradpath run --help")
-
-    parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_intermixed_args(arguments)
+    return launch.launch(options)
 
 
 def _only_overrides(arguments: list[str]) -> list[str]:
     """The arguments of a command that knows no options; raises ConfigError."""
-    from gradpath.config import ConfigError
-
     for argument in arguments:
         if argument.startswith("-"):
             raise ConfigError(f"{argument}: this command takes KEY=VALUE and --help only")
@@ -216,9 +158,7 @@ def check(arguments: list[str]) -> int:
         return 0
     experiment = config.experiment(_only_overrides(arguments))
     if experiment.cell.truncated:
-        raise config.ConfigError(
-            "cell.truncate=true: a truncated gradient is not the loss's gradient; nothing to check"
-        )
+        raise ConfigError("cell.truncate=true: a truncated gradient is not the loss's gradient; nothing to check")
     rows: list[checking.Row] = []
     print(f"{experiment.title}: {checking.sizes(experiment)}")
     with threadpool_limits(1, "blas"):
@@ -239,9 +179,19 @@ def ui(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("gradpath ui", description="Opens the MLflow UI and prints links to its charts.")
     parser.add_argument("--uri", help="MLflow tracking URI (the project's own SQLite database)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=5000, help="port to listen at (5000)")
+    parser.add_argument("--port", default="5000", help="port to listen at (5000)")
+    if {"-h", "--help"} & set(arguments):
+        parser.print_help()
+        return 0
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see gradpath ui --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
     given = parser.parse_args(arguments)
-    return serve(given.uri, given.host, given.port)
+    if not (given.port.isascii() and given.port.isdigit() and 1 <= int(given.port[:9]) <= 65535):
+        raise ConfigError(f"--port {given.port}: must be a number from 1 to 65535")
+    return serve(given.uri, given.host, int(given.port))
 
 
 def _help(usage: str, name: str, groups: dict[str, Any], without: str = "", extra: tuple[str, ...] = ()) -> None:

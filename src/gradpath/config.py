@@ -1,52 +1,34 @@
-"""The door: from what the user wrote to a checked Experiment. The one module that talks to Hydra's configuration.
+"""The door: from what the user wrote to a checked Experiment. The one module that composes Hydra's configuration.
 
-Types are checked by OmegaConf against each unit's dataclass, ranges by the dataclass itself, names by Hydra; whatever
-refuses, the user reads one line that names the key, what was given and what is allowed.
+Types are checked by OmegaConf against each unit's dataclass, ranges by the dataclass itself, names and the grammar in
+``overrides.py``, what Hydra would execute in ``trust.py``; whatever refuses, the user reads one line (``messages.py``)
+that names the key, what was given and what is allowed.
 """
 
-import dataclasses
-import difflib
-import types
-import typing
-from collections.abc import Iterator
-from enum import Enum
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from gradpath import paths
-from gradpath.cells import Cell
+from gradpath import messages, overrides, paths, trust
 from gradpath.discovery import discover
 from gradpath.experiment import Experiment, Replicates
-from gradpath.figures import Figure
-from gradpath.inits import Init
-from gradpath.instruments import Instrument
-from gradpath.optimizers import Optimizer
+from gradpath.messages import as_written, no_such_key, settable, written
 from gradpath.report import Report
-from gradpath.settings import SettingError, allowed
-from gradpath.tasks import Task
+from gradpath.settings import ConfigError, SettingError
 from gradpath.threads import cores
+from gradpath.units import GROUPS, options
 
-GROUPS: dict[str, type] = {
-    "task": Task,
-    "cell": Cell,
-    "init": Init,
-    "optimizer": Optimizer,
-    "instruments": Instrument,
-    "figures": Figure,
-}
-"""The configuration groups whose entries are units: a folder of conf/, a package of gradpath, a base class."""
-
-
-class ConfigError(Exception):
-    """What the user wrote cannot be: one line that names the key, what was given and what is allowed."""
+__all__ = ["GROUPS", "ConfigError", "options", "settable"]
 
 
 @cache
@@ -62,50 +44,116 @@ def register() -> None:
     OmegaConf.register_new_resolver("gradpath_home", lambda: str(paths.home()))
 
 
-def load(config_name: str, overrides: list[str], hydra: bool = False) -> DictConfig:
-    """Composes the configuration, with Hydra's own node beside it where ``hydra`` asks for it."""
+@contextmanager
+def hydra() -> Iterator[Any]:
+    """Hydra with the folder conf/, for as long as the outermost of such blocks runs."""
     register()
-    with initialize_config_dir(str(paths.conf()), version_base="1.3"):
-        return compose(config_name, overrides, return_hydra_config=hydra)
+    if GlobalHydra.instance().is_initialized():
+        yield GlobalHydra.instance().hydra
+        return
+    with initialize_config_dir(str(paths.conf()), job_name="gradpath", version_base="1.3"):
+        yield GlobalHydra.instance().hydra
 
 
-def experiments(overrides: list[str]) -> list[Experiment]:
+def composed(name: str, given: Sequence[str]) -> DictConfig:
+    """A configuration with Hydra's own node in it, as composed: nothing checked."""
+    with hydra():
+        return compose(name, list(given), return_hydra_config=True)
+
+
+def trusted(name: str, given: Sequence[str]) -> DictConfig:
+    """The same, once it is sure that nothing in it would be executed."""
+    config = composed(name, given)
+    trust.check(config)
+    return config
+
+
+class Composer:
+    """Composes the points of one command. What decides which files are read, the units and the presets, is composed
+    once for each combination; plain ``key=value`` are set on a copy of it, as Hydra itself does, which takes a
+    fiftieth of the time.
+    """
+
+    def __init__(self, name: str = "config") -> None:
+        self._name = name
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+
+    def __call__(self, given: Sequence[str]) -> DictConfig:
+        """The configuration that overrides describe; raises ConfigError."""
+        ready = overrides.read(given)
+        config: DictConfig = messages.explained(given, lambda: self._compose(ready))
+        return config
+
+    def _compose(self, ready: Sequence[str]) -> DictConfig:
+        plain = [o for o in ready if self._is_plain(o)]
+        rest = tuple(o for o in ready if not self._is_plain(o))
+        if any("${" in o or (o.startswith(("+", "~")) and "." in o.partition("=")[0]) for o in rest):
+            plain, rest = [], tuple(ready)  # the order counts
+        if rest not in self._bases:
+            base = trusted(self._name, rest)
+            with open_dict(base):
+                del base["hydra"]
+            self._bases[rest] = base
+        config = copy.deepcopy(self._bases[rest])
+        ConfigLoaderImpl._apply_overrides_to_config([overrides.parse(o) for o in plain], config)
+        return config
+
+    @staticmethod
+    def _is_plain(override: str) -> bool:
+        key = override.partition("=")[0]
+        dotted = "." in key and not key.startswith("hydra.")
+        return (key == "seed" or dotted) and not set(key) & set("+~@/") and "${" not in override
+
+
+def load(name: str, given: Sequence[str]) -> DictConfig:
+    """The one configuration that overrides describe; raises ConfigError."""
+    return Composer(name)(given)
+
+
+def experiments(given: Sequence[str], composer: Composer | None = None) -> list[Experiment]:
     """The experiments that a list of overrides describes, one a seed; raises ConfigError."""
-    made: Replicates = _explained(overrides, lambda: build(load("config", overrides)))
+    config = (composer or Composer())(given)
+    made: Replicates = messages.explained(given, lambda: build(config, given))
     return made.experiments()
 
 
-def experiment(overrides: list[str]) -> Experiment:
+def experiment(given: Sequence[str]) -> Experiment:
     """The one experiment that a list of overrides describes; raises ConfigError."""
-    one, *others = experiments(overrides)
+    one, *others = experiments(given)
     if others:
-        raise ConfigError(f"{_written('seed', overrides)}: must be a single seed here")
+        raise ConfigError(f"{written('seed', given)}: must be a single seed here")
     return one
 
 
-def report(overrides: list[str]) -> Report:
+def report(given: Sequence[str]) -> Report:
     """The report that a list of overrides describes; raises ConfigError."""
-    made: Report = _explained(overrides, lambda: build(load("report", overrides)))
+    config = load("report", given)
+    made: Report = messages.explained(given, lambda: build(config, given))
     return made
 
 
-def points(overrides: list[str]) -> list[list[str]]:
-    """The overrides of every point of a sweep, as Hydra's sweeper expands ``a=1,2`` and a study's own parameters."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+def points(given: Sequence[str]) -> list[list[str]]:
+    """The overrides of every point of a sweep, as Hydra's sweeper expands ``a=1,2`` and a study's own parameters, in
+    its order; Hydra's own overrides, which are those of all points, are left out.
+    """
 
     def expand() -> list[list[str]]:
-        register()
-        parser = OverridesParser.create()
-        # Only for the study's sweep: other overrides may need a cell or task that the sweep itself chooses.
-        studies = [o for o in overrides if o.lstrip("+").startswith(("experiment=", "hydra.", "hydra/"))]
-        base = load("config", studies, hydra=True)
-        study = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
-        batches = BasicSweeper.split_arguments(parser.parse_overrides(study + overrides), None)
+        with hydra() as running:
+            loader = running.config_loader
+            own, parsed = overrides.read_sweep(given, loader)
+            # Only for the study's sweep: other overrides may need a cell or task that the sweep itself chooses.
+            studies = [str(p.input_line) for p in parsed if p.key_or_group == "experiment"]
+            base = trusted("config", own + studies)
+            study = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
+            parameters, theirs = overrides.read_sweep(study, loader)
+            if parameters:
+                raise ConfigError(f"{parameters[0]}: Hydra's own settings are the same for every point of a sweep")
+            batches = BasicSweeper.split_arguments(theirs + parsed, None)
         return [list(point) for batch in batches for point in batch]
 
-    found: list[list[str]] = _explained(overrides, expand)
+    found: list[list[str]] = messages.explained(given, expand)
     if not found:
-        raise ConfigError(f"{' '.join(overrides)}: a sweep of no points")
+        raise ConfigError(f"{' '.join(given)}: a sweep of no points")
     return found
 
 
@@ -113,146 +161,59 @@ def jobs_at_once() -> int:
     """How many jobs of the sweep run beside each other, this one included: ``n_jobs`` of a launcher that has it, as
     joblib's, in which -1 is all cores.
     """
-    jobs = int(HydraConfig.get().launcher.get("n_jobs", 1))
+    jobs = int(HydraConfig.get().launcher.get("n_jobs") or 1)
     return jobs if jobs > 0 else max(1, cores() + 1 + jobs)
 
 
-def build(config: DictConfig) -> Any:
-    """The object a composed configuration describes, from the leaves up, so that an error knows its whole key."""
+def build(config: DictConfig, given: Sequence[str] = ()) -> Any:
+    """The object a composed configuration describes; raises ConfigError."""
 
-    def check(node: DictConfig, path: tuple[str, ...]) -> None:
-        known = _fields(OmegaConf.get_type(node))
+    def known(node: DictConfig, path: tuple[str, ...]) -> None:
+        """+key=value adds what the schema does not have, and OmegaConf would take it."""
+        names = messages.fields_by_name(OmegaConf.get_type(node))
         for key in map(str, node):
-            if known and key not in known:  # +key=value adds what the schema does not have
-                names = list(known)
-                raise ConfigError(f"{'.'.join((*path, key))}={node[key]}: {_no_such_key(key, names)}")
+            name = ".".join((*path, key))
+            if names and key not in names:
+                value = as_written(_raw(node)[key])
+                raise ConfigError(f"{name}={value}: {no_such_key(key, list(names))}")
             if OmegaConf.is_missing(node, key):
-                raise ConfigError(f"{'.'.join((*path, key))}: nothing chosen{_choices(key)}")
+                raise ConfigError(f"{name}: nothing chosen{messages.choices(key)}")
             if OmegaConf.is_dict(node[key]):
-                check(node[key], (*path, key))
+                known(node[key], (*path, key))
+
+    def in_range(node: DictConfig, path: tuple[str, ...]) -> None:
+        for key in map(str, node):
+            if OmegaConf.is_dict(node[key]):
+                in_range(node[key], (*path, key))
         try:
             OmegaConf.to_object(node)
         except SettingError as error:
-            key = ".".join((*path, error.name))
-            raise ConfigError(f"{key}={_as_written(error.value)}: must be {error.allowed}") from None
+            name = ".".join((*path, error.name))
+            raise ConfigError(f"{_given(name, error.value, given)}: must be {error.allowed}") from None
 
-    check(config, ())
-    return OmegaConf.to_object(config)
-
-
-def describe(field: dataclasses.Field[Any], annotation: Any) -> str:
-    """What a field takes, in words: ``an integer ≥ 1 or null``."""
-    if takes := field.metadata.get("takes"):
-        return str(takes)
-    words = []
-    for option in typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,):
-        if option is type(None):
-            words.append("null")
-        elif isinstance(option, type) and issubclass(option, Enum):
-            words.append("one of " + ", ".join(option.__members__))
-        else:
-            kind = {int: "an integer", float: "a number", bool: "true or false", str: "text"}.get(option, "a section")
-            bounds = field.metadata.get("bounds", {})
-            words.append(f"{kind} {allowed(bounds)}" if bounds else kind)
-    return " or ".join(words)
-
-
-def settable(config: DictConfig, path: str = "") -> Iterator[tuple[str, Any, str, str]]:
-    """Every key that can be set in a composed configuration: (key, value, what it takes, what it means)."""
-    schema = OmegaConf.get_type(config)
-    fields = _fields(schema)
-    annotations = typing.get_type_hints(schema) if fields else {}
-    for name in map(str, config):
-        key = f"{path}{name}"
-        if OmegaConf.is_dict(config[name]):
-            yield from settable(config[name], key + ".")
-        else:
-            field = fields[name]
-            yield key, _as_written(config[name]), describe(field, annotations[name]), field.metadata.get("help", "")
-
-
-def _as_written(value: Any) -> Any:
-    """A value as a person writes it on the command line."""
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, list):
-        return f"[{','.join(str(_as_written(item)) for item in value)}]"
-    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
-
-
-def _explained(overrides: list[str], action: typing.Callable[[], Any]) -> Any:
-    """Runs ``action``, turning what Hydra and OmegaConf raise into one line for the user."""
+    known(config, ())
     try:
-        return action()
-    except MissingConfigException as error:
-        raise ConfigError(_unknown_name(error)) from None
-    except HydraException as error:
-        cause = error.__cause__
-        if isinstance(cause, OmegaConfBaseException):
-            raise ConfigError(_refused(cause, overrides)) from None
-        where = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
-        raise ConfigError(where + _one_line(error)) from None
-    except OmegaConfBaseException as error:
-        raise ConfigError(_refused(error, overrides)) from None
-    except ValueError as error:  # Hydra's answer to cell=null and the like
-        given = next((o for o in overrides if o.partition("=")[0].lstrip("+") in GROUPS), "")
-        where = given or " ".join(overrides)
-        raise ConfigError(f"{where}: {_one_line(error)}{_choices(given.partition('=')[0])}") from None
+        return OmegaConf.to_object(config)
+    except SettingError:  # now for its whole key, from the leaves up
+        in_range(config, ())
+        raise
 
 
-def _fields(schema: Any) -> dict[str, dataclasses.Field[Any]]:
-    """The fields of a section's dataclass; none for a section without one."""
-    return {f.name: f for f in dataclasses.fields(schema)} if dataclasses.is_dataclass(schema) else {}
+def _raw(node: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(node, resolve=False)  # type: ignore[return-value]
 
 
-def _no_such_key(name: str, names: list[str]) -> str:
-    return f"no such key; there are {', '.join(names)}{_close(name, names)}"
+def _given(key: str, value: Any, given: Sequence[str]) -> str:
+    """``key=value`` as it was written where that was the value taken (seed=1e3), as it was taken otherwise."""
+    as_given = written(key, given)
+    if as_given.startswith(f"{key}=") and "${" not in as_given:
+        (ready,) = overrides.read([as_given])
+        if type(overrides.parse(ready).value()) is type(value):
+            return as_given
+    return f"{key}={as_written(value)}"
 
 
-def options(group: str) -> list[str]:
-    """What can be chosen in a configuration group."""
-    folder = paths.conf() / group
-    return (
-        sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")) if group else []
-    )
-
-
-def _choices(group: str) -> str:
-    """What can be chosen in a configuration group, as the end of a sentence."""
-    names = options(group)
-    return f"; there are {', '.join(names)}" if names else ""
-
-
-def _one_line(error: Exception) -> str:
-    """What Hydra says, without its line breaks and links."""
-    said = str(error).partition("See https")[0]
-    return " ".join(said.split()) or type(error).__name__
-
-
-def _written(key: str, overrides: list[str]) -> str:
-    """The override as the user wrote it."""
-    return next((o for o in reversed(overrides) if o.lstrip("+~").split("=")[0].split("@")[0] == key), key)
-
-
-def _close(word: str, names: list[str]) -> str:
-    match = difflib.get_close_matches(word, names, 1)
-    return f" (did you mean {match[0]}?)" if match else ""
-
-
-def _unknown_name(error: MissingConfigException) -> str:
-    group, _, name = str(error.missing_cfg_file).rpartition("/")
-    if not (names := options(group)):
-        return _one_line(error)
-    return f"{group}={name}: no such name{_choices(group)}{_close(name, names)}"
-
-
-def _refused(error: OmegaConfBaseException, overrides: list[str]) -> str:
-    schema, key = error.object_type, str(error.full_key or error.key)
-    name = str(error.key)
-    fields = _fields(schema)
-    if name in fields:
-        kind = describe(fields[name], typing.get_type_hints(schema)[name])
-        return f"{_written(key, overrides)}: must be {kind}"
-    if fields:
-        return f"{_written(key, overrides)}: {_no_such_key(name, list(fields))}"
-    return f"{_written(key, overrides)}: no such key{_choices(key.partition('.')[0])}"
+@cache
+def default_keys() -> dict[str, str]:
+    """What each key of the configuration with nothing overridden takes, in words."""
+    return {key: takes for name in ("config", "report") for key, _, takes, _ in settable(load(name, []))}

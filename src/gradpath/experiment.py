@@ -45,6 +45,10 @@ class Train(Settings):
     threads: int | None = setting(None, "threads at most, for seeds or halves of a minibatch; null for two", ge=1)
 
 
+LONGEST_NAME = 200
+"""Bytes: a folder of the report bears the name, and file systems take 255; MLflow's own column is 256 characters."""
+
+
 @dataclass
 class Tracking(Settings):
     """Where results go. None of it changes what is computed."""
@@ -62,6 +66,8 @@ class Tracking(Settings):
             value = getattr(self, name)
             if value is not None and not re.fullmatch(r"[\w .-]*\w[\w .-]*", value):
                 raise SettingError(name, value, "letters, digits, spaces, _ . or -")
+            if value is not None and len(value.encode()) > LONGEST_NAME:
+                raise SettingError(name, value, f"at most {LONGEST_NAME} bytes long, in UTF-8")
 
 
 @dataclass

@@ -99,13 +99,13 @@ def reap(client: "MlflowClient", experiment: str) -> list[str]:
     """
     lines, doubtful = [], []
     for run in _running(client, experiment):
-        dead = _dead(run.data.tags)
-        if dead is None:
+        gone = dead(run.data.tags)
+        if gone is None:
             doubtful.append(run)
-        elif dead:
+        elif gone:
             with suppress(StoreError):
                 now = client.get_run(run.info.run_id)  # it may have ended, or have had a beat, in the meantime
-                if now.info.status == "RUNNING" and _dead(now.data.tags):
+                if now.info.status == "RUNNING" and dead(now.data.tags):
                     client.set_terminated(run.info.run_id, "KILLED")
                     lines.append(f"found a run that was killed, now marked so: {run.info.run_name}")
     if doubtful:
@@ -129,7 +129,7 @@ def _running(client: "MlflowClient", experiment: str) -> "list[Run]":
             return found
 
 
-def _dead(tags: Mapping[str, str]) -> bool | None:
+def dead(tags: Mapping[str, str]) -> bool | None:
     """Whether a RUNNING run is dead; None where its process seems gone and nothing proves that it was the same one."""
     age, pid = _age(tags.get("heartbeat")), _pid(tags.get("pid"))
     here, process = _container(), tags.get("process", "").rpartition(" ")

@@ -1,15 +1,12 @@
 """From experiment to MLflow: trains, records, and tells the terminal how far it is."""
 
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from importlib.metadata import version
 from statistics import median
-from types import FrameType
-from typing import NoReturn
 
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -17,6 +14,7 @@ from tqdm import tqdm
 from gradpath import paths
 from gradpath.experiment import Experiment
 from gradpath.recorder import Recorder
+from gradpath.signals import Terminated, terminable
 from gradpath.threads import chosen
 from gradpath.training import Step, train_seeds
 
@@ -43,12 +41,22 @@ def execute_seeds(
         recorders = [
             life.enter_context(Recorder(experiment, tags)) for life, experiment in zip(lives, experiments, strict=True)
         ]
-        for happened in progress(train_seeds(experiments, threads), experiments, position):
+        for happened in progress(_no_exit(train_seeds(experiments, threads)), experiments, position):
             for index, step in happened.items():
                 recorders[index].record(step)
                 if step.diverged:  # its run ends here, whatever becomes of the others
                     lives[index].close()
     return recorders
+
+
+def _no_exit(steps: Iterator[dict[int, Step]]) -> Iterator[dict[int, Step]]:
+    """The steps; a unit that calls sys.exit has failed, and has not ended the program."""
+    try:
+        yield from steps
+    except Terminated:
+        raise
+    except SystemExit as error:
+        raise RuntimeError(f"sys.exit({error.code!r}) was called") from error
 
 
 def label(experiments: Sequence[Experiment]) -> str:
@@ -90,28 +98,6 @@ def progress(
             outcome = f"{solved} of {len(experiments)} solved" if of else "solved" if solved else "not solved"
             loss = median(evaluation.loss for evaluation in tested)
             bar.write(f"{name}: {of}test loss {loss:.4g}, {outcome}", file=sys.stderr)
-
-
-class Terminated(SystemExit):
-    """SIGTERM, raised where the program stands, so that the run is closed as KILLED; exit status 128 + 15."""
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Turns SIGTERM into an exception for as long as a run is open."""
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated(143)
-
-    try:
-        previous = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: nothing to install
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def code_version() -> str:

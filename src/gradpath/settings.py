@@ -10,6 +10,15 @@ import math
 from dataclasses import field, fields
 from typing import Any
 
+from gradpath.terminal import one_line
+
+
+class ConfigError(Exception):
+    """What the user wrote cannot be: one line that names the key, what was given and what is allowed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 class SettingError(ValueError):
     """A value outside its range; carries the field's name so that the door can name the whole key."""

@@ -10,6 +10,8 @@ from typing import Any, TextIO
 
 LONGEST = 400
 """Characters of one piece of a store's text that are shown."""
+LONGEST_LINE = 800
+"""Characters of a message, whatever was given."""
 PLAIN = {"…": "...", "·": "-", "−": "-", "–": "-", "×": "x", "→": "->", "≥": ">=", "≤": "<=", "‖": "||", "∂": "d"}
 """What stands for a character in an encoding that has none for it; others are written as ``\\u2207``."""
 
@@ -20,8 +22,15 @@ def printable(text: object, longest: int = LONGEST) -> str:
     Python writes it, ``\x1b``, and what is too long ends in ``…``.
     """
     said = str(text)
-    cut = said if len(said) <= longest else said[: longest - 1] + "…"
-    return "".join(c if c.isprintable() else _escape(c) for c in cut)
+    return _seen(said if len(said) <= longest else said[: longest - 1] + "…")
+
+
+def one_line(text: str) -> str:
+    """A message of ours as one line of bounded length, likewise; of one that is too long the middle is left out, since
+    what is allowed stands at its end.
+    """
+    text = _seen(text)
+    return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE // 4]} … {text[-LONGEST_LINE * 3 // 4 + 3 :]}"
 
 
 def settle() -> None:
@@ -65,6 +74,10 @@ class _Dropping(io.FileIO):
         except OSError:
             return len(data)
         return written
+
+
+def _seen(text: str) -> str:
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
 def _escape(character: str) -> str:

@@ -125,7 +125,9 @@ class LongHand(Network):
             return Scaled(array, np.ascontiguousarray(exponent))
 
         adjoints = [
-            bptt.LayerAdjoint(scaled(one.delta), {name: scaled(value) for name, value in one.states.items()})
+            bptt.LayerAdjoint(
+                scaled(one.delta), {name: scaled(value) for name, value in one.states.items()}, np.zeros(1, bool)
+            )
             for one in found
         ]
         return adjoints, [scaled(one.direct) for one in found]

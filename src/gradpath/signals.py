@@ -1,0 +1,46 @@
+"""The signals that end a command, as exceptions, so that whatever is open is closed."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+"""That end a command. (Ctrl-C, SIGINT, is Python's KeyboardInterrupt.)"""
+
+
+class Terminated(SystemExit):
+    """A signal, raised where the program stands, so that the run is closed as KILLED; exit status 128 + its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number, self.so_far = number, ""
+
+    def __str__(self) -> str:
+        return ": ".join([signal.Signals(self.number).name, *[self.so_far] * bool(self.so_far)])
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return type(self), (self.number,)
+
+
+def stop(number: int, frame: FrameType | None) -> NoReturn:
+    """A signal's handler that raises it."""
+    raise Terminated(number)
+
+
+@contextmanager
+def terminable(handler: Callable[[int, FrameType | None], None] = stop) -> Iterator[None]:
+    """Turns the signals that end a command into an exception; one that is ignored, as under nohup, stays so."""
+    previous = {}
+    try:
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, handler)
+    except ValueError:  # not the main thread: nothing to install
+        pass
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)

@@ -1,0 +1,43 @@
+"""Fuzzing of the command's door by coverage, with atheris (``pip install atheris``), for as long as one likes:
+
+python tests/fuzz/overrides.py -max_total_time=300 -max_len=80
+
+Whatever the bytes say, the answer is a configuration or one line. Hypothesis tries the same by a grammar in
+``tests/test_door_fuzz.py``.
+"""
+
+import re
+import sys
+
+INSIDES = re.compile(r"Exception|Lexer|Traceback|DictConfig|ListConfig|NoneType|<class|<EOF>|omegaconf|antlr")
+
+
+def outcome(overrides: list[str]) -> str:
+    """The name of the run that the overrides describe, or the line that refuses them; fails where it is neither."""
+    from gradpath import config
+
+    try:
+        return config.experiments(overrides)[0].run_name
+    except config.ConfigError as error:
+        line = str(error)
+        assert line.isprintable(), line
+        assert len(line) <= 800, line
+        said = line
+        for given in overrides:
+            said = said.replace(given, "")
+        assert not INSIDES.search(said) or any(INSIDES.search(given) for given in overrides), line
+        return line
+
+
+if __name__ == "__main__":
+    import atheris
+
+    with atheris.instrument_imports(include=["gradpath", "hydra.core.override_parser"]):
+        import gradpath.config  # noqa: F401
+
+    def one(data: bytes) -> None:
+        given = atheris.FuzzedDataProvider(data).ConsumeUnicode(80).split("\x1f")
+        outcome([word for word in given if word] or ["seed=1"])
+
+    atheris.Setup(sys.argv, one)
+    atheris.Fuzz()

@@ -1,0 +1,423 @@
+"""The command's door as strangers use it: odd options, hostile overrides, signals, and how a sweep says that it ended.
+
+In this process wherever that says the same.
+"""
+
+import logging
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from gradpath import cli, config, hydra_options, launch, loader, signals, store
+from gradpath.experiment import Tracking
+from gradpath.tasks.adding import Adding
+
+SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=2"]
+INSIDES = re.compile(r"Exception|Lexer|Traceback|DictConfig|ListConfig|NoneType|<class|<EOF>|omegaconf|antlr")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs ``gradpath …`` here; returns its status, output and errors."""
+
+    handlers, level = logging.root.handlers[:], logging.root.level
+
+    def called(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gradpath", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    yield called
+    logging.root.handlers[:], logging.root.level = handlers, level  # which Hydra's --info sets for good
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def assert_one_line(err: str) -> None:
+    assert err.startswith("gradpath: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    assert err[:-1].isprintable()
+    assert len(err) < 900
+    assert not INSIDES.search(err), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--experimental-rerun", "config.pickle"], "--experimental-rerun: not taken: it would unpickle a file"),
+        (["--experimental=config.pickle"], "--experimental-rerun: not taken"),
+        (["--multirun", "--run"], "--run --multirun: only one of these at a time"),
+        (["-m", "-c", "job"], "--multirun --cfg: only one"),
+        (["--run", "hydra.mode=MULTIRUN"], "--run hydra.mode=MULTIRUN: only one"),
+        (["--resolve"], "--resolve: goes with --cfg only"),
+        (["--package", "cell"], "--package: goes with --cfg only"),
+        (["--cfg", "job", "--package", "nope"], "--package nope: there is no such section"),
+        (["--config-name", "x"], "--config-name: not taken"),
+        (["--config-path", "/tmp"], "--config-path: not taken"),
+        (["--config-dir", "/no/such/folder"], "--config-dir /no/such/folder: there is no such folder"),
+        (["--info", "nope"], "argument --info/-i: invalid choice: 'nope'"),
+        (["--shell-completion"], "--shell-completion: goes with install=SHELL"),
+        (["-sc", "query=bash"], "--shell-completion: goes with install=SHELL"),
+        (["hydra.mode=both"], "hydra.mode=both: must be RUN or MULTIRUN"),
+        (["hydra/launcher=nope"], "hydra/launcher=nope: no such name, or its plugin is not installed; there are basic"),
+        (["-m", "hydra/sweeper=optuna"], "hydra/sweeper=optuna: no such name, or its plugin is not installed"),
+        (["-m", "hydra.run.dir=a,b"], "hydra.run.dir=a,b: Hydra's own settings are the same for every point"),
+        (["-m", "seed=interval(0,1)"], "seed=interval(0,1): an interval has no points"),
+        (["-m", "+experiment=demo,vanishing"], "+experiment=demo,vanishing: one study at a time"),
+        (["task=[adding,copy]"], "task=[adding,copy]: must be one name; a sweep over several is gradpath run -m task="),
+        (["seed=1e3"], "seed=1e3: must be an integer ≥ 0, a range"),
+        (["seed=0,1"], "seed=0,1: several values make a sweep, which is gradpath run -m seed=0,1"),
+        (["sweep_id=1e5"], "(did you mean tracking.sweep_id?)"),
+        (["lr=0.1"], "(did you mean optimizer.lr?)"),
+        (["T=50"], "(did you mean task.length?)"),
+        (["hidden_size=5"], "(did you mean cell.hidden_size?)"),
+        (["+cell.foo=1"], "cell.foo=1: no such key; there are hidden_size"),
+        (["+a.b.c=3"], "a={b:{c:3}}: no such key"),
+        (["cell=../arm/rnn"], "cell=../arm/rnn: no such name; there are gru, lstm, rnn"),
+        (["cell=_lstm"], "cell=_lstm: no such name"),
+        (["+cell=rnn"], "+cell=rnn: cell is chosen already; choose another by cell=rnn"),
+        (["experiment=demo"], "experiment=demo: a study is added: +experiment=demo"),
+        (["tracking.experiment=" + "x" * 300], "must be at most 200 bytes long"),
+        (["tracking.experiment=" + "験" * 100], "must be at most 200 bytes long"),
+        (["tracking.experiment=a/b"], "tracking.experiment=a/b: must be letters, digits, spaces, _ . or -"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_is_refused_in_one_line(home: Path, command, arguments: list[str], said: str) -> None:
+    status, out, err = command("run", *arguments)
+    assert (status, out) == (2, "")
+    assert_one_line(err)
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--cfg", "hydra"], ["--info", "searchpath"], ["--version"], ["--cfg", "job", "--resolve"]]
+)
+def test_what_hydra_is_asked_it_answers(home: Path, command, arguments: list[str]) -> None:
+    status, out, err = command("run", *arguments)
+    assert (status, err) == (0, "")
+    assert out
+
+
+HOSTILE = [
+    ["+hydra.callbacks.x={_target_:os.getcwd}"],
+    ["hydra.launcher._target_=os.getcwd", "-m"],
+    ["+hydra.launcher.x={_target_:os.getcwd}", "-m"],
+    ["hydra.launcher=${hydra.job}", "-m"],
+    ['+hydra.launcher.x="${oc.create:{_target_:os.getcwd}}"', "-m"],
+    ["hydra.sweeper._target_=os.getcwd", "-m"],
+    ["+hydra.sweeper.params.seed={_target_:os.getcwd}", "-m"],
+    ["+hydra.job.env_set.PATH=/tmp"],
+    ["hydra.job.env_copy=[HOME]"],
+    ["+hydra.job_logging.handlers.x={class:os.getcwd}"],
+    ["+hydra.hydra_logging.formatters.x={class:os.getcwd}"],
+    ["hydra.searchpath=[pkg://antigravity]"],
+    ["--config-dir", "EVIL", "arm=callback"],
+    ["--config-dir", "EVIL", "arm=logging"],
+    ["--config-dir", "EVIL", "-m", "arm=rnn,logging"],
+    ["--config-dir", "EVIL", "hydra/job_logging=evil"],
+    ["--config-dir", "EVIL", "hydra/launcher=evil", "-m"],
+    ["hydra.searchpath=[EVIL]", "hydra/callbacks=evil"],
+    ["--config-dir", "EVIL", "hydra/hydra_logging=none", "+experiment=sweeps", "-m"],
+    ["--cfg", "job", "+hydra.callbacks.x={_target_:os.getcwd}"],
+    ["--info", "config", "+hydra.callbacks.x={_target_:os.getcwd}"],
+]
+
+
+@pytest.mark.parametrize("arguments", HOSTILE, ids=" ".join)
+def test_nothing_that_an_override_or_a_file_holds_is_executed(
+    home: Path, tmp_path_factory, command, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """Neither called nor handed to Hydra: it would be called there."""
+    evil = tmp_path_factory.mktemp("evil")
+    written = {
+        "arm/callback": "# @package _global_\nhydra: {callbacks: {x: {_target_: os.getcwd}}}\n",
+        "arm/logging": "# @package _global_\nhydra: {job_logging: {handlers: {x: {class: os.getcwd}}}}\n",
+        "hydra/job_logging/evil": "version: 1\nformatters: {x: {(): os.getcwd}}\n",
+        "hydra/launcher/evil": "_target_: os.getcwd\n",
+        "hydra/callbacks/evil": "x: {_target_: os.getcwd}\n",
+        "experiment/sweeps": "# @package _global_\nhydra: {sweeper: {params: {+hydra.callbacks.x: '{_target_: x}'}}}\n",
+    }
+    for name, text in written.items():
+        (evil / name).parent.mkdir(parents=True, exist_ok=True)
+        (evil / f"{name}.yaml").write_text(text)
+    monkeypatch.setattr(launch, "_hand_over", lambda *_: pytest.fail("handed over to Hydra"))
+    status, out, err = command("run", *[argument.replace("EVIL", str(evil)) for argument in arguments])
+    assert (status, out) == (2, "")
+    assert_one_line(err)
+    assert "antigravity" not in sys.modules
+
+
+def test_files_of_the_users_own_are_checked_and_run_as_one(home: Path, tmp_path_factory, command) -> None:
+    own = tmp_path_factory.mktemp("own configuration")
+    (own / "arm").mkdir()
+    (own / "arm" / "tiny.yaml").write_text("# @package _global_\ncell: {hidden_size: 3}\n")
+    status, _, err = command("run", "--config-dir", str(own), "-m", "arm=tiny,rnn", *SMALL[:1], *SMALL[2:])
+    assert status == 0, err
+    assert sorted(run.arm for run in loader.load(None, *loader.newest_sweep(None, None))) == ["lstm", "rnn"]
+    status, _, err = command("run", "--config-dir", str(own), "arm=tyny")
+    assert status == 2
+    assert "tiny, value_clipped_rnn (did you mean tiny?)" in err
+
+
+def test_a_folder_of_hydras_that_cannot_be_written_is_named(home: Path, command) -> None:
+    (home / "file").write_text("")
+    status, out, err = command("run", *SMALL, f"hydra.run.dir={home}/file/x")
+    assert (status, out) == (2, "")
+    assert_one_line(err)
+    assert err.startswith(f"gradpath: hydra.run.dir: {home}/file/x: cannot be written: ")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        ["arm=glob(*rnn)"],
+        ["arm=glob([rnn,l*],exclude=lstm_1997)", "seed=1,0"],
+        ["arm=choice(rnn,lstm)", "seed=sort(3,1,2)"],
+        ["seed=range(4)", "optimizer.lr=tag(low,choice(0.1,0.01))"],
+        ["optimizer.lr=sort(1e-2,1e-3)", "arm=rnn,lstm", "hydra.verbose=false"],
+        ["+experiment=demo", "seed=1,2"],
+    ],
+    ids=" ".join,
+)
+def test_points_are_those_of_hydras_own_sweeper(written: list[str]) -> None:
+    with config.hydra() as hydra:
+        base = hydra.compose_config("config", [o for o in written if "experiment" in o], None)
+        params = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        theirs = parser.parse_overrides(params + [o for o in written if not o.startswith("hydra.")])
+        (expected,) = BasicSweeper.split_arguments(theirs, None)
+    assert config.points(written) == expected
+
+
+def test_points_composed_on_a_copy_are_those_composed_whole() -> None:
+    composer = config.Composer()
+    given = [
+        ["arm=rnn", "seed=3", "optimizer.lr=0.1"],
+        ["arm=rnn", "cell.activation=relu", "clip.max_norm=null", "train={steps:5,batch_size:3}"],
+        ["arm=clipped_rnn", "task=copy", "task.length=20", "instruments.reach.schedule.every=7", "seed=[3,1]"],
+        ["arm=rnn", "train.steps=${train.batch_size}", "train.batch_size=9"],
+        ["arm=rnn", "++train.steps=4", "train.steps=6"],
+    ]
+    for point in given:
+        assert config.experiments(point, composer) == config.experiments(point)
+        whole = config.composed("config", point)
+        plain = {key: value for key, value in whole.items() if key != "hydra"}
+        assert dict(composer(point).items()) == plain
+
+
+def test_a_sweep_composes_each_choice_of_units_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    composed = []
+    whole = config.composed
+    monkeypatch.setattr(config, "composed", lambda *a: composed.append(a) or whole(*a))
+    jobs = launch.planned(hydra_options.parse(["-m", "arm=rnn,lstm", "seed=range(10)", "optimizer.lr=0.1,0.2"]))
+    assert len(jobs) == 40
+    assert len(composed) <= 4
+    assert jobs[1].name == "arm=rnn seed=0 optimizer.lr=0.2"
+
+
+def test_checking_many_points_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    points = [[f"seed={n}"] for n in range(4)]
+    assert list(launch._counted(points, seconds=0.0)) == points
+    assert "checking 4 points: 0 %" in capsys.readouterr().err
+
+
+class Raises(Adding):
+    """A task of a user's, with an error in it."""
+
+    raised: BaseException = ValueError("of the\nuser's")
+
+    def sample(self, rng, batch_size):
+        raise self.raised
+
+
+@pytest.mark.parametrize("raised", [SystemExit(0), ValueError("of the\nuser's"), MemoryError()], ids=repr)
+def test_whatever_a_unit_raises_the_other_points_run_and_the_point_is_named(
+    home: Path, command, monkeypatch: pytest.MonkeyPatch, raised: BaseException
+) -> None:
+    sample = Adding.sample
+
+    def odd(self, rng, batch_size):
+        if batch_size == 3:
+            raise raised
+        return sample(self, rng, batch_size)
+
+    monkeypatch.setattr(Adding, "sample", odd)
+    status, out, err = command("run", "-m", *SMALL, "train.batch_size=2,3,4", "seed=0,1")
+    assert status == 1
+    assert "6 runs of sweep" in out
+    assert ": 4 finished, 2 failed." in out
+    failed = [line for line in err.splitlines() if line.startswith("failed: ")]
+    assert [line.partition("[")[2] for line in failed] == ["train.batch_size=3 seed=0]", "train.batch_size=3 seed=1]"]
+    assert not INSIDES.search(err.replace("MemoryError", ""))
+    found = store.connect(None).search_runs([store.experiment_id(store.connect(None), "gradpath")])
+    assert sorted(run.info.status for run in found) == ["FAILED"] * 2 + ["FINISHED"] * 4
+
+
+def test_one_run_that_fails_is_one_line_and_status_one(home: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Adding, "sample", Raises.sample)
+    monkeypatch.setattr(Adding, "raised", Raises.raised, raising=False)
+    status, out, err = command("run", *SMALL)
+    assert status == 1
+    assert ": 1 failed. Figures" in out
+    assert re.fullmatch(r"failed: lstm · .*: ValueError: of the\\nuser's \(test_door.py, line \d+\)\n", err)
+
+
+def test_a_store_that_is_lost_ends_the_sweep_in_one_line(home: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    def lost(experiments, *_):
+        begun.append(experiments)
+        raise store.StoreError("tracking.uri=x: is gone")
+
+    monkeypatch.setattr(launch, "execute_seeds", lost)
+    status, out, err = command("run", "-m", *SMALL, "seed=0,1,2")
+    assert (status, out, err) == (1, "", "gradpath: tracking.uri=x: is gone\n")
+    assert len(begun) == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "word"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (signals.Terminated(signal.SIGHUP), 129, "ended by SIGHUP"),
+    ],
+)
+def test_a_sweep_that_is_stopped_says_how_far_it_came(
+    home: Path, command, monkeypatch: pytest.MonkeyPatch, raised: BaseException, status: int, word: str
+) -> None:
+    """Between two points, where nothing of gradpath is on the stack but Hydra's launcher."""
+    execute = launch.execute_seeds
+
+    def stopped(experiments, *rest):
+        if experiments[0].seed == 1:
+            raise raised
+        return execute(experiments, *rest)
+
+    monkeypatch.setattr(launch, "execute_seeds", stopped)
+    ended, out, err = command("run", "-m", *SMALL, "seed=0,1,2")
+    assert (ended, out) == (status, "")
+    assert err.splitlines()[-1] == f"gradpath: {word}: 1 of 3 runs finished"
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_signals_that_end_a_command(sent: signal.Signals) -> None:
+    with pytest.raises(signals.Terminated) as ended, signals.terminable():
+        signal.raise_signal(sent)
+    assert ended.value.code == 128 + sent
+    before = signal.signal(sent, signal.SIG_IGN)
+    try:
+        with signals.terminable():  # as under nohup
+            signal.raise_signal(sent)
+    finally:
+        signal.signal(sent, before)
+
+
+@pytest.mark.parametrize("name", ["my study", "größe_実験", "x.y-z", "1e5", "null", "true", "007", "- a"])
+def test_what_the_hint_says_works_when_typed(home: Path, name: str) -> None:
+    uri = f"sqlite:///{home}/other store.db"
+    figures, curves = launch.commands(Tracking(uri=uri, experiment=name))
+    words = shlex.split(figures)
+    assert words[:2] == ["gradpath", "report"]
+    report = config.report(words[2:])
+    assert (report.study, report.uri) == (name, uri)
+    assert shlex.split(curves) == ["gradpath", "ui", "--uri", uri]
+
+
+def test_no_password_is_printed() -> None:
+    both = " ".join(launch.commands(Tracking(uri="postgresql://me:p@ss@host/db")))
+    assert "p@ss" not in both
+    assert "postgresql://me:***@host/db" in both
+
+
+@pytest.mark.parametrize(
+    ("key", "written"),
+    [("experiment", w) for w in ("größe_実験", "1e5", "007", "true", "my study", "a-b", '"quoted"')]
+    + [("sweep_id", "1e5")],
+)
+def test_a_name_is_taken_as_it_is_written(key: str, written: str) -> None:
+    made = config.experiment([f"tracking.{key}={written}"])
+    assert getattr(made.tracking, key) == written.strip('"')
+
+
+def test_names_of_a_sweep_may_be_of_any_alphabet() -> None:
+    points = config.points(["tracking.experiment=größe,実験", "seed=1"])
+    assert [config.experiment(point).tracking.experiment for point in points] == ["größe", "実験"]
+
+
+def test_an_interpolation_that_hydra_documents_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEED", "7")
+    assert config.experiment(['seed="${oc.decode:${oc.env:SEED}}"']).seed == 7
+    monkeypatch.setenv("TASK", "copy")
+    assert config.experiment(["task=${oc.env:TASK}"]).title == "lstm · copy T=100"
+    assert config.experiment(["train.steps=${train.batch_size}"]).train.steps == 32
+
+
+@pytest.mark.parametrize("port", ["0", "70000", "-1", "x", "", "٣", "9" * 30])
+def test_a_port_that_is_none_is_refused(home: Path, command, port: str) -> None:
+    status, out, err = command("ui", f"--port={port}")
+    assert (status, out) == (2, "")
+    assert_one_line(err)
+    assert "must be a number from 1 to 65535" in err
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "nope.invalid", "a" * 300, "192.0.2.1"])
+def test_where_nobody_can_listen_the_ui_says_so(home: Path, command, host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        status, out, err = command("ui", "--host", host, "--port", str(taken.getsockname()[1]))
+    assert (status, out) == (2, "")
+    assert_one_line(err)
+    assert f"--host {host[:50]}" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGINT])
+def test_the_ui_leaves_nothing_running(home: Path, sent: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serving = [sys.executable, "-m", "gradpath", "ui", "--port", str(port)]
+    with subprocess.Popen(serving, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not _answers(port) and time.monotonic() < deadline:
+            time.sleep(0.3)
+        assert _answers(port)
+        process.send_signal(sent)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 0}.get(sent, 128 + sent)
+    assert not _answers(port)
+    assert "Traceback" not in said
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    find_spec("hydra_plugins") is None or find_spec("hydra_plugins.hydra_joblib_launcher") is None,
+    reason="hydra-joblib-launcher is not installed",
+)
+def test_a_parallel_launcher_s_failures_count(home: Path) -> None:
+    arguments = ["-m", "hydra/launcher=joblib", *SMALL[:1], *SMALL[2:], "cell.hidden_size=1000000,6"]
+    done = subprocess.run(
+        [sys.executable, "-m", "gradpath", "run", *arguments], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 1
+    assert ": 1 finished, 1 failed. Figures" in done.stdout
+    assert "[cell.hidden_size=1000000]" in done.stderr
+    assert "Traceback" not in done.stderr
