@@ -49,7 +49,7 @@ def test_norm_by_lag_draws_the_stored_medians(runs: list[Run]) -> None:
     matplotlib.use("Agg")
     canvas = FIGURES["norm_by_lag"]().draw(runs)
     titles = [axes.get_title() for axes in canvas.axes[:4]]
-    assert [title.partition("\n")[0] for title in titles] == ["state", "RNN", "clipped RNN", "LSTM"]
+    assert [title.partition("\n")[0] for title in titles] == ["carrier", "RNN", "clipped RNN", "LSTM"]
     state = canvas.axes[0]
     rnn = next(line for line in state.lines if line.get_label() == "RNN")
     expected = np.median([r.series["state_grad_norm"].column("H")[0] for r in runs if r.arm == "rnn"], axis=0)

@@ -475,12 +475,12 @@ def test_norm_by_lag_shows_theory_where_it_was_recorded(home: Path) -> None:
     caption = " ".join(t.get_text() for t in canvas.texts).replace("\n", " ")
     by_arm = {run.arm: run for run in runs}
     lag = by_arm["rnn"].lag
-    for label, arm, name, words in (
-        ("RNN", "rnn", "mean_field", "mean field"),
-        ("LSTM", "lstm", "carousel", "carousel"),
+    for label, arm, name, words, carrier in (
+        ("RNN", "rnn", "mean_field", "mean field", "H"),
+        ("LSTM", "lstm", "carousel", "carousel", "C"),
     ):
         line = by_arm[arm].series["theory"].column(name)[0]
-        measured = by_arm[arm].series["state_grad_norm"].column("H")[0]
+        measured = by_arm[arm].series["state_grad_norm"].column(carrier)[0]
         residual = theory.slope(lag, line - measured, 2, 27)
         assert f"{label} {words} {residual:+.3f}" in caption
         dotted = [y.get_ydata() for y in canvas.axes[0].lines if y.get_linestyle() == ":"]

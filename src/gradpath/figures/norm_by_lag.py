@@ -40,7 +40,8 @@ READ = ("param_grad_norm", "state_grad_norm")
 @dataclass
 class NormByLag(Figure):
     """Rows: at initialisation, at the training step with the largest gradient, after training. First column: the total
-    derivative ‖∂L/∂H_t‖ of every arm. Then a column an arm: ‖∂L/∂θ_t‖ of every recurrent parameter θ.
+    derivative with respect to the carrier of the bottom layer, ‖∂L/∂C_t‖ of an LSTM, ‖∂L/∂H_t‖ elsewhere. Then a column
+    an arm: ‖∂L/∂θ_t‖ of every recurrent parameter θ.
     """
 
     needs = ("param_grad_norm", "state_grad_norm", "grad_norm")
@@ -80,8 +81,8 @@ class NormByLag(Figure):
                 self._parameters(axes, group, stage, floor)
             meant = stage == STAGES[0] or stages.as_meant(found, *READ)
             row[0].set_ylabel(f"{stage if meant else FINITE[stage]}\n\ngradient norm")
-        layer = "state of layer 1" if any(run.config["cell"]["layers"] > 1 for run in runs) else "state"
-        grid[0, 0].set_title(f"{layer}\n‖∂L/∂H$_t$‖")
+        layer = "carrier of layer 1" if any(run.config["cell"]["layers"] > 1 for run in runs) else "carrier"
+        grid[0, 0].set_title(f"{layer}\n‖∂L/∂carrier$_t$‖")
         for axes, group in zip(grid[0, 1:], found, strict=True):
             axes.set_title(f"{group.title}\n‖∂L/∂θ$_t$‖", color=group.color)
         for axes in grid[-1]:
@@ -136,7 +137,8 @@ class NormByLag(Figure):
         return (
             f"Median over {style.seeds(found)}, band from smallest to largest, as far as the medians' axis goes. "
             f"{style.setting_text(found)}. "
-            "Decades that ‖∂L/∂H‖ loses over the sequence at initialisation: "
+            "Carrier: C of an LSTM, H of other cells. Decades that its gradient loses over the sequence at "
+            "initialisation: "
             f"{', '.join(lost)}. Theory: the adjoint is multiplied by one Jacobian a step, so without gates it falls "
             "or rises exponentially, a straight line here (Bengio et al. 1994; Pascanu et al. 2013)."
             f"{theory_lines.residuals(found, lambda run: _state(run, STAGES[0]))}"
@@ -170,10 +172,8 @@ def _at(run: Run, name: str, stage: str) -> NDArray:
 
 
 def _state(run: Run, stage: str) -> NDArray:
-    """log10 ‖∂L/∂H_t‖ of the bottom layer at a stage."""
-    series = run.series["state_grad_norm"]
-    bottom = sorted(n for n in series.names if n.rpartition("/")[2] == "H" and "direct" not in n)[0]
-    return series.column(bottom)[_probe(run, "state_grad_norm", stage)]
+    """log10 ‖∂L/∂s_t‖ (T,) of the bottom layer's carrier s at a stage."""
+    return style.carrier_profiles(run)[_probe(run, "state_grad_norm", stage)]
 
 
 def _probe(run: Run, name: str, stage: str) -> int:

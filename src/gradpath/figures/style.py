@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gradpath.figures import finite, stages
 from gradpath.figures.arms import COLORS, SPARE, Group, arm_label, columns, groups, plain
+from gradpath.instruments.state_grad_norm import bottom_carrier
 from gradpath.loader import Run
 
 if TYPE_CHECKING:
@@ -120,13 +121,16 @@ def bottom(run: Run) -> str:
 
 
 def carrier_gradient(run: Run, probe: int) -> NDArray:
-    """log10 ‖∂L/∂C_t‖ (T,) of the bottom layer, of H_t for a cell without C, at the first (``probe`` 0) or the last
-    (-1) finite reading; raises CannotDrawError where there is none, or no first one at initialisation.
+    """log10 ‖∂L/∂s_t‖ (T,) of the bottom layer's carrier s at the first (``probe`` 0) or the last (-1) finite reading;
+    raises CannotDrawError where there is none, or no first one at initialisation.
     """
+    return carrier_profiles(run)[stages.whole(run, "state_grad_norm")[probe]]
+
+
+def carrier_profiles(run: Run) -> NDArray:
+    """log10 ‖∂L/∂s_t‖ [probe, T], s the carrier of the bottom layer: C of the LSTM, H of RNN and GRU."""
     series = run.series["state_grad_norm"]
-    prefix = bottom(run)
-    curves = series.column(prefix + ("C" if f"{prefix}C" in series.names else "H"))
-    return curves[stages.whole(run, "state_grad_norm")[probe]]
+    return series.values[..., bottom_carrier(series.names)]
 
 
 def caption(canvas: "Canvas", text: str, found: Sequence[Group]) -> None:

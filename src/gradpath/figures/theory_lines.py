@@ -1,4 +1,6 @@
-"""The lines of theory beside a measured ‖∂L/∂H_t‖ at initialisation, where the runs recorded them, and how far off."""
+"""The lines of theory beside the measured gradient of the carrier at initialisation, where the runs recorded them, and
+how far off they are.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
