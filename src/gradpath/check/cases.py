@@ -203,9 +203,10 @@ def watched(experiment: Experiment, seeds: int) -> list[Watch]:
         tap, optimizer = one.instruments["tap"], one.optimizer
         assert isinstance(tap, Tap)
         assert isinstance(optimizer, Watched)
-        trace, instruments = tap.traces[1], experiment.instruments
+        # Where training diverges at once, the first pass is the last.
+        trace, instruments = tap.traces[:2][-1], experiment.instruments
         read = measured(instruments, trace)
-        found.append(Watch(trace, instruments, read, optimizer.seen[1], one.clip, one.train.readout))
+        found.append(Watch(trace, instruments, read, (optimizer.seen[:2] or [None])[-1], one.clip, one.train.readout))
     return found
 
 

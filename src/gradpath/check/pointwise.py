@@ -8,7 +8,7 @@ count, of several step sizes those of the two that agree best, with their disagr
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,17 +47,31 @@ class Derivative:
         open.
         """
         point = self.point(t)
-        near = [value * (1 + self._eps * self._rng.uniform(-1, 1, value.shape)) for value in point]
         if self.exact:
-            jacobian, moved = (self._by_complex_step(at, self._leaving, np.complex128) for at in (point, near))
-            error = np.abs(moved - jacobian)
+            jacobian, *moved = (
+                self._by_complex_step(p, self._leaving, np.complex128) for p in (point, *self._near(point))
+            )
+            error = np.zeros_like(jacobian)
             if self._single:
                 error += np.abs(self._by_complex_step(point, self._leaving, np.complex64) - jacobian)
         else:
             jacobian, error = self._by_differences(point, self._leaving)
-            error = error + np.abs(self._by_differences(near, self._leaving)[0] - jacobian)
-        xi = self._rng.uniform(-1, 1, (2, *jacobian.shape))
+            moved = [self._by_differences(near, self._leaving)[0] for near in self._near(point)]
+        error = error + np.max([np.abs(one - jacobian) for one in moved], axis=0)
+        xi = self._signs((2, *jacobian.shape))
         return np.stack([jacobian, jacobian * (1 + self._eps * xi[0]) + error * np.sign(xi[1])])
+
+    def _near(self, point: list[NDArray]) -> Iterator[list[NDArray]]:
+        """The point with its last digits moved: all inputs of a unit in one direction, and the states in the other, so
+        that the rounding of neither a sum nor a difference goes unseen.
+        """
+        xi, kept = self._eps * self._signs(point[0].shape), len(self._cell.states)
+        for of_states in (1, -1):
+            yield [v * (1 + (of_states if i >= len(point) - kept else 1) * xi) for i, v in enumerate(point)]
+
+    def _signs(self, shape: tuple[int, ...]) -> NDArray:
+        """Random numbers of size ½ … 1, of either sign."""
+        return self._rng.uniform(0.5, 1, shape) * self._rng.choice([-1, 1], shape)
 
     def point(self, t: int) -> list[NDArray]:
         """The m inputs (B, H) of step t, in float64."""

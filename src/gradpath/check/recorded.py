@@ -68,6 +68,8 @@ def _by_stand_in(reference: Reference, trace: Trace, instrument: Instrument, rea
     with np.errstate(invalid="ignore"):
         off, doubt = np.abs(read.values - value), np.abs(near - value)
     off, doubt = (np.where(same, 0, x) for x, same in ((off, same(read.values, value)), (doubt, same(near, value))))
+    if any(np.isnan(layer.to_carrier).any() for layer in reference.layers):  # a step does not tell ∂H_t/∂C_t
+        off = np.where(np.isnan(value), 0, off)
     size = np.maximum(1, np.abs(np.nan_to_num(value)))
     found = Errors(off / size, np.nan_to_num(doubt, nan=np.inf) / size)
     if instrument.per_timestep and value.ndim > 1:
