@@ -205,8 +205,9 @@ def watched(experiment: Experiment, seeds: int) -> list[Watch]:
         assert isinstance(optimizer, Watched)
         # Where training diverges at once, the first pass is the last.
         trace, instruments = tap.traces[:2][-1], experiment.instruments
+        update = optimizer.seen[:2][-1] if optimizer.seen else None
         read = measured(instruments, trace)
-        found.append(Watch(trace, instruments, read, (optimizer.seen[:2] or [None])[-1], one.clip, one.train.readout))
+        found.append(Watch(trace, instruments, read, update, one.clip, one.train.readout))
     return found
 
 
