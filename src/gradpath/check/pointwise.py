@@ -48,9 +48,12 @@ class Derivative:
         """
         point = self.point(t)
         if self.exact:
-            jacobian, *moved = (
-                self._by_complex_step(p, self._leaving, np.complex128) for p in (point, *self._near(point))
-            )
+            jacobian = self._by_complex_step(point, self._leaving, np.complex128)
+            # With other h, whose products round otherwise.
+            moved = [
+                self._by_complex_step(near, self._leaving, np.complex128, scale)
+                for near, scale in zip(self._near(point), (0.7, 0.3), strict=True)
+            ]
             error = np.zeros_like(jacobian)
             if self._single:
                 error += np.abs(self._by_complex_step(point, self._leaving, np.complex64) - jacobian)
@@ -104,16 +107,21 @@ class Derivative:
         return np.moveaxis(self.step(point)[1], -2, 0)
 
     def _by_complex_step(
-        self, point: list[NDArray], f: Callable[[list[NDArray]], NDArray], kind: type[np.complexfloating]
+        self,
+        point: list[NDArray],
+        f: Callable[[list[NDArray]], NDArray],
+        kind: type[np.complexfloating],
+        scale: float = 1.0,
     ) -> NDArray:
         """Im f(x + ih) / h (…, m, B, H) for each of the inputs; NaN where a step does not take complex numbers."""
+        h = scale * IMAGINARY[kind]
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("error")  # as of an imaginary part that is thrown away
             try:
-                found = f(_each_moved([value.astype(kind) for value in point], 1j * IMAGINARY[kind]))
+                found = f(_each_moved([value.astype(kind) for value in point], 1j * h))
             except Exception:  # a user's own step may raise anything when it meets a complex number
                 return np.full((len(self._cell.states), len(point), *point[0].shape), np.nan)
-        return np.asarray(found.imag.astype(np.float64) / IMAGINARY[kind])
+        return np.asarray(found.imag.astype(np.float64) / h)
 
     def _by_differences(self, point: list[NDArray], f: Callable[[list[NDArray]], NDArray]) -> tuple[NDArray, NDArray]:
         """The same (…, m, B, H) by central differences, and its uncertainty."""
