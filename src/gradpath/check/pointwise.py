@@ -18,7 +18,7 @@ from gradpath.gradcheck import central_difference
 from gradpath.records import LayerTape
 
 STEPS, SIDE = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), 1e-6
-IMAGINARY: dict[type[np.complexfloating], float] = {np.complex128: 1e-20, np.complex64: 1e-6}
+IMAGINARY: dict[type[np.complexfloating], float] = {np.clongdouble: 1e-20, np.complex128: 1e-20, np.complex64: 1e-6}
 """h: its square beside 1 is below rounding, and its product with a slope of 10^-288 (10^-32) is still a number."""
 Left = tuple[NDArray, NDArray, NDArray]
 
@@ -48,12 +48,8 @@ class Derivative:
         """
         point = self.point(t)
         if self.exact:
-            jacobian = self._by_complex_step(point, self._leaving, np.complex128)
-            # With other h, whose products round otherwise.
-            moved = [
-                self._by_complex_step(near, self._leaving, np.complex128, scale)
-                for near, scale in zip(self._near(point), (0.7, 0.3), strict=True)
-            ]
+            jacobian = self._by_complex_step(point, self._leaving, np.clongdouble)
+            moved = [self._by_complex_step(p, self._leaving, np.complex128) for p in (point, *self._near(point))]
             error = np.zeros_like(jacobian)
             if self._single:
                 error += np.abs(self._by_complex_step(point, self._leaving, np.complex64) - jacobian)
@@ -114,7 +110,7 @@ class Derivative:
         scale: float = 1.0,
     ) -> NDArray:
         """Im f(x + ih) / h (…, m, B, H) for each of the inputs; NaN where a step does not take complex numbers."""
-        h = scale * IMAGINARY[kind]
+        h = IMAGINARY[kind]
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("error")  # as of an imaginary part that is thrown away
             try:
