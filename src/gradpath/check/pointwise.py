@@ -4,8 +4,8 @@ A step is pointwise: of each unit, the k states that leave are functions of its 
 and the states that enter. Their Jacobian (k, m) is taken for all units at once by a *complex step*,
 f′(x) = Im f(x + ih) / h (Squire & Trapp 1998), which has no difference to cancel and so is right for saturated units
 too; in extended precision, where the machine has it, so that what the step rounds in its own type is seen as
-uncertainty. Where that does not agree with central differences, because a cell takes an absolute value, say, the differences
-count, of several step sizes those of the two that agree best, with their disagreement as the uncertainty.
+uncertainty. Where that does not agree with central differences, because a cell takes an absolute value, say, the
+differences count, of several step sizes those of the two that agree best, with their disagreement as the uncertainty.
 """
 
 import warnings
