@@ -61,6 +61,11 @@ def central_difference(f: Callable[[float], Value], epsilon: float) -> Value:
     return sum(w * (f(k * epsilon) - f(-k * epsilon)) for k, w in STENCIL) / epsilon
 
 
+def forward_difference(f: Callable[[float], Value], epsilon: float) -> Value:
+    """df(x)/dx at 0 from one side alone, to second order: backwards where ``epsilon`` is negative."""
+    return (4 * f(epsilon) - f(2 * epsilon) - 3 * f(0.0)) / (2 * epsilon)
+
+
 def untied_differences(network: Network, theta: NDArray, batch: Batch, epsilon: float = EPSILON) -> dict[str, NDArray]:
     """∂L/∂θ_t by central differences for every parameter: name → (T, …). θ must be float64.
 

@@ -34,7 +34,7 @@ from gradpath.training import train_seeds
 HIDDEN, SEQUENCES, LENGTHS = 4, 3, range(5, 60)
 WIDEST = 512
 """H at most: beyond, no other layout is used."""
-WORK = 2**17
+WORK = 2**16
 """T·B·n·H at most of a case as asked, and T at least what the task can do."""
 Gains = tuple[tuple[float, float], ...]
 FAR: dict[str, tuple[tuple[int, ...], Gains]] = {
@@ -203,9 +203,11 @@ def watched(experiment: Experiment, seeds: int) -> list[Watch]:
         tap, optimizer = one.instruments["tap"], one.optimizer
         assert isinstance(tap, Tap)
         assert isinstance(optimizer, Watched)
-        trace, instruments = tap.traces[1], experiment.instruments
+        # Where training diverges at once, the first pass is the last.
+        trace, instruments = tap.traces[:2][-1], experiment.instruments
+        update = optimizer.seen[:2][-1] if optimizer.seen else None
         read = measured(instruments, trace)
-        found.append(Watch(trace, instruments, read, optimizer.seen[1], one.clip, one.train.readout))
+        found.append(Watch(trace, instruments, read, update, one.clip, one.train.readout))
     return found
 
 

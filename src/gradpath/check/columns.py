@@ -112,8 +112,8 @@ def path_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterato
         yield f"{carrier}/total", norm_of(total)
         for name, part in parts(reference, layer):
             yield f"{carrier}/{name}", norm_of(part)
-            cosines = [cosine_of(part.values[row], total.values[row]) for row in range(2)]
-            yield f"{carrier}/{name}/cosine", Column(cosines[0], np.abs(cosines[1] - cosines[0]))
+            cosine = cosine_of(part.values[0], total.values[0])
+            yield f"{carrier}/{name}/cosine", Column(cosine, part.uncertainty() + total.uncertainty())
 
 
 def parts(reference: Reference, layer: int) -> Iterator[tuple[str, Stepwise]]:

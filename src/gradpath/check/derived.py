@@ -149,10 +149,9 @@ def credit(reference: Reference, trace: Trace, instrument: Instrument) -> Iterat
     for s in steps:
         alone = _recurrent(Reference(reference.tape, scored[s], reference.exact)) if s in scored else None
         yield f"credit/{s + 1}", Column(np.full(length, -np.inf), log=True) if alone is None else norm_of(alone)
-    unit = [_units(every.values[row]) for row in range(2)]
+    unit, doubt = _units(every.values[0]), every.uncertainty()
     for s in steps:
-        cosines = [of @ of[s] for of in unit]
-        yield f"alignment/{s + 1}", Column(cosines[0], np.abs(cosines[1] - cosines[0]))
+        yield f"alignment/{s + 1}", Column(unit @ unit[s], doubt + doubt[s])
     yield "norm", norm_of(every)
 
 

@@ -3,12 +3,13 @@
 A step is pointwise: of each unit, the k states that leave are functions of its m = n + k inputs, the pre-activations
 and the states that enter. Their Jacobian (k, m) is taken for all units at once by a *complex step*,
 f′(x) = Im f(x + ih) / h (Squire & Trapp 1998), which has no difference to cancel and so is right for saturated units
-too. Where that does not agree with central differences, because a cell takes an absolute value, say, the differences
-count, of several step sizes those of the two that agree best, with their disagreement as the uncertainty.
+too; in extended precision, where the machine has it, so that what the step rounds in its own type is seen as
+uncertainty. Where that does not agree with central differences, because a cell takes an absolute value, say, the
+differences count, of several step sizes those of the two that agree best, with their disagreement as the uncertainty.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from gradpath.gradcheck import central_difference
 from gradpath.records import LayerTape
 
 STEPS, SIDE = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), 1e-6
-IMAGINARY: dict[type[np.complexfloating], float] = {np.complex128: 1e-20, np.complex64: 1e-6}
+IMAGINARY: dict[type[np.complexfloating], float] = {np.clongdouble: 1e-20, np.complex128: 1e-20, np.complex64: 1e-6}
 """h: its square beside 1 is below rounding, and its product with a slope of 10^-288 (10^-32) is still a number."""
 Left = tuple[NDArray, NDArray, NDArray]
 
@@ -47,17 +48,30 @@ class Derivative:
         open.
         """
         point = self.point(t)
-        near = [value * (1 + self._eps * self._rng.uniform(-1, 1, value.shape)) for value in point]
         if self.exact:
-            jacobian, moved = (self._by_complex_step(at, self._leaving, np.complex128) for at in (point, near))
-            error = np.abs(moved - jacobian)
+            jacobian = self._by_complex_step(point, self._leaving, np.clongdouble)
+            moved = [self._by_complex_step(p, self._leaving, np.complex128) for p in (point, *self._near(point))]
+            error = np.zeros_like(jacobian)
             if self._single:
                 error += np.abs(self._by_complex_step(point, self._leaving, np.complex64) - jacobian)
         else:
             jacobian, error = self._by_differences(point, self._leaving)
-            error = error + np.abs(self._by_differences(near, self._leaving)[0] - jacobian)
-        xi = self._rng.uniform(-1, 1, (2, *jacobian.shape))
+            moved = [self._by_differences(near, self._leaving)[0] for near in self._near(point)]
+        error = error + np.max([np.abs(one - jacobian) for one in moved], axis=0)
+        xi = self._signs((2, *jacobian.shape))
         return np.stack([jacobian, jacobian * (1 + self._eps * xi[0]) + error * np.sign(xi[1])])
+
+    def _near(self, point: list[NDArray]) -> Iterator[list[NDArray]]:
+        """The point with its last digits moved: all inputs of a unit in one direction, and the states in the other, so
+        that the rounding of neither a sum nor a difference goes unseen.
+        """
+        xi, kept = self._eps * self._signs(point[0].shape), len(self._cell.states)
+        for of_states in (1, -1):
+            yield [v * (1 + (of_states if i >= len(point) - kept else 1) * xi) for i, v in enumerate(point)]
+
+    def _signs(self, shape: tuple[int, ...]) -> NDArray:
+        """Random numbers of size ½ … 1, of either sign."""
+        return self._rng.uniform(0.5, 1, shape) * self._rng.choice([-1, 1], shape)
 
     def point(self, t: int) -> list[NDArray]:
         """The m inputs (B, H) of step t, in float64."""
@@ -90,16 +104,21 @@ class Derivative:
         return np.moveaxis(self.step(point)[1], -2, 0)
 
     def _by_complex_step(
-        self, point: list[NDArray], f: Callable[[list[NDArray]], NDArray], kind: type[np.complexfloating]
+        self,
+        point: list[NDArray],
+        f: Callable[[list[NDArray]], NDArray],
+        kind: type[np.complexfloating],
+        scale: float = 1.0,
     ) -> NDArray:
         """Im f(x + ih) / h (…, m, B, H) for each of the inputs; NaN where a step does not take complex numbers."""
+        h = IMAGINARY[kind]
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("error")  # as of an imaginary part that is thrown away
             try:
-                found = f(_each_moved([value.astype(kind) for value in point], 1j * IMAGINARY[kind]))
+                found = f(_each_moved([value.astype(kind) for value in point], 1j * h))
             except Exception:  # a user's own step may raise anything when it meets a complex number
                 return np.full((len(self._cell.states), len(point), *point[0].shape), np.nan)
-        return np.asarray(found.imag.astype(np.float64) / IMAGINARY[kind])
+        return np.asarray(found.imag.astype(np.float64) / h)
 
     def _by_differences(self, point: list[NDArray], f: Callable[[list[NDArray]], NDArray]) -> tuple[NDArray, NDArray]:
         """The same (…, m, B, H) by central differences, and its uncertainty."""

@@ -177,7 +177,7 @@ def summed(left: NDArray, right: NDArray, eps: float, rng: Generator) -> NDArray
     """left @ right, of the value and of the value moved, the second moved by the rounding of the sum too."""
     found = left @ right
     bound = 2 * eps * (np.abs(left) @ np.abs(right))[1]
-    found[1] += bound * rng.uniform(-1, 1, bound.shape)
+    found[1] += bound * rng.uniform(0.5, 1, bound.shape) * rng.choice([-1, 1], bound.shape)
     return found
 
 
