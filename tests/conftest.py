@@ -33,6 +33,8 @@ from gradpath.training import Step
 INPUTS, OUTPUTS, SEQUENCES = 2, 3, 3
 DIVERGES = ["arm=rnn", "cell.activation=relu", "init=orthogonal", "init.gain=3", "optimizer=sgd", "optimizer.lr=1000"]
 """Overrides with which training blows up within 30 updates."""
+PATIENCE = 3600
+"""Seconds until a process that does not end is given up: no test depends on how fast the machine is."""
 
 
 @dataclass

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import PATIENCE
 from gradpath import config, loader, paths
 
 SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=8"]
@@ -17,7 +18,9 @@ GRADPATH = [sys.executable, "-m", "gradpath"]
 
 
 def gradpath(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*GRADPATH, *arguments], cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(
+        [*GRADPATH, *arguments], cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 def test_a_run_from_any_directory_leaves_nothing_there(home: Path, tmp_path_factory) -> None:
@@ -104,11 +107,11 @@ def test_a_signal_closes_every_run_as_killed(home: Path, seeds: str, sent: signa
     arguments = ["run", f"seed={seeds}", "train.steps=1000000", *SMALL[:-1]]
     process = subprocess.Popen([*GRADPATH, *arguments], cwd=home, stderr=subprocess.PIPE, text=True, env=os.environ)
     count = len(config.experiments([f"seed={seeds}"]))
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while len(_running()) < count and time.monotonic() < deadline:
         time.sleep(0.5)
     process.send_signal(sent)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == returned
     assert "Traceback" not in said
     assert [status for _, status, _ in _running()] == ["KILLED"] * count
@@ -117,11 +120,11 @@ def test_a_signal_closes_every_run_as_killed(home: Path, seeds: str, sent: signa
 def test_a_run_that_was_killed_is_found_by_the_next_command(home: Path) -> None:
     arguments = ["run", "train.steps=1000000", *SMALL[:-1]]
     process = subprocess.Popen([*GRADPATH, *arguments], cwd=home, stderr=subprocess.PIPE, text=True, env=os.environ)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not _running() and time.monotonic() < deadline:
         time.sleep(0.5)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert [status for _, status, _ in _running()] == ["RUNNING"]
     done = gradpath("run", *SMALL, cwd=home)
     assert "found a run that was killed, now marked so: lstm · adding T=12 · seed 0" in done.stderr
@@ -157,7 +160,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
         "heavy = {'mlflow', 'matplotlib', 'seaborn', 'pandas', 'scipy', 'torch'} & set(sys.modules)\n"
         "print('heavy:', heavy, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert done.stderr.strip() == "heavy: set()"
 
 

@@ -19,6 +19,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from conftest import PATIENCE
 from gradpath import cli, config, hydra_options, launch, loader, signals, store
 from gradpath.experiment import Tracking
 from gradpath.tasks.adding import Adding
@@ -391,12 +392,12 @@ def test_the_ui_leaves_nothing_running(home: Path, sent: signal.Signals) -> None
         port = free.getsockname()[1]
     serving = [sys.executable, "-m", "gradpath", "ui", "--port", str(port)]
     with subprocess.Popen(serving, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while not _answers(port) and time.monotonic() < deadline:
             time.sleep(0.3)
         assert _answers(port)
         process.send_signal(sent)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 0}.get(sent, 128 + sent)
     assert not _answers(port)
     assert "Traceback" not in said
@@ -415,7 +416,11 @@ def _answers(port: int) -> bool:
 def test_a_parallel_launcher_s_failures_count(home: Path) -> None:
     arguments = ["-m", "hydra/launcher=joblib", *SMALL[:1], *SMALL[2:], "cell.hidden_size=1000000,6"]
     done = subprocess.run(
-        [sys.executable, "-m", "gradpath", "run", *arguments], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", "gradpath", "run", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.returncode == 1
     assert ": 1 finished, 1 failed. Figures" in done.stdout

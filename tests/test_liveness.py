@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from conftest import PATIENCE
 from gradpath import liveness, store
 from gradpath.liveness import pulse
 
@@ -36,7 +37,7 @@ def gone() -> dict[str, str]:
     """The tags of a process of this machine that is no more."""
     script = "import json; from gradpath import liveness; print(json.dumps(liveness.process_tags()))"
     said = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
     ).stdout
     return json.loads(said)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hydra.core.config_store import ConfigStore
 
+from conftest import PATIENCE
 from gradpath import config
 
 HEAVY = ("mlflow", "pandas", "sqlalchemy", "matplotlib", "seaborn", "scipy", "torch")
@@ -40,7 +41,7 @@ print("loaded", *(module for module in {HEAVY} if module in sys.modules))
 
 
 def lines(script: str, *arguments: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=PATIENCE)
     return [line for line in done.stdout.splitlines() if line.startswith(("loaded", "collects", "ended"))]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from conftest import DIVERGES
+from conftest import DIVERGES, PATIENCE
 from gradpath import config, loader, store
 from gradpath.experiment import Experiment
 from gradpath.recorder import Recorder
@@ -183,7 +183,7 @@ def test_the_database_is_created_once_however_many_ask(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     script = f"from gradpath import store; print(store.experiment_id(store.connect({uri!r}), 'one'))"
     asking = [subprocess.Popen([sys.executable, "-c", script], stdout=-1, stderr=-1, text=True) for _ in range(4)]
-    answers = [(process.communicate(timeout=120), process.returncode) for process in asking]
+    answers = [(process.communicate(timeout=PATIENCE), process.returncode) for process in asking]
     assert [status for _, status in answers] == [0, 0, 0, 0], answers
     assert len({out.strip() for (out, _), _ in answers}) == 1
 

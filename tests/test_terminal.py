@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import PATIENCE
 from gradpath import terminal
 
 GRADPATH = [sys.executable, "-m", "gradpath"]
@@ -119,7 +120,7 @@ SHELL = {
 def test_a_command_ends_as_it_would_wherever_its_output_goes(way: str) -> None:
     line = SHELL[way].format(" ".join([*GRADPATH, "--help"]))
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, timeout=120, check=False, env=os.environ
+        ["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, timeout=PATIENCE, check=False, env=os.environ
     )
     assert done.returncode == 0, done.stderr
     assert b"Error" not in done.stderr
@@ -131,8 +132,8 @@ def test_run_and_report_keep_what_they_made_when_nobody_reads(home: Path) -> Non
     """The database does not land in a closed descriptor; all figures are drawn though nobody reads a line."""
     small = "task.length=6 cell.hidden_size=3 train.batch_size=4 train.eval_size=8 train.steps=2 seed=0,1"
     line = f"{' '.join(GRADPATH)} run -m arm=rnn {small} >&- 2>&-"
-    assert subprocess.run(["bash", "-c", line], timeout=240, check=False).returncode == 0
+    assert subprocess.run(["bash", "-c", line], timeout=PATIENCE, check=False).returncode == 0
     line = f"set -o pipefail; {' '.join(GRADPATH)} report figures=[exploding,gates] 2>/dev/full | true"
-    assert subprocess.run(["bash", "-c", line], timeout=240, check=False).returncode == 0
+    assert subprocess.run(["bash", "-c", line], timeout=PATIENCE, check=False).returncode == 0
     drawn = {path.name for path in (home / "reports" / "figures" / "gradpath").iterdir()}
     assert drawn == {"verdicts.md", "exploding.png", "exploding.svg", "gates.png", "gates.svg"}

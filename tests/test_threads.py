@@ -9,6 +9,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from threadpoolctl import threadpool_info
 
+from conftest import PATIENCE
 from gradpath import config, threads
 from gradpath.run import execute
 
@@ -119,9 +120,9 @@ def test_two_processes_at_once_share_the_cores(home: Path) -> None:
     both = [start(2, 0), start(2, 1)]
     counts = [inside(process) for process in both]
     for process in both:
-        process.communicate("\n", timeout=120)
+        process.communicate("\n", timeout=PATIENCE)
     alone = start(1, 2)
     assert inside(alone) == min(2, threads.cores())
-    alone.communicate("\n", timeout=120)
+    alone.communicate("\n", timeout=PATIENCE)
     assert sum(counts) <= max(2, threads.cores())
     assert [process.returncode for process in (*both, alone)] == [0, 0, 0]
