@@ -10,7 +10,7 @@ help:
 	@echo "make ui         open the MLflow UI"
 	@echo "make test       set up, run the tests"
 	@echo "make test-slow  the long tests"
-	@echo "make test-peers the oracles that need PyTorch and JAX, which it installs"
+	@echo "make test-peers what needs PyTorch, JAX or a plugin of Hydra's, which it installs"
 	@echo "make benchmark  our step against PyTorch and JAX: experiments/performance"
 	@echo "make check      formatting, lint, types and tests"
 	@echo "make setup      the environment in $(VENV), with the command $(BIN)/gradpath in it"
@@ -41,12 +41,13 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
-# The oracles that need PyTorch and JAX, which come on top of the pinned environment.
+# What needs PyTorch, JAX or a plugin of Hydra's, which come on top of the pinned environment.
 test-peers: peers
-	$(BIN)/python -m pytest tests/pytorch
+	$(BIN)/python -c 'import torch, jax, hydra_plugins.hydra_joblib_launcher' # what is missing would only be skipped
+	$(BIN)/python -m pytest -m peers
 
 peers: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[peers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[peers,joblib]'
 
 lint: setup
 	$(BIN)/ruff format --check .

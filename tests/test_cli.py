@@ -108,7 +108,7 @@ def test_a_signal_closes_every_run_as_killed(home: Path, seeds: str, sent: signa
     process = subprocess.Popen([*GRADPATH, *arguments], cwd=home, stderr=subprocess.PIPE, text=True, env=os.environ)
     count = len(config.experiments([f"seed={seeds}"]))
     deadline = time.monotonic() + PATIENCE
-    while len(_running()) < count and time.monotonic() < deadline:
+    while len(_running()) < count and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.5)
     process.send_signal(sent)
     _, said = process.communicate(timeout=PATIENCE)
@@ -121,7 +121,7 @@ def test_a_run_that_was_killed_is_found_by_the_next_command(home: Path) -> None:
     arguments = ["run", "train.steps=1000000", *SMALL[:-1]]
     process = subprocess.Popen([*GRADPATH, *arguments], cwd=home, stderr=subprocess.PIPE, text=True, env=os.environ)
     deadline = time.monotonic() + PATIENCE
-    while not _running() and time.monotonic() < deadline:
+    while not _running() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.5)
     process.kill()
     process.communicate(timeout=PATIENCE)

@@ -393,7 +393,7 @@ def test_the_ui_leaves_nothing_running(home: Path, sent: signal.Signals) -> None
     serving = [sys.executable, "-m", "gradpath", "ui", "--port", str(port)]
     with subprocess.Popen(serving, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + PATIENCE
-        while not _answers(port) and time.monotonic() < deadline:
+        while not _answers(port) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.3)
         assert _answers(port)
         process.send_signal(sent)
@@ -408,10 +408,10 @@ def _answers(port: int) -> bool:
         return asking.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.peers
 @pytest.mark.skipif(
     find_spec("hydra_plugins") is None or find_spec("hydra_plugins.hydra_joblib_launcher") is None,
-    reason="hydra-joblib-launcher is not installed",
+    reason="hydra-joblib-launcher is not installed: pip install -e '.[joblib]'",
 )
 def test_a_parallel_launcher_s_failures_count(home: Path) -> None:
     arguments = ["-m", "hydra/launcher=joblib", *SMALL[:1], *SMALL[2:], "cell.hidden_size=1000000,6"]

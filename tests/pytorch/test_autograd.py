@@ -18,6 +18,7 @@ from gradpath.optimizers.adam import Adam
 from gradpath.optimizers.rmsprop import RMSProp
 from gradpath.optimizers.sgd import SGD
 
+pytestmark = pytest.mark.peers
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch==2.13.0")
 
 

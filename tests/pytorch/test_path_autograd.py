@@ -13,6 +13,7 @@ from gradpath.instruments.node_grad_norm import NodeGradNorm
 from gradpath.instruments.path_grad_norm import one_step, whole_lag
 from gradpath.losses import Loss
 
+pytestmark = pytest.mark.peers
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch==2.13.0")
 
 CELLS = [LSTM(4), LSTM(4, 2), LSTM(4, 3), LSTM(4, ablation=Ablation.coupled_gates), GRU(4), GRU(4, 2)]

@@ -6,6 +6,8 @@ import contest
 import ours
 from problem import Problem, Shape, pose
 
+pytestmark = pytest.mark.peers
+
 
 @pytest.fixture(params=["lstm", "rnn"])
 def cell(request: pytest.FixtureRequest) -> str:
