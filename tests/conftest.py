@@ -7,10 +7,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
     del os.environ[name]
 
+import logging
 import shutil
+import signal
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,3 +169,24 @@ def settle(folder: Path, database: Path, patch: pytest.MonkeyPatch) -> Path:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated_database: Path) -> Path:
     """A home of its own for results, so that no test sees another's."""
     return settle(tmp_path, migrated_database, monkeypatch)
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Runs ``gradpath …`` in this process; returns its status, output and errors."""
+    from gradpath import cli
+
+    handlers, level = logging.root.handlers[:], logging.root.level
+
+    def called(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gradpath", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    yield called
+    logging.root.handlers[:], logging.root.level = handlers, level  # which Hydra's --info sets for good
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,7 +3,6 @@
 In this process wherever that says the same.
 """
 
-import logging
 import re
 import shlex
 import signal
@@ -20,30 +19,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from conftest import PATIENCE
-from gradpath import cli, config, hydra_options, launch, loader, signals, store
+from gradpath import config, hydra_options, launch, loader, signals, store
 from gradpath.experiment import Tracking
 from gradpath.tasks.adding import Adding
 
 SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=2"]
 INSIDES = re.compile(r"Exception|Lexer|Traceback|DictConfig|ListConfig|NoneType|<class|<EOF>|omegaconf|antlr")
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs ``gradpath …`` here; returns its status, output and errors."""
-
-    handlers, level = logging.root.handlers[:], logging.root.level
-
-    def called(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gradpath", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    yield called
-    logging.root.handlers[:], logging.root.level = handlers, level  # which Hydra's --info sets for good
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def assert_one_line(err: str) -> None:
