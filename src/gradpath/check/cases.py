@@ -34,7 +34,7 @@ from gradpath.training import train_seeds
 HIDDEN, SEQUENCES, LENGTHS = 4, 3, range(5, 60)
 WIDEST = 512
 """H at most: beyond, no other layout is used."""
-WORK = 2**16
+WORK = 2**15
 """T·B·n·H at most of a case as asked, and T at least what the task can do."""
 Gains = tuple[tuple[float, float], ...]
 FAR: dict[str, tuple[tuple[int, ...], Gains]] = {

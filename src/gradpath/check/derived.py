@@ -147,7 +147,7 @@ def credit(reference: Reference, trace: Trace, instrument: Instrument) -> Iterat
     steps = range(length) if length <= most else np.linspace(length - 1, 0, most).round().astype(int)[::-1].tolist()
     every, scored = _recurrent(reference), {int(s): row for row, s in enumerate(reference.tape.scored)}
     for s in steps:
-        alone = _recurrent(Reference(reference.tape, scored[s], reference.exact)) if s in scored else None
+        alone = _recurrent(reference.of_step(scored[s])) if s in scored else None
         yield f"credit/{s + 1}", Column(np.full(length, -np.inf), log=True) if alone is None else norm_of(alone)
     unit, doubt = _units(every.values[0]), every.uncertainty()
     for s in steps:
