@@ -129,7 +129,7 @@ def compare(watch: Watch, case: str, differences: bool = False, rng: Generator |
     findings = Findings(case, ALLOWED[str(tape.outputs.dtype)])
     with np.errstate(all="ignore"):
         # A tape of its own, which no backward pass has touched.
-        own = network.forward(tape.theta.astype(tape.outputs.dtype), tape.batch.astype(tape.outputs.dtype))
+        own = network.forward(tape.theta.astype(tape.outputs.dtype), tape.batch.astype(tape.outputs.dtype.type))
         if not np.isfinite(own.loss):
             findings.add("nothing compared: the loss is not finite", exactly(0.0))
             return findings

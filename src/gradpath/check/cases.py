@@ -7,7 +7,7 @@ length of a pass, as where it is cut in halves or computed in runs, is then scal
 length. *past the band*: so many steps that the adjoint is rescaled.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 
@@ -88,6 +88,7 @@ class Update:
     updated: NDArray
     touched: bool
     """Has it written to its arguments?"""
+    optimizer: Optimizer
 
 
 @dataclass
@@ -106,10 +107,11 @@ class Watched(SGD):
 
     def update(self, theta: NDArray, gradient: NDArray, state: State, step: int) -> tuple[NDArray, State]:
         assert self.optimizer is not None
-        before = theta.copy(), gradient.copy()
-        updated, _ = self.optimizer.update(theta, gradient, state, step)
-        touched = any((one != two).any() for one, two in zip(before, (theta, gradient), strict=True))
-        self.seen.append(Update(*before, updated, touched))
+        given = theta, gradient, *state.values()
+        before = [array.copy() for array in given]
+        updated, state = self.optimizer.update(theta, gradient, state, step)
+        touched = not all(np.array_equal(one, two, equal_nan=True) for one, two in zip(before, given, strict=True))
+        self.seen.append(Update(before[0], before[1], updated, touched, self.optimizer))
         return before[0], state
 
 
@@ -136,7 +138,8 @@ class Watch:
     trace: Trace
     instruments: Mapping[str, Instrument]
     measurements: dict[str, Measurement | Exception]
-    update: Update | None = None
+    updates: Sequence[Update] = ()
+    """The second pass's last, the first pass's before it."""
     clip: Clip = field(default_factory=Clip)
     trains_readout: bool = True
 
@@ -205,9 +208,8 @@ def watched(experiment: Experiment, seeds: int) -> list[Watch]:
         assert isinstance(optimizer, Watched)
         # Where training diverges at once, the first pass is the last.
         trace, instruments = tap.traces[:2][-1], experiment.instruments
-        update = optimizer.seen[:2][-1] if optimizer.seen else None
         read = measured(instruments, trace)
-        found.append(Watch(trace, instruments, read, update, one.clip, one.train.readout))
+        found.append(Watch(trace, instruments, read, optimizer.seen[:2], one.clip, one.train.readout))
     return found
 
 

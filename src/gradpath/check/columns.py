@@ -26,9 +26,11 @@ class Column:
     value: NDArray
     doubt: NDArray | float = 0.0
     log: bool = False
+    told: bool = False
+    """NaN is what it must read there, not what is unknown."""
 
     def errors(self, found: NDArray) -> Errors:
-        unknown = np.isnan(self.value)  # as where a cell's step does not tell ∂H_t/∂C_t
+        unknown = np.isnan(self.value) & (not self.told)  # as where a cell's step does not tell ∂H_t/∂C_t
         if self.log:
             off = of_log10(found, self.value).off
         else:
