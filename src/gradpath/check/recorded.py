@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradpath.check import columns, derived, predicted
+from gradpath.check import columns, derived, predicted, surface
 from gradpath.check.columns import Column, same
 from gradpath.check.findings import Errors, exactly, worst
 from gradpath.check.reference import Reference
@@ -34,7 +34,7 @@ EXPECTED: dict[str, Expectation] = {
     "credit": derived.credit,
     "reach": predicted.reach,
     "theory": predicted.theory,
-    "loss_surface": predicted.loss_surface,
+    "loss_surface": surface.loss_surface,
 }
 """What the columns must hold."""
 

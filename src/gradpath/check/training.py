@@ -4,11 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.check import updates
-from gradpath.check.cases import Watch
 from gradpath.check.columns import whole
 from gradpath.check.findings import Errors, Findings, exactly, of_adjoint, of_log10
 from gradpath.check.reference import Reference
 from gradpath.check.textbook import LOG10_2, Stepwise, log10_norm, ratio
+from gradpath.check.watching import Watch
 from gradpath.clipping import Clip
 from gradpath.scaled import Scaled
 

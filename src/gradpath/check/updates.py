@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.check.cases import Update
 from gradpath.check.findings import Errors, Findings, exactly, of_values, worst
+from gradpath.check.watching import Update
 from gradpath.experiment import unit_name
 from gradpath.optimizers import Optimizer
 from gradpath.optimizers.adam import Adam
