@@ -2,18 +2,21 @@
 and in what a cell declares: ``gradpath check`` catches each, and says where it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 
-from gradpath import bptt, config, replay, scaled, step_gradients, theory, training
+from gradpath import bptt, check, config, replay, scaled, step_gradients, theory, training
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
 from gradpath.check import Row, as_asked, past_the_band, place, small
 from gradpath.clipping import Clip
-from gradpath.experiment import Dtype
+from gradpath.experiment import Dtype, Experiment
+from gradpath.instruments import Instrument
 from gradpath.instruments import reach as reach_module
 from gradpath.instruments.clipping_ledger import ClippingLedger
 from gradpath.instruments.counterfactual import Counterfactual
@@ -39,6 +42,7 @@ from gradpath.step_gradients import StepGradients
 Patch = pytest.MonkeyPatch
 USERS = {"param_grad_norm": {"credit"}}
 """Instruments that read another's reading."""
+EXPENSIVE = {"credit", "counterfactual", "counterfactual_loss", "jacobian_log_singular_values", "lyapunov_spectrum"}
 LITTLE = ["task.length=5", "train.batch_size=3", "cell.hidden_size=4"]
 
 
@@ -46,9 +50,27 @@ def wrong_in(findings) -> list[Row]:
     return [row for of in findings for row in of.rows if not row.passed]
 
 
-def wrong(*overrides: str) -> list[Row]:
-    """What is wrong at the small size."""
-    return wrong_in(small(config.experiment([*LITTLE, *overrides])))
+@cache
+def _composed(*overrides: str) -> Experiment:
+    return config.experiment(list(overrides))
+
+
+def composed(*overrides: str) -> Experiment:
+    """A configuration that is composed once."""
+    return deepcopy(_composed(*overrides))
+
+
+def wrong(*overrides: str, reads: Collection[str] = ()) -> list[Row]:
+    """What is wrong at the small size; of the instruments that compute much, ``reads`` alone."""
+    every = check._every_instrument
+
+    def cheap(experiment: Experiment) -> dict[str, Instrument]:
+        return {name: one for name, one in every(experiment).items() if name not in EXPENSIVE - {*reads}}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check, "_differences", lambda *_: None)  # they are what test_check.py tries
+        patch.setattr(check, "_every_instrument", cheap)
+        return wrong_in(small(composed(*LITTLE, *overrides)))
 
 
 def names(rows: list[Row]) -> set[str]:
@@ -82,7 +104,7 @@ def wrap(patch: Patch, owner: object, name: str, change: Callable) -> None:
 )
 def test_a_reading_that_is_a_tenth_too_large(cls: type, name: str, monkeypatch: Patch) -> None:
     wrap(monkeypatch, cls, "measure", lambda m, *_: Measurement(m.names, m.values + np.log10(1.1)))
-    assert names(wrong()) - USERS.get(name, set()) == {name}
+    assert names(wrong(reads=(name,))) - USERS.get(name, set()) == {name}
 
 
 def test_a_reach_that_is_a_tenth_too_large(monkeypatch: Patch) -> None:
@@ -155,7 +177,7 @@ def test_a_reading_that_is_wrong_in_training_alone(monkeypatch: Patch) -> None:
 
 def test_recorded_norms_times_1_1(monkeypatch: Patch) -> None:
     wrap(monkeypatch, StepGradients, "log10_norms", lambda norms, *_: norms + np.log10(1.1))
-    found = {row.quantity: row for row in wrong()}
+    found = {row.quantity: row for row in wrong(reads=("credit",))}
     assert found.keys() == {"param_grad_norm", *USERS["param_grad_norm"]}
     assert found["param_grad_norm"].t == 5, "the latest wrong timestep"
 
@@ -186,7 +208,7 @@ def test_a_parameter_left_out(monkeypatch: Patch) -> None:
 def test_the_logarithm_of_what_has_an_exponent(module: object, monkeypatch: Patch) -> None:
     """Where exponents are small nothing shows."""
     wrap(monkeypatch, module, "log10_of_root", lambda found, square, exponent: found + 0.01 * (exponent < -60))
-    experiment = config.experiment(["cell=rnn"])
+    experiment = composed("cell=rnn")
     assert not wrong_in(small(experiment))
     assert {"param_grad_norm", "state_grad_norm"} & names(wrong_in(past_the_band(experiment, Dtype.float64)))
 
@@ -387,7 +409,7 @@ def spoil_step(patch: Patch, where: Callable[..., bool], cls: type = LSTM) -> No
 
 def test_float32_alone(monkeypatch: Patch) -> None:
     spoil_step(monkeypatch, lambda delta: delta.dtype == np.float32)
-    experiment = config.experiment(LITTLE)
+    experiment = composed(*LITTLE)
     assert not wrong_in(small(experiment))
     assert not wrong_in([as_asked(experiment, Dtype.float64)])
     assert {"∂L/∂a", "param_grad_norm"} <= names(wrong_in([as_asked(experiment, Dtype.float32)]))
@@ -395,7 +417,7 @@ def test_float32_alone(monkeypatch: Patch) -> None:
 
 def test_wide_layers_alone(monkeypatch: Patch) -> None:
     spoil_step(monkeypatch, lambda delta: delta.shape[-1] >= 96)
-    experiment = config.experiment(["cell.hidden_size=96", "train.batch_size=3"])
+    experiment = composed("cell.hidden_size=96", "train.batch_size=3")
     assert not wrong_in(small(experiment))
     assert {"∂L/∂a", "param_grad_norm"} <= names(wrong_in([as_asked(experiment, Dtype.float64)]))
 
@@ -407,8 +429,8 @@ def test_the_second_half_alone(monkeypatch: Patch) -> None:
     def each(self, work, parts):
         original(self, lambda index, part: work(index, part) if not index else None, parts)
 
-    experiment = config.experiment(
-        ["cell=rnn", "task.length=1000", "train.batch_size=64", "cell.hidden_size=32", "train.threads=2"]
+    experiment = composed(
+        "cell=rnn", "task.length=1000", "train.batch_size=64", "cell.hidden_size=32", "train.threads=2"
     )
     assert not wrong_in([as_asked(experiment, Dtype.float64)])
     monkeypatch.setattr(replay.Loops, "each", each)
@@ -425,7 +447,7 @@ def test_the_second_run_of_steps_alone(monkeypatch: Patch) -> None:
             slopes = [slope * 1.001 for slope in slopes]
         return original(self, start, stop, slopes)
 
-    experiment = config.experiment(["task.length=1000", "cell.hidden_size=16", "train.batch_size=32"])
+    experiment = composed("task.length=1000", "cell.hidden_size=16", "train.batch_size=32")
     assert not wrong_in([as_asked(experiment, Dtype.float64)])
     monkeypatch.setattr(bptt._Way, "windows", windows)
     assert not wrong_in(small(experiment))
@@ -443,14 +465,14 @@ def test_rescaling(overrides: list[str], monkeypatch: Patch) -> None:
         exponent += exponent != before
 
     monkeypatch.setattr(bptt, "_rescale", rescale)
-    experiment = config.experiment(overrides)
+    experiment = composed(*overrides)
     assert not wrong_in(small(experiment))
     assert {"∂L/∂H", "state_grad_norm"} <= names(wrong_in(past_the_band(experiment, Dtype.float64)))
 
 
 def test_sums_under_several_exponents(monkeypatch: Patch) -> None:
     wrap(monkeypatch, step_gradients, "_scales", lambda scale, *_: scale * 2)
-    experiment = config.experiment(["cell=lstm"])
+    experiment = composed("cell=lstm")
     assert not wrong_in(small(experiment))
     assert "Σ_t ∂L/∂θ_t, each parameter" in names(wrong_in(past_the_band(experiment, Dtype.float32)))
 
