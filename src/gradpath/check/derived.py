@@ -26,9 +26,7 @@ from gradpath.records import Trace
 def clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
     """Both kinds of clipping on the textbook's gradient, as trained."""
     assert isinstance(instrument, ClippingLedger)
-    flat, exponent = whole(reference, trace)
-    if trace.trained is not None and trace.trained is not trace.gradient:
-        flat[:, trace.tape.network.layout[-2].start :] = 0
+    flat, exponent = whole(reference, trace, readout=trace.trained is None or trace.trained is trace.gradient)
     raw = norm_of_total(flat, exponent)
     plain = np.ldexp(flat, exponent)
     applied = plain if trace.applied is None else np.stack([trace.applied.astype(np.float64)] * 2)

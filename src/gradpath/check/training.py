@@ -23,11 +23,10 @@ def check(watch: Watch, reference: Reference, findings: Findings) -> None:
     if trace.trained is None or trace.applied is None:
         return
     claim = trace.trained
-    frozen = not watch.trains_readout
-    if frozen:
-        start = trace.tape.network.layout[-2].start
-        values[:, start:] = 0
+    if not watch.trains_readout:
+        values, exponent = whole(reference, trace, readout=False)
         norm = float(log10_norm(values[0], 0) + exponent * LOG10_2)
+        doubt = float(ratio(log10_norm(values[1] - values[0], 0), log10_norm(values[0], 0)))
     own = Scaled(claim.scaled.array[None], np.reshape(claim.scaled.exponent, 1))
     findings.add("gradient, as trained", of_adjoint(own, Stepwise(values[:, None], np.array([exponent]))).largest)
     findings.add("gradient, norm as trained", of_log10(np.asarray(claim.log10_norm), np.asarray(norm), doubt))
