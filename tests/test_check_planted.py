@@ -2,38 +2,47 @@
 and in what a cell declares: ``gradpath check`` catches each, and says where it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 
-from gradpath import bptt, config, replay, scaled, step_gradients
+from gradpath import bptt, check, config, replay, scaled, step_gradients, theory, training
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
 from gradpath.check import Row, as_asked, past_the_band, place, small
 from gradpath.clipping import Clip
-from gradpath.experiment import Dtype
+from gradpath.experiment import Dtype, Experiment
+from gradpath.instruments import Instrument
+from gradpath.instruments import reach as reach_module
 from gradpath.instruments.clipping_ledger import ClippingLedger
 from gradpath.instruments.counterfactual import Counterfactual
 from gradpath.instruments.credit import Credit
 from gradpath.instruments.gate_activation import GateActivation
 from gradpath.instruments.grad_norm import GradNorm
+from gradpath.instruments.loss_surface import LossSurface
 from gradpath.instruments.lyapunov_spectrum import LyapunovSpectrum
 from gradpath.instruments.node_grad_norm import NodeGradNorm
 from gradpath.instruments.param_grad_norm import ParamGradNorm
 from gradpath.instruments.path_grad_norm import PathGradNorm
+from gradpath.instruments.reach import Reach
 from gradpath.instruments.state_grad_norm import StateGradNorm
+from gradpath.instruments.theory import Theory
 from gradpath.network import Network
 from gradpath.optimizers.adam import Adam
+from gradpath.optimizers.rmsprop import RMSProp
 from gradpath.optimizers.sgd import SGD
-from gradpath.records import Gradient, Measurement
+from gradpath.records import Gradient, Measurement, Trace
 from gradpath.scaled import Scaled
 from gradpath.step_gradients import StepGradients
 
 Patch = pytest.MonkeyPatch
 USERS = {"param_grad_norm": {"credit"}}
 """Instruments that read another's reading."""
+EXPENSIVE = {"credit", "counterfactual", "counterfactual_loss", "jacobian_log_singular_values", "lyapunov_spectrum"}
 LITTLE = ["task.length=5", "train.batch_size=3", "cell.hidden_size=4"]
 
 
@@ -41,9 +50,27 @@ def wrong_in(findings) -> list[Row]:
     return [row for of in findings for row in of.rows if not row.passed]
 
 
-def wrong(*overrides: str) -> list[Row]:
-    """What is wrong at the small size."""
-    return wrong_in(small(config.experiment([*LITTLE, *overrides])))
+@cache
+def _composed(*overrides: str) -> Experiment:
+    return config.experiment(list(overrides))
+
+
+def composed(*overrides: str) -> Experiment:
+    """A configuration that is composed once."""
+    return deepcopy(_composed(*overrides))
+
+
+def wrong(*overrides: str, reads: Collection[str] = ()) -> list[Row]:
+    """What is wrong at the small size; of the instruments that compute much, ``reads`` alone."""
+    every = check._every_instrument
+
+    def cheap(experiment: Experiment) -> dict[str, Instrument]:
+        return {name: one for name, one in every(experiment).items() if name not in EXPENSIVE - {*reads}}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check, "_differences", lambda *_: None)  # they are what test_check.py tries
+        patch.setattr(check, "_every_instrument", cheap)
+        return wrong_in(small(composed(*LITTLE, *overrides)))
 
 
 def names(rows: list[Row]) -> set[str]:
@@ -72,16 +99,85 @@ def wrap(patch: Patch, owner: object, name: str, change: Callable) -> None:
         (Counterfactual, "counterfactual"),
         (ClippingLedger, "clipping_ledger"),
         (Credit, "credit"),
+        (Theory, "theory"),
     ],
 )
 def test_a_reading_that_is_a_tenth_too_large(cls: type, name: str, monkeypatch: Patch) -> None:
     wrap(monkeypatch, cls, "measure", lambda m, *_: Measurement(m.names, m.values + np.log10(1.1)))
-    assert names(wrong()) - USERS.get(name, set()) == {name}
+    assert names(wrong(reads=(name,))) - USERS.get(name, set()) == {name}
+
+
+def test_a_reach_that_is_a_tenth_too_large(monkeypatch: Patch) -> None:
+    wrap(monkeypatch, Reach, "measure", lambda m, *_: Measurement(m.names, m.values * 1.1))
+    assert names(wrong()) == {"reach"}
+
+
+def test_a_reach_that_is_one_lag_off(monkeypatch: Patch) -> None:
+    wrap(monkeypatch, reach_module, "reach", lambda found, *_: (found[0] + 1, found[1]))
+    assert names(wrong()) == {"reach"}
+
+
+def spoiled_reach(patch: Patch, carriers: Callable[[dict, Trace], dict]) -> None:
+    wrap(patch, reach_module, "states_of_step", lambda states, trace, _: states | carriers(states, trace))
+
+
+def test_a_reach_of_h_where_the_carrier_is_c(monkeypatch: Patch) -> None:
+    spoiled_reach(monkeypatch, lambda states, _: {"C": states["H"]})
+    assert names(wrong()) == {"reach"}
+
+
+@pytest.mark.parametrize(("given", "taken"), [("layer1/C", "layer2/C"), ("layer2/C", "layer1/C")])
+def test_a_reach_of_the_other_layer(given: str, taken: str, monkeypatch: Patch) -> None:
+    spoiled_reach(monkeypatch, lambda states, _: {given: states[taken]})
+    assert names(wrong("cell.layers=2")) == {"reach"}
+
+
+def test_a_reach_of_all_losses(monkeypatch: Patch) -> None:
+    spoiled_reach(monkeypatch, lambda _, trace: trace.states)
+    assert names(wrong("task=copy", "cell=gru")) == {"reach"}
+
+
+@pytest.mark.parametrize("name", ["log_bound", "log_radius", "mean_field"])
+def test_a_line_of_theory_that_is_wrong(name: str, monkeypatch: Patch) -> None:
+    """By a thousandth a step, and for the bound its margin with it."""
+    wrap(monkeypatch, theory, name, lambda found, *_: found + 1e-3)
+    assert names(wrong("cell=rnn")) == {"theory"}
+
+
+def test_a_carousel_that_is_wrong(monkeypatch: Patch) -> None:
+    wrap(monkeypatch, theory, "carousel", lambda found, *_: found * 1.001)
+    assert names(wrong("cell=gru")) == {"theory"}
+
+
+@pytest.mark.parametrize("column", [0, 2])
+def test_a_wrong_loss_surface(column: int, monkeypatch: Patch) -> None:
+    """x, and the loss in the last run of points alone."""
+
+    def spoil(found: Measurement, *_: object) -> Measurement:
+        found.values[-3:, column] *= 1.001
+        return found
+
+    wrap(monkeypatch, LossSurface, "measure", spoil)
+    surface = ["cell=rnn", "cell.hidden_size=1", "+instruments=loss_surface", "instruments.loss_surface.points=5"]
+    assert names(wrong(*surface)) == {"loss_surface"}
+
+
+def test_a_reading_that_is_wrong_in_training_alone(monkeypatch: Patch) -> None:
+    original = training._Seed.advance
+
+    def advance(self, step, trace):
+        happened = original(self, step, trace)
+        if step == 1:
+            happened.measurements["reach"].values[0] *= 1.1
+        return happened
+
+    monkeypatch.setattr(training._Seed, "advance", advance)
+    assert names(wrong()) == {"reach", "reach, read again"}
 
 
 def test_recorded_norms_times_1_1(monkeypatch: Patch) -> None:
     wrap(monkeypatch, StepGradients, "log10_norms", lambda norms, *_: norms + np.log10(1.1))
-    found = {row.quantity: row for row in wrong()}
+    found = {row.quantity: row for row in wrong(reads=("credit",))}
     assert found.keys() == {"param_grad_norm", *USERS["param_grad_norm"]}
     assert found["param_grad_norm"].t == 5, "the latest wrong timestep"
 
@@ -112,7 +208,7 @@ def test_a_parameter_left_out(monkeypatch: Patch) -> None:
 def test_the_logarithm_of_what_has_an_exponent(module: object, monkeypatch: Patch) -> None:
     """Where exponents are small nothing shows."""
     wrap(monkeypatch, module, "log10_of_root", lambda found, square, exponent: found + 0.01 * (exponent < -60))
-    experiment = config.experiment(["cell=rnn"])
+    experiment = composed("cell=rnn")
     assert not wrong_in(small(experiment))
     assert {"param_grad_norm", "state_grad_norm"} & names(wrong_in(past_the_band(experiment, Dtype.float64)))
 
@@ -165,7 +261,37 @@ def test_a_readout_that_is_held_and_trained(monkeypatch: Patch) -> None:
 @pytest.mark.parametrize(("cls", "name"), [(SGD, "sgd"), (Adam, "adam")])
 def test_an_optimiser_that_climbs(cls: type, name: str, monkeypatch: Patch) -> None:
     wrap(monkeypatch, cls, "update", lambda found, self, theta, *_: (2 * theta - found[0], found[1]))
-    assert names(wrong(f"optimizer={name}")) == {"optimizer: first step is downhill"}
+    assert names(wrong(f"optimizer={name}")) == {"optimizer: first step is downhill", "optimizer: update"}
+
+
+def stretched(found: tuple, factor: float, theta: np.ndarray) -> tuple:
+    return theta + factor * (found[0] - theta), found[1]
+
+
+@pytest.mark.parametrize(("cls", "name"), [(SGD, "sgd"), (Adam, "adam"), (RMSProp, "rmsprop")])
+def test_a_step_that_is_twice_as_large(cls: type, name: str, monkeypatch: Patch) -> None:
+    wrap(monkeypatch, cls, "update", lambda found, self, theta, *_: stretched(found, 2, theta))
+    assert names(wrong(f"optimizer={name}")) == {"optimizer: update"}
+
+
+def test_a_bias_correction_that_counts_one_step_less(monkeypatch: Patch) -> None:
+    original = Adam.update
+    monkeypatch.setattr(Adam, "update", lambda self, *given: original(self, *given[:-1], max(given[-1] - 1, 0)))
+    assert names(wrong("optimizer=adam")) == {"optimizer: update"}
+
+
+@pytest.mark.parametrize(
+    "overrides", [["optimizer=sgd", "optimizer.momentum=0.9"], ["optimizer=rmsprop"], ["optimizer=adam"]]
+)
+def test_a_state_that_training_forgets(overrides: list[str], monkeypatch: Patch) -> None:
+    original = training._Seed.advance
+
+    def advance(self, step, trace):
+        self._state = self.experiment.optimizer.start(self.theta)
+        return original(self, step, trace)
+
+    monkeypatch.setattr(training._Seed, "advance", advance)
+    assert names(wrong(*overrides)) == {"optimizer: update"}
 
 
 def test_an_optimiser_that_writes_to_theta(monkeypatch: Patch) -> None:
@@ -283,7 +409,7 @@ def spoil_step(patch: Patch, where: Callable[..., bool], cls: type = LSTM) -> No
 
 def test_float32_alone(monkeypatch: Patch) -> None:
     spoil_step(monkeypatch, lambda delta: delta.dtype == np.float32)
-    experiment = config.experiment(LITTLE)
+    experiment = composed(*LITTLE)
     assert not wrong_in(small(experiment))
     assert not wrong_in([as_asked(experiment, Dtype.float64)])
     assert {"∂L/∂a", "param_grad_norm"} <= names(wrong_in([as_asked(experiment, Dtype.float32)]))
@@ -291,7 +417,7 @@ def test_float32_alone(monkeypatch: Patch) -> None:
 
 def test_wide_layers_alone(monkeypatch: Patch) -> None:
     spoil_step(monkeypatch, lambda delta: delta.shape[-1] >= 96)
-    experiment = config.experiment(["cell.hidden_size=96", "train.batch_size=3"])
+    experiment = composed("cell.hidden_size=96", "train.batch_size=3")
     assert not wrong_in(small(experiment))
     assert {"∂L/∂a", "param_grad_norm"} <= names(wrong_in([as_asked(experiment, Dtype.float64)]))
 
@@ -303,8 +429,8 @@ def test_the_second_half_alone(monkeypatch: Patch) -> None:
     def each(self, work, parts):
         original(self, lambda index, part: work(index, part) if not index else None, parts)
 
-    experiment = config.experiment(
-        ["cell=rnn", "task.length=1000", "train.batch_size=64", "cell.hidden_size=32", "train.threads=2"]
+    experiment = composed(
+        "cell=rnn", "task.length=1000", "train.batch_size=64", "cell.hidden_size=32", "train.threads=2"
     )
     assert not wrong_in([as_asked(experiment, Dtype.float64)])
     monkeypatch.setattr(replay.Loops, "each", each)
@@ -321,7 +447,7 @@ def test_the_second_run_of_steps_alone(monkeypatch: Patch) -> None:
             slopes = [slope * 1.001 for slope in slopes]
         return original(self, start, stop, slopes)
 
-    experiment = config.experiment(["task.length=1000", "cell.hidden_size=16", "train.batch_size=32"])
+    experiment = composed("task.length=1000", "cell.hidden_size=16", "train.batch_size=32")
     assert not wrong_in([as_asked(experiment, Dtype.float64)])
     monkeypatch.setattr(bptt._Way, "windows", windows)
     assert not wrong_in(small(experiment))
@@ -339,14 +465,14 @@ def test_rescaling(overrides: list[str], monkeypatch: Patch) -> None:
         exponent += exponent != before
 
     monkeypatch.setattr(bptt, "_rescale", rescale)
-    experiment = config.experiment(overrides)
+    experiment = composed(*overrides)
     assert not wrong_in(small(experiment))
     assert {"∂L/∂H", "state_grad_norm"} <= names(wrong_in(past_the_band(experiment, Dtype.float64)))
 
 
 def test_sums_under_several_exponents(monkeypatch: Patch) -> None:
     wrap(monkeypatch, step_gradients, "_scales", lambda scale, *_: scale * 2)
-    experiment = config.experiment(["cell=lstm"])
+    experiment = composed("cell=lstm")
     assert not wrong_in(small(experiment))
     assert "Σ_t ∂L/∂θ_t, each parameter" in names(wrong_in(past_the_band(experiment, Dtype.float32)))
 

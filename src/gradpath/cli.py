@@ -160,7 +160,7 @@ def check(arguments: list[str]) -> int:
     if experiment.cell.truncated:
         raise ConfigError("cell.truncate=true: a truncated gradient is not the loss's gradient; nothing to check")
     rows: list[checking.Row] = []
-    print(f"{experiment.title}: {checking.sizes(experiment)}")
+    print(f"{experiment.title}: {checking.cases.sizes(experiment)}")
     with threadpool_limits(1, "blas"):
         for case, found in checking.every_case(experiment):
             rows = found

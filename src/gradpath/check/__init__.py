@@ -19,12 +19,12 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gradpath.check import cases, declared, training
-from gradpath.check.cases import Watch
 from gradpath.check.columns import whole
 from gradpath.check.findings import ALLOWED, Findings, Row, exactly, merged, of_adjoint, place, table
 from gradpath.check.recorded import errors
 from gradpath.check.reference import Reference
 from gradpath.check.textbook import Stepwise
+from gradpath.check.watching import Watch, measured, watched
 from gradpath.discovery import discover
 from gradpath.experiment import Dtype, Experiment
 from gradpath.gradcheck import assembled, central_difference, forward_difference, untied_loss
@@ -60,7 +60,7 @@ def every_case(experiment: Experiment) -> Iterator[tuple[str, list[Row]]]:
 def small(experiment: Experiment) -> Iterator[Findings]:
     """Two seeds side by side, the first with differences and every instrument."""
     made = cases.small(experiment)
-    first, beside = cases.watched(replace(made, instruments=_every_instrument(made)), seeds=2)
+    first, beside = watched(replace(made, instruments=_every_instrument(made)), seeds=2)
     yield compare(first, "small, float64", differences=True)
     plain = {name: read for name, read in beside.measurements.items() if name in PLAIN}
     yield compare(replace(beside, measurements=plain), "small, float64, a second seed")
@@ -70,7 +70,7 @@ def as_asked(experiment: Experiment, dtype: Dtype) -> Findings:
     """The experiment's own layers, H, B and instruments."""
     made, times = cases.as_asked(replace(experiment, train=replace(experiment.train, dtype=dtype)))
     with cases.as_if_longer(times):
-        (watch,) = cases.watched(made, seeds=1)
+        (watch,) = watched(made, seeds=1)
         return compare(watch, f"as asked, {dtype.name}")
 
 
@@ -97,7 +97,7 @@ def _pass(network: Network, theta: NDArray, batch: Batch) -> Watch:
         network.backward(theta, network.forward(theta, batch))  # the second pass is checked: it must not add to it
         trace = network.backward(theta, tape)
         instruments = {name: cls() for name, cls in _known().items() if name in PLAIN}
-        return Watch(trace, instruments, cases.measured(instruments, trace))
+        return Watch(trace, instruments, measured(instruments, trace))
 
 
 PLAIN = ("param_grad_norm", "state_grad_norm", "grad_norm", "node_grad_norm", "path_grad_norm", "gate_activation")
@@ -126,14 +126,18 @@ def compare(watch: Watch, case: str, differences: bool = False, rng: Generator |
     """All that one pass claims and all that was recorded of it."""
     trace = watch.trace
     tape, network = trace.tape, trace.tape.network
-    findings = Findings(case, ALLOWED[str(tape.theta.dtype)])
+    findings = Findings(case, ALLOWED[str(tape.outputs.dtype)])
     with np.errstate(all="ignore"):
         # A tape of its own, which no backward pass has touched.
-        reference = Reference(network.forward(tape.theta, tape.batch))
-        if not np.isfinite(reference.tape.loss):
+        own = network.forward(tape.theta.astype(tape.outputs.dtype), tape.batch.astype(tape.outputs.dtype.type))
+        if not np.isfinite(own.loss):
             findings.add("nothing compared: the loss is not finite", exactly(0.0))
             return findings
-        declared.forward(reference.tape, reference, findings)
+        reference = Reference(own)
+        declared.forward(own, reference, findings)
+        if tape.theta.dtype != tape.outputs.dtype:  # a second pass in float64, of what the first one's loss sends back
+            wide = network.forward(tape.theta, tape.batch)
+            reference = Reference(replace(wide, outputs=own.outputs, loss=own.loss, loss_gradient=own.loss_gradient))
         declared.check(reference, findings)
         _adjoints(trace, reference, findings)
         _gradients(trace, reference, findings)
@@ -143,6 +147,8 @@ def compare(watch: Watch, case: str, differences: bool = False, rng: Generator |
             findings.case = case
         _totals(trace, reference, findings)
         for name, read in watch.measurements.items():
+            if name in watch.differs:
+                findings.add(f"{name}, read again", exactly(np.inf))
             if isinstance(read, Exception):
                 findings.add(name, exactly(np.inf), part=str(read).splitlines()[0])
                 continue
@@ -238,14 +244,3 @@ def _totals(trace: Trace, reference: Reference, findings: Findings) -> None:
     own = Scaled(claim.array[None], np.reshape(claim.exponent, 1))
     expected = Stepwise(values[:, None], np.array([exponent]))
     findings.add("Σ_t ∂L/∂θ_t, end to end", of_adjoint(own, expected).largest)
-
-
-def sizes(experiment: Experiment) -> str:
-    """At which sizes it is checked, in a line."""
-    few, (asked, times) = cases.small(experiment), cases.as_asked(experiment)
-    found = [
-        f"{name} T = {e.task.timesteps}, B = {e.train.batch_size}, H = {e.cell.hidden_size}"
-        for name, e in (("small", few), ("as asked", asked))
-    ]
-    longer = f" (runs and halves as at {times:.3g} times the length)" if times > 1 else ""
-    return "untied differences and a textbook pass; " + "; ".join(found) + longer

@@ -1,4 +1,4 @@
-"""The sizes and types at which a configuration is checked, and how its training is watched.
+"""The sizes and types at which a configuration is checked.
 
 *small*: float64, few units, sequences and steps, with a second seed beside the first; the one at which differences of
 the loss can be taken, and at which every instrument there is reads. *as asked*: the layers, H, B and type of the
@@ -7,9 +7,9 @@ length of a pass, as where it is cut in halves or computed in runs, is then scal
 length. *past the band*: so many steps that the adjoint is rescaled.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator
@@ -17,24 +17,19 @@ from numpy.typing import DTypeLike, NDArray
 
 from gradpath import bptt, halves, jacobians, memory, step_gradients
 from gradpath.cells import Cell
-from gradpath.clipping import Clip
 from gradpath.experiment import Dtype, Experiment
 from gradpath.inits import Init
 from gradpath.inits.uniform import Uniform
-from gradpath.instruments import Instrument, Schedule, credit
-from gradpath.instruments.clip_scale import ClipScale
+from gradpath.instruments import credit
 from gradpath.network import Network
-from gradpath.optimizers import Optimizer, State
-from gradpath.optimizers.sgd import SGD
-from gradpath.records import Batch, Measurement, Trace
+from gradpath.records import Batch
 from gradpath.settings import SettingError
 from gradpath.tasks import Task
-from gradpath.training import train_seeds
 
 HIDDEN, SEQUENCES, LENGTHS = 4, 3, range(5, 60)
 WIDEST = 512
 """H at most: beyond, no other layout is used."""
-WORK = 2**16
+WORK = 2**15
 """T·B·n·H at most of a case as asked, and T at least what the task can do."""
 Gains = tuple[tuple[float, float], ...]
 FAR: dict[str, tuple[tuple[int, ...], Gains]] = {
@@ -77,68 +72,6 @@ class Off(Uniform):
                 if block.h:
                     named[network.cell.prefix(layer) + block.h][:] *= self.recurrent_gain
         return theta.astype(dtype)
-
-
-@dataclass
-class Update:
-    """What an optimiser was given and what it made of it."""
-
-    theta: NDArray
-    gradient: NDArray
-    updated: NDArray
-    touched: bool
-    """Has it written to its arguments?"""
-
-
-@dataclass
-class Watched(SGD):
-    """An optimiser that is watched, and whose updates are not made: the network stays where it is."""
-
-    optimizer: Optimizer | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.seen: list[Update] = []
-
-    def start(self, theta: NDArray) -> State:
-        assert self.optimizer is not None
-        return self.optimizer.start(theta)
-
-    def update(self, theta: NDArray, gradient: NDArray, state: State, step: int) -> tuple[NDArray, State]:
-        assert self.optimizer is not None
-        before = theta.copy(), gradient.copy()
-        updated, _ = self.optimizer.update(theta, gradient, state, step)
-        touched = any((one != two).any() for one, two in zip(before, (theta, gradient), strict=True))
-        self.seen.append(Update(*before, updated, touched))
-        return before[0], state
-
-
-@dataclass
-class Tap(ClipScale):
-    """Keeps the traces that the instruments read."""
-
-    per_timestep = False
-    schedule: Schedule = field(default_factory=lambda: Schedule(every=1))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.traces: list[Trace] = []
-
-    def measure(self, trace: Trace) -> Measurement:
-        self.traces.append(trace)
-        return Measurement(("traces",), np.array([len(self.traces)]))
-
-
-@dataclass(frozen=True)
-class Watch:
-    """One pass as it was: what the instruments read of it, and in training what the optimiser got."""
-
-    trace: Trace
-    instruments: Mapping[str, Instrument]
-    measurements: dict[str, Measurement | Exception]
-    update: Update | None = None
-    clip: Clip = field(default_factory=Clip)
-    trains_readout: bool = True
 
 
 @contextmanager
@@ -187,42 +120,6 @@ def as_asked(experiment: Experiment) -> tuple[Experiment, float]:
     return made, asked / task.timesteps
 
 
-def watched(experiment: Experiment, seeds: int) -> list[Watch]:
-    """Trains for two updates, and gives each seed's second pass, which must not add to the first."""
-    made = []
-    settings = replace(experiment.train, steps=2, eval_every=None, eval_size=2)
-    for seed in range(experiment.seed, experiment.seed + seeds):
-        own = {f.name: getattr(experiment, f.name) for f in fields(Experiment)}
-        watch = Watched(lr=experiment.optimizer.lr, optimizer=experiment.optimizer)
-        own |= {"seed": seed, "optimizer": watch, "instruments": {"tap": Tap()}, "train": settings}
-        made.append(Experiment(**own))
-    for _ in train_seeds(made):
-        pass
-    found = []
-    for one in made:
-        tap, optimizer = one.instruments["tap"], one.optimizer
-        assert isinstance(tap, Tap)
-        assert isinstance(optimizer, Watched)
-        # Where training diverges at once, the first pass is the last.
-        trace, instruments = tap.traces[:2][-1], experiment.instruments
-        update = optimizer.seen[:2][-1] if optimizer.seen else None
-        read = measured(instruments, trace)
-        found.append(Watch(trace, instruments, read, update, one.clip, one.train.readout))
-    return found
-
-
-def measured(instruments: Mapping[str, Instrument], trace: Trace) -> dict[str, Measurement | Exception]:
-    """What each instrument reads, or why it refuses: ``theory`` raises at what no gradient can be."""
-    read: dict[str, Measurement | Exception] = {}
-    for name, instrument in instruments.items():
-        try:
-            with np.errstate(over="ignore", invalid="ignore"):
-                read[name] = instrument.measure(trace)
-        except Exception as error:
-            read[name] = error
-    return read
-
-
 def past_the_band(experiment: Experiment, dtype: Dtype) -> Iterator[tuple[str, Network, NDArray, Batch]]:
     """A network whose adjoint falls, and one whose adjoint grows, so far that it is rescaled on the way; where none is
     found within the lengths tried, none.
@@ -260,3 +157,14 @@ def _far(
         if moved and np.isfinite(trace.gradient.scaled.array).all() and np.isfinite(trace.tape.loss):
             return network, theta, batch
     return None
+
+
+def sizes(experiment: Experiment) -> str:
+    """At which sizes it is checked, in a line."""
+    few, (asked, times) = small(experiment), as_asked(experiment)
+    found = [
+        f"{name} T = {e.task.timesteps}, B = {e.train.batch_size}, H = {e.cell.hidden_size}"
+        for name, e in (("small", few), ("as asked", asked))
+    ]
+    longer = f" (runs and halves as at {times:.3g} times the length)" if times > 1 else ""
+    return "untied differences and a textbook pass; " + "; ".join(found) + longer

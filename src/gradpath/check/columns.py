@@ -26,9 +26,11 @@ class Column:
     value: NDArray
     doubt: NDArray | float = 0.0
     log: bool = False
+    told: bool = False
+    """NaN is what it must read there, not what is unknown."""
 
     def errors(self, found: NDArray) -> Errors:
-        unknown = np.isnan(self.value)  # as where a cell's step does not tell ∂H_t/∂C_t
+        unknown = np.isnan(self.value) & (not self.told)  # as where a cell's step does not tell ∂H_t/∂C_t
         if self.log:
             off = of_log10(found, self.value).off
         else:
@@ -66,9 +68,12 @@ def norm_of_total(values: NDArray, exponent: int) -> Column:
     return Column(steps.log10_norm()[0], steps.uncertainty()[0], log=True)
 
 
-def whole(reference: Reference, trace: Trace) -> tuple[NDArray, int]:
-    """∂L/∂θ (2, P) in the order of θ, under one exponent."""
+def whole(reference: Reference, trace: Trace, readout: bool = True) -> tuple[NDArray, int]:
+    """∂L/∂θ (2, P) in the order of θ, under one exponent; without ``readout`` 0 there."""
     network, totals = trace.tape.network, reference.totals
+    if not readout:
+        held = {name for place in network.layout[-2:] for name in place.names}
+        totals = {name: (v * (name not in held), e) for name, (v, e) in totals.items()}
     common = max((e for values, e in totals.values() if values.any()), default=0)
     flat = np.zeros((2, network.size))
     for row in range(2):

@@ -26,9 +26,7 @@ from gradpath.records import Trace
 def clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
     """Both kinds of clipping on the textbook's gradient, as trained."""
     assert isinstance(instrument, ClippingLedger)
-    flat, exponent = whole(reference, trace)
-    if trace.trained is not None and trace.trained is not trace.gradient:
-        flat[:, trace.tape.network.layout[-2].start :] = 0
+    flat, exponent = whole(reference, trace, readout=trace.trained is None or trace.trained is trace.gradient)
     raw = norm_of_total(flat, exponent)
     plain = np.ldexp(flat, exponent)
     applied = plain if trace.applied is None else np.stack([trace.applied.astype(np.float64)] * 2)
@@ -147,7 +145,7 @@ def credit(reference: Reference, trace: Trace, instrument: Instrument) -> Iterat
     steps = range(length) if length <= most else np.linspace(length - 1, 0, most).round().astype(int)[::-1].tolist()
     every, scored = _recurrent(reference), {int(s): row for row, s in enumerate(reference.tape.scored)}
     for s in steps:
-        alone = _recurrent(Reference(reference.tape, scored[s], reference.exact)) if s in scored else None
+        alone = _recurrent(reference.of_step(scored[s])) if s in scored else None
         yield f"credit/{s + 1}", Column(np.full(length, -np.inf), log=True) if alone is None else norm_of(alone)
     unit, doubt = _units(every.values[0]), every.uncertainty()
     for s in steps:

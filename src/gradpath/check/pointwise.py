@@ -10,6 +10,7 @@ differences count, of several step sizes those of the two that agree best, with 
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from gradpath.gradcheck import central_difference
 from gradpath.records import LayerTape
 
 STEPS, SIDE = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), 1e-6
+SEVERAL = 4
+"""Sequences in which complex step and differences are compared."""
 IMAGINARY: dict[type[np.complexfloating], float] = {np.clongdouble: 1e-20, np.complex128: 1e-20, np.complex64: 1e-6}
 """h: its square beside 1 is below rounding, and its product with a slope of 10^-288 (10^-32) is still a number."""
 Left = tuple[NDArray, NDArray, NDArray]
@@ -35,7 +38,8 @@ class Derivative:
         self._eps = 4 * float(np.finfo(tape.pre.dtype).eps)
         self._rng = np.random.default_rng(0)
         steps = len(tape.pre)
-        points = [self.point(t) for t in sorted({0, steps // 2, steps - 1})] if exact is None else []
+        ends = sorted({0, steps // 2, steps - 1}) if exact is None else []
+        points = [[value[:SEVERAL] for value in self.point(t)] for t in ends]
         found = [self._both(point) for point in points]
         self.exact = all(agree for agree, _ in found) if exact is None else exact
         self.pointwise = all(self._is_pointwise(point, j) for point, (_, j) in zip(points, found, strict=True))
@@ -47,7 +51,20 @@ class Derivative:
         difference of nearly equal numbers, what the tape's own type rounds in such a step, and what differences leave
         open.
         """
-        point = self.point(t)
+        return self._of_step(self._jacobians, t)
+
+    def gate_slopes(self, t: int) -> NDArray:
+        """∂(gate)/∂(its own pre-activation) (n, B, H)."""
+        return self._of_step(self._gate_slopes, t)
+
+    def _of_step(self, of_all: NDArray, t: int) -> NDArray:
+        batch = self._tape.pre.shape[1]
+        return of_all[..., t * batch : (t + 1) * batch, :]
+
+    @cached_property
+    def _jacobians(self) -> NDArray:
+        """Of all steps side by side, as if they were so many sequences: (2, k, m, T·B, H)."""
+        point = self._points
         if self.exact:
             jacobian = self._by_complex_step(point, self._leaving, np.clongdouble)
             moved = [self._by_complex_step(p, self._leaving, np.complex128) for p in (point, *self._near(point))]
@@ -60,6 +77,19 @@ class Derivative:
         error = error + np.max([np.abs(one - jacobian) for one in moved], axis=0)
         xi = self._signs((2, *jacobian.shape))
         return np.stack([jacobian, jacobian * (1 + self._eps * xi[0]) + error * np.sign(xi[1])])
+
+    @cached_property
+    def _gate_slopes(self) -> NDArray:
+        if self.exact:
+            every = self._by_complex_step(self._points, self._gates, np.complex128)
+        else:
+            every = self._by_differences(self._points, self._gates)[0]
+        return np.stack([every[block, block] for block in range(len(self._cell.blocks))])
+
+    @property
+    def _points(self) -> list[NDArray]:
+        """The inputs of all steps, (T·B, H) each."""
+        return [np.concatenate(steps) for steps in zip(*map(self.point, range(len(self._tape.pre))), strict=True)]
 
     def _near(self, point: list[NDArray]) -> Iterator[list[NDArray]]:
         """The point with its last digits moved: all inputs of a unit in one direction, and the states in the other, so
@@ -89,14 +119,6 @@ class Derivative:
             cell.step(pre, gates, enter, leave, saved)
         return np.stack(leave), gates, np.array(saved)
 
-    def gate_slopes(self, t: int) -> NDArray:
-        """∂(gate)/∂(its own pre-activation) (n, B, H)."""
-        point, by_complex = self.point(t), self.exact
-        found = self._by_complex_step(point, self._gates, np.complex128) if by_complex else None
-        every = self._by_differences(point, self._gates)[0] if found is None else found
-        blocks = range(len(self._cell.blocks))
-        return np.stack([every[block, block] for block in blocks])
-
     def _leaving(self, point: Sequence[NDArray]) -> NDArray:
         return self.step(point)[0]
 
@@ -118,7 +140,7 @@ class Derivative:
                 found = f(_each_moved([value.astype(kind) for value in point], 1j * h))
             except Exception:  # a user's own step may raise anything when it meets a complex number
                 return np.full((len(self._cell.states), len(point), *point[0].shape), np.nan)
-        return np.asarray(found.imag.astype(np.float64) / h)
+        return np.asarray((found.imag / np.asarray(h, found.imag.dtype)).astype(np.float64))
 
     def _by_differences(self, point: list[NDArray], f: Callable[[list[NDArray]], NDArray]) -> tuple[NDArray, NDArray]:
         """The same (…, m, B, H) by central differences, and its uncertainty."""

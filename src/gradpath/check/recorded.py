@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradpath.check import columns, derived
+from gradpath.check import columns, derived, predicted, surface
 from gradpath.check.columns import Column, same
 from gradpath.check.findings import Errors, exactly, worst
 from gradpath.check.reference import Reference
@@ -32,6 +32,9 @@ EXPECTED: dict[str, Expectation] = {
     "jacobian_log_singular_values": derived.singular_values,
     "counterfactual_loss": derived.counterfactual_loss,
     "credit": derived.credit,
+    "reach": predicted.reach,
+    "theory": predicted.theory,
+    "loss_surface": surface.loss_surface,
 }
 """What the columns must hold."""
 

@@ -15,19 +15,21 @@ from gradpath.network import Network
 from gradpath.records import LayerTape, Tape, Trace
 from gradpath.scaled import Scaled
 
+SUBNORMAL = float(np.finfo(np.float64).smallest_subnormal)
+
 
 class Reference:
     """What backpropagation from a tape must give; with ``row``, from the loss of that scored timestep alone."""
 
-    def __init__(self, tape: Tape, row: int | None = None, exact: bool | None = None) -> None:
+    def __init__(self, tape: Tape, row: int | None = None, derivatives: Sequence[Derivative] | None = None) -> None:
         self.tape, self.cell, network = tape, tape.cell, tape.network
-        self.derivatives = [Derivative(self.cell, layer, exact) for layer in tape.layers]
+        self.derivatives = derivatives or [Derivative(self.cell, layer) for layer in tape.layers]
         self.weights = list(network.layers(tape.theta))
         self.w_hy = network.packed(tape.theta)[-2]
         self.d_outputs = loss_gradient(network.loss, tape)
         if row is not None:
             self.d_outputs[np.arange(len(tape.scored)) != row] = 0
-        self.book = Textbook(self.cell, tape.layers, self.derivatives, seed=0)
+        self.book = Textbook(self.cell, tape.layers, self.derivatives, tape.outputs.dtype)
         self.layers: list[LayerReference] = self.book.stack(self.weights, self.w_hy, tape.scored, self.d_outputs)
         self._eps = float(np.finfo(tape.theta.dtype).eps)
 
@@ -57,17 +59,28 @@ class Reference:
         yield cell.layers - 1, "b_y", self._formed(None, sent, zero)
 
     def _formed(self, enters: NDArray | None, delta: NDArray, exponent: NDArray) -> Stepwise:
+        """Both factors are brought to size 1 first, so that their product does not underflow where it is a number; by
+        what it would if they were not, it is uncertain.
+        """
         rng = np.random.default_rng(0)
         if enters is None:
             ones = np.ones((*delta.shape[:-2], 1, delta.shape[-2]))
             return Stepwise(summed(ones, delta, self._eps, rng), exponent)
-        both = np.broadcast_to(enters.astype(np.float64).swapaxes(-1, -2), (2, *enters.swapaxes(-1, -2).shape))
-        return Stepwise(summed(both, delta, self._eps, rng), exponent)
+        entered, of_enters = _of_size_1(enters.astype(np.float64).swapaxes(-1, -2)[None])
+        sent, of_delta = _of_size_1(delta)
+        found = summed(np.broadcast_to(entered, (2, *entered.shape[1:])), sent, self._eps, rng)
+        lost = np.ldexp(SUBNORMAL * delta.shape[-2], np.clip(-of_enters - of_delta, None, 2000))
+        found[1] += np.where(found[0] == 0, 0, lost[:, None, None])
+        return Stepwise(found, exponent + of_enters + of_delta)
 
     @cached_property
     def totals(self) -> dict[str, tuple[NDArray, int]]:
         """∂L/∂θ = Σ_t ∂L/∂θ_t (2, K, H) of every parameter, with its exponent."""
         return {name: total(steps) for _, name, steps in self.gradients()}
+
+    def of_step(self, row: int) -> "Reference":
+        """The same of the loss of that scored timestep alone."""
+        return Reference(self.tape, row, self.derivatives)
 
     @property
     def exact(self) -> bool:
@@ -82,6 +95,12 @@ class Reference:
             tape = replace(self.tape, network=network)
             found.append(network.backward(tape.theta, tape))
         return found
+
+
+def _of_size_1(values: NDArray) -> tuple[NDArray, NDArray]:
+    """(·, T, …) brought to size 1 at every step, and the powers of two that it was (T,)."""
+    power = np.frexp(np.abs(values[0]).max(axis=(-1, -2), initial=0))[1]
+    return np.ldexp(values, -power[:, None, None]), power
 
 
 def loss_gradient(kind: Loss, tape: Tape) -> NDArray:
@@ -115,7 +134,8 @@ class LongHand(Network):
     ) -> tuple[list[bptt.LayerAdjoint], list[Scaled]]:
         """In the place of the layers' own BPTT."""
         own, (each,) = [layer.seed(0) for layer in layers], sent
-        book = Textbook(self.cell, own, [Derivative(self.cell, layer, self.exact) for layer in own], seed=0)
+        derivatives = [Derivative(self.cell, layer, self.exact) for layer in own]
+        book = Textbook(self.cell, own, derivatives, each.gradient.array.dtype)
         outputs = np.ldexp(each.gradient.array[:, 0].astype(np.float64), each.gradient.exponent[:, 0, :, None])
         found = book.stack(list(self.layers(thetas[0])), self.packed(thetas[0])[-2], each.scored, outputs)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from gradpath.bptt import LayerWeights
 from gradpath.cells import Cell
@@ -76,22 +76,26 @@ def ratio(part: NDArray, whole: NDArray) -> NDArray:
 
 
 class Textbook:
-    """A layer stack's backward pass; ``outputs`` is ∂L/∂Y (R, B, O) at the ``scored`` timesteps."""
+    """A layer stack's backward pass, from ∂L/∂Y in a type that may be narrower than the tapes'."""
 
-    def __init__(self, cell: Cell, tapes: Sequence[LayerTape], derivatives: Sequence[Derivative], seed: int) -> None:
+    def __init__(
+        self, cell: Cell, tapes: Sequence[LayerTape], derivatives: Sequence[Derivative], outputs: DTypeLike
+    ) -> None:
         self._cell, self._tapes, self._derivatives = cell, tapes, derivatives
-        self._rng = np.random.default_rng(seed)
+        self._rng = np.random.default_rng(0)
+        self._eps_outputs = float(np.finfo(outputs).eps)
         self._eps = float(np.finfo(tapes[0].pre.dtype).eps)
 
     def stack(
         self, weights: Sequence[LayerWeights], w_hy: NDArray, scored: NDArray, outputs: NDArray
     ) -> list[LayerReference]:
-        """Every layer from the bottom."""
+        """Every layer from the bottom; ``outputs`` is ∂L/∂Y (R, B, O) at the ``scored`` timesteps."""
         steps, batch, _, width = self._tapes[0].pre.shape
         top = np.zeros((2, steps, batch, width))
         size = int(np.frexp(np.abs(outputs).max(initial=0))[1]) if np.isfinite(outputs).all() else 0
         sent = np.ldexp(outputs.astype(np.float64), -size)
-        top[:, scored] = self._product(np.stack([sent, sent]), w_hy.astype(np.float64).T)
+        moved = sent * (1 + 2 * self._eps_outputs * self._rng.uniform(-1, 1, sent.shape))
+        top[:, scored] = self._product(np.stack([sent, moved]), w_hy.astype(np.float64).T)
         direct = Stepwise(top, np.full(steps, size))
         found: list[LayerReference] = []
         for layer in reversed(range(self._cell.layers)):

@@ -1,19 +1,20 @@
-"""What clipping and the optimiser got, from the textbook's ∂L/∂θ and the rules in their docstrings."""
+"""What clipping gave and the optimiser got, from the textbook's ∂L/∂θ and the rules in their docstrings."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.check.cases import Watch
+from gradpath.check import updates
 from gradpath.check.columns import whole
 from gradpath.check.findings import Errors, Findings, exactly, of_adjoint, of_log10
 from gradpath.check.reference import Reference
 from gradpath.check.textbook import LOG10_2, Stepwise, log10_norm, ratio
+from gradpath.check.watching import Watch
 from gradpath.clipping import Clip
 from gradpath.scaled import Scaled
 
 
 def check(watch: Watch, reference: Reference, findings: Findings) -> None:
-    """The gradient as trained, as clipped and as the optimiser got it, and that an update goes downhill."""
+    """The gradient as trained, as clipped and as the optimiser got it, and its updates."""
     trace = watch.trace
     values, exponent = whole(reference, trace)
     norm = float(log10_norm(values[0], 0) + exponent * LOG10_2)
@@ -22,11 +23,10 @@ def check(watch: Watch, reference: Reference, findings: Findings) -> None:
     if trace.trained is None or trace.applied is None:
         return
     claim = trace.trained
-    frozen = not watch.trains_readout
-    if frozen:
-        start = trace.tape.network.layout[-2].start
-        values[:, start:] = 0
+    if not watch.trains_readout:
+        values, exponent = whole(reference, trace, readout=False)
         norm = float(log10_norm(values[0], 0) + exponent * LOG10_2)
+        doubt = float(ratio(log10_norm(values[1] - values[0], 0), log10_norm(values[0], 0)))
     own = Scaled(claim.scaled.array[None], np.reshape(claim.scaled.exponent, 1))
     findings.add("gradient, as trained", of_adjoint(own, Stepwise(values[:, None], np.array([exponent]))).largest)
     findings.add("gradient, norm as trained", of_log10(np.asarray(claim.log10_norm), np.asarray(norm), doubt))
@@ -51,15 +51,9 @@ def check(watch: Watch, reference: Reference, findings: Findings) -> None:
     findings.add(
         "clip_scale", Errors(np.asarray(abs(trace.clip_scale - scale) / max(scale, 1e-300)), np.asarray(doubt))
     )
-    if watch.update is None:
-        return
-    findings.add("optimizer: what it gets", _applied(watch.update.gradient, expected))
-    change = watch.update.updated.astype(np.float64) - watch.update.theta.astype(np.float64)
-    downhill = float(np.sum(change * watch.update.gradient.astype(np.float64)))
-    moved = watch.update.gradient.any() and np.isfinite(change).all() and change.any()
-    findings.add("optimizer: first step is downhill", exactly(np.inf if moved and downhill >= 0 else 0.0))
-    kept = watch.update.updated.dtype == watch.update.theta.dtype and not watch.update.touched
-    findings.add("optimizer: arguments and type kept", exactly(0.0 if kept else np.inf))
+    if watch.updates:
+        findings.add("optimizer: what it gets", _applied(watch.updates[-1].gradient, expected))
+        updates.check(watch.updates, findings)
 
 
 def _applied(found: NDArray, expected: Stepwise) -> Errors:
