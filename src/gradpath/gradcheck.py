@@ -5,7 +5,7 @@ differences on such *untied* copies know nothing of backpropagation, so they che
 and the cell's derivative at once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -24,35 +24,46 @@ Value = TypeVar("Value", float, NDArray)
 # Sixth-order central differences: error O(ε⁶), so that ε can be large enough for rounding not to matter.
 STENCIL = ((1, 3 / 4), (2, -3 / 20), (3, 1 / 60))
 EPSILON = 1e-2
+TOGETHER = 2**22
+"""Elements of θ that are moved at once."""
 
 
-def untied_loss(network: Network, thetas: NDArray, batch: Batch) -> float:
+def untied_loss(network: Network, thetas: Sequence[NDArray] | NDArray, batch: Batch) -> float:
     """The loss with a θ of its own at every step: ``thetas`` (T, P). The equations as a textbook writes them."""
-    cell = network.cell
-    steps, sequences = batch.mask.shape
+    return float(untied_losses(network, thetas, batch))
+
+
+def untied_losses(network: Network, thetas: Sequence[NDArray] | NDArray, batch: Batch) -> NDArray:
+    """The same for many networks at once: the θ of a step is (P,), shared by all of them, or (…, P)."""
+    cell, (steps, sequences) = network.cell, batch.mask.shape
     by_step = [list(network.layers(theta)) for theta in thetas]
-    below = batch.inputs
+    below = list(batch.inputs)
     for layer in range(cell.layers):
-        states = [np.zeros((sequences, cell.hidden_size), below.dtype) for _ in cell.states]
+        states = [np.zeros((sequences, cell.hidden_size), batch.inputs.dtype) for _ in cell.states]
         states[0] += cell.initial_state
-        outputs = []
         for t in range(steps):
             pre = pre_activations(cell, by_step[t][layer], below[t], states[0])
-            leave = [np.empty_like(state) for state in states]
-            cell.step(pre, np.empty_like(pre), states, leave, [np.empty_like(states[0]) for _ in cell.saved])
-            states = leave
-            outputs.append(states[0])
-        below = np.stack(outputs)
+            shape = (*pre.shape[:-2], cell.hidden_size)
+            enter = [np.broadcast_to(state, shape) for state in states]
+            states = [np.empty(shape, state.dtype) for state in enter]
+            cell.step(pre, np.empty_like(pre), enter, states, [np.empty_like(states[0]) for _ in cell.saved])
+            below[t] = states[0]
     readout = [network.packed(theta)[-2:] for theta in thetas]
-    y = np.stack([h @ w_hy + b_y for h, (w_hy, b_y) in zip(below, readout, strict=True)])
-    return float(evaluate(network.loss, y, batch.targets, batch.mask)[0])
+    outputs = [h @ w_hy + b_y[..., None, :] for h, (w_hy, b_y) in zip(below, readout, strict=True)]
+    y = np.stack(np.broadcast_arrays(*outputs), axis=-3)
+    every = y.shape[:-3]
+    targets = np.broadcast_to(batch.targets, every + batch.targets.shape)
+    return evaluate(network.loss, y, targets, np.broadcast_to(batch.mask, every + batch.mask.shape))[0]
 
 
 def pre_activations(cell: Cell, weights: LayerWeights, x: NDArray, h: NDArray) -> NDArray:
-    """X_t W_·x + H_{t-1} W_·h + b_· (B, n, H) of one step; a block that does not read one of them goes without."""
-    pre = np.tile(weights.b.reshape(len(cell.blocks), -1), (len(x), 1, 1))
-    pre[:, cell.reads_x] += (x @ weights.x).reshape(len(x), -1, cell.hidden_size)
-    pre[:, cell.reads_h] += (h @ weights.h).reshape(len(x), -1, cell.hidden_size)
+    """X_t W_·x + H_{t-1} W_·h + b_· (…, B, n, H) of one step; a block that does not read one of them goes without."""
+    of_x, of_h = x @ weights.x, h @ weights.h
+    every = np.broadcast_shapes(of_x.shape[:-1], of_h.shape[:-1])
+    pre = np.empty((*every, len(cell.blocks), cell.hidden_size), weights.b.dtype)
+    pre[...] = weights.b.reshape(*weights.b.shape[:-1], 1, *pre.shape[-2:])
+    pre[..., cell.reads_x, :] += of_x.reshape(*of_x.shape[:-1], -1, cell.hidden_size)
+    pre[..., cell.reads_h, :] += of_h.reshape(*of_h.shape[:-1], -1, cell.hidden_size)
     return pre
 
 
@@ -73,16 +84,16 @@ def untied_differences(network: Network, theta: NDArray, batch: Batch, epsilon: 
     """
     steps = len(batch.mask)
     gradient = np.zeros((steps, network.size))
-    thetas = np.tile(theta, (steps, 1))
+    at_once = max(1, TOGETHER // (2 * len(STENCIL) * network.size))
     for t in range(steps):
-        for index in range(network.size):
+        for start in range(0, network.size, at_once):
+            moved = slice(start, min(start + at_once, network.size))
+            unit = np.eye(network.size)[moved]
 
-            def loss(change: float, t: int = t, index: int = index) -> float:
-                thetas[t, index] = theta[index] + change
-                return untied_loss(network, thetas, batch)
+            def losses(change: float, t: int = t, unit: NDArray = unit) -> NDArray:
+                return untied_losses(network, [theta] * t + [theta + change * unit] + [theta] * (steps - 1 - t), batch)
 
-            gradient[t, index] = central_difference(loss, epsilon)
-            thetas[t, index] = theta[index]
+            gradient[t, moved] = central_difference(losses, epsilon)
     by_step = [network.parameters(row) for row in gradient]
     return {name: np.stack([row[name] for row in by_step]) for name in by_step[0]}
 
