@@ -401,7 +401,8 @@ def test_nodes_of_the_rnn() -> None:
 # --- gates held after training -------------------------------------------------------------------------------------
 
 
-CONSTANT = {"1": 50.0, "0.5": 0.0}
+CONSTANT = {"1": 1000.0, "0.5": 0.0}
+"""σ(1000) is 1, and 1 − σ(1000) is 0, in floating point."""
 """The bias with which σ is 1 to the last bit of float64, and ½ exactly."""
 
 

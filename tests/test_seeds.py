@@ -19,6 +19,8 @@ from gradpath.training import Step, train, train_seeds
 SMALL = ["task.length=30", "train.batch_size=7", "train.eval_size=20", "train.steps=12"]
 WILD = ["arm=rnn", "cell.activation=relu", "init=orthogonal", "init.gain=1.1", "optimizer=sgd", "optimizer.lr=0.03"]
 """Overrides with which some seeds diverge, at different steps."""
+OF_THE_WRITING = {"sweep_id", "attempt", "heartbeat"}
+"""Tags that tell who has written a run, and when, and nothing of the run."""
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -81,7 +83,7 @@ def stored(recorder: Recorder) -> dict[str, object]:
     return {
         "name, status": (run.info.run_name, run.info.status),
         "params": run.data.params,
-        "tags": {key: value for key, value in run.data.tags.items() if key != "sweep_id"},
+        "tags": {key: value for key, value in run.data.tags.items() if key not in OF_THE_WRITING},
         "metrics": {key: [(point.step, point.value) for point in history] for key, history in histories.items()},
         "arrays": {key: (value.dtype, value.shape, value.tobytes()) for key, value in arrays.items()},
         "files": {name: path.read_bytes() for name, path in files.items()},

@@ -92,7 +92,7 @@ def test_the_launcher_says_how_many_jobs_run_at_once(monkeypatch, n_jobs: int | 
     monkeypatch.setattr(config, "cores", lambda: 8)
     given = [] if n_jobs is None else [f"+hydra.launcher.n_jobs={n_jobs}"]
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
-    HydraConfig.instance().set_config(config.load("config", given, hydra=True))
+    HydraConfig.instance().set_config(config.composed("config", given))
     assert config.jobs_at_once() == expected
 
 
