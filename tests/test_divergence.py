@@ -194,6 +194,8 @@ def check(figure: str, kind: str, change: Callable[[tuple[Run, ...]], list[Run]]
         lost = [run for run in group.runs if run.diverged_at is not None]
         if lost and figure != "cliff":
             assert f"{group.label}: {len(lost)} of {len(group.runs)} seeds diverged at step" in text
+            others = {0: "", 1: ", the other was trained to the end", 2: ", the other 2 were trained to the end"}
+            assert others[len(group.runs) - len(lost)] in text
     assert bool(gone) == ("diverged at step" in text)
     assert not re.search(r"(?<![\w-])[-+]?(nan|inf)\b", text), "a caption's numbers are not made from what is none"
     every_point_is_marked(canvas)
