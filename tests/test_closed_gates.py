@@ -13,6 +13,7 @@ from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
 from gradpath.experiment import Experiment, Train
 from gradpath.inits.gaussian import Gaussian
+from gradpath.instruments.gate_activation import GateActivation
 from gradpath.instruments.param_grad_norm import ParamGradNorm
 from gradpath.instruments.state_grad_norm import StateGradNorm
 from gradpath.losses import Loss
@@ -88,6 +89,17 @@ def test_what_has_blown_up_stays_so(dtype: type) -> None:
     np.testing.assert_array_equal(found_at("σ", x), [0, 1, np.nan])
     np.testing.assert_array_equal(found_at("1 − σ", x), [1, 0, np.nan])
     np.testing.assert_array_equal(found_at("tanh′", x), [0, 0, np.nan])
+    np.testing.assert_array_equal(found_at("relu′", x), [0, 1, np.nan])
+
+
+def test_a_relu_that_has_blown_up_is_not_shown_as_one_that_is_off() -> None:
+    """Its φ′ was read as 0 everywhere, so that a network of NaN was drawn as 100 % saturated."""
+    network = Network(RNN(2, activation=Activation.relu), 2, 1, Loss.squared_error)
+    theta = np.full(network.size, 1e38, np.float32)
+    network.parameters(theta)["W_hh"][1] = -1e38  # ∞ − ∞ in the second step
+    batch = Adding(length=6).sample(np.random.default_rng(0), 2).astype(np.float32)
+    read = GateActivation().measure(run(network, theta, batch))
+    assert np.isnan(read.values[-1, read.names.index("phi_prime/mean")])
 
 
 # References in 400 digits, beside those of test_exactness.

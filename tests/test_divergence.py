@@ -194,6 +194,8 @@ def check(figure: str, kind: str, change: Callable[[tuple[Run, ...]], list[Run]]
         lost = [run for run in group.runs if run.diverged_at is not None]
         if lost and figure != "cliff":
             assert f"{group.label}: {len(lost)} of {len(group.runs)} seeds diverged at step" in text
+            others = {0: "", 1: ", the other was trained to the end", 2: ", the other 2 were trained to the end"}
+            assert others[len(group.runs) - len(lost)] in text
     assert bool(gone) == ("diverged at step" in text)
     assert not re.search(r"(?<![\w-])[-+]?(nan|inf)\b", text), "a caption's numbers are not made from what is none"
     every_point_is_marked(canvas)
@@ -247,7 +249,7 @@ def test_norm_by_lag_says_of_which_step_a_reading_is_and_who_is_missing() -> Non
     assert grid[2, 0].get_ylabel().startswith("at the last finite reading")
     survivors = np.median([run.series["state_grad_norm"].column("H")[-1] for run in rnn[:2]], axis=0)
     np.testing.assert_allclose(lines(grid[2, 0], "#D55E00")[0], survivors, err_msg="of those that were trained")
-    before = [spoiled(run, 3).series["state_grad_norm"].column("H")[-2] for run in lstm]
+    before = [spoiled(run, 3).series["state_grad_norm"].column("C")[-2] for run in lstm]
     np.testing.assert_allclose(lines(grid[2, 0], "#0072B2")[0], np.median(before, axis=0))
 
 
@@ -300,6 +302,46 @@ def test_a_curve_marks_every_seed_that_is_not_finite_and_not_what_was_not_read()
     assert (over.get_gid(), over.get_xdata().tolist()) == (finite.OVERFLOW.words, [1])
     assert (none.get_gid(), none.get_xdata().tolist()) == (finite.NO_NUMBER.words, [2])
     assert axes.get_ylim()[1] < 4, "a mark at the edge does not stretch the axis"
+
+
+def test_a_number_without_a_neighbour_is_seen() -> None:
+    """The loss before a divergence at the first update; what arrives at lag 0 alone. A line of one point shows none."""
+    (run, *_), _ = healthy("exploding")
+    canvas = drawn("exploding", [spoiled(run, 1, np.inf)])
+    (dot,) = [line for line in canvas.axes[0].lines if line.get_marker() == "."]
+    assert dot.get_xydata().tolist() == [[0.0, np.log10(run.loss.values[0])]]
+    dead = run.series["state_grad_norm"].values.copy()
+    dead[-1, :-1, :] = -np.inf
+    state = replace(run.series["state_grad_norm"], values=dead)
+    canvas = drawn("norm_by_lag", [replace(run, series=run.series | {"state_grad_norm": state})])
+    row = canvas.axes[2 * len(canvas.axes) // 3]
+    (dot,) = [line for line in row.lines if line.get_marker() == "."]
+    assert dot.get_xydata().tolist() == [[0.0, dead[-1, -1, 0]]]
+
+
+@pytest.mark.parametrize("bias", [4, 100])
+def test_an_infinite_time_constant_is_marked_as_such(bias: int) -> None:
+    """σ(100) rounds to 1: its time constant was drawn as 10^12 steps, on an axis without a number."""
+    canvas = drawn("gates", [record(*SMALL, "arm=lstm", f"cell.forget_bias={bias}")])
+    (axes,) = [a for a in canvas.axes if a.get_ylabel().startswith("time constant")]
+    assert (marked(canvas) == {finite.OVERFLOW.words}) == (bias == 100)
+    constants = np.concatenate([line.get_ydata() for line in axes.lines if line.get_marker() == "None"])
+    assert np.nanmax(constants[constants < np.inf]) < 1000
+    canvas.draw_without_rendering()
+    assert [label.get_text() for label in axes.get_yticklabels() if label.get_text()]
+
+
+def test_the_axis_of_time_constants_has_numbers_over_many_decades() -> None:
+    run = record(*SMALL, "arm=lstm")
+    series = run.series["gate_activation"]
+    values = series.values.copy()
+    values[-1, :, series.names.index("F/q90")] = 1 - 1e-10
+    gates = replace(series, values=values)
+    canvas = drawn("gates", [replace(run, series=run.series | {"gate_activation": gates})])
+    (axes,) = [a for a in canvas.axes if a.get_ylabel().startswith("time constant")]
+    low, high = axes.get_ylim()
+    assert high > 1e9
+    assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 3
 
 
 def test_a_median_with_what_is_not_finite() -> None:

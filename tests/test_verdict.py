@@ -1,5 +1,6 @@
 """The verdict: every word at both sides of its thresholds, by real training, in MLflow and in the report."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,9 +84,51 @@ def test_exploding_needs_a_spike_and_a_gradient_that_grows_more_over_the_lag_tha
     assert word(**spike, scored_within=True) == "unknown", "losses along the way add to the past by themselves"
     assert word(**spike, scored_within=True, last_alone=True) == "exploding"
     expected = "gradient norm at step 50 1.0 decades above the median of the steps before (exploding from 1), "
-    assert expected + "where the gradient grows by 2.0 decades over the lag, 0.5 more than before (from 0.5)" in reason(
-        **spike
+    grows = "where the gradient grows by up to 2.0 decades within the lag, 0.5 more than before (from 0.5)"
+    assert expected + grows in reason(**spike)
+
+
+def test_growth_within_the_lag_is_not_called_growth_over_it() -> None:
+    """It may have risen half-way and fallen by decades until the end of the lag."""
+    for change in (
+        {"spike": 1.5, "rise_at_spike": 1.2, "grown_at_spike": 1.2},
+        {"smallest_quarter": 2.0, "grown": 1.2},
+        {"largest": 4.0, "grown_at_largest": 3.2},
+    ):
+        why = reason(**change, lost=1050.0)
+        assert word(**change, lost=1050.0) == "exploding"
+        assert re.search(r"grow(s|ing|ing there) by up to [13]\.2 decades within the lag", why), why
+        assert "over the lag" not in why
+        assert "in the end lost 1050.0 decades" in why
+
+
+def test_a_reason_names_no_spike_as_one_that_its_word_denies() -> None:
+    """A leap of the norm at which the gradient grows no more over the lag than before: why that is no explosion."""
+    high = {"spike": 2.5, "grown_at_spike": 3.0}
+    assert word(**high) == "healthy"
+    above = "gradient norm at step 50 2.5 decades above the median of the steps before, but there it grows "
+    assert above + "no more than before within the lag (exploding from 0.5)" in reason(**high)
+    assert above + "0.3 decades more than before within the lag (exploding from 0.5)" in reason(
+        **high, rise_at_spike=0.3
     )
+
+
+def test_a_number_is_not_rounded_across_its_threshold() -> None:
+    assert "at step 50 0.97 decades above" in reason(spike=0.97)
+    assert "at step 50 0.998 decades above" in reason(spike=0.9981)
+    assert "lost 3.04 decades" in reason(lost=3.04)
+    assert "lost 3.0 decades" in reason(lost=3.0)
+    assert "lost 2.98 decades" in reason(lost=2.98)
+    assert "50.4% of gates and units saturated" in reason(saturated=0.504)
+    assert "10% of gates and units saturated" in reason(saturated=0.1)
+    assert "10^2.2 or more throughout" in reason(smallest_quarter=2.27, grown=0.52)
+    assert "by up to 0.52 decades" in reason(smallest_quarter=2.27, grown=0.52)
+
+
+def test_a_single_step_is_a_step() -> None:
+    assert "over the 1 step that the task needs" in reason(lag=1, span=1)
+    assert "over the 1 step that there is" in reason(lag=2, span=1)
+    assert "(1 update, trained from 10)" in reason(updates=1)
 
 
 def test_exploding_at_every_step_needs_no_spike() -> None:

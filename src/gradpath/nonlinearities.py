@@ -55,7 +55,7 @@ def derivative(kind: Activation, x: NDArray) -> NDArray:
     tanh half as far. The square comes last, so that nothing underflows before φ′ itself does.
     """
     if kind is Activation.relu:
-        return (x > 0).astype(x.dtype)
+        return np.heaviside(x, x.dtype.type(0))  # NaN stays: a unit that has blown up is not one that is off
     with np.errstate(under="ignore"):
         e = np.abs(x)
         e *= -1 if kind is Activation.tanh else -0.5

@@ -5,6 +5,7 @@ which says how it does on the other half.
 """
 
 from dataclasses import dataclass
+from math import floor
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def judge(e: Evidence) -> Verdict:
             "diverged", _line(_loss(e), f"diverged above {DIVERGED:g} times the larger of these", _largest(e))
         )
     few = e.updates is not None and e.updates < UNTRAINED
-    updates = f"nothing was trained ({e.updates} updates, trained from {UNTRAINED})" if few else ""
+    updates = f"nothing was trained ({_count(e.updates or 0, 'update')}, trained from {UNTRAINED})" if few else ""
     if e.solved:
         return Verdict("solved", _line(updates, e.score, _lost(e), _largest(e)))
     if few:
@@ -97,18 +98,20 @@ def _explosion(e: Evidence) -> str:
     grown, rise = e.grown_at_spike or 0.0, e.rise_at_spike or 0.0
     if e.spike is not None and e.spike >= SPIKED and rise >= ROSE:
         return (
-            f"{_spike(e)}, where the gradient grows by {grown:.1f} decades over the lag, "
-            f"{rise:.1f} more than before (from {ROSE:g})"
+            f"{_spike(e)}, where the gradient grows by up to {grown:.1f} decades within the lag, "
+            f"{_beside(rise, ROSE)} more than before (from {ROSE:g})"
         )
     if (e.smallest_quarter or 0.0) >= HUGE and (e.grown or 0.0) >= ROSE:
+        least = floor(10 * (e.smallest_quarter or 0.0)) / 10
         return (
-            f"gradient norm 10^{e.smallest_quarter:.1f} or more throughout, as the median of each quarter of training "
-            f"(exploding from 10^{HUGE:g}), growing by {e.grown:.1f} decades over the lag (from {ROSE:g})"
+            f"gradient norm 10^{least:.1f} or more throughout, as the median of each quarter of training "
+            f"(exploding from 10^{HUGE:g}), growing by up to {_beside(e.grown or 0.0, ROSE)} decades within the lag "
+            f"(from {ROSE:g})"
         )
     if (e.largest or 0.0) >= OUTGREW and (e.grown_at_largest or 0.0) >= OUTGREW:
         return (
-            f"{_largest(e)} (exploding from 10^{OUTGREW:g}), growing there by {e.grown_at_largest:.1f} decades "
-            f"over the lag (from {OUTGREW:g})"
+            f"{_largest(e)} (exploding from 10^{OUTGREW:g}), growing there by up to "
+            f"{_beside(e.grown_at_largest or 0.0, OUTGREW)} decades within the lag (from {OUTGREW:g})"
         )
     return ""
 
@@ -119,7 +122,12 @@ def _spike(e: Evidence) -> str:
     where = f"gradient norm at step {e.spike_at}"
     if e.spike <= 0.05:
         return f"{where} no larger than the median of the steps before (exploding from +{SPIKED:g} decade)"
-    return f"{where} {e.spike:.1f} decades above the median of the steps before (exploding from {SPIKED:g})"
+    above = f"{where} {_beside(e.spike, SPIKED)} decades above the median of the steps before"
+    rise = e.rise_at_spike or 0.0
+    if e.spike < SPIKED or rise >= ROSE:
+        return f"{above} (exploding from {SPIKED:g})"
+    more = f"{_beside(rise, ROSE)} decades more than before" if rise >= 0.05 else "no more than before"
+    return f"{above}, but there it grows {more} within the lag (exploding from {ROSE:g})"
 
 
 def _largest(e: Evidence) -> str:
@@ -132,8 +140,8 @@ def _lost(e: Evidence) -> str:
     if e.last_alone:
         return f"the last step's loss alone {_change(e.lost)} over the sequence"
     if e.span is not None and e.span < e.lag:
-        return f"{_change(e.lost)} over the {e.span} steps that there are"
-    return f"{_change(e.lost)} over the {e.lag} steps that the task needs"
+        return f"{_change(e.lost)} over the {_count(e.span, 'step')} that there {'is' if e.span == 1 else 'are'}"
+    return f"{_change(e.lost)} over the {_count(e.lag, 'step')} that the task needs"
 
 
 def _at_init(e: Evidence) -> str:
@@ -149,13 +157,25 @@ def _change(lost: float) -> str:
         return "nothing arrives (a true zero)"
     if abs(lost) < 0.05:
         return "lost nothing (0.0 decades)"
-    return f"gained {-lost:.1f} decades" if lost < 0 else f"lost {lost:.1f} decades"
+    return f"gained {-lost:.1f} decades" if lost < 0 else f"lost {_beside(lost, VANISHED)} decades"
+
+
+def _beside(value: float, limit: float, digits: int = 1) -> str:
+    """Rounded, but never to the other side of its limit, nor onto it: with as many more digits as that takes."""
+    text = f"{value:.{digits}f}"
+    same = np.sign(float(text) - limit) == np.sign(value - limit)
+    return text if same or digits > 15 else _beside(value, limit, digits + 1)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _saturated(e: Evidence) -> str:
     if e.saturated is None:
         return "saturation not judged, no reading of gate_activation, or of ReLU alone"
-    return f"{e.saturated:.0%} of gates and units saturated (saturated above {SATURATED:.0%})"
+    share = _beside(100 * e.saturated, 100 * SATURATED, digits=0)
+    return f"{share}% of gates and units saturated (saturated above {SATURATED:.0%})"
 
 
 def _unread(e: Evidence) -> str:

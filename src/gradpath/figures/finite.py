@@ -3,8 +3,9 @@
 The five are never confused. A true zero (-inf of a log10 norm) is a cross on the floor, a grey cell in a map; +inf has
 left the range of floating point; NaN is the outcome of an operation without one (∞ − ∞); and where nothing was read
 (a masked value) nothing is drawn. Every figure ends with `style.caption`, which calls `finish`: it marks whatever is
-not finite in any line, so that a figure that draws its numbers as they are cannot hide a divergence, and says above
-the figure which seeds diverged, and when. Which reading stands for the trained network is decided in `stages`.
+not finite in any line, so that a figure that draws its numbers as they are cannot hide a divergence, puts a dot on
+a number that has no neighbour to draw a line to, and says above the figure which seeds diverged, and when. Which
+reading stands for the trained network is decided in `stages`.
 """
 
 import textwrap
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
     from matplotlib.image import AxesImage
+    from matplotlib.lines import Line2D
 
     from gradpath.figures.arms import Group
 
@@ -163,12 +165,24 @@ def _mark_lines(axes: "Axes") -> None:
         given = ~np.ma.getmaskarray(points).any(axis=0)
         sound = np.isfinite(np.ma.getdata(points)).all(axis=0)
         finite |= bool((sound & given).any())
+        _dots(axes, line, np.ma.getdata(points), sound & given)
         bad |= bool((~sound & given).any())
         if (~sound & given).any():
             marks(axes, np.ma.array(points[0], mask=~given), np.ma.array(points[1], mask=~given), line.get_color())
     if bad and not finite and not axes.texts:
         look: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center", "fontsize": 9}
         axes.text(0.5, 0.5, "not finite", color=DIVERGED, **look)
+
+
+def _dots(axes: "Axes", line: "Line2D", points: NDArray, there: NDArray) -> None:
+    """A dot on each point of a line that has no neighbour: what came before a divergence at the second step, the end of
+    what true zeros cut off. A line of one point is not to be seen.
+    """
+    beside = np.pad(there, 1)
+    alone = there & ~beside[:-2] & ~beside[2:]
+    if alone.any() and line.get_marker() == "None" and line.get_linestyle() != "None":
+        look: dict[str, Any] = {"color": line.get_color(), "alpha": line.get_alpha(), "zorder": line.get_zorder()}
+        axes.plot(*points[:, alone], ".", markersize=3 + 2 * line.get_linewidth(), label="_alone", **look)
 
 
 def _handles(canvas: "Canvas") -> list[Any]:

@@ -77,7 +77,7 @@ class Gates(Figure):
             "10 % and 90 % quantiles; dashed: at initialisation. Saturated: below 0.1 (solid) or above 0.9 (dotted). "
             "Time constant of the carried state: −1/ln F (Z of the GRU), for the units' median (thick) and 90 % "
             "quantile (thin), against the largest lag of the task (grey): a carousel with F < 1 keeps e^(−lag/τ) of "
-            "its gradient. "
+            "its gradient; τ is infinite where F has rounded to 1. "
             f"{style.setting_text(found)}.",
             found,
         )
@@ -112,8 +112,13 @@ class Gates(Figure):
         for gate in forget:
             for quantile, width in (("q50", 1.6), ("q90", 0.9)):
                 for probe, dash in ((0, "--"), (-1, "-")):
-                    f = np.clip(_read(group, f"{gate}/{quantile}", probe), 1e-12, 1 - 1e-12)
-                    axes.plot(t, -1 / np.log(f), color=_color(gate), lw=width, linestyle=dash)
+                    f = np.maximum(_read(group, f"{gate}/{quantile}", probe), 1e-12)
+                    tau = np.full_like(f, np.inf)  # where F has rounded to 1: marked, not drawn
+                    np.divide(-1, np.log(f), out=tau, where=f < 1)
+                    axes.plot(t, tau, color=_color(gate), lw=width, linestyle=dash)
+        low, high = axes.get_ylim()
+        if high > 1e4 * low:  # there is no room for 2 and 5 then, and the locator would leave out all
+            axes.yaxis.set_major_locator(LogLocator())
         if not forget:
             axes.text(0.5, 0.4, "no gate, no time constant", transform=axes.transAxes, ha="center", color="#777777")
 

@@ -158,11 +158,16 @@ def _numbers(numbers: Iterable[int]) -> str:
 
 
 def divergences(found: Iterable["Group"]) -> list[str]:
-    """``RNN: 1 of 3 seeds diverged at step 3 of 50`` of each group with such a seed."""
+    """``RNN: 1 of 3 seeds diverged at step 3 of 50, the other 2 were trained to the end`` of each group with such a
+    seed: a median after training is that of the others, whatever number of seeds a caption names.
+    """
     said = []
     for group in found:
         at_steps = [step for run in group.runs if (step := stopped(run)) is not None]
         if at_steps:
             seeds = f"{len(at_steps)} of {len(group.runs)} seed{'s' * (len(group.runs) > 1)}"
-            said.append(f"{group.label}: {seeds} diverged at {steps(at_steps)} of {_numbers(_planned(group.runs))}")
+            text = f"{group.label}: {seeds} diverged at {steps(at_steps)} of {_numbers(_planned(group.runs))}"
+            others = len(group.runs) - len(at_steps)
+            rest = f"the other {others} were" if others > 1 else "the other was"
+            said.append(f"{text}, {rest} trained to the end" if others else text)
     return said
