@@ -94,6 +94,18 @@ def assert_one_line(err: str) -> None:
         (["tracking.experiment=" + "x" * 300], "must be at most 200 bytes long"),
         (["tracking.experiment=" + "験" * 100], "must be at most 200 bytes long"),
         (["tracking.experiment=a/b"], "tracking.experiment=a/b: must be letters, digits, spaces, _ . or -"),
+        (["tracking.experiment=it's"], "tracking.experiment=it's: must be letters, digits, spaces, _ . or -"),
+        (["tracking.experiment=a}b"], "tracking.experiment=a}b: must be letters, digits, spaces, _ . or -"),
+        (["tracking.experiment='a"], "tracking.experiment='a: a bracket or a quote is not closed"),
+        (
+            ["tracking.ur=x"],
+            "tracking.ur=x: no such key; there are uri, experiment, sweep_id, timeout (did you mean track",
+        ),
+        (["http://me:p@ss@host"], "http://***@host: must be KEY=VALUE"),
+        (["uri=postgresql://me:p@ss@host/db"], "uri=postgresql://me:***@host/db: no such key"),
+        (["tracking.uri=[http://me:p@ss@host]"], "tracking.uri=[http://***@host]: must be text or null"),
+        (["tracking.uri=postgresql://me:p@ss@host/a,b"], "gradpath run -m tracking.uri=postgresql://me:***@host/a,b"),
+        (["-m", "tracking.uri=http://me:p@ss@host", "seed=0,0"], "this point is in the sweep twice, with seed 0"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -102,6 +114,18 @@ def test_what_cannot_be_is_refused_in_one_line(home: Path, command, arguments: l
     assert (status, out) == (2, "")
     assert_one_line(err)
     assert said in err
+    assert "p@ss" not in err
+
+
+def test_a_key_that_another_unit_has_is_not_proposed_again(home: Path, command) -> None:
+    _, _, err = command("run", "cell=rnn", "cell.forget_bias=1")
+    assert err.endswith("there are hidden_size, layers, initial_state, activation\n")
+
+
+@pytest.mark.parametrize("place", ["/tmp/a (1)/x.db", "/tmp/it's/x.db", "/tmp/[a]/x.db", "/tmp/a{b}/x.db"])
+def test_a_path_is_taken_as_it_is_written(place: str) -> None:
+    assert config.experiment([f"tracking.uri=sqlite:///{place}"]).tracking.uri == f"sqlite:///{place}"
+    assert config.report([f"out={place}"]).out == place
 
 
 @pytest.mark.parametrize(

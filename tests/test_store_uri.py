@@ -105,6 +105,8 @@ def test_the_environment_says_where_results_go_unless_the_user_does(
     assert config.experiment(["+experiment=demo", *TINY]).tracking.experiment == "demo", "a study has its own"
     assert [name for name, _ in ui.links(None, "")] == ["of the environment"]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "")
+    assert config.experiment(TINY).tracking.experiment == "gradpath"
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     assert config.experiment(TINY).tracking.experiment == "gradpath"
     with pytest.raises(store.StoreError):
@@ -192,6 +194,8 @@ def test_a_store_where_nothing_can_be_written_is_read(home: Path, tmp_path_facto
         ("postgresql://us:pa55@w/or@d@host/db?password=pa55", "postgresql://us:***@host/db?password=***"),
         ("at https://us:pa55@host:5000/x?token=pa55 (15 s)", "at https://***@host:5000/x?token=*** (15 s)"),
         ("https://pa55@host", "https://***@host"),
+        ("[http://us:pa55@w@host/a]", "[http://***@host/a]"),
+        (r"http\://us\:pa55@host or mysql\://us\:pa55@host", r"http\://***@host or mysql\://us\:***@host"),
         ("dsn: host=h password='pa55 word' user=u", "dsn: host=h password=*** user=u"),
         ("http://host:5000/a and sqlite:////a/b.db", "http://host:5000/a and sqlite:////a/b.db"),
     ],

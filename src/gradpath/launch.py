@@ -1,5 +1,6 @@
 """``gradpath run``: plans and checks every point, hands them to Hydra's launcher, and says how each of them ended."""
 
+import os
 import secrets
 import shlex
 import sys
@@ -120,6 +121,9 @@ def _hand_over(options: Options, jobs: list[Job], sweep_id: str) -> dict[int, st
     starts = [0]
     for job in jobs:
         starts.append(starts[-1] + len(job.experiments))
+    # The tracker of semaphores, a process of Python's own, would speak of those that ended workers have left to it.
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
     task = partial(_job, tuple(starts) if options.multirun else (), sweep_id)
     with config.hydra() as hydra:
         if not options.multirun:
@@ -234,7 +238,8 @@ def _conclude(jobs: Sequence[Job], sweep_id: str, began: int, reasons: dict[int,
         bad = [run for e in job.experiments if (run := ended.get(e.config_hash, Ended("MISSING"))).status != "FINISHED"]
         if bad or reasons.get(index):
             why = reasons.get(index) or next((run.error for run in bad if run.error), "") or _without_reason(bad)
-            print(f"failed: {label(job.experiments)}: {why}{f' [{job.name}]' if job.name else ''}", file=sys.stderr)
+            line = f"failed: {label(job.experiments)}: {why}{f' [{job.name}]' if job.name else ''}"
+            print(one_line(line), file=sys.stderr)
             failed = True
     return int(failed)
 

@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
 from gradpath import paths
+from gradpath.terminal import without_passwords
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http://", "https://")
@@ -175,10 +176,7 @@ def masked(text: str, uri: str = "") -> str:
     """A message without the passwords of URIs and connection strings in it, nor that of the store at ``uri``."""
     for secret in _secrets(uri):
         text = text.replace(secret, "***")
-    text = re.sub(r"(https?://)[^\s/@]+@", r"\1***@", text)
-    text = re.sub(r"(\w://[^\s:/@]*:)\S+@", r"\1***@", text)
-    words = "password|passwd|pwd|token|secret|[a-z_]*key|sslpassword"
-    return re.sub(rf"(?i)\b({words})(\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)", r"\1\2***", text)
+    return without_passwords(text)
 
 
 def _secrets(uri: str) -> Iterator[str]:
