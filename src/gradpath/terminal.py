@@ -40,7 +40,7 @@ def without_passwords(text: str) -> str:
     """
     text = re.sub(r"(https?\\?://)[^\s/]+@", r"\1***@", text)
     text = re.sub(r"(\w\\?://[^\s:/@\\]*\\?:)\S+@", r"\1***@", text)
-    words = "password|passwd|pwd|token|secret|[a-z_]*key|sslpassword"
+    words = "password|passwd|pwd|token|secret|[a-z_]+key|sslpassword"
     return re.sub(rf"(?i)\b({words})(\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)", r"\1\2***", text)
 
 
