@@ -83,6 +83,21 @@ def test_a_store_that_cannot_be_is_refused(uri: str, why: str, key: str, monkeyp
     assert "pa55" not in str(told.value)
 
 
+def test_what_is_no_file_is_not_replaced_by_a_database(tmp_path: Path, monkeypatch) -> None:
+    """A pipe, and links that lead nowhere, as to a disk that is not mounted."""
+    (tmp_path / "mlruns").mkdir()
+    os.mkfifo(tmp_path / "pipe.db")
+    for name in ("link.db", "mlruns/mlflow.db"):
+        (tmp_path / name).symlink_to("/no/such/disk/x.db")
+    (tmp_path / "loop.db").symlink_to(tmp_path / "loop.db")
+    monkeypatch.setenv("GRADPATH_HOME", str(tmp_path))
+    before = sorted(tmp_path.rglob("*"))
+    for path in (*(tmp_path / f"{name}.db" for name in ("pipe", "link", "loop")), None):
+        with pytest.raises(store.StoreError, match=r"must name a file"):
+            store.connect(None if path is None else f"sqlite:///{path}", timeout=0.1)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert store.tracking_uri("sqlite:///here.db") == f"sqlite:///{tmp_path}/here.db"

@@ -25,6 +25,7 @@ from gradpath.store_uri import (
     own_is_missing,
     shown,
     sqlite_file,
+    sqlite_uri,
     tracking_uri,
     writable,
 )
@@ -179,13 +180,16 @@ def _create(file: Path) -> None:
     with FileLock(f"{file}.lock"):
         if file.exists() and file.stat().st_size:
             return
-        # Under another name until it is whole: nobody finds half a database, not even after a kill.
-        unfinished = file.with_name(file.name + ".new")
+        # Under a name of our own until it is whole: nobody finds half a database, not even after a kill.
+        unfinished = file.with_name(f".{file.name}.gradpath")
         unfinished.unlink(missing_ok=True)
-        unfinished.touch()
-        uri = backend_uri(tracking_uri(f"sqlite:///{unfinished}"))
-        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
-        unfinished.rename(file)
+        try:
+            unfinished.touch()
+            uri = backend_uri(sqlite_uri(unfinished))
+            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+            unfinished.rename(file)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def _leave_wal_mode(file: Path) -> None:
