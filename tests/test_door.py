@@ -8,9 +8,11 @@ import re
 import shlex
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from conftest import PATIENCE
-from gradpath import cli, config, hydra_options, launch, loader, signals, store
+from gradpath import cli, config, hydra_options, launch, loader, paths, signals, store
 from gradpath.experiment import Tracking
 from gradpath.tasks.adding import Adding
 
@@ -337,6 +339,37 @@ def test_a_sweep_that_is_stopped_says_how_far_it_came(
     assert (ended, out) == (status, "")
     assert err.splitlines()[-1] == f"gradpath: {word}: 1 of 3 runs finished"
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM")]
+)
+def test_a_library_that_stumbles_when_it_is_interrupted_does_not_hide_it(
+    home: Path, command, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, status: int, word: str
+) -> None:
+    """As OmegaConf does, whose half-made lists have no flags to put back."""
+
+    def load(*_, **__):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which an earlier end has switched off
+        try:
+            signal.raise_signal(sent)
+        finally:
+            raise AttributeError("'dict' object has no attribute '_invalidate_flags_cache'")
+
+    monkeypatch.setattr(config, "compose", load)
+    assert command("run", "cell.layers=1") == (status, "", f"gradpath: {word}\n")
+    monkeypatch.undo()
+    monkeypatch.setattr(launch, "execute_seeds", load)
+    assert command("run", *SMALL)[::2] == (status, f"gradpath: {word}: 0 of 1 runs finished\n")
+
+
+def test_a_locked_store_is_waited_for_as_long_as_is_said(home: Path, command) -> None:
+    store.experiment_id(store.connect(None), "gradpath")
+    with closing(sqlite3.connect(paths.database(), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        status, out, err = command("run", *SMALL, "tracking.timeout=0.1")
+    assert (status, out) == (2, "")
+    assert err.endswith("the database is locked by another process; waited for 0.1 s\n")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])

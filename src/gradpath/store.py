@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shlex
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -117,7 +118,7 @@ def _check(uri: str, backend: str, create: bool) -> None:
     if set(found) == {expected}:
         return
     if set(found) <= known:
-        how = f"is of an older MLflow: back it up, then run: mlflow db upgrade {shown(uri)}"
+        how = f"is of an older MLflow: back it up, then run: mlflow db upgrade {shlex.quote(shown(uri))}"
     else:
         how = "is of a newer MLflow than the one installed here: pip install --upgrade mlflow"
     raise StoreError(f"tracking.uri={shown(uri)}: {how}")
