@@ -382,6 +382,11 @@ def test_a_figure_that_raises_is_named_and_the_others_are_drawn(place, capsys, m
     assert "exploding.png" in said.out
 
 
+def test_several_figures_are_a_list() -> None:
+    with pytest.raises(config.ConfigError, match=r"figures=gates,paths: several go into brackets, as in figures=\["):
+        config.report(["figures=gates,paths"])
+
+
 @pytest.mark.parametrize("stumbling", [False, True])
 @pytest.mark.parametrize("ended", [signals.Terminated(signal.SIGTERM), KeyboardInterrupt()])
 def test_a_signal_ends_a_report(place, capsys, monkeypatch, ended: BaseException, stumbling: bool) -> None:

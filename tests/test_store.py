@@ -198,7 +198,7 @@ def test_the_database_is_created_once_however_many_ask_whatever_its_folder_is_ca
 
 @pytest.mark.parametrize("moment", ["create_run", "log_batch", "log_artifact"])
 @pytest.mark.parametrize("sent", [True, False], ids=["signal", "error"])
-def test_a_run_is_closed_at_whatever_moment_it_ends(home: Path, monkeypatch, moment: str, sent: bool) -> None:
+def test_a_run_is_closed_at_whatever_moment_it_ends(home: Path, monkeypatch, capsys, moment: str, sent: bool) -> None:
     """SIGTERM, or an error of the store, in the middle of creating a run, of its parameters, of its artifact."""
     recorder = Recorder(small(), {"sweep_id": "s"})
     call = getattr(recorder.client, moment)
@@ -221,3 +221,6 @@ def test_a_run_is_closed_at_whatever_moment_it_ends(home: Path, monkeypatch, mom
         recorder.record(next(train(small())))
     (run,) = recorder.client.search_runs([recorder.experiment_id])
     assert run.info.status == ("KILLED" if sent else "FINISHED" if moment == "create_run" else "FAILED")
+    kept = moment == "log_artifact"
+    assert bool(list(home.glob("unsent/*.npz"))) == kept
+    assert ("what was measured is kept in" in capsys.readouterr().err) == kept
