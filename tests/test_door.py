@@ -7,9 +7,11 @@ import re
 import shlex
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from conftest import PATIENCE
-from gradpath import config, hydra_options, launch, loader, signals, store
+from gradpath import config, hydra_options, launch, loader, paths, signals, store
 from gradpath.experiment import Tracking
 from gradpath.tasks.adding import Adding
 
@@ -75,6 +77,18 @@ def assert_one_line(err: str) -> None:
         (["tracking.experiment=" + "x" * 300], "must be at most 200 bytes long"),
         (["tracking.experiment=" + "験" * 100], "must be at most 200 bytes long"),
         (["tracking.experiment=a/b"], "tracking.experiment=a/b: must be letters, digits, spaces, _ . or -"),
+        (["tracking.experiment=it's"], "tracking.experiment=it's: must be letters, digits, spaces, _ . or -"),
+        (["tracking.experiment=a}b"], "tracking.experiment=a}b: must be letters, digits, spaces, _ . or -"),
+        (["tracking.experiment='a"], "tracking.experiment='a: a bracket or a quote is not closed"),
+        (
+            ["tracking.ur=x"],
+            "tracking.ur=x: no such key; there are uri, experiment, sweep_id, timeout (did you mean track",
+        ),
+        (["http://me:p@ss@host"], "http://***@host: must be KEY=VALUE"),
+        (["uri=postgresql://me:p@ss@host/db"], "uri=postgresql://me:***@host/db: no such key"),
+        (["tracking.uri=[http://me:p@ss@host]"], "tracking.uri=[http://***@host]: must be text or null"),
+        (["tracking.uri=postgresql://me:p@ss@host/a,b"], "gradpath run -m tracking.uri=postgresql://me:***@host/a,b"),
+        (["-m", "tracking.uri=http://me:p@ss@host", "seed=0,0"], "this point is in the sweep twice, with seed 0"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -83,6 +97,18 @@ def test_what_cannot_be_is_refused_in_one_line(home: Path, command, arguments: l
     assert (status, out) == (2, "")
     assert_one_line(err)
     assert said in err
+    assert "p@ss" not in err
+
+
+def test_a_key_that_another_unit_has_is_not_proposed_again(home: Path, command) -> None:
+    _, _, err = command("run", "cell=rnn", "cell.forget_bias=1")
+    assert err.endswith("there are hidden_size, layers, initial_state, activation\n")
+
+
+@pytest.mark.parametrize("place", ["/tmp/a (1)/x.db", "/tmp/it's/x.db", "/tmp/[a]/x.db", "/tmp/a{b}/x.db"])
+def test_a_path_is_taken_as_it_is_written(place: str) -> None:
+    assert config.experiment([f"tracking.uri=sqlite:///{place}"]).tracking.uri == f"sqlite:///{place}"
+    assert config.report([f"out={place}"]).out == place
 
 
 @pytest.mark.parametrize(
@@ -294,6 +320,37 @@ def test_a_sweep_that_is_stopped_says_how_far_it_came(
     assert (ended, out) == (status, "")
     assert err.splitlines()[-1] == f"gradpath: {word}: 1 of 3 runs finished"
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM")]
+)
+def test_a_library_that_stumbles_when_it_is_interrupted_does_not_hide_it(
+    home: Path, command, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, status: int, word: str
+) -> None:
+    """As OmegaConf does, whose half-made lists have no flags to put back."""
+
+    def load(*_, **__):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which an earlier end has switched off
+        try:
+            signal.raise_signal(sent)
+        finally:
+            raise AttributeError("'dict' object has no attribute '_invalidate_flags_cache'")
+
+    monkeypatch.setattr(config, "compose", load)
+    assert command("run", "cell.layers=1") == (status, "", f"gradpath: {word}\n")
+    monkeypatch.undo()
+    monkeypatch.setattr(launch, "execute_seeds", load)
+    assert command("run", *SMALL)[::2] == (status, f"gradpath: {word}: 0 of 1 runs finished\n")
+
+
+def test_a_locked_store_is_waited_for_as_long_as_is_said(home: Path, command) -> None:
+    store.experiment_id(store.connect(None), "gradpath")
+    with closing(sqlite3.connect(paths.database(), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        status, out, err = command("run", *SMALL, "tracking.timeout=0.1")
+    assert (status, out) == (2, "")
+    assert err.endswith("the database is locked by another process; waited for 0.1 s\n")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])

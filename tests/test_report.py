@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import settle
-from gradpath import config, loader, paths, plan, report, store, ui
+from gradpath import config, loader, paths, plan, report, signals, store, ui
 from gradpath.figures import style
 from gradpath.figures.gates import Gates
 from gradpath.recorder import Recorder
@@ -379,6 +380,29 @@ def test_a_figure_that_raises_is_named_and_the_others_are_drawn(place, capsys, m
     said = capsys.readouterr()
     assert said.err == "failed: gates (KeyError: 'no\\nsuch key\\x1b[2J')\n"
     assert "exploding.png" in said.out
+
+
+def test_several_figures_are_a_list() -> None:
+    with pytest.raises(config.ConfigError, match=r"figures=gates,paths: several go into brackets, as in figures=\["):
+        config.report(["figures=gates,paths"])
+
+
+@pytest.mark.parametrize("stumbling", [False, True])
+@pytest.mark.parametrize("ended", [signals.Terminated(signal.SIGTERM), KeyboardInterrupt()])
+def test_a_signal_ends_a_report(place, capsys, monkeypatch, ended: BaseException, stumbling: bool) -> None:
+    """It is no fault of the figure that it comes in, also where the drawing library makes an error of it."""
+
+    def broken(self: Any, runs: Any) -> Any:
+        try:
+            raise ended
+        finally:
+            if stumbling:
+                raise KeyError("Rectangle:kwdoc")
+
+    monkeypatch.setattr(Gates, "draw", broken)
+    with pytest.raises(type(ended)):
+        report.write(config.report(["figures=[gates,exploding]"]))
+    assert "failed" not in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_no_half_file(place, capsys, monkeypatch) -> None:

@@ -176,21 +176,29 @@ def test_a_uri_that_is_no_store_is_refused(uri: str) -> None:
         store.tracking_uri(uri)
 
 
-def test_the_database_is_created_once_however_many_ask(tmp_path: Path) -> None:
+def test_the_database_is_created_once_however_many_ask_whatever_its_folder_is_called(tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
-    script = f"from gradpath import store; print(store.experiment_id(store.connect({uri!r}), 'one'))"
-    asking = [subprocess.Popen([sys.executable, "-c", script], stdout=-1, stderr=-1, text=True) for _ in range(4)]
+    home = tmp_path / "what? a%20b%2Fx#y"
+    (home / "mlruns").mkdir(parents=True)
+    (home / "mlruns" / "mlflow.db.new").write_text("somebody else's")
+    script = "from gradpath import store; print(store.experiment_id(store.connect(None), 'one'))"
+    env = os.environ | {"GRADPATH_HOME": str(home)}
+    asking = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=-1, stderr=-1, text=True, env=env) for _ in range(4)
+    ]
     answers = [(process.communicate(timeout=PATIENCE), process.returncode) for process in asking]
     assert [status for _, status in answers] == [0, 0, 0, 0], answers
     assert len({out.strip() for (out, _), _ in answers}) == 1
+    assert sorted(path.name for path in (home / "mlruns").iterdir()) == ["mlflow.db", "mlflow.db.lock", "mlflow.db.new"]
+    assert (home / "mlruns" / "mlflow.db.new").read_text() == "somebody else's"
+    assert [path.name for path in tmp_path.iterdir()] == [home.name]
 
 
 @pytest.mark.parametrize("moment", ["create_run", "log_batch", "log_artifact"])
 @pytest.mark.parametrize("sent", [True, False], ids=["signal", "error"])
-def test_a_run_is_closed_at_whatever_moment_it_ends(home: Path, monkeypatch, moment: str, sent: bool) -> None:
+def test_a_run_is_closed_at_whatever_moment_it_ends(home: Path, monkeypatch, capsys, moment: str, sent: bool) -> None:
     """SIGTERM, or an error of the store, in the middle of creating a run, of its parameters, of its artifact."""
     recorder = Recorder(small(), {"sweep_id": "s"})
     call = getattr(recorder.client, moment)
@@ -213,3 +221,6 @@ def test_a_run_is_closed_at_whatever_moment_it_ends(home: Path, monkeypatch, mom
         recorder.record(next(train(small())))
     (run,) = recorder.client.search_runs([recorder.experiment_id])
     assert run.info.status == ("KILLED" if sent else "FINISHED" if moment == "create_run" else "FAILED")
+    kept = moment == "log_artifact"
+    assert bool(list(home.glob("unsent/*.npz"))) == kept
+    assert ("what was measured is kept in" in capsys.readouterr().err) == kept

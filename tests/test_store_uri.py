@@ -83,6 +83,21 @@ def test_a_store_that_cannot_be_is_refused(uri: str, why: str, key: str, monkeyp
     assert "pa55" not in str(told.value)
 
 
+def test_what_is_no_file_is_not_replaced_by_a_database(tmp_path: Path, monkeypatch) -> None:
+    """A pipe, and links that lead nowhere, as to a disk that is not mounted."""
+    (tmp_path / "mlruns").mkdir()
+    os.mkfifo(tmp_path / "pipe.db")
+    for name in ("link.db", "mlruns/mlflow.db"):
+        (tmp_path / name).symlink_to("/no/such/disk/x.db")
+    (tmp_path / "loop.db").symlink_to(tmp_path / "loop.db")
+    monkeypatch.setenv("GRADPATH_HOME", str(tmp_path))
+    before = sorted(tmp_path.rglob("*"))
+    for path in (*(tmp_path / f"{name}.db" for name in ("pipe", "link", "loop")), None):
+        with pytest.raises(store.StoreError, match=r"must name a file"):
+            store.connect(None if path is None else f"sqlite:///{path}", timeout=0.1)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert store.tracking_uri("sqlite:///here.db") == f"sqlite:///{tmp_path}/here.db"
@@ -105,6 +120,8 @@ def test_the_environment_says_where_results_go_unless_the_user_does(
     assert config.experiment(["+experiment=demo", *TINY]).tracking.experiment == "demo", "a study has its own"
     assert [name for name, _ in ui.links(None, "")] == ["of the environment"]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "")
+    assert config.experiment(TINY).tracking.experiment == "gradpath"
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     assert config.experiment(TINY).tracking.experiment == "gradpath"
     with pytest.raises(store.StoreError):
@@ -192,6 +209,8 @@ def test_a_store_where_nothing_can_be_written_is_read(home: Path, tmp_path_facto
         ("postgresql://us:pa55@w/or@d@host/db?password=pa55", "postgresql://us:***@host/db?password=***"),
         ("at https://us:pa55@host:5000/x?token=pa55 (15 s)", "at https://***@host:5000/x?token=*** (15 s)"),
         ("https://pa55@host", "https://***@host"),
+        ("[http://us:pa55@w@host/a]", "[http://***@host/a]"),
+        (r"http\://us\:pa55@host or mysql\://us\:pa55@host", r"http\://***@host or mysql\://us\:***@host"),
         ("dsn: host=h password='pa55 word' user=u", "dsn: host=h password=*** user=u"),
         ("http://host:5000/a and sqlite:////a/b.db", "http://host:5000/a and sqlite:////a/b.db"),
     ],

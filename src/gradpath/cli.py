@@ -89,17 +89,17 @@ def main() -> None:
 def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Runs a command; the one place where errors become a line and a status."""
     from gradpath.reasons import reason
-    from gradpath.signals import Terminated
+    from gradpath.signals import ending
     from gradpath.store import StoreError
 
     try:
         return command(arguments)
-    except (ConfigError, StoreError) as error:
-        print(f"gradpath: {one_line(str(error))}", file=sys.stderr)
-        return 2
-    except Terminated:
-        raise
     except (Exception, SystemExit) as error:  # a unit that calls sys.exit has failed too
+        if ended := ending(error):
+            raise ended from None
+        if isinstance(error, ConfigError | StoreError):
+            print(f"gradpath: {one_line(str(error))}", file=sys.stderr)
+            return 2
         if type(error).__module__.startswith(("mlflow.", "sqlalchemy.", "requests.")):
             print(f"gradpath: the MLflow store answered: {one_line(str(error).partition(chr(10))[0])}", file=sys.stderr)
             return 2

@@ -6,6 +6,7 @@ that names the key, what was given and what is allowed.
 """
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -42,6 +43,10 @@ def register() -> None:
         for name, unit in units.items():
             store.store(group=group, name=f"_{name}", node=unit)
     OmegaConf.register_new_resolver("gradpath_home", lambda: str(paths.home()))
+    # A variable that is set to nothing says nothing.
+    OmegaConf.register_new_resolver(
+        "gradpath_experiment", lambda: os.environ.get("MLFLOW_EXPERIMENT_NAME") or "gradpath"
+    )
 
 
 @contextmanager
@@ -175,7 +180,7 @@ def build(config: DictConfig, given: Sequence[str] = ()) -> Any:
             name = ".".join((*path, key))
             if names and key not in names:
                 value = as_written(_raw(node)[key])
-                raise ConfigError(f"{name}={value}: {no_such_key(key, list(names))}")
+                raise ConfigError(f"{name}={value}: {no_such_key(name, list(names))}")
             if OmegaConf.is_missing(node, key):
                 raise ConfigError(f"{name}: nothing chosen{messages.choices(key)}")
             if OmegaConf.is_dict(node[key]):

@@ -1,5 +1,6 @@
 """``gradpath run``: plans and checks every point, hands them to Hydra's launcher, and says how each of them ended."""
 
+import os
 import secrets
 import shlex
 import sys
@@ -20,7 +21,7 @@ from gradpath.liveness import dead
 from gradpath.reasons import reason
 from gradpath.run import execute_seeds, label
 from gradpath.settings import ConfigError
-from gradpath.signals import Terminated
+from gradpath.signals import Terminated, ending
 from gradpath.terminal import one_line, printable, settle
 
 config.register()  # in the processes of a parallel launcher too, which import this module to find the job
@@ -51,13 +52,15 @@ class StoreLostError(BaseException):
 def launch(options: Options) -> int:
     """Runs what the options describe; 1 where a run failed. Raises ConfigError or StoreError before the first one."""
     jobs = planned(options)
-    for uri, name in _places(jobs):
-        client = store.connect(uri, timeout=jobs[0].experiments[0].tracking.timeout)
-        place = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
-        for line in store.reap(client, place):
-            print(printable(line), file=sys.stderr)
     sweep_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    plan.record(((job.overrides, job.experiments) for job in jobs), sweep_id)
+    timeout = jobs[0].experiments[0].tracking.timeout
+    with store.patience(timeout):
+        for uri, name in _places(jobs):
+            client = store.connect(uri, timeout=timeout)
+            place = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
+            for line in store.reap(client, place):
+                print(printable(line), file=sys.stderr)
+        plan.record(((job.overrides, job.experiments) for job in jobs), sweep_id)
     began = int(time.time() * 1000)
     reasons: dict[int, str] = {}
     try:
@@ -120,6 +123,9 @@ def _hand_over(options: Options, jobs: list[Job], sweep_id: str) -> dict[int, st
     starts = [0]
     for job in jobs:
         starts.append(starts[-1] + len(job.experiments))
+    # The tracker of semaphores, a process of Python's own, would speak of those that ended workers have left to it.
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
     task = partial(_job, tuple(starts) if options.multirun else (), sweep_id)
     with config.hydra() as hydra:
         if not options.multirun:
@@ -152,11 +158,11 @@ def _job(starts: tuple[int, ...], sweep_id: str, composed: DictConfig) -> str:
             ends = sorted({starts[number] + 1, starts[number + 1]})
             position = f"[{'-'.join(map(str, ends))}/{starts[-1]}]"
         execute_seeds(experiments, experiments[0].tracking.sweep_id or sweep_id, position, config.jobs_at_once())
-    except (KeyboardInterrupt, Terminated):
-        raise
-    except store.StoreError as error:
-        raise StoreLostError(str(error)) from None
     except BaseException as error:  # the other points of a sweep still run, whatever a unit raises
+        if ended := ending(error):
+            raise ended from None
+        if isinstance(error, store.StoreError):
+            raise StoreLostError(str(error)) from None
         return reason(error)
     return ""
 
@@ -234,7 +240,8 @@ def _conclude(jobs: Sequence[Job], sweep_id: str, began: int, reasons: dict[int,
         bad = [run for e in job.experiments if (run := ended.get(e.config_hash, Ended("MISSING"))).status != "FINISHED"]
         if bad or reasons.get(index):
             why = reasons.get(index) or next((run.error for run in bad if run.error), "") or _without_reason(bad)
-            print(f"failed: {label(job.experiments)}: {why}{f' [{job.name}]' if job.name else ''}", file=sys.stderr)
+            line = f"failed: {label(job.experiments)}: {why}{f' [{job.name}]' if job.name else ''}"
+            print(one_line(line), file=sys.stderr)
             failed = True
     return int(failed)
 

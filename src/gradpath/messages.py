@@ -67,7 +67,7 @@ def unreadable(override: str) -> str:
         return f"{override}: {name} is no key; keys are words joined by dots, as in cell.hidden_size=64"
     if value.count("${") > 1:
         return f"{override}: an interpolation with another one in it goes into quotes: '{key}=\"…\"'"
-    if name in takes():
+    if name in takes() and not takes()[name].startswith("text"):
         return f"{override}: must be {takes()[name]}"
     unclosed = any(value.count(a) != value.count(b) for a, b in ("[]", "{}", "()")) or value.count('"') % 2
     if unclosed or value.count("'") % 2:
@@ -131,8 +131,8 @@ def fields_by_name(schema: Any) -> dict[str, Field[Any]]:
     return {f.name: f for f in fields(schema)} if is_dataclass(schema) else {}
 
 
-def no_such_key(name: str, names: Sequence[str]) -> str:
-    return f"no such key; there are {', '.join(names)}{_meant(name, names)}"
+def no_such_key(key: str, names: Sequence[str]) -> str:
+    return f"no such key; there are {', '.join(names)}{_meant(key, names)}"
 
 
 def choices(group: str, overrides: Sequence[str] = ()) -> str:
@@ -158,20 +158,20 @@ def suspects(overrides: Sequence[str]) -> str:
     return " ".join([o for o in overrides if "${" in o] or overrides)
 
 
-def _meant(name: str, names: Sequence[str]) -> str:
-    """The key that somebody who wrote ``name`` may have had in mind: the same word deeper down, an alias, or close."""
-    known = takes()
+def _meant(key: str, names: Sequence[str]) -> str:
+    """The key that somebody who wrote ``key`` may have had in mind: the same word deeper down, an alias, or close."""
+    known, name = takes(), key.rpartition(".")[2]
     if (alias := ALIASES.get(name)) and alias not in names:
         return f" (did you mean {alias}?)"
-    deeper = [key for key in known if key.rpartition(".")[2] == name and key != name]
+    deeper = [other for other in known if other.rpartition(".")[2] == name and other not in (name, key)]
     if len(deeper) == 1:
         return f" (did you mean {deeper[0]}?)"
-    return _close(name, names)
+    return _close(name, names, key.removesuffix(name))
 
 
-def _close(word: str, names: Sequence[str]) -> str:
+def _close(word: str, names: Sequence[str], section: str = "") -> str:
     match = difflib.get_close_matches(word[:80], names, 1)
-    return f" (did you mean {match[0]}?)" if match else ""
+    return f" (did you mean {section}{match[0]}?)" if match else ""
 
 
 def _unknown_name(error: MissingConfigException, overrides: Sequence[str]) -> str:
@@ -205,13 +205,14 @@ def _refused(error: OmegaConfBaseException, overrides: Sequence[str]) -> str:
     where = written(key, overrides)
     if where == key and "." not in key:  # OmegaConf knows the last word of it only
         where = next((o for o in overrides if o.partition("=")[0].endswith(f".{key}")), key)
+        key = where.partition("=")[0].lstrip("+~")
     known = fields_by_name(schema)
     if isinstance(error, InterpolationResolutionError) and name not in known:
         return f"{where}: the interpolation leads nowhere"
     if name in known:
         return f"{where}: must be {describe(known[name], typing.get_type_hints(schema)[name])}"
     if known:
-        return f"{where}: {no_such_key(name, list(known))}"
+        return f"{where}: {no_such_key(key, list(known))}"
     if key in takes():
         return f"{where}: must be {takes()[key]}"
-    return f"{where}: no such key{choices(key.partition('.')[0])}{_meant(name, ())}"
+    return f"{where}: no such key{choices(key.partition('.')[0])}{_meant(key, ())}"

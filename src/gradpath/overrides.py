@@ -103,7 +103,7 @@ def _text_keys() -> set[str]:
     """The keys that take text, in which a person may write 1e5 or größe."""
     found = {f"tracking.{field.name}" for field in dataclasses.fields(Tracking)}
     hints = typing.get_type_hints(Report)
-    return found | {field.name for field in dataclasses.fields(Report) if str in (*typing.get_args(hints[field.name]),)}
+    return found | {field.name for field in dataclasses.fields(Report) if hints[field.name] == str | None}
 
 
 TEXT = _text_keys()
@@ -117,9 +117,10 @@ def _as_text(override: str) -> str:
     try:
         parsed = OverridesParser.create().parse_override(override)
     except (HydraException, AssertionError):
-        if set(value) & set("\"'[]{}()"):
+        if value[0] in "\"'[{" or "${" in value:  # begun as the grammar has it, and not ended so
             return override
-        return f"{key}={','.join(QuotedString(part, Quote.double).with_quotes() for part in value.split(','))}"
+        parts = [value] if set(value) & set("\"'()[]{}") else value.split(",")
+        return f"{key}={','.join(QuotedString(part, Quote.double).with_quotes() for part in parts)}"
     number = not parsed.is_sweep_override() and isinstance(parsed.value(), int | float)
     return f'{key}="{value}"' if number else override
 
@@ -127,7 +128,9 @@ def _as_text(override: str) -> str:
 def _several(override: str, parsed: Override) -> str:
     """What to say where several values are given and one is meant."""
     if (key := str(parsed.key_or_group)) in TEXT and not key.startswith("tracking."):
-        return "must be a single value"
+        return f"must be a single value; a comma in it goes into quotes: '{key}=\"…\"'"
+    if key == "figures":
+        return "several go into brackets, as in figures=[norm_by_lag,gates]"
     return f"several values make a sweep, which is gradpath run -m {shlex.quote(override)}"
 
 

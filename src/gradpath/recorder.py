@@ -91,6 +91,8 @@ class Recorder:
                 raise whole from refusal
             print(f"gradpath: {whole}", file=sys.stderr)  # the error that ended the run is the one to be raised
         elif failure is not None and (error is None or not isinstance(failure, Exception)):
+            # It came while the run was being closed, before the store had everything.
+            tqdm.write(f"gradpath: {store.StoreError(self.experiment.run_name).but_kept(kept)}", file=sys.stderr)
             raise failure
 
     def _close(self, error: BaseException | None) -> BaseException | None:

@@ -16,6 +16,7 @@ from gradpath import loader, paths, store
 from gradpath.figures import CannotDrawError, Figure, style
 from gradpath.loader import Run, Sweep
 from gradpath.settings import Settings, setting
+from gradpath.signals import ending
 from gradpath.terminal import printable
 from gradpath.verdict import ORDER, Verdict
 
@@ -77,6 +78,8 @@ def write(report: Report, named: bool = False) -> int:
         except CannotDrawError as error:
             left_out.append(f"{name} ({error})")
         except (Exception, SystemExit) as error:  # odd data, or a figure of the user's own: the others are drawn
+            if ended := ending(error):
+                raise ended from None
             failed.append(f"{name} ({_said(error)})")
     if left_out:
         print(f"not drawn: {', '.join(left_out)}", file=sys.stderr)

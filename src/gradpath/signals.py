@@ -29,6 +29,22 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated(number)
 
 
+def ending(error: BaseException) -> BaseException | None:
+    """What was to end the command when an error happened: libraries that are interrupted while they tidy up may raise
+    an error of their own on top of it.
+    """
+    known: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        link = waiting.pop()
+        if isinstance(link, KeyboardInterrupt | Terminated):
+            return link
+        if link is not None and link not in known:
+            known.append(link)
+            waiting += [link.__cause__, link.__context__]
+    return None
+
+
 @contextmanager
 def terminable(handler: Callable[[int, FrameType | None], None] = stop) -> Iterator[None]:
     """Turns the signals that end a command into an exception; one that is ignored, as under nohup, stays so."""

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shlex
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from gradpath.store_uri import (
     own_is_missing,
     shown,
     sqlite_file,
+    sqlite_uri,
     tracking_uri,
     writable,
 )
@@ -116,7 +118,7 @@ def _check(uri: str, backend: str, create: bool) -> None:
     if set(found) == {expected}:
         return
     if set(found) <= known:
-        how = f"is of an older MLflow: back it up, then run: mlflow db upgrade {shown(uri)}"
+        how = f"is of an older MLflow: back it up, then run: mlflow db upgrade {shlex.quote(shown(uri))}"
     else:
         how = "is of a newer MLflow than the one installed here: pip install --upgrade mlflow"
     raise StoreError(f"tracking.uri={shown(uri)}: {how}")
@@ -179,13 +181,16 @@ def _create(file: Path) -> None:
     with FileLock(f"{file}.lock"):
         if file.exists() and file.stat().st_size:
             return
-        # Under another name until it is whole: nobody finds half a database, not even after a kill.
-        unfinished = file.with_name(file.name + ".new")
+        # Under a name of our own until it is whole: nobody finds half a database, not even after a kill.
+        unfinished = file.with_name(f".{file.name}.gradpath")
         unfinished.unlink(missing_ok=True)
-        unfinished.touch()
-        uri = backend_uri(tracking_uri(f"sqlite:///{unfinished}"))
-        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
-        unfinished.rename(file)
+        try:
+            unfinished.touch()
+            uri = backend_uri(sqlite_uri(unfinished))
+            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+            unfinished.rename(file)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def _leave_wal_mode(file: Path) -> None:

@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
 from gradpath import paths
+from gradpath.terminal import without_passwords
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http://", "https://")
@@ -50,7 +51,7 @@ def tracking_uri(given: str | None) -> str:
     if given is None and (given := os.environ.get("MLFLOW_TRACKING_URI", "").strip() or None):
         key = "MLFLOW_TRACKING_URI"
     if given is None:
-        return _sqlite_uri(paths.database())
+        return sqlite_uri(_regular(paths.database(), str(paths.database())))
     written = f"{key}={masked(given)}"
     if given.startswith(SERVERS):
         try:
@@ -74,12 +75,26 @@ def tracking_uri(given: str | None) -> str:
     path = url.database or ""
     if "?" in given:
         raise StoreError(f"{written}: must end with the path of a file, in which a ? is written %3F")
-    if url.host or path in ("", ":memory:") or path.startswith("file:") or "\0" in path or Path(path).is_dir():
+    if url.host or path in ("", ":memory:") or path.startswith("file:") or "\0" in path:
         raise StoreError(f"{written}: must name a file, as in sqlite:////absolute/path.db")
-    return _sqlite_uri(Path(path).absolute())
+    return sqlite_uri(_regular(Path(path).absolute(), written))
 
 
-def _sqlite_uri(file: Path, **query: str) -> str:
+def _regular(file: Path, written: str) -> Path:
+    """The file of a database, which is one or is not there yet: a device, a pipe or a link that leads nowhere (as to a
+    disk that is not mounted) would be replaced when the database is created.
+    """
+    try:
+        if not file.is_file() and (file.exists() or file.is_symlink()):
+            what = "is a link that leads nowhere" if not file.exists() else "is no file"
+            raise StoreError(f"{written}: {what}; must name a file, as in sqlite:////absolute/path.db")
+    except OSError as error:
+        raise StoreError(f"{written}: {error.strerror}") from error
+    return file
+
+
+def sqlite_uri(file: Path, **query: str) -> str:
+    """The URI of an SQLite file, whatever characters its path has; with a query as SQLite itself reads one."""
     from sqlalchemy.engine import URL
 
     if not query:
@@ -90,7 +105,7 @@ def _sqlite_uri(file: Path, **query: str) -> str:
 
 def own_is_missing(given: str | None) -> bool:
     """Whether the store is the project's own and not there yet: the one that the UI may create, to show it empty."""
-    return tracking_uri(given) == _sqlite_uri(paths.database()) and not paths.database().exists()
+    return tracking_uri(given) == sqlite_uri(paths.database()) and not paths.database().exists()
 
 
 def backend_uri(uri: str) -> str:
@@ -101,14 +116,14 @@ def backend_uri(uri: str) -> str:
     if file is None:
         return uri
     if writable(file):
-        return _sqlite_uri(file, mode="rw")
+        return sqlite_uri(file, mode="rw")
     if not in_wal_mode(file):
-        return _sqlite_uri(file, mode="ro")
+        return sqlite_uri(file, mode="ro")
     # Beside a file in WAL mode SQLite wants to make a file of shared memory, which it cannot there.
     wal = file.with_name(file.name + "-wal")
     if not (wal.exists() and wal.stat().st_size):
-        return _sqlite_uri(file, mode="ro", immutable="1")
-    return _sqlite_uri(_copy_with_wal(file), mode="rw")
+        return sqlite_uri(file, mode="ro", immutable="1")
+    return sqlite_uri(_copy_with_wal(file), mode="rw")
 
 
 @cache
@@ -168,17 +183,14 @@ def local_path(place: str) -> Path | None:
 def shown(uri: str) -> str:
     """A tracking URI for a person to read, without its password."""
     file = sqlite_file(uri)
-    return _sqlite_uri(file) if file else masked(uri)
+    return sqlite_uri(file) if file else masked(uri)
 
 
 def masked(text: str, uri: str = "") -> str:
     """A message without the passwords of URIs and connection strings in it, nor that of the store at ``uri``."""
     for secret in _secrets(uri):
         text = text.replace(secret, "***")
-    text = re.sub(r"(https?://)[^\s/@]+@", r"\1***@", text)
-    text = re.sub(r"(\w://[^\s:/@]*:)\S+@", r"\1***@", text)
-    words = "password|passwd|pwd|token|secret|[a-z_]*key|sslpassword"
-    return re.sub(rf"(?i)\b({words})(\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)", r"\1\2***", text)
+    return without_passwords(text)
 
 
 def _secrets(uri: str) -> Iterator[str]:

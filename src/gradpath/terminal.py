@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import select
 import sys
 from typing import Any, TextIO
@@ -26,11 +27,21 @@ def printable(text: object, longest: int = LONGEST) -> str:
 
 
 def one_line(text: str) -> str:
-    """A message of ours as one line of bounded length, likewise; of one that is too long the middle is left out, since
-    what is allowed stands at its end.
+    """A message of ours as one line of bounded length, likewise, without the passwords of what was given; of one that
+    is too long the middle is left out, since what is allowed stands at its end.
     """
-    text = _seen(text)
+    text = _seen(without_passwords(text))
     return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE // 4]} … {text[-LONGEST_LINE * 3 // 4 + 3 :]}"
+
+
+def without_passwords(text: str) -> str:
+    r"""A text with ``***`` for the passwords in it, of URIs (also with the ``\:`` of Hydra's grammar) and of connection
+    strings.
+    """
+    text = re.sub(r"(https?\\?://)[^\s/]+@", r"\1***@", text)
+    text = re.sub(r"(\w\\?://[^\s:/@\\]*\\?:)\S+@", r"\1***@", text)
+    words = "password|passwd|pwd|token|secret|[a-z_]+key|sslpassword"
+    return re.sub(rf"(?i)\b({words})(\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)", r"\1\2***", text)
 
 
 def settle() -> None:
