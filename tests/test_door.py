@@ -369,16 +369,16 @@ def test_signals_that_end_a_command(sent: signal.Signals) -> None:
 @pytest.mark.parametrize("name", ["my study", "größe_実験", "x.y-z", "1e5", "null", "true", "007", "- a"])
 def test_what_the_hint_says_works_when_typed(home: Path, name: str) -> None:
     uri = f"sqlite:///{home}/other store.db"
-    figures, curves = launch.commands(Tracking(uri=uri, experiment=name))
+    figures, curves = launch.commands(Tracking(uri=uri, experiment=name), "1e5")
     words = shlex.split(figures)
     assert words[:2] == ["gradpath", "report"]
     report = config.report(words[2:])
-    assert (report.study, report.uri) == (name, uri)
+    assert (report.study, report.sweep, report.uri) == (name, "1e5", uri)
     assert shlex.split(curves) == ["gradpath", "ui", "--uri", uri]
 
 
 def test_no_password_is_printed() -> None:
-    both = " ".join(launch.commands(Tracking(uri="postgresql://me:p@ss@host/db")))
+    both = " ".join(launch.commands(Tracking(uri="postgresql://me:p@ss@host/db"), "s"))
     assert "p@ss" not in both
     assert "postgresql://me:***@host/db" in both
 

@@ -231,10 +231,11 @@ def _conclude(jobs: Sequence[Job], sweep_id: str, began: int, reasons: dict[int,
         words = ", ".join(f"{count[word]} {word}" for word in ("finished", "failed") if count[word])
         words += f", {diverged} diverged" if diverged else ""
         tracking = members[0].experiments[0].tracking
-        figures, curves = commands(tracking)
+        shared = tracking.sweep_id or sweep_id
+        figures, curves = commands(tracking, shared)
         print(
-            f"{len(runs)} run{'s'[: len(runs) != 1]} of sweep {tracking.sweep_id or sweep_id} in MLflow experiment "
-            f"{name}: {words}. Figures: {figures}. Curves: {curves}"
+            f"{len(runs)} run{'s'[: len(runs) != 1]} of sweep {shared} in MLflow experiment {name}: {words}. "
+            f"Figures: {figures}. Curves: {curves}"
         )
     for index, job in enumerate(jobs):
         bad = [run for e in job.experiments if (run := ended.get(e.config_hash, Ended("MISSING"))).status != "FINISHED"]
@@ -252,9 +253,12 @@ def _without_reason(bad: Sequence[Ended]) -> str:
     return "its process ended" if any(run.status == "KILLED" for run in bad) else "MLflow knows no reason"
 
 
-def commands(tracking: Tracking) -> tuple[str, str]:
-    """The commands that draw the figures of these runs and show their curves, as they can be pasted into a shell."""
+def commands(tracking: Tracking, sweep_id: str) -> tuple[str, str]:
+    """The commands that draw the figures of a sweep and show its curves, as they can be pasted into a shell. Its id is
+    named: by then another sweep may be the newest.
+    """
     figures = ["gradpath", "report", overrides.assignment("study", tracking.experiment)]
+    figures.append(overrides.assignment("sweep", sweep_id))
     curves = ["gradpath", "ui"]
     if tracking.uri:
         uri = store.masked(tracking.uri)
