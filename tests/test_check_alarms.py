@@ -5,7 +5,8 @@ import random
 import pytest
 
 from gradpath import config
-from gradpath.check import every_case, merged
+from gradpath.check import every_case, merged, past_the_band, small
+from gradpath.experiment import Dtype
 from gradpath.settings import SettingError
 
 SIZES = ["cell.hidden_size=4", "train.batch_size=3", "task.length=12"]
@@ -32,6 +33,36 @@ def alarms(overrides: list[str]) -> list[str]:
 )
 def test_hostile_configurations(overrides: list[str]) -> None:
     assert alarms([*overrides, *SIZES]) == []
+
+
+SATURATED = ["init=identity", "init.gain=300", "cell.initial_state=-2", "cell.freeze_r=1", "cell.update_bias=-20"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        # H − N rounds to 0 in one type and not in the other: a gradient of which no digit is known, nor its direction.
+        ["cell=gru", *SATURATED, "seed=35", "task.length=20"],
+        # Gates that float64 cannot hold: the plain gradient is so many times the smallest number, or a false zero.
+        ["cell=gru", "cell.update_bias=742"],
+        ["cell=lstm", "cell.forget_bias=-742"],
+    ],
+    ids=" ".join,
+)
+def test_what_float64_cannot_hold(overrides: list[str]) -> None:
+    made = config.experiment([*SIZES, "train.readout=false", "train.dtype=float64", *overrides])
+    rows = [row for findings in small(made) for row in findings.rows]
+    assert [row.place for row in rows if not row.passed] == []
+
+
+def test_what_comes_back_beside_a_loss_of_one_sequence_alone() -> None:
+    """At such a step what the others send back is smaller by 2^1841, and is a part by itself all the same."""
+    made = config.experiment(
+        ["cell=gru", *SATURATED, "seed=35", "cell.hidden_size=8", "task.length=20", "train.readout=false"]
+    )
+    rows = [row for findings in past_the_band(made, Dtype.float32) for row in findings.rows]
+    assert rows
+    assert [row.place for row in rows if not row.passed] == []
 
 
 def drawn(rng: random.Random) -> list[str]:

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.check.columns import Column, cosine_of, norm_of, norm_of_total, same, whole
-from gradpath.check.findings import ALLOWED
+from gradpath.check.findings import ALLOWED, BLAME
+from gradpath.check.pointwise import HELD
 from gradpath.check.reference import Reference
-from gradpath.check.textbook import Stepwise
+from gradpath.check.textbook import Stepwise, log10_norm, ratio
 from gradpath.gradcheck import untied_loss
 from gradpath.graded import products
 from gradpath.instruments import Instrument
@@ -24,9 +25,16 @@ from gradpath.records import Trace
 
 
 def clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
-    """Both kinds of clipping on the textbook's gradient, as trained."""
+    """Both kinds of clipping on the textbook's gradient, as trained.
+
+    A cosine is uncertain by as much as its two directions: |⟨u, v⟩ − ⟨u′, v′⟩| ≤ ‖u − u′‖ + ‖v − v′‖ of unit
+    vectors. The two cosines themselves do not tell: both are about 0 where a direction is unknown. A plain vector
+    below its type's normal numbers rounds, each element by half of the smallest number s at most, which turns it by
+    no more than 2 · (s/2) √P / ‖v‖.
+    """
     assert isinstance(instrument, ClippingLedger)
-    flat, exponent = whole(reference, trace, readout=trace.trained is None or trace.trained is trace.gradient)
+    trained = trace.gradient if trace.trained is None else trace.trained
+    flat, exponent = whole(reference, trace, readout=trained is trace.gradient)
     raw = norm_of_total(flat, exponent)
     plain = np.ldexp(flat, exponent)
     applied = plain if trace.applied is None else np.stack([trace.applied.astype(np.float64)] * 2)
@@ -36,15 +44,22 @@ def clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) 
     by_value = np.clip(plain, -instrument.max_value, instrument.max_value)
     near = np.abs(np.abs(plain[0]) / instrument.max_value - 1) < ALLOWED["float32"]
     share = np.mean(np.abs(plain) > instrument.max_value, axis=1)
+    smallest = float(np.finfo(trained.scaled.array.dtype).smallest_subnormal)
+    rounds = np.log10(smallest * np.sqrt(np.count_nonzero(flat[0])))
+
+    def rounding(vectors: NDArray) -> float:
+        return float(ratio(rounds, log10_norm(vectors[0], 0)))
 
     def norm(vectors: NDArray) -> Column:
-        return norm_of_total(vectors, 0)
+        found = norm_of_total(vectors, 0)
+        return replace(found, doubt=found.doubt + rounding(vectors))
 
     def cosine(vectors: NDArray) -> Column:
-        value, moved = (
-            cosine_of(v[None], p[None])[0] if v.any() else np.nan for v, p in zip(vectors, plain, strict=True)
-        )
-        return Column(np.asarray(value), abs(moved - value))
+        value = cosine_of(vectors[:1], flat[:1])[0] if vectors[0].any() else np.nan
+        turned = [float(np.linalg.norm(moved - unit)) for unit, moved in map(_units, (vectors, flat))]
+        doubt = sum(turned) + rounding(vectors)
+        known = BLAME * doubt < 1  # or else the vector may be a true zero, which has no direction
+        return Column(np.asarray(value if known else np.nan), doubt, told=known)
 
     yield "log10_raw_norm", raw
     yield "log10_applied_norm", norm(applied)
@@ -108,6 +123,7 @@ def lyapunov(reference: Reference, trace: Trace, instrument: Instrument) -> Iter
     warm_up = min(instrument.warm_up, reference.tape.length - 1)
     read = partial(lyapunov_exponents, warm_up=warm_up)
     for layer, value, doubt in _of_sequences(reference, instrument.sequences, read):
+        doubt = np.where((value > -np.inf) & (value < np.log(HELD)), np.inf, doubt)  # it may be read as a true zero
         for k, column in enumerate(map(Column, value, doubt), 1):
             yield f"{reference.cell.prefix(layer)}lambda_{k}", column
 

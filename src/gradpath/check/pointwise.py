@@ -24,6 +24,9 @@ SEVERAL = 4
 """Sequences in which complex step and differences are compared."""
 IMAGINARY: dict[type[np.complexfloating], float] = {np.clongdouble: 1e-20, np.complex128: 1e-20, np.complex64: 1e-6}
 """h: its square beside 1 is below rounding, and its product with a slope of 10^-288 (10^-32) is still a number."""
+HELD = float(np.finfo(np.float64).tiny)
+"""A smaller derivative float64 need not hold: σ(a) = 1/(1 + e^-a) is 0 where e^-a overflows, σ < HELD / 4; and a
+product that underflows rounds by 2^-1074, times 2^40 beside an adjoint that has not been rescaled yet: HELD / 2^12."""
 Left = tuple[NDArray, NDArray, NDArray]
 
 
@@ -76,7 +79,8 @@ class Derivative:
             moved = [self._by_differences(near, self._leaving)[0] for near in self._near(point)]
         error = error + np.max([np.abs(one - jacobian) for one in moved], axis=0)
         xi = self._signs((2, *jacobian.shape))
-        return np.stack([jacobian, jacobian * (1 + self._eps * xi[0]) + error * np.sign(xi[1])])
+        lost = np.where(jacobian == 0, 0, HELD * xi[1])  # of several sizes, because equal ones cancel in a sum
+        return np.stack([jacobian, jacobian * (1 + self._eps * xi[0]) + error * np.sign(xi[1]) + lost])
 
     @cached_property
     def _gate_slopes(self) -> NDArray:

@@ -10,7 +10,7 @@ from gradpath import bptt
 from gradpath.cells.rnn import RNN
 from gradpath.check.columns import Column
 from gradpath.check.declared import PHI
-from gradpath.check.pointwise import Derivative
+from gradpath.check.pointwise import HELD, Derivative
 from gradpath.check.reference import Reference
 from gradpath.check.textbook import LOG10_2, log10_norm
 from gradpath.instruments import Instrument
@@ -196,4 +196,6 @@ def _of_carousel(reference: Reference, layer: int) -> dict[str, tuple[NDArray, N
         value, near = (np.log10(np.mean(np.abs(f) ** (2 * lags[:, None]), axis=1)) / 2 for f in both)
         # A longdouble ends at 10^-4932.
         doubt = np.where(value == near, 0, np.abs(value - near)) + np.where(value < -2400, np.inf, 0)
+    if ((both[0] != 0) & (np.abs(both[0]) < HELD)).any():
+        doubt[lags > 0] = np.inf
     return {"carousel": (value.astype(np.float64), doubt.astype(np.float64))}

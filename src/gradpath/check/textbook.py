@@ -113,7 +113,8 @@ class Textbook:
         cut = cut or cell.truncated
         _, steps, batch, width = direct.values.shape
         blocks, kept = len(cell.blocks), len(cell.states)
-        states, (to_h, highway) = np.zeros((kept, 2, steps, batch, width)), np.zeros((2, 2, steps, batch, width))
+        states, parts = np.zeros((kept, 2, steps, batch, width)), np.zeros((2, 2, steps, batch, width))
+        of_parts = np.zeros((2, steps), int)
         delta = np.zeros((2, steps, batch, blocks, width))
         exponents, to_carrier = np.zeros(steps, int), np.ones((2, steps, batch, width))
         columns = _columns(recurrent, width)
@@ -124,18 +125,18 @@ class Textbook:
                 for block, column in zip(range(*cell.reads_h.indices(99)), columns, strict=False):
                     sent += self._product(delta[:, t + 1, :, block], column.T)
             carried[0] += sent
+            for part, value in enumerate((sent, past)):  # by themselves, because beside what arrives they may underflow
+                size = _size(value)
+                parts[part, :, t], of_parts[part, t] = np.ldexp(value, -size), exponent + size
             arriving = direct.values[:, t]
             if arriving.any():
                 common = max(exponent if carried.any() else -(2**40), int(direct.exponent[t]))
-                carried, sent, past = (np.ldexp(x, max(exponent - common, -5000)) for x in (carried, sent, past))
+                carried = np.ldexp(carried, max(exponent - common, -5000))
                 carried[0] += np.ldexp(arriving, max(int(direct.exponent[t]) - common, -5000))
                 exponent = common
-            # Large as the smallest power of two that is larger: to what all of this step is brought.
-            largest = max(np.abs(x).max() for x in (carried, sent, past))
-            size = int(np.frexp(largest)[1]) if 0 < largest < np.inf else 0
-            carried, sent, past = (np.ldexp(x, -size) for x in (carried, sent, past))
-            exponent += size
-            to_h[:, t], highway[:, t], exponents[t] = sent, past, exponent
+            size = _size(carried)
+            carried, exponent = np.ldexp(carried, -size), exponent + size
+            exponents[t] = exponent
             both = of.at(t)
             ratios = np.array([self._ratios(one) for one in both])
             if kept > 1:
@@ -151,8 +152,8 @@ class Textbook:
             {name: Stepwise(states[s], exponents) for s, name in enumerate(names)},
             direct,
             Stepwise(delta, exponents),
-            Stepwise(to_h, exponents),
-            Stepwise(highway, exponents),
+            Stepwise(parts[0], of_parts[0]),
+            Stepwise(parts[1], of_parts[1]),
             to_carrier,
         )
 
@@ -183,6 +184,12 @@ def summed(left: NDArray, right: NDArray, eps: float, rng: Generator) -> NDArray
     bound = 2 * eps * (np.abs(left) @ np.abs(right))[1]
     found[1] += bound * rng.uniform(0.5, 1, bound.shape) * rng.choice([-1, 1], bound.shape)
     return found
+
+
+def _size(values: NDArray) -> int:
+    """e with the largest element in [2^(e-1), 2^e); 0 where there is none such."""
+    largest = np.abs(values).max()
+    return int(np.frexp(largest)[1]) if 0 < largest < np.inf else 0
 
 
 def _columns(matrix: NDArray, width: int) -> list[NDArray]:
