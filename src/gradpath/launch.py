@@ -228,8 +228,8 @@ def _conclude(jobs: Sequence[Job], sweep_id: str, began: int, reasons: dict[int,
         runs = [ended.get(e.config_hash, Ended("MISSING")) for job in members for e in job.experiments]
         count = Counter("finished" if run.status == "FINISHED" else "failed" for run in runs)
         diverged = sum(run.diverged and run.status == "FINISHED" for run in runs)
-        words = ", ".join(f"{count[word]} {word}" for word in ("finished", "failed") if count[word])
-        words += f", {diverged} diverged" if diverged else ""
+        told = {"finished": f" ({diverged} diverged)" if diverged else "", "failed": ""}
+        words = ", ".join(f"{count[word]} {word}{more}" for word, more in told.items() if count[word])
         tracking = members[0].experiments[0].tracking
         shared = tracking.sweep_id or sweep_id
         figures, curves = commands(tracking, shared)
