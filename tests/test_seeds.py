@@ -151,7 +151,7 @@ def fail() -> None:
 
 
 SIGNAL = (terminate, Terminated, "KILLED")
-ERROR = (fail, OSError, "FAILED")
+ERROR = (fail, store.StoreError, "FAILED")
 
 
 @pytest.mark.parametrize(
