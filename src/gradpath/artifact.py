@@ -50,7 +50,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What ``measurements.npz`` holds; see ``Recorder._artifact``."""
+    """What ``measurements.npz`` holds; see ``Recorder._arrays``."""
 
     lag: NDArray
     loss: Series
