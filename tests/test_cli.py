@@ -67,7 +67,7 @@ def test_a_sweep_with_seeds_side_by_side_counts_runs(home: Path) -> None:
         (["-m", "arm=rnn,lstm", "seed=0..x"], "gradpath: seed=0..x: must be an integer ≥ 0, a range 0..15 or a list"),
         (["-m", "arm=rnn,lstm", "seed=0,[]"], "gradpath: seed=[]: must be an integer ≥ 0, a range 0..15 or a list"),
         (["-m", "seed=0..3,[5,2]"], " seed=[5,2]: this point is in the sweep twice, with seed 2"),
-        (["tracking.uri=sqlite:////tmp"], "gradpath: tracking.uri=sqlite:////tmp: must name a file"),
+        (["tracking.uri=sqlite:////tmp"], "gradpath: tracking.uri=sqlite:////tmp: is no file; must name a file"),
         (["tracking.uri=file:///tmp/x"], "gradpath: tracking.uri=file:///tmp/x: must be a database"),
     ],
 )
