@@ -39,7 +39,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --hypothesis-profile=new
 
 # What needs PyTorch, JAX or a plugin of Hydra's, which come on top of the pinned environment.
 test-peers: peers

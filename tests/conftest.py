@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -37,6 +38,18 @@ DIVERGES = ["arm=rnn", "cell.activation=relu", "init=orthogonal", "init.gain=3",
 """Overrides with which training blows up within 30 updates."""
 PATIENCE = 3600
 """Seconds until a process that does not end is given up: no test depends on how fast the machine is."""
+
+
+# The same examples every time, however slow the machine; `make test-slow` draws new ones.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("new", deadline=None)
+hypothesis.settings.load_profile("same")
+
+# Under nohup, or as the background job of a script, a process and its children are deaf to some of these.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for ending in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+    if signal.getsignal(ending) is signal.SIG_IGN:
+        signal.signal(ending, signal.SIG_DFL)
 
 
 @dataclass

@@ -21,8 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from conftest import PATIENCE
-from gradpath import config, hydra_options, launch, loader, paths, signals, store
-from gradpath.experiment import Tracking
+from gradpath import config, hints, hydra_options, launch, loader, paths, signals, store
 from gradpath.tasks.adding import Adding
 
 SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=2"]
@@ -369,7 +368,7 @@ def test_signals_that_end_a_command(sent: signal.Signals) -> None:
 @pytest.mark.parametrize("name", ["my study", "größe_実験", "x.y-z", "1e5", "null", "true", "007", "- a"])
 def test_what_the_hint_says_works_when_typed(home: Path, name: str) -> None:
     uri = f"sqlite:///{home}/other store.db"
-    figures, curves = launch.commands(Tracking(uri=uri, experiment=name), "1e5")
+    figures, curves = hints.report_command(name, "1e5", uri), hints.ui_command(uri)
     words = shlex.split(figures)
     assert words[:2] == ["gradpath", "report"]
     report = config.report(words[2:])
@@ -378,9 +377,27 @@ def test_what_the_hint_says_works_when_typed(home: Path, name: str) -> None:
 
 
 def test_no_password_is_printed() -> None:
-    both = " ".join(launch.commands(Tracking(uri="postgresql://me:p@ss@host/db"), "s"))
+    uri = "postgresql://me:p@ss@host/db"
+    both = f"{hints.report_command('x', 's', uri)} {hints.ui_command(uri)}"
     assert "p@ss" not in both
     assert "postgresql://me:***@host/db" in both
+
+
+@pytest.mark.parametrize("asked", ["job", "all"])
+def test_the_configuration_is_shown_without_the_password(command, asked: str) -> None:
+    status, out, err = command("run", "--cfg", asked, "tracking.uri=postgresql://me:p%40ss@host/db")
+    assert (status, err) == (0, "")
+    assert "uri: postgresql://me:***@host/db" in out
+    assert "p%40ss" not in out
+
+
+@pytest.mark.parametrize(("words", "key"), [(["report", "uri="], "uri="), (["ui", "--uri"], "--uri=")])
+def test_a_refused_store_is_named_by_the_key_that_gave_it(home: Path, command, words: list[str], key: str) -> None:
+    uri = f"sqlite:///{home}/nowhere.db"
+    given = [words[0], words[1] + uri] if words[1].endswith("=") else [*words, uri]
+    status, _, err = command(*given)
+    assert status == 2
+    assert err.startswith(f"gradpath: {key}{uri}: no such store")
 
 
 @pytest.mark.parametrize(

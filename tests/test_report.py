@@ -67,6 +67,26 @@ def write(*overrides: str) -> int:
     return report.write(config.report(["figures=[]", *overrides]))
 
 
+def test_what_is_not_there_is_answered_with_what_is(place) -> None:
+    with pytest.raises(store.StoreError, match=r"sweep=no: no finished run; the newest is s, of gradpath$"):
+        write("sweep=no")
+    with pytest.raises(
+        store.StoreError, match=r"there are: gradpath; train it with: gradpath run -m \+experiment=gates$"
+    ):
+        write("study=gates")
+    with pytest.raises(store.StoreError, match=r"study=nothing: no such MLflow experiment; there are: gradpath$"):
+        write("study=nothing")
+
+
+def test_the_command_that_draws_what_is_there_can_be_typed(place, capsys) -> None:
+    place.client.delete_run(place.runs[RNN0].info.run_id)
+    with pytest.raises(store.StoreError) as refused:
+        write()
+    command = str(refused.value).partition("draw what is there: gradpath report ")[2]
+    assert write(*shlex.split(command)) == 0
+    assert capsys.readouterr().out.startswith("3 runs of sweep s")
+
+
 RNN0, RNN1 = (f"rnn · adding T=6 · seed {seed}" for seed in (0, 1))
 
 
@@ -336,7 +356,7 @@ def test_a_store_that_repeats_its_page_is_not_followed_for_ever() -> None:
         token = "again"
 
     with pytest.raises(store.StoreError, match="repeats a page"):
-        list(loader._pages(lambda token: Page([1])))
+        list(store.pages(lambda token: Page([1])))
 
 
 def test_a_download_leaves_nothing_behind_and_shows_no_bar(place, tmp_path_factory, monkeypatch, capfd) -> None:

@@ -137,12 +137,13 @@ def report(arguments: list[str]) -> int:
 
     from gradpath import config
     from gradpath.report import write
+    from gradpath.store import named_as
 
     if {"-h", "--help"} & set(arguments):
         _help(REPORT_HELP, "report", {"figures": config.GROUPS["figures"]})
         return 0
     named = any(argument.startswith("figures=") for argument in arguments)
-    with threadpool_limits(1, "blas"):
+    with threadpool_limits(1, "blas"), named_as("uri"):
         return write(config.report(_only_overrides(arguments)), named)
 
 
@@ -174,6 +175,7 @@ def check(arguments: list[str]) -> int:
 
 def ui(arguments: list[str]) -> int:
     """``gradpath ui``: the MLflow UI, with links to its charts."""
+    from gradpath.store import named_as
     from gradpath.ui import serve
 
     parser = argparse.ArgumentParser("gradpath ui", description="Opens the MLflow UI and prints links to its charts.")
@@ -191,7 +193,8 @@ def ui(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     if not (given.port.isascii() and given.port.isdigit() and 1 <= int(given.port[:9]) <= 65535):
         raise ConfigError(f"--port {given.port}: must be a number from 1 to 65535")
-    return serve(given.uri, given.host, int(given.port))
+    with named_as("--uri"):
+        return serve(given.uri, given.host, int(given.port))
 
 
 def _help(usage: str, name: str, groups: dict[str, Any], without: str = "", extra: tuple[str, ...] = ()) -> None:

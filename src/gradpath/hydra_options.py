@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gradpath import config, messages, overrides
 from gradpath.settings import ConfigError
+from gradpath.terminal import without_passwords
 
 REFUSED = {
     "experimental_rerun": "it would unpickle a file, which can execute anything; give the overrides of the run again",
@@ -108,11 +109,12 @@ def _answer(given: argparse.Namespace, parser: argparse.ArgumentParser, changes:
             else:
                 hydra.hydra_help("config", parser, given)
 
-    said = StringIO()
+    said, shown = StringIO(), StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(said), redirect_stdout(shown):
             messages.explained(changes, show)
     except (SystemExit, OmegaConfBaseException):
         raise ConfigError(f"--package {given.package}: there is no such section") from None
     finally:
+        sys.stdout.write(without_passwords(shown.getvalue()))
         sys.stdout.flush()

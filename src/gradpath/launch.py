@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shlex
 import sys
 import time
 from collections import Counter
@@ -15,9 +14,10 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from gradpath import config, overrides, plan, store
-from gradpath.experiment import Experiment, Tracking
+from gradpath.experiment import Experiment
+from gradpath.hints import report_command, ui_command
 from gradpath.hydra_options import Options
-from gradpath.liveness import dead
+from gradpath.outcomes import Ended, places, records, without_reason
 from gradpath.reasons import reason
 from gradpath.run import execute_seeds, label
 from gradpath.settings import ConfigError
@@ -36,15 +36,6 @@ class Job:
     name: str = ""
 
 
-@dataclass
-class Ended:
-    """How a run ended, by its record."""
-
-    status: str
-    error: str = ""
-    diverged: bool = False
-
-
 class StoreLostError(BaseException):
     """The store is gone, for every point that is left: passes Hydra, which would go on after an Exception."""
 
@@ -55,7 +46,7 @@ def launch(options: Options) -> int:
     sweep_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     timeout = jobs[0].experiments[0].tracking.timeout
     with store.patience(timeout):
-        for uri, name in _places(jobs):
+        for uri, name in places(_all(jobs)):
             client = store.connect(uri, timeout=timeout)
             place = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
             for line in store.reap(client, place):
@@ -167,53 +158,15 @@ def _job(starts: tuple[int, ...], sweep_id: str, composed: DictConfig) -> str:
     return ""
 
 
-def _places(jobs: Sequence[Job]) -> dict[tuple[str | None, str], list[Job]]:
-    """The jobs by the store and the MLflow experiment that they are recorded in."""
-    places: dict[tuple[str | None, str], list[Job]] = {}
-    for job in jobs:
-        tracking = job.experiments[0].tracking
-        places.setdefault((tracking.uri, tracking.experiment), []).append(job)
-    return places
-
-
-def records(jobs: Sequence[Job], sweep_id: str, began: int) -> dict[str, Ended]:
-    """How the runs of this sweep ended that have a record, by their identity: read from MLflow, since a process of a
-    parallel launcher may have died without a word. Those that such a process left open are closed as KILLED.
-    """
-    found: dict[str, Ended] = {}
-    for (uri, name), members in _places(jobs).items():
-        client = store.connect(uri)
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            continue
-        for shared in sorted({job.experiments[0].tracking.sweep_id or sweep_id for job in members}):
-            query = f"tags.sweep_id = '{shared}' and attributes.start_time >= {began}"
-            page = None
-            while page is None or page.token:
-                page = client.search_runs(
-                    [experiment.experiment_id],
-                    query,
-                    order_by=["attributes.start_time ASC"],
-                    page_token=page.token if page else None,
-                )
-                for run in page:
-                    found[run.data.tags.get("config_hash", "")] = _ended(client, run)
-    return found
-
-
-def _ended(client: Any, run: Any) -> Ended:
-    """How a run ended; one whose process is no more is closed first."""
-    status, tags = run.info.status, run.data.tags
-    if status == "RUNNING" and dead(tags):
-        client.set_terminated(run.info.run_id, status := "KILLED")
-    return Ended(status, tags.get("error", ""), tags.get("diverged") == "true")
+def _all(jobs: Sequence[Job]) -> list[Experiment]:
+    return [experiment for job in jobs for experiment in job.experiments]
 
 
 def _so_far(jobs: Sequence[Job], sweep_id: str, began: int) -> list[str]:
     """What there is of a run or a sweep that was stopped; nothing where the store does not say."""
     time.sleep(0.5 if len(jobs) > 1 else 0)  # processes of a launcher are ending too
     try:
-        ended = records(jobs, sweep_id, began)
+        ended = records(_all(jobs), sweep_id, began)
     except Exception:
         return []
     done = sum(run.status == "FINISHED" for run in ended.values())
@@ -222,46 +175,24 @@ def _so_far(jobs: Sequence[Job], sweep_id: str, began: int) -> list[str]:
 
 def _conclude(jobs: Sequence[Job], sweep_id: str, began: int, reasons: dict[int, str]) -> int:
     """Says how the runs ended and what to do with them; 1 where one failed."""
-    ended = records(jobs, sweep_id, began)
+    ended = records(_all(jobs), sweep_id, began)
     failed = False
-    for (_, name), members in _places(jobs).items():
-        runs = [ended.get(e.config_hash, Ended("MISSING")) for job in members for e in job.experiments]
+    for (uri, name), members in places(_all(jobs)).items():
+        runs = [ended.get(e.config_hash, Ended("MISSING")) for e in members]
         count = Counter("finished" if run.status == "FINISHED" else "failed" for run in runs)
         diverged = sum(run.diverged and run.status == "FINISHED" for run in runs)
         told = {"finished": f" ({diverged} diverged)" if diverged else "", "failed": ""}
         words = ", ".join(f"{count[word]} {word}{more}" for word, more in told.items() if count[word])
-        tracking = members[0].experiments[0].tracking
-        shared = tracking.sweep_id or sweep_id
-        figures, curves = commands(tracking, shared)
+        shared = members[0].tracking.sweep_id or sweep_id
         print(
             f"{len(runs)} run{'s'[: len(runs) != 1]} of sweep {shared} in MLflow experiment {name}: {words}. "
-            f"Figures: {figures}. Curves: {curves}"
+            f"Figures: {report_command(name, shared, uri)}. Curves: {ui_command(uri)}"
         )
     for index, job in enumerate(jobs):
         bad = [run for e in job.experiments if (run := ended.get(e.config_hash, Ended("MISSING"))).status != "FINISHED"]
         if bad or reasons.get(index):
-            why = reasons.get(index) or next((run.error for run in bad if run.error), "") or _without_reason(bad)
+            why = reasons.get(index) or next((run.error for run in bad if run.error), "") or without_reason(bad)
             line = f"failed: {label(job.experiments)}: {why}{f' [{job.name}]' if job.name else ''}"
             print(one_line(line), file=sys.stderr)
             failed = True
     return int(failed)
-
-
-def _without_reason(bad: Sequence[Ended]) -> str:
-    if all(run.status == "MISSING" for run in bad):
-        return "it never began"
-    return "its process ended" if any(run.status == "KILLED" for run in bad) else "MLflow knows no reason"
-
-
-def commands(tracking: Tracking, sweep_id: str) -> tuple[str, str]:
-    """The commands that draw the figures of a sweep and show its curves, as they can be pasted into a shell. Its id is
-    named: by then another sweep may be the newest.
-    """
-    figures = ["gradpath", "report", overrides.assignment("study", tracking.experiment)]
-    figures.append(overrides.assignment("sweep", sweep_id))
-    curves = ["gradpath", "ui"]
-    if tracking.uri:
-        uri = store.masked(tracking.uri)
-        figures.append(overrides.assignment("uri", uri))
-        curves += ["--uri", uri]
-    return shlex.join(figures), shlex.join(curves)

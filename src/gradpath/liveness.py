@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradpath.store_client import patience
+from gradpath.store_client import pages, patience
 from gradpath.store_uri import StoreError
 
 if TYPE_CHECKING:
@@ -118,15 +118,10 @@ def reap(client: "MlflowClient", experiment: str) -> list[str]:
 
 
 def _running(client: "MlflowClient", experiment: str) -> "list[Run]":
-    """All runs of an experiment that are RUNNING and ours, page by page."""
-    found: list[Run] = []
-    token: str | None = None
-    while True:
-        query = "attributes.status = 'RUNNING' and tags.config_hash != '' and tags.host != ''"
-        page = client.search_runs([experiment], query, max_results=1000, page_token=token)
-        found += [run for run in page if re.fullmatch("[0-9a-f]{12}", run.data.tags.get("config_hash", ""))]
-        if not (token := page.token):
-            return found
+    """All runs of an experiment that are RUNNING and ours."""
+    query = "attributes.status = 'RUNNING' and tags.config_hash != '' and tags.host != ''"
+    found = pages(lambda token: client.search_runs([experiment], query, max_results=1000, page_token=token))
+    return [run for run in found if re.fullmatch("[0-9a-f]{12}", run.data.tags.get("config_hash", ""))]
 
 
 def dead(tags: Mapping[str, str]) -> bool | None:

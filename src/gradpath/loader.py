@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gradpath import artifact, plan, store
 from gradpath.artifact import DamagedError, Series
+from gradpath.hints import run_command
 from gradpath.terminal import printable
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 __all__ = ["Run", "Series", "Sweep", "load", "newest_sweep", "outcomes", "sweep"]
-
-PAGES = 100_000
-"""Of a search, after which a store that always has one more is not believed."""
 
 
 @dataclass(frozen=True)
@@ -79,22 +77,28 @@ def newest_sweep(uri: str | None, experiment: str | None, sweep_id: str | None =
     any.
     """
     client = store.connect(uri, create=False)
-    known = {e.experiment_id: e.name for e in _pages(lambda token: client.search_experiments(page_token=token))}
+    known = {e.experiment_id: e.name for e in store.pages(lambda token: client.search_experiments(page_token=token))}
     ids = [i for i, name in known.items() if experiment in (None, name)]
     if not ids:
         _active(client, str(experiment))
         names = [printable(name, 80) for name in sorted(set(known.values()) - {"Default"})]
         there = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none yet"
-        raise store.StoreError(f"study={printable(experiment)}: no such MLflow experiment; there are: {there}")
+        begin = f"; train it with: {run_command(experiment)}" if run_command(experiment) != run_command(None) else ""
+        raise store.StoreError(f"study={printable(experiment)}: no such MLflow experiment; there are: {there}{begin}")
     finished = "attributes.status = 'FINISHED' and tags.sweep_id != '' and tags.config_hash != ''"
     query = f"{finished} and {_is_sweep(sweep_id)}" if sweep_id is not None else finished
     # Mostly the first is one of ours; with other tools' runs among them it is the first that is.
-    for run in _pages(lambda token: client.search_runs(ids, query, max_results=50, page_token=token)):
+    for run in store.pages(lambda token: client.search_runs(ids, query, max_results=50, page_token=token)):
         if _identity(run) and sweep_id in (None, run.data.tags["sweep_id"]):
             return known[run.info.experiment_id], run.data.tags["sweep_id"]
-    asked = f"sweep={printable(sweep_id)}: no finished run" if sweep_id is not None else "nothing to report: no run"
     where = f" in experiment {printable(experiment)}" if experiment is not None else ""
-    raise store.StoreError(f"{asked}{' has finished' if sweep_id is None else ''}{where}; start one with: gradpath run")
+    if sweep_id is None:
+        raise store.StoreError(
+            f"nothing to report: no run has finished{where}; start one with: {run_command(experiment)}"
+        )
+    newest = newest_sweep(uri, experiment)  # which says itself that there is none
+    there = f"the newest is {printable(newest[1])}, of {printable(newest[0])}"
+    raise store.StoreError(f"sweep={printable(sweep_id)}: no finished run{where}; {there}")
 
 
 def load(uri: str | None, experiment: str, sweep_id: str) -> list[Run]:
@@ -156,20 +160,6 @@ def _active(client: "MlflowClient", name: str) -> "MlflowExperiment | None":
     return place
 
 
-def _pages(fetch: Callable[[str | None], Any]) -> Iterator[Any]:
-    """Every item of a search, page by page; raises StoreError where a store repeats itself instead of ending."""
-    token, known = None, set()
-    for _ in range(PAGES):
-        page = fetch(token)
-        yield from page
-        if not (token := page.token):
-            return
-        if token in known:
-            break
-        known.add(token)
-    raise store.StoreError("the MLflow store does not come to the end of its answer: it repeats a page")
-
-
 def _is_sweep(sweep_id: str) -> str:
     """The filter for a sweep. A sweep_id that gradpath does not write (with a quote in it) is no part of a filter: it
     is looked for among all runs.
@@ -182,7 +172,7 @@ def _search(client: "MlflowClient", place: "MlflowExperiment | None", sweep_id: 
     if place is None:
         return []
     ids, query = [place.experiment_id], _is_sweep(sweep_id)
-    found = _pages(lambda token: client.search_runs(ids, query, max_results=1000, page_token=token))
+    found = store.pages(lambda token: client.search_runs(ids, query, max_results=1000, page_token=token))
     return [run for run in found if run.data.tags.get("sweep_id") == sweep_id]
 
 

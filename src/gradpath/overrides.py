@@ -89,16 +89,6 @@ def folders(overrides: Sequence[str]) -> list[str]:
     return added
 
 
-def assignment(key: str, value: str) -> str:
-    """KEY=VALUE that Hydra's grammar reads as this very text."""
-    try:
-        if parse(f"{key}={value}").value() == value:
-            return f"{key}={value}"
-    except ConfigError:
-        pass
-    return f"{key}={QuotedString(value, Quote.double).with_quotes()}"
-
-
 def _text_keys() -> set[str]:
     """The keys that take text, in which a person may write 1e5 or größe."""
     found = {f"tracking.{field.name}" for field in dataclasses.fields(Tracking)}

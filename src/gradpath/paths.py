@@ -47,7 +47,7 @@ def folder_name(name: str) -> str:
     """
     composed = unicodedata.normalize("NFC", name)
     kept = "".join(c if c.isalnum() or c in " ._-" else "_" for c in composed)
-    kept = kept.encode()[:LONGEST_NAME].decode(errors="ignore").lstrip(".").rstrip(". ")
+    kept = kept.encode()[:LONGEST_NAME].decode(errors="ignore").strip(" .")
     if kept and kept == name and kept.partition(".")[0].rstrip().upper() not in RESERVED:
         return kept
     return f"{kept or '_'}~{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"

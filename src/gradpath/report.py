@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from gradpath import loader, paths, store
 from gradpath.figures import CannotDrawError, Figure, style
+from gradpath.hints import report_command
 from gradpath.loader import Run, Sweep
 from gradpath.settings import Settings, setting
 from gradpath.signals import ending
@@ -56,8 +57,8 @@ def write(report: Report, named: bool = False) -> int:
     if experiment is None or sweep is None:
         experiment, sweep = loader.newest_sweep(report.uri, experiment, sweep)
     found = loader.sweep(report.uri, experiment, sweep)
-    title = f"sweep {printable(sweep)}, experiment {printable(experiment)}"
-    runs, doubts = _complete(found, title, sweep, report)
+    title = _title(experiment, sweep)
+    runs, doubts = _complete(found, experiment, sweep, report)
     out = _folder(report.out, experiment)
     print(f"{len(runs)} run{'s'[: len(runs) != 1]} of {title}")
     for heading, lines in (("", doubts), ("passed over: ", found.passed_over), ("left out: ", found.damaged)):
@@ -147,6 +148,10 @@ def _draw(name: str, figure: Figure, runs: list[Run], out: Path) -> None:
     print(printable(out / f"{name}.png", 4096))
 
 
+def _title(experiment: str, sweep: str) -> str:
+    return f"sweep {printable(sweep)}, experiment {printable(experiment)}"
+
+
 def _folder(given: str | None, experiment: str) -> Path:
     """The folder for the figures, made where it is not there. Without a choice of the user's it lies in the reports'
     folder, whatever the experiment of a shared store is called and whatever has been put there.
@@ -187,10 +192,11 @@ def _name(heading: str, lines: list[str]) -> None:
         print(f"{heading}and {len(lines) - NAMED} more", file=sys.stderr)
 
 
-def _complete(found: Sweep, title: str, sweep: str, report: Report) -> tuple[list[Run], list[str]]:
+def _complete(found: Sweep, experiment: str, sweep: str, report: Report) -> tuple[list[Run], list[str]]:
     """The runs to draw, and what must be said of them; refuses a sweep with holes (a point that did not finish) or
     doubles (the same point twice), and names them.
     """
+    title = _title(experiment, sweep)
     doubts = [] if found.planned else ["no plan of this sweep is stored: points that never began cannot be named"]
     if not (found.runs or found.damaged or found.missing):
         raise store.StoreError(f"{title}: no finished run")
@@ -200,6 +206,7 @@ def _complete(found: Sweep, title: str, sweep: str, report: Report) -> tuple[lis
         planned = found.planned.get(identity)
         several = planned is not None and names[planned.name] > 1  # a sweep over what is not in the name
         missing.append(f"{name} ({printable(' '.join(planned.overrides))})" if planned and several else name)
+    anyway = printable(report_command(experiment, sweep, report.uri, "partial=true"), 4096)
     again = ""
     if first := next((found.planned[point] for point in found.missing if point in found.planned), None):
         command = first.command(sweep, report.uri)
@@ -214,7 +221,7 @@ def _complete(found: Sweep, title: str, sweep: str, report: Report) -> tuple[lis
         more = f" and {len(which) - NAMED} more" if len(which) > NAMED else ""
         line = f"{title}: {what}: {', '.join(which[:NAMED])}{more}"
         if not report.partial:
-            raise store.StoreError(f"{line}{remedy}; draw what is there: gradpath report … partial=true")
+            raise store.StoreError(f"{line}{remedy}; draw what is there: {anyway}")
         doubts.append(line)
     if not found.runs:
         raise store.StoreError(f"{title}: no run can be read: {found.damaged[0] if found.damaged else 'none finished'}")

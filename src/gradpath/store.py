@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gradpath import store_client
 from gradpath.liveness import reap
-from gradpath.store_client import TIMEOUT, Client, UnreachableError, answer_within, ask, patience
+from gradpath.store_client import TIMEOUT, Client, UnreachableError, answer_within, ask, pages, patience
 from gradpath.store_moved import OWN_LOCATION, rehome
 from gradpath.store_uri import (
     SERVERS,
@@ -23,6 +23,8 @@ from gradpath.store_uri import (
     in_wal_mode,
     local_path,
     masked,
+    named,
+    named_as,
     own_is_missing,
     shown,
     sqlite_file,
@@ -49,7 +51,9 @@ __all__ = [
     "experiment_id",
     "local_path",
     "masked",
+    "named_as",
     "own_is_missing",
+    "pages",
     "patience",
     "reap",
     "settle",
@@ -82,12 +86,10 @@ def connect(given: str | None, create: bool = True, timeout: float = TIMEOUT) ->
         if file is not None:
             if not ask(uri, "open it", lambda: file.exists() and (file.stat().st_size or not create)):
                 if not create:
-                    raise StoreError(
-                        f"tracking.uri={shown(uri)}: no such store; gradpath run makes it, or is the path another?"
-                    )
+                    raise StoreError(f"{named(uri)}: no such store; gradpath run makes it, or is the path another?")
                 ask(uri, "create the database", lambda: _create(file))
             if create and not writable(file):
-                raise StoreError(f"tracking.uri={shown(uri)}: cannot be written: the file or its folder is read-only")
+                raise StoreError(f"{named(uri)}: cannot be written: the file or its folder is read-only")
         backend = ask(uri, "open it", lambda: backend_uri(uri))
         if not uri.startswith(SERVERS):
             ask(uri, "open it", lambda: _check(uri, backend, create))
@@ -110,7 +112,7 @@ def _check(uri: str, backend: str, create: bool) -> None:
             return
         if not {"alembic_version", "experiments", "runs"} <= tables:
             raise StoreError(
-                f"tracking.uri={shown(uri)}: "
+                f"{named(uri)}: "
                 + ("holds tables that are not MLflow's; it is left as it is" if tables else "holds no MLflow store")
             )
         found = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalars().all()
@@ -121,7 +123,7 @@ def _check(uri: str, backend: str, create: bool) -> None:
         how = f"is of an older MLflow: back it up, then run: mlflow db upgrade {shlex.quote(shown(uri))}"
     else:
         how = "is of a newer MLflow than the one installed here: pip install --upgrade mlflow"
-    raise StoreError(f"tracking.uri={shown(uri)}: {how}")
+    raise StoreError(f"{named(uri)}: {how}")
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
-from gradpath.store_uri import StoreError, masked, shown
+from gradpath.store_uri import StoreError, masked, named, shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,6 +24,8 @@ TIMEOUT = 15.0
 """Seconds to wait for a store at first, and for an answer of a server: ``tracking.timeout``."""
 QUIET = 2.0
 """Seconds of waiting that are not worth a line."""
+PAGES = 100_000
+"""Of a search, after which a store that always has one more is not believed."""
 BUSY = 1000
 """Milliseconds that SQLite itself waits for another process, deaf to Ctrl-C; the rest is waited for in Python."""
 DRIVERS = {
@@ -66,6 +68,20 @@ def patience(seconds: float) -> Iterator[None]:
         yield
     finally:
         _patience.reset(before)
+
+
+def pages(fetch: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Every item of a search, page by page; raises StoreError where a store repeats itself instead of ending."""
+    token, known = None, set()
+    for _ in range(PAGES):
+        page = fetch(token)
+        yield from page
+        if not (token := page.token):
+            return
+        if token in known:
+            break
+        known.add(token)
+    raise StoreError("the MLflow store does not come to the end of its answer: it repeats a page")
 
 
 def answer_within(seconds: float) -> None:
@@ -139,7 +155,7 @@ def _attempt(uri: str, what: str, question: Callable[[], T]) -> T:
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
         why, passes = _reason(error)
         line = masked(" ".join(why.split())[:300], uri)
-        place = f"tracking.uri={shown(uri)}: " if uri else ""
+        place = f"{named(uri)}: " if uri else ""
         refusal = (UnreachableError if passes else StoreError)(f"{place}cannot {what}: {line}")
         if isinstance(refusal, UnreachableError):
             refusal.why = line

@@ -9,6 +9,8 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -21,6 +23,7 @@ from gradpath.terminal import without_passwords
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http://", "https://")
 ALLOWED = "must be a database (sqlite:////absolute/path.db, postgresql://…) or a server (http://…)"
+_key: ContextVar[str] = ContextVar("key", default="tracking.uri")
 
 
 class StoreError(Exception):
@@ -47,7 +50,7 @@ def tracking_uri(given: str | None) -> str:
     """The tracking URI to use: the one given, else ``$MLFLOW_TRACKING_URI``, else the project's own SQLite database;
     a path is made absolute.
     """
-    key = "tracking.uri"
+    key = _key.get()
     if given is None and (given := os.environ.get("MLFLOW_TRACKING_URI", "").strip() or None):
         key = "MLFLOW_TRACKING_URI"
     if given is None:
@@ -178,6 +181,21 @@ def local_path(place: str) -> Path | None:
         return None
     path = Path(url2pathname(parts.path if parts.scheme else place))
     return path if path.is_absolute() else None
+
+
+@contextmanager
+def named_as(key: str) -> Iterator[None]:
+    """What the tracking URI is called where a person gives it in here: ``tracking.uri``, or ``uri`` of a report."""
+    before = _key.set(key)
+    try:
+        yield
+    finally:
+        _key.reset(before)
+
+
+def named(uri: str) -> str:
+    """A tracking URI as a person gives it, without its password."""
+    return f"{_key.get()}={shown(uri)}"
 
 
 def shown(uri: str) -> str:
