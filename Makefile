@@ -17,7 +17,7 @@ help:
 
 setup: $(READY)
 
-$(READY): requirements.lock pyproject.toml hatch_build.py src/gradpath/_replay.c
+$(READY): requirements.lock pyproject.toml hatch_build.py src/gradpath/engine/_replay.c
 	@sh scripts/setup.sh $(VENV)
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""Builds the compiled loop, ``gradpath._replay``, where there is a C compiler; gradpath runs without it, slower."""
+"""Builds the compiled loop, ``gradpath.engine._replay``, where there is a C compiler; without it gradpath is slower."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,9 +16,9 @@ SOURCES = Path("src")
 class CustomBuildHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compiles in place, beside the module that uses it, for a wheel and for an editable installation alike."""
-        source = SOURCES / "gradpath" / "_replay.c"
+        source = SOURCES / "gradpath" / "engine" / "_replay.c"
         extension = Extension(
-            "gradpath._replay", [str(source)], include_dirs=[numpy.get_include()], extra_compile_args=["-O3"]
+            "gradpath.engine._replay", [str(source)], include_dirs=[numpy.get_include()], extra_compile_args=["-O3"]
         )
         with TemporaryDirectory() as scratch:
             command = build_ext(Distribution({"ext_modules": [extension], "package_dir": {"": str(SOURCES)}}))
@@ -29,6 +29,6 @@ class CustomBuildHook(BuildHookInterface):
             except BaseError as error:
                 self.app.display_warning(f"The loop over time stays in Python: {error}")
                 return
-            built = Path(command.get_ext_fullpath("gradpath._replay"))
+            built = Path(command.get_ext_fullpath("gradpath.engine._replay"))
         build_data["artifacts"].append(str(built.resolve().relative_to(Path(self.root).resolve())))
         build_data["pure_python"], build_data["infer_tag"] = False, True

@@ -19,7 +19,7 @@ import atheris
 with atheris.instrument_imports(include=["gradpath", "numpy.lib", "yaml", "zipfile", "json"]):
     import numpy as np
 
-    from gradpath import artifact, plan
+    from gradpath.tracking import artifact, plan
 
 FOLDER = Path(tempfile.mkdtemp())
 SWEEP = "s"

@@ -29,7 +29,7 @@ else
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 fi
-if ! "$venv/bin/python" -c 'import gradpath._replay' 2>/dev/null; then
+if ! "$venv/bin/python" -c 'import gradpath.engine._replay' 2>/dev/null; then
     echo "No C compiler, or no Python headers: the loop over time runs in Python, and small networks train up to three"
     echo "times more slowly. (Debian, Ubuntu: apt install gcc python3-dev, then make clean setup.)"
 fi

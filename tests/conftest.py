@@ -21,17 +21,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gradpath.cells import Cell
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
-from gradpath.discovery import discover
+from gradpath.core.activations import Activation
+from gradpath.core.cell import Cell
+from gradpath.core.losses import Loss
+from gradpath.core.network import Network
+from gradpath.core.tape import Batch
+from gradpath.core.trace import Trace
 from gradpath.inits.uniform import Uniform
-from gradpath.losses import Loss
-from gradpath.network import Network
-from gradpath.nonlinearities import Activation
-from gradpath.records import Batch, Trace
-from gradpath.training import Step
+from gradpath.schema.discovery import discover
+from gradpath.training.loop import Step
 
 INPUTS, OUTPUTS, SEQUENCES = 2, 3, 3
 DIVERGES = ["arm=rnn", "cell.activation=relu", "init=orthogonal", "init.gain=3", "optimizer=sgd", "optimizer.lr=1000"]
@@ -161,7 +162,7 @@ def no_figure_stays_open() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database, migrated once; tests copy it, which takes a fiftieth of the time."""
-    from gradpath import store
+    from gradpath.tracking import store
 
     file = tmp_path_factory.mktemp("template") / "mlflow.db"
     store.connect(f"sqlite:///{file}")
@@ -189,7 +190,7 @@ def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., tuple[int, str, str]]]:
     """Runs ``gradpath …`` in this process; returns its status, output and errors."""
-    from gradpath import cli
+    from gradpath.commands import cli
 
     handlers, level = logging.root.handlers[:], logging.root.level
 

@@ -11,12 +11,14 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
 from conftest import settle
-from gradpath import config, loader
-from gradpath.figures import CannotDrawError, style
+from gradpath.commands import compose
+from gradpath.commands.execute import execute
+from gradpath.figures import CannotDrawError
+from gradpath.figures._shared import common
 from gradpath.figures.ablation import Ablation
 from gradpath.figures.forget_bias import ForgetBias
-from gradpath.loader import Run, Series
-from gradpath.run import execute
+from gradpath.tracking import loader
+from gradpath.tracking.loader import Run, Series
 
 matplotlib.use("Agg")
 SMALL = ["cell.hidden_size=4", "train.batch_size=3", "train.eval_size=20", "train.steps=4", "train.eval_every=2"]
@@ -32,7 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> 
 
 def stored(sweep: str, points: list[list[str]]) -> list[Run]:
     for point in points:
-        execute(config.experiment([*SMALL, *point]), sweep)
+        execute(compose.experiment([*SMALL, *point]), sweep)
     return loader.load(None, "gradpath", sweep)
 
 
@@ -274,21 +276,21 @@ def test_forget_bias_refuses_other_cells_and_other_settings(ablated: list[Run], 
 def test_the_carrier_is_that_of_the_bottom_layer_and_readings_with_nan_are_passed_over(place: None) -> None:
     (run,) = stored("d", [["arm=lstm", "cell.layers=2", "task.length=12"]])
     series = run.series["state_grad_norm"]
-    np.testing.assert_array_equal(style.carrier_gradient(run, -1), series.column("layer1/C")[-1])
+    np.testing.assert_array_equal(common.carrier_gradient(run, -1), series.column("layer1/C")[-1])
     values = series.values.copy()
     values[-1] = np.nan
     broken = replace(run, series={"state_grad_norm": replace(series, values=values)})
-    np.testing.assert_array_equal(style.carrier_gradient(broken, -1), series.column("layer1/C")[-2])
+    np.testing.assert_array_equal(common.carrier_gradient(broken, -1), series.column("layer1/C")[-2])
     values[:] = np.nan
     with pytest.raises(CannotDrawError, match="no finite reading at initialisation"):
-        style.carrier_gradient(broken, 0)
+        common.carrier_gradient(broken, 0)
 
 
 def test_labels_and_colours_of_ablations_and_the_gru(ablated: list[Run]) -> None:
-    found = {group.label: group.color for group in style.groups(ablated)}
+    found = {group.label: group.color for group in common.groups(ablated)}
     assert found.keys() == {"RNN", "LSTM", "GRU", "LSTM, coupled gates", "LSTM, no forget gate"}
     assert len(set(found.values())) == 5
     assert (found["GRU"], found["LSTM"]) == ("#009E73", "#0072B2")
-    assert style.arm_label("clipped_lstm_no_input_gate") == "clipped LSTM, no input gate"
-    assert style.arm_label("clipped_gru") == "clipped GRU"
-    assert style.arm_label("my_cell") == "my_cell"
+    assert common.arm_label("clipped_lstm_no_input_gate") == "clipped LSTM, no input gate"
+    assert common.arm_label("clipped_gru") == "clipped GRU"
+    assert common.arm_label("my_cell") == "my_cell"

@@ -13,8 +13,9 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gradpath import artifact, config
-from gradpath.artifact import DamagedError
+from gradpath.commands import compose
+from gradpath.tracking import artifact
+from gradpath.tracking.artifact import DamagedError
 
 T, PROBES, NAMES = 4, 3, ("W_xh", "W_hh")
 
@@ -167,8 +168,8 @@ def test_a_name_in_an_artifact_cannot_steer_the_terminal(tmp_path: Path) -> None
     assert found.series["norm"].names == ("\\x1b[2J", "a\\u202eb")
 
 
-RESOLVED = config.experiment(["arm=lstm", "task.length=12"]).resolved()
-IDENTITY = config.experiment(["arm=lstm", "task.length=12"]).config_hash
+RESOLVED = compose.experiment(["arm=lstm", "task.length=12"]).resolved()
+IDENTITY = compose.experiment(["arm=lstm", "task.length=12"]).config_hash
 
 
 def written(folder: Path, content: str | bytes) -> dict[str, Any]:

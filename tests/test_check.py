@@ -9,18 +9,19 @@ import pytest
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from gradpath import cli, config
 from gradpath.cells.lstm import LSTM
-from gradpath.check import Row, cases, check, unmerged
-from gradpath.discovery import discover
-from gradpath.network import Network
-from gradpath.records import Batch, Trace
-from gradpath.scaled import Scaled
+from gradpath.commands import cli, compose
+from gradpath.core.network import Network
+from gradpath.core.scaled import Scaled
+from gradpath.core.tape import Batch
+from gradpath.core.trace import Trace
+from gradpath.gradient_check import Row, cases, check, unmerged
+from gradpath.schema.discovery import discover
 
 
 def shrunk(network: Network) -> tuple[NDArray, Batch, Generator]:
     """θ, minibatch and generator at the size at which differences are taken."""
-    experiment, rng = cases.small(config.experiment(["cell=lstm", "task.length=6"])), np.random.default_rng(0)
+    experiment, rng = cases.small(compose.experiment(["cell=lstm", "task.length=6"])), np.random.default_rng(0)
     theta = experiment.init.draw(rng, network, np.float64)
     return theta, experiment.task.sample(rng, cases.SEQUENCES), rng
 
@@ -37,7 +38,7 @@ def broken_rows(network: Network) -> dict[str, int | None]:
 
 
 def network(cell: LSTM | None = None, cls: type[Network] = Network) -> Network:
-    return cls(cell or LSTM(hidden_size=4), 2, 1, config.experiment([]).task.loss)
+    return cls(cell or LSTM(hidden_size=4), 2, 1, compose.experiment([]).task.loss)
 
 
 def with_factors(trace: Trace, change) -> Trace:
@@ -133,7 +134,7 @@ def test_buffer_overwritten_before_use() -> None:
 
 @pytest.mark.parametrize(
     "overrides",
-    [[f"{group}={name}"] for group in ("cell", "task", "init") for name in discover(config.GROUPS[group])]
+    [[f"{group}={name}"] for group in ("cell", "task", "init") for name in discover(compose.GROUPS[group])]
     + [["cell=rnn", f"cell.activation={kind}", "cell.layers=2"] for kind in ("relu", "sigmoid")],
     ids=" ".join,
 )
@@ -162,7 +163,7 @@ def test_what_is_wrong_is_named_and_the_exit_status_says_so(
 
 
 def test_a_truncated_gradient_is_not_checked_against_the_loss() -> None:
-    with pytest.raises(config.ConfigError, match="truncated"):
+    with pytest.raises(compose.ConfigError, match="truncated"):
         cli.check(["arm=lstm_1997"])
 
 

@@ -4,17 +4,17 @@ import random
 
 import pytest
 
-from gradpath import config
-from gradpath.check import every_case, merged, past_the_band, small
-from gradpath.experiment import Dtype
-from gradpath.settings import SettingError
+from gradpath.commands import compose
+from gradpath.gradient_check import every_case, merged, past_the_band, small
+from gradpath.schema.settings import SettingError
+from gradpath.training.experiment import Dtype
 
 SIZES = ["cell.hidden_size=4", "train.batch_size=3", "task.length=12"]
 
 
 def alarms(overrides: list[str]) -> list[str]:
     rows: list = []
-    for _, found in every_case(config.experiment(overrides)):
+    for _, found in every_case(compose.experiment(overrides)):
         rows = found
     return [f"{row.place}, {row.case}: {row.error:.1e}" for row in merged(rows) if not row.passed]
 
@@ -50,14 +50,14 @@ SATURATED = ["init=identity", "init.gain=300", "cell.initial_state=-2", "cell.fr
     ids=" ".join,
 )
 def test_what_float64_cannot_hold(overrides: list[str]) -> None:
-    made = config.experiment([*SIZES, "train.readout=false", "train.dtype=float64", *overrides])
+    made = compose.experiment([*SIZES, "train.readout=false", "train.dtype=float64", *overrides])
     rows = [row for findings in small(made) for row in findings.rows]
     assert [row.place for row in rows if not row.passed] == []
 
 
 def test_what_comes_back_beside_a_loss_of_one_sequence_alone() -> None:
     """At such a step what the others send back is smaller by 2^1841, and is a part by itself all the same."""
-    made = config.experiment(
+    made = compose.experiment(
         ["cell=gru", *SATURATED, "seed=35", "cell.hidden_size=8", "task.length=20", "train.readout=false"]
     )
     rows = [row for findings in past_the_band(made, Dtype.float32) for row in findings.rows]
@@ -104,8 +104,8 @@ def test_no_false_alarm_in_a_random_sweep(seed: int) -> None:
     while True:
         overrides = drawn(rng)
         try:
-            config.experiment(overrides)
-        except (config.ConfigError, SettingError):  # a gate that is taken away cannot be held too
+            compose.experiment(overrides)
+        except (compose.ConfigError, SettingError):  # a gate that is taken away cannot be held too
             continue
         break
     assert alarms(overrides) == [], " ".join(overrides)

@@ -10,12 +10,18 @@ from functools import cache
 import numpy as np
 import pytest
 
-from gradpath import bptt, check, config, replay, scaled, step_gradients, theory, training
+from gradpath import gradient_check
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
-from gradpath.check import Row, as_asked, past_the_band, place, small
-from gradpath.clipping import Clip
-from gradpath.experiment import Dtype, Experiment
+from gradpath.commands import compose
+from gradpath.core import bptt, scaled, theory, weight_gradients
+from gradpath.core.clipping import Clip
+from gradpath.core.network import Network
+from gradpath.core.scaled import Scaled
+from gradpath.core.trace import Gradient, Measurement, Trace
+from gradpath.core.weight_gradients import StepGradients
+from gradpath.engine import replay
+from gradpath.gradient_check import Row, as_asked, past_the_band, place, small
 from gradpath.instruments import Instrument
 from gradpath.instruments import reach as reach_module
 from gradpath.instruments.clipping_ledger import ClippingLedger
@@ -31,13 +37,11 @@ from gradpath.instruments.path_grad_norm import PathGradNorm
 from gradpath.instruments.reach import Reach
 from gradpath.instruments.state_grad_norm import StateGradNorm
 from gradpath.instruments.theory import Theory
-from gradpath.network import Network
 from gradpath.optimizers.adam import Adam
 from gradpath.optimizers.rmsprop import RMSProp
 from gradpath.optimizers.sgd import SGD
-from gradpath.records import Gradient, Measurement, Trace
-from gradpath.scaled import Scaled
-from gradpath.step_gradients import StepGradients
+from gradpath.training import loop
+from gradpath.training.experiment import Dtype, Experiment
 
 Patch = pytest.MonkeyPatch
 USERS = {"param_grad_norm": {"credit"}}
@@ -52,7 +56,7 @@ def wrong_in(findings) -> list[Row]:
 
 @cache
 def _composed(*overrides: str) -> Experiment:
-    return config.experiment(list(overrides))
+    return compose.experiment(list(overrides))
 
 
 def composed(*overrides: str) -> Experiment:
@@ -62,14 +66,14 @@ def composed(*overrides: str) -> Experiment:
 
 def wrong(*overrides: str, reads: Collection[str] = ()) -> list[Row]:
     """What is wrong at the small size; of the instruments that compute much, ``reads`` alone."""
-    every = check._every_instrument
+    every = gradient_check._every_instrument
 
     def cheap(experiment: Experiment) -> dict[str, Instrument]:
         return {name: one for name, one in every(experiment).items() if name not in EXPENSIVE - {*reads}}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(check, "_differences", lambda *_: None)  # they are what test_check.py tries
-        patch.setattr(check, "_every_instrument", cheap)
+        patch.setattr(gradient_check, "_differences", lambda *_: None)  # they are what test_check.py tries
+        patch.setattr(gradient_check, "_every_instrument", cheap)
         return wrong_in(small(composed(*LITTLE, *overrides)))
 
 
@@ -163,7 +167,7 @@ def test_a_wrong_loss_surface(column: int, monkeypatch: Patch) -> None:
 
 
 def test_a_reading_that_is_wrong_in_training_alone(monkeypatch: Patch) -> None:
-    original = training._Seed.advance
+    original = loop._Seed.advance
 
     def advance(self, step, trace):
         happened = original(self, step, trace)
@@ -171,7 +175,7 @@ def test_a_reading_that_is_wrong_in_training_alone(monkeypatch: Patch) -> None:
             happened.measurements["reach"].values[0] *= 1.1
         return happened
 
-    monkeypatch.setattr(training._Seed, "advance", advance)
+    monkeypatch.setattr(loop._Seed, "advance", advance)
     assert names(wrong()) == {"reach", "reach, read again"}
 
 
@@ -204,7 +208,7 @@ def test_a_parameter_left_out(monkeypatch: Patch) -> None:
     assert ("param_grad_norm", "names") in {(row.quantity, row.part) for row in found}
 
 
-@pytest.mark.parametrize("module", [scaled, step_gradients])
+@pytest.mark.parametrize("module", [scaled, weight_gradients])
 def test_the_logarithm_of_what_has_an_exponent(module: object, monkeypatch: Patch) -> None:
     """Where exponents are small nothing shows."""
     wrap(monkeypatch, module, "log10_of_root", lambda found, square, exponent: found + 0.01 * (exponent < -60))
@@ -284,13 +288,13 @@ def test_a_bias_correction_that_counts_one_step_less(monkeypatch: Patch) -> None
     "overrides", [["optimizer=sgd", "optimizer.momentum=0.9"], ["optimizer=rmsprop"], ["optimizer=adam"]]
 )
 def test_a_state_that_training_forgets(overrides: list[str], monkeypatch: Patch) -> None:
-    original = training._Seed.advance
+    original = loop._Seed.advance
 
     def advance(self, step, trace):
         self._state = self.experiment.optimizer.start(self.theta)
         return original(self, step, trace)
 
-    monkeypatch.setattr(training._Seed, "advance", advance)
+    monkeypatch.setattr(loop._Seed, "advance", advance)
     assert names(wrong(*overrides)) == {"optimizer: update"}
 
 
@@ -376,7 +380,7 @@ def test_a_wrong_direct_part(monkeypatch: Patch) -> None:
 
 
 def test_a_loss_whose_gradient_is_of_the_sum(monkeypatch: Patch) -> None:
-    from gradpath import readout
+    from gradpath.core import readout
 
     wrap(monkeypatch, readout, "evaluate", lambda found, *_: (found[0], 3 * found[1]))
     assert "∂L/∂Y" in names(wrong())
@@ -471,7 +475,7 @@ def test_rescaling(overrides: list[str], monkeypatch: Patch) -> None:
 
 
 def test_sums_under_several_exponents(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, step_gradients, "_scales", lambda scale, *_: scale * 2)
+    wrap(monkeypatch, weight_gradients, "_scales", lambda scale, *_: scale * 2)
     experiment = composed("cell=lstm")
     assert not wrong_in(small(experiment))
     assert "Σ_t ∂L/∂θ_t, each parameter" in names(wrong_in(past_the_band(experiment, Dtype.float32)))

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from conftest import PATIENCE
-from gradpath import config, loader, paths
+from gradpath.commands import compose
+from gradpath.schema import locations
+from gradpath.tracking import loader
 
 SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=8"]
 GRADPATH = [sys.executable, "-m", "gradpath"]
@@ -78,7 +80,7 @@ def test_bad_input_is_one_line_exit_status_two_and_no_run(home: Path, arguments:
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
-    from gradpath import store
+    from gradpath.tracking import store
 
     client = store.connect(None)
     assert client.search_runs([e.experiment_id for e in client.search_experiments()]) == []
@@ -106,7 +108,7 @@ def test_the_configuration_is_printed_without_running(home: Path) -> None:
 def test_a_signal_closes_every_run_as_killed(home: Path, seeds: str, sent: signal.Signals, returned: int) -> None:
     arguments = ["run", f"seed={seeds}", "train.steps=1000000", *SMALL[:-1]]
     process = subprocess.Popen([*GRADPATH, *arguments], cwd=home, stderr=subprocess.PIPE, text=True, env=os.environ)
-    count = len(config.experiments([f"seed={seeds}"]))
+    count = len(compose.experiments([f"seed={seeds}"]))
     deadline = time.monotonic() + PATIENCE
     while len(_running()) < count and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -143,7 +145,7 @@ def test_one_point_that_fails_is_named_and_the_others_finish(home: Path) -> None
 
 
 def _running() -> list:
-    from gradpath import store
+    from gradpath.tracking import store
 
     client = store.connect(None)
     if (place := client.get_experiment_by_name("gradpath")) is None:
@@ -154,7 +156,7 @@ def _running() -> list:
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     script = (
         "import sys; sys.argv = ['gradpath', 'run', '--help']\n"
-        "from gradpath.cli import main\n"
+        "from gradpath.commands.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'mlflow', 'matplotlib', 'seaborn', 'pandas', 'scipy', 'torch'} & set(sys.modules)\n"
@@ -171,7 +173,7 @@ SMALLER = {
     "vanishing": ["task.length=50"],
 }
 """What else is cut down of a study that is large even with two steps."""
-STUDIES = sorted(path.stem for path in (paths.conf() / "experiment").glob("*.yaml"))
+STUDIES = sorted(path.stem for path in (locations.conf() / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("study", STUDIES)

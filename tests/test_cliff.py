@@ -6,15 +6,16 @@ import matplotlib
 import numpy as np
 import pytest
 
-from gradpath import config, loader
 from gradpath.cells.rnn import RNN
+from gradpath.commands import compose
+from gradpath.commands.execute import execute
+from gradpath.core.losses import Loss
+from gradpath.core.network import Network
 from gradpath.figures.cliff import FLOOR, Cliff
 from gradpath.inits.constant import Constant
 from gradpath.instruments import Schedule
-from gradpath.losses import Loss
-from gradpath.network import Network
-from gradpath.run import execute
-from gradpath.training import Step, train
+from gradpath.tracking import loader
+from gradpath.training.loop import Step, train
 
 STEPS = 15
 STUDY = ["+experiment=cliff", "init.jitter=0", f"train.steps={STEPS}", "instruments.loss_surface.points=7"]
@@ -48,7 +49,7 @@ def descent(w: float, b: float, lr: float, max_norm: float, steps: int) -> list[
 
 
 def run(*overrides: str) -> list[Step]:
-    return list(train(config.experiment([*STUDY, *overrides])))
+    return list(train(compose.experiment([*STUDY, *overrides])))
 
 
 @pytest.mark.parametrize(("arm", "max_norm"), [("rnn", math.inf), ("clipped_rnn", 1.0)])
@@ -108,7 +109,7 @@ def test_holding_a_readout_whose_gradient_is_far_larger_loses_nothing() -> None:
     """In one array with it, under one exponent, the cell's gradient would be a false zero in float32."""
     network = Network(RNN(hidden_size=1), 1, 1, Loss.squared_error)
     theta = np.array([0, 1e-3, 0, 1e-30, 1e25], np.float32)  # W_xh, W_hh, b_h, W_hy, b_y
-    batch = config.experiment(["task=constant_target", "task.length=2"]).task.sample(np.random.default_rng(0), 1)
+    batch = compose.experiment(["task=constant_target", "task.length=2"]).task.sample(np.random.default_rng(0), 1)
     trace = network.backward(theta, network.forward(theta, batch.astype(np.float32)))
     gradient = network.without_readout(trace)
     b_h = gradient.scaled.array[2] * 2.0 ** int(gradient.scaled.exponent)
@@ -143,7 +144,7 @@ def test_the_elements_of_theta_by_name() -> None:
     assert network.elements == (*names, "W_hy[0,0]", "W_hy[1,0]", "b_y")
     theta = np.arange(11.0)
     assert network.parameters(theta)["W_hh"][1, 0] == theta[network.elements.index("W_hh[1,0]")]
-    lstm = config.experiment(["cell=lstm", "cell.hidden_size=1", "instruments=[parameter_value]", "train.steps=0"])
+    lstm = compose.experiment(["cell=lstm", "cell.hidden_size=1", "instruments=[parameter_value]", "train.steps=0"])
     values = next(iter(train(lstm))).measurements["parameter_value"]
     assert dict(zip(values.names, values.values, strict=True))["b_f"] == 1.0
 
@@ -163,8 +164,8 @@ def test_the_elements_of_theta_by_name() -> None:
     ],
 )
 def test_what_cannot_be_is_one_line(overrides: str, said: str) -> None:
-    with pytest.raises(config.ConfigError) as caught:
-        config.experiment([*STUDY, overrides])
+    with pytest.raises(compose.ConfigError) as caught:
+        compose.experiment([*STUDY, overrides])
     assert str(caught.value) == said
 
 
@@ -181,7 +182,7 @@ def test_the_figure_draws_the_stored_trajectories(home) -> None:
     for arm in ("rnn", "clipped_rnn"):
         for lr in (0.1, 0.2):
             overrides = [*STUDY, *start, f"arm={arm}", f"optimizer.lr={lr}", "tracking.experiment=cliff"]
-            execute(config.experiment(overrides), "s")
+            execute(compose.experiment(overrides), "s")
     runs = loader.load(None, "cliff", "s")
     assert runs[0].series["loss_surface"].values.shape == (1, 49, 3)
     canvas = Cliff().draw(runs)

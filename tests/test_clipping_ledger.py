@@ -8,16 +8,17 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import DIVERGES, make_case
-from gradpath import config, loader, report
 from gradpath.cells.rnn import RNN
-from gradpath.clipping import Clip
+from gradpath.commands import compose, report
+from gradpath.commands.execute import execute
+from gradpath.core.clipping import Clip
+from gradpath.core.losses import Loss
+from gradpath.core.scaled import Scaled
+from gradpath.core.trace import Gradient, Trace
 from gradpath.instruments.clipping_ledger import NAMES, ClippingLedger
-from gradpath.losses import Loss
 from gradpath.optimizers.sgd import SGD
-from gradpath.records import Gradient, Trace
-from gradpath.run import execute
-from gradpath.scaled import Scaled
-from gradpath.training import train
+from gradpath.tracking import loader
+from gradpath.training.loop import train
 
 SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20"]
 LEDGER = "instruments=[clip_scale,clipping_ledger]"
@@ -143,7 +144,7 @@ def test_what_is_applied_is_what_the_optimiser_gets_and_training_does_not_change
     arm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides = [*SMALL, f"arm={arm}", "optimizer=sgd", "init.gain=3", "train.steps=8"]
-    without = list(train(config.experiment([*overrides, "instruments=[]"])))
+    without = list(train(compose.experiment([*overrides, "instruments=[]"])))
     got: list[float] = []
     update = SGD.update
 
@@ -152,7 +153,7 @@ def test_what_is_applied_is_what_the_optimiser_gets_and_training_does_not_change
         return update(self, theta, gradient, state, step)
 
     monkeypatch.setattr(SGD, "update", spy)
-    steps = list(train(config.experiment([*overrides, LEDGER])))
+    steps = list(train(compose.experiment([*overrides, LEDGER])))
     assert [s.loss for s in steps] == [s.loss for s in without]
     ledger = np.array([s.measurements["clipping_ledger"].values for s in steps])
     np.testing.assert_allclose(ledger[:-1, NAMES.index("log10_applied_norm")], got, rtol=0, atol=1e-12)
@@ -167,9 +168,9 @@ def test_how_often_and_how_hard_in_mlflow(home: Path) -> None:
     base = [*SMALL, "init.gain=3", "train.steps=20"]
     summaries = {}
     for arm in ("rnn", "clipped_rnn"):
-        recorder = execute(config.experiment([*base, f"arm={arm}", LEDGER]), "s")
+        recorder = execute(compose.experiment([*base, f"arm={arm}", LEDGER]), "s")
         summaries[arm] = recorder.client.get_run(recorder.run_id).data.metrics
-    recorder = execute(config.experiment([*SMALL, *DIVERGES, "train.steps=30", LEDGER]), "t")
+    recorder = execute(compose.experiment([*SMALL, *DIVERGES, "train.steps=30", LEDGER]), "t")
     blown = recorder.client.get_run(recorder.run_id).data.metrics
     run = next(run for run in loader.load(None, "gradpath", "s") if run.arm == "clipped_rnn")
     scales = run.series["clip_scale"].column("clip_scale")
@@ -188,7 +189,7 @@ def test_how_often_and_how_hard_in_mlflow(home: Path) -> None:
 
 def test_the_step_that_blew_up_is_in_no_share(home: Path) -> None:
     clipped = [*DIVERGES, "clip.max_norm=1e-6", "optimizer.lr=1e30", "train.steps=30"]
-    recorder = execute(config.experiment([*SMALL, *clipped, LEDGER]), "s")
+    recorder = execute(compose.experiment([*SMALL, *clipped, LEDGER]), "s")
     metrics = recorder.client.get_run(recorder.run_id).data.metrics
     (run,) = loader.load(None, "gradpath", "s")
     assert run.diverged_at is not None
@@ -202,7 +203,7 @@ def test_the_figure_tells_norm_from_value_clipping_and_counts_what_is_not_finite
     base = [*SMALL, "cell=rnn", "init.gain=3", "train.steps=20", LEDGER]
     for clip in ("clip.max_norm=null", "clip.max_norm=1", "clip.max_value=0.1"):
         for seed in (0, 1):
-            execute(config.experiment([*base, clip, f"seed={seed}"]), "s")
+            execute(compose.experiment([*base, clip, f"seed={seed}"]), "s")
     runs = loader.load(None, "gradpath", "s")
     canvas = Drawn().draw(runs)
     above, below = canvas.subfigs
@@ -215,23 +216,23 @@ def test_the_figure_tells_norm_from_value_clipping_and_counts_what_is_not_finite
     assert factor.lines[2].get_ydata()[-1] == pytest.approx(engaged.mean())
     turned = np.median([series.column("value_clip/cosine") for series in by_value], axis=0)
     np.testing.assert_allclose(cosine.lines[2].get_ydata(), turned)
-    execute(config.experiment([*SMALL, *DIVERGES, "train.steps=30", LEDGER]), "t")
+    execute(compose.experiment([*SMALL, *DIVERGES, "train.steps=30", LEDGER]), "t")
     text = " ".join(t.get_text() for t in Drawn().draw(loader.load(None, "gradpath", "t")).texts).replace("\n", " ")
     assert "1 non-finite step, solved by 0 of 1" in text
     execute(
-        config.experiment([*SMALL, "cell=rnn", "cell.activation=relu", "init=gaussian", "init.gain=1e30", LEDGER]), "u"
+        compose.experiment([*SMALL, "cell=rnn", "cell.activation=relu", "init=gaussian", "init.gain=1e30", LEDGER]), "u"
     )
-    assert report.write(config.report(["figures=[clipping_ledger]"])) == 1
+    assert report.write(compose.report(["figures=[clipping_ledger]"])) == 1
 
 
 def test_what_a_sweep_cannot_draw_is_one_line(home: Path, capsys) -> None:
-    execute(config.experiment([*SMALL, "arm=rnn", "train.steps=2", "instruments=[gate_activation]"]), "s")
-    assert report.write(config.report([])) == 0
+    execute(compose.experiment([*SMALL, "arm=rnn", "train.steps=2", "instruments=[gate_activation]"]), "s")
+    assert report.write(compose.report([])) == 0
     said = capsys.readouterr()
     (line,) = said.err.splitlines()[-1:]
     assert line.startswith("not drawn: ")
     assert "norm_by_lag (needs grad_norm, param_grad_norm, state_grad_norm)" in line
     assert "exploding (needs clip_scale, grad_norm)" in line
     assert "gates.png" in said.out
-    assert report.write(config.report([]), named=True) == 1
-    assert report.write(config.report(["figures=[exploding]"])) == 1
+    assert report.write(compose.report([]), named=True) == 1
+    assert report.write(compose.report(["figures=[exploding]"])) == 1

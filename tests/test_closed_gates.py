@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 from mpmath import mpf
 
-from gradpath.cells import Cell
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
-from gradpath.experiment import Experiment, Train
+from gradpath.core.activations import Activation, activate, complement, derivative, mend_slope, slope
+from gradpath.core.cell import Cell
+from gradpath.core.losses import Loss
+from gradpath.core.network import Network
+from gradpath.core.trace import Trace
 from gradpath.inits.gaussian import Gaussian
 from gradpath.instruments.gate_activation import GateActivation
 from gradpath.instruments.param_grad_norm import ParamGradNorm
 from gradpath.instruments.state_grad_norm import StateGradNorm
-from gradpath.losses import Loss
-from gradpath.network import Network
-from gradpath.nonlinearities import Activation, activate, complement, derivative, mend_slope, slope
 from gradpath.optimizers.sgd import SGD
-from gradpath.records import Trace
 from gradpath.tasks.adding import Adding
-from gradpath.training import train
+from gradpath.training.experiment import Experiment, Train
+from gradpath.training.loop import train
 from test_exactness import DTYPES, TOLERANCE, log10_norm, lstm_reference, run, sigma, tanh, to_mp
 
 DIGITS = 400

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gradpath import config, paths
-from gradpath.discovery import discover
-from gradpath.experiment import Experiment
+from gradpath.commands import compose
+from gradpath.schema import locations
+from gradpath.schema.discovery import discover
+from gradpath.training.experiment import Experiment
 
-CONF = paths.conf()
+CONF = locations.conf()
 
 BAD = [
     ("cell.hidden_size=abc", "cell.hidden_size=abc: must be an integer ≥ 1"),
@@ -58,8 +59,8 @@ BAD = [
 
 @pytest.mark.parametrize(("overrides", "said"), BAD, ids=[o for o, _ in BAD])
 def test_bad_overrides_are_one_clear_line(overrides: str, said: str) -> None:
-    with pytest.raises(config.ConfigError) as error:
-        config.experiment(overrides.split())
+    with pytest.raises(compose.ConfigError) as error:
+        compose.experiment(overrides.split())
     assert str(error.value).startswith(said)
     assert "\n" not in str(error.value)
 
@@ -68,8 +69,8 @@ def every_key(taking: str = "") -> list[tuple[str, str]]:
     """Every key of every unit with the unit that has it, as ``gradpath run --help`` would list them."""
     found: dict[str, str] = {}
     for group in ("cell", "task", "init", "optimizer"):
-        for name in discover(config.GROUPS[group]):
-            for key, _, takes, _ in config.settable(config.load("config", [f"{group}={name}"])):
+        for name in discover(compose.GROUPS[group]):
+            for key, _, takes, _ in compose.settable(compose.load("config", [f"{group}={name}"])):
                 if taking in takes:
                     found.setdefault(key, f"{group}={name}")
     return list(found.items())
@@ -78,48 +79,48 @@ def every_key(taking: str = "") -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("key", "unit"), every_key(), ids=[key for key, _ in every_key()])
 def test_every_key_refuses_what_it_cannot_take(key: str, unit: str) -> None:
     """A list is right for no key, so each must name itself and say what it takes."""
-    with pytest.raises(config.ConfigError) as error:
-        config.experiment([unit, f"{key}=[1,2]"])
+    with pytest.raises(compose.ConfigError) as error:
+        compose.experiment([unit, f"{key}=[1,2]"])
     assert str(error.value).startswith(f"{key}=[1,2]: must be ")
 
 
 @pytest.mark.parametrize(("key", "unit"), every_key("a number"), ids=[key for key, _ in every_key("a number")])
 def test_every_number_refuses_minus_infinity(key: str, unit: str) -> None:
-    with pytest.raises(config.ConfigError) as error:
-        config.experiment([unit, f"{key}=-inf"])
+    with pytest.raises(compose.ConfigError) as error:
+        compose.experiment([unit, f"{key}=-inf"])
     assert str(error.value).startswith(f"{key}=-inf: must be ")
 
 
 def test_arms_are_points_of_a_two_by_two_and_labels_come_from_the_configuration() -> None:
-    arms = {arm: config.experiment([f"arm={arm}"]) for arm in ("rnn", "clipped_rnn", "lstm", "clipped_lstm")}
+    arms = {arm: compose.experiment([f"arm={arm}"]) for arm in ("rnn", "clipped_rnn", "lstm", "clipped_lstm")}
     assert all(experiment.arm == arm for arm, experiment in arms.items())
-    assert config.experiment(["arm=lstm", "cell=rnn"]).arm == "rnn"
-    assert config.experiment(["arm=lstm_1997"]).arm == "lstm_no_forget_gate"
-    assert config.experiment(["arm=rnn", "clip.max_norm=0.5"]).arm == "clipped_rnn"
-    assert config.experiment(["arm=clipped_rnn", "clip.max_norm=null"]).arm == "rnn"
-    assert config.experiment(["cell=rnn", "clip.max_value=1"]).arm == "value_clipped_rnn"
+    assert compose.experiment(["arm=lstm", "cell=rnn"]).arm == "rnn"
+    assert compose.experiment(["arm=lstm_1997"]).arm == "lstm_no_forget_gate"
+    assert compose.experiment(["arm=rnn", "clip.max_norm=0.5"]).arm == "clipped_rnn"
+    assert compose.experiment(["arm=clipped_rnn", "clip.max_norm=null"]).arm == "rnn"
+    assert compose.experiment(["cell=rnn", "clip.max_value=1"]).arm == "value_clipped_rnn"
 
 
 def test_identity_follows_what_determines_the_numbers() -> None:
-    base = config.experiment([]).config_hash
-    assert base == config.experiment(["tracking.experiment=elsewhere"]).config_hash
-    assert base == config.experiment(["cell=lstm", "seed=0"]).config_hash
+    base = compose.experiment([]).config_hash
+    assert base == compose.experiment(["tracking.experiment=elsewhere"]).config_hash
+    assert base == compose.experiment(["cell=lstm", "seed=0"]).config_hash
     others = ["seed=1", "cell=rnn", "optimizer.lr=0.1", "train.dtype=float64", "clip.max_norm=1"]
-    assert len({base, *(config.experiment([other]).config_hash for other in others)}) == len(others) + 1
+    assert len({base, *(compose.experiment([other]).config_hash for other in others)}) == len(others) + 1
 
 
 def test_a_swept_cell_brings_its_own_keys() -> None:
-    points = config.points(["arm=rnn,clipped_rnn", "cell.activation=relu"])
-    assert [config.experiment(point).arm for point in points] == ["rnn", "clipped_rnn"]
+    points = compose.points(["arm=rnn,clipped_rnn", "cell.activation=relu"])
+    assert [compose.experiment(point).arm for point in points] == ["rnn", "clipped_rnn"]
 
 
 def test_a_sweep_of_no_points_is_refused() -> None:
-    with pytest.raises(config.ConfigError, match="a sweep of no points"):
-        config.points(["seed=range(0)"])
+    with pytest.raises(compose.ConfigError, match="a sweep of no points"):
+        compose.points(["seed=range(0)"])
 
 
 def test_points_of_a_sweep() -> None:
-    assert config.points(["arm=rnn,lstm", "seed=0,1"]) == [
+    assert compose.points(["arm=rnn,lstm", "seed=0,1"]) == [
         ["arm=rnn", "seed=0"],
         ["arm=rnn", "seed=1"],
         ["arm=lstm", "seed=0"],
@@ -138,22 +139,22 @@ def test_points_of_a_sweep() -> None:
     ],
 )
 def test_one_value_can_hold_several_seeds(written: str, seeds: list[int]) -> None:
-    experiments = config.experiments(["arm=gru", written])
+    experiments = compose.experiments(["arm=gru", written])
     assert [experiment.seed for experiment in experiments] == list(seeds)
     for experiment in (experiments[0], experiments[len(seeds) // 2], experiments[-1]):
-        assert experiment == config.experiment(["arm=gru", f"seed={experiment.seed}"])
+        assert experiment == compose.experiment(["arm=gru", f"seed={experiment.seed}"])
     assert {type(experiment) for experiment in experiments} == {Experiment}
 
 
 def test_several_seeds_are_one_point_of_a_sweep_for_hydra() -> None:
-    points = config.points(["arm=rnn,lstm", "seed=0..7,[8,9]"])
+    points = compose.points(["arm=rnn,lstm", "seed=0..7,[8,9]"])
     assert [seeds for _, seeds in points] == ["seed=0..7", "seed=[8,9]"] * 2
-    assert [len(config.experiments(point)) for point in points] == [8, 2, 8, 2]
+    assert [len(compose.experiments(point)) for point in points] == [8, 2, 8, 2]
 
 
 def test_where_one_seed_is_meant_several_are_refused() -> None:
-    with pytest.raises(config.ConfigError, match=r"^seed=0\.\.3: must be a single seed here$"):
-        config.experiment(["seed=0..3"])
+    with pytest.raises(compose.ConfigError, match=r"^seed=0\.\.3: must be a single seed here$"):
+        compose.experiment(["seed=0..3"])
 
 
 STUDIES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -161,8 +162,8 @@ STUDIES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_point_of_every_study_type_checks(study: str) -> None:
-    points = config.points([f"+experiment={study}"])
-    experiments = [config.experiment(point) for point in points]
+    points = compose.points([f"+experiment={study}"])
+    experiments = [compose.experiment(point) for point in points]
     assert len({e.config_hash for e in experiments}) == len(points) > 1
     assert {e.tracking.experiment for e in experiments} == {study}
 
@@ -170,10 +171,10 @@ def test_every_point_of_every_study_type_checks(study: str) -> None:
 @pytest.mark.parametrize("group", ["task", "cell", "init", "optimizer", "instruments", "figures"])
 def test_every_unit_has_its_yaml_and_every_yaml_its_unit(group: str) -> None:
     files = {path.stem for path in (CONF / group).glob("*.yaml")}
-    assert files == set(discover(config.GROUPS[group]))
+    assert files == set(discover(compose.GROUPS[group]))
     if group not in ("instruments", "figures"):
         for name in files:
-            assert isinstance(config.experiment([f"{group}={name}"]), Experiment)
+            assert isinstance(compose.experiment([f"{group}={name}"]), Experiment)
 
 
 def test_every_default_in_yaml_is_a_known_key() -> None:
@@ -182,7 +183,7 @@ def test_every_default_in_yaml_is_a_known_key() -> None:
 
 
 def test_help_lists_every_key_with_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    from gradpath import cli
+    from gradpath.commands import cli
 
     assert cli.run(["--help"]) == 0
     out = capsys.readouterr().out

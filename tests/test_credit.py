@@ -6,26 +6,28 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import DIVERGES, Case, make_case
-from gradpath import config, loader
-from gradpath.cells import Cell
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
+from gradpath.commands import compose
+from gradpath.commands.execute import execute
+from gradpath.core.activations import Activation
+from gradpath.core.cell import Cell
+from gradpath.core.finite_differences import assembled, per_step_gradients, relative_error, untied_differences
+from gradpath.core.losses import Loss
+from gradpath.core.network import Network
+from gradpath.core.step_loss import trace_of_step
+from gradpath.core.tape import Batch
+from gradpath.core.trace import Measurement, Trace
 from gradpath.figures import CannotDrawError
 from gradpath.figures.credit import Credit as CreditFigure
-from gradpath.gradcheck import assembled, per_step_gradients, relative_error, untied_differences
 from gradpath.inits.gaussian import Gaussian
 from gradpath.instruments import credit
 from gradpath.instruments.credit import Credit
 from gradpath.instruments.reach import Reach, reach
-from gradpath.loader import Run
-from gradpath.losses import Loss
-from gradpath.network import Network
-from gradpath.nonlinearities import Activation
-from gradpath.records import Batch, Measurement, Trace
-from gradpath.run import execute
-from gradpath.step_loss import trace_of_step
-from gradpath.training import train
+from gradpath.tracking import loader
+from gradpath.tracking.loader import Run
+from gradpath.training.loop import train
 
 matplotlib.use("Agg")
 SMALL = ["task.length=12", "cell.hidden_size=5", "train.batch_size=4", "train.eval_size=20", "train.steps=4"]
@@ -263,7 +265,7 @@ def test_reach_of_a_curve(curve: list[float], expected: tuple[float, int]) -> No
 
 def test_a_run_records_them(home) -> None:
     chosen = ["instruments=[credit,reach,grad_norm]", "task=copy", "train.dtype=float64"]
-    execute(config.experiment([*SMALL, *chosen]), "s")
+    execute(compose.experiment([*SMALL, *chosen]), "s")
     (run,) = loader.load(None, "gradpath", "s")
     series = run.series["credit"]
     assert series.steps.tolist() == [0, 4]
@@ -274,7 +276,7 @@ def test_a_run_records_them(home) -> None:
         recurrent = [i for i, name in enumerate(norms.names) if not name.endswith("y") and name != "global"]
         expected = np.sum(100 ** norms.values[norms.steps == step][0, recurrent])
         assert squared_norm(read) == pytest.approx(expected, rel=1e-12)
-    from gradpath import store
+    from gradpath.tracking import store
 
     stored = store.connect(None).get_run(run.run_id).data.metrics
     lag = run.series["reach"].column("reach")[-1]
@@ -284,7 +286,7 @@ def test_a_run_records_them(home) -> None:
 
 
 def test_a_network_that_blows_up_is_read_without_an_error() -> None:
-    run = list(train(config.experiment([*SMALL, *DIVERGES, "train.steps=30", "instruments=[credit,reach]"])))
+    run = list(train(compose.experiment([*SMALL, *DIVERGES, "train.steps=30", "instruments=[credit,reach]"])))
     assert run[-1].diverged
     assert np.isfinite(run[0].measurements["reach"].values).all()
     assert {"credit", "reach"} <= run[-1].measurements.keys()
@@ -294,7 +296,7 @@ def recorded(arms: list[str], *task: str) -> list[Run]:
     for arm in arms:
         for seed in range(3):
             chosen = ["instruments=[credit,reach,grad_norm]", f"arm={arm}", f"seed={seed}", "train.steps=1"]
-            execute(config.experiment([*SMALL, *chosen, *task]), "s")
+            execute(compose.experiment([*SMALL, *chosen, *task]), "s")
     return loader.load(None, "gradpath", "s")
 
 
@@ -334,6 +336,6 @@ def test_the_figure_of_a_loss_at_the_last_step_is_a_row_of_curves_and_two_of_map
 
 def test_the_figure_names_a_run_that_has_nothing_to_draw(home) -> None:
     wild = ["cell=rnn", "cell.activation=relu", "init=gaussian", "init.gain=1e30"]
-    execute(config.experiment([*SMALL, *wild, "instruments=[credit,reach,grad_norm]"]), "s")
+    execute(compose.experiment([*SMALL, *wild, "instruments=[credit,reach,grad_norm]"]), "s")
     with pytest.raises(CannotDrawError, match="rnn · adding T=12 · seed 0 has no finite reading"):
         CreditFigure().draw(loader.load(None, "gradpath", "s"))

@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradpath import config, loader
-from gradpath.curves import POINTS, TrainingCurves, over_lag, spacing
-from gradpath.experiment import Experiment
-from gradpath.records import Measurement
-from gradpath.run import execute
-from gradpath.training import Evaluation, Step, train
+from gradpath.commands import compose
+from gradpath.commands.execute import execute
+from gradpath.core.trace import Measurement
+from gradpath.tracking import loader
+from gradpath.tracking.mlflow_metrics import POINTS, TrainingCurves, over_lag, spacing
+from gradpath.training.experiment import Experiment
+from gradpath.training.loop import Evaluation, Step, train
 
 SMALL = ["task.length=4", "cell.hidden_size=2", "train.batch_size=2", "train.eval_size=5"]
 
 
 def experiment(steps: int, *overrides: str) -> Experiment:
-    return config.experiment([*SMALL, f"train.steps={steps}", *overrides])
+    return compose.experiment([*SMALL, f"train.steps={steps}", *overrides])
 
 
 def step(number: int, loss: float, norm: float = 0.0, diverged: bool = False, **read: float) -> Step:

@@ -15,14 +15,15 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
-from gradpath import config
-from gradpath.curves import left_out, not_finite, over_lag
-from gradpath.discovery import discover
-from gradpath.figures import CannotDrawError, Figure, finite, style
+from gradpath.commands import compose
+from gradpath.commands.execute import execute
+from gradpath.figures import CannotDrawError, Figure
+from gradpath.figures._shared import common, finite
 from gradpath.instruments import Instrument
-from gradpath.loader import Run, Series
-from gradpath.run import execute
-from gradpath.training import train
+from gradpath.schema.discovery import discover
+from gradpath.tracking.loader import Run, Series
+from gradpath.tracking.mlflow_metrics import left_out, not_finite, over_lag
+from gradpath.training.loop import train
 
 matplotlib.use("Agg")
 FIGURES = discover(Figure)
@@ -51,7 +52,7 @@ RAW = {"exploding", "clipping_ledger", "cliff", "counterfactual"}
 @cache
 def record(*overrides: str) -> Run:
     """A run as it would come back from MLflow, without MLflow."""
-    e = config.experiment(list(overrides))
+    e = compose.experiment(list(overrides))
     steps = list(train(e))
     read: dict[str, list] = {}
     for step in steps:
@@ -190,7 +191,7 @@ def check(figure: str, kind: str, change: Callable[[tuple[Run, ...]], list[Run]]
     canvas = drawn(figure, runs)
     said = words(canvas)
     text = " ".join(said)
-    for group in style.groups(runs):
+    for group in common.groups(runs):
         lost = [run for run in group.runs if run.diverged_at is not None]
         if lost and figure != "cliff":
             assert f"{group.label}: {len(lost)} of {len(group.runs)} seeds diverged at step" in text
@@ -295,7 +296,7 @@ def test_a_curve_marks_every_seed_that_is_not_finite_and_not_what_was_not_read()
     axes = pyplot.figure().subplots()
     x = np.arange(4)
     one, two = np.array([1.0, np.inf, 1.0, -np.inf]), np.array([3.0, 3.0, np.nan, -np.inf])
-    style.curve(axes, x, [one, two, np.ma.masked_all(4)], floor=-5.0, color="red")
+    common.curve(axes, x, [one, two, np.ma.masked_all(4)], floor=-5.0, color="red")
     line, zero, over, none = axes.lines
     assert np.ma.filled(line.get_ydata(orig=True), -1).tolist() == [2.0, -1, 1.0]
     assert (zero.get_xdata().tolist(), zero.get_ydata().tolist()) == ([3], [-5.0])
@@ -348,7 +349,7 @@ def test_a_median_with_what_is_not_finite() -> None:
     nan, inf = np.nan, np.inf
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        middle, low, high = style.median_band(np.array([[nan, 1, -inf, 1, nan], [nan, inf, inf, 3, 5]]))
+        middle, low, high = common.median_band(np.array([[nan, 1, -inf, 1, nan], [nan, inf, inf, 3, 5]]))
     np.testing.assert_array_equal(middle, [nan, inf, nan, 2, 5])
     np.testing.assert_array_equal(low, [nan, 1, -inf, 1, 5])
     np.testing.assert_array_equal(high, [nan, inf, inf, 3, 5])
@@ -359,7 +360,7 @@ def test_text_from_a_store_is_drawn_as_it_is() -> None:
     names = ["$\\frac", "a$_b$^2", "two\nlines", "_hidden", "x" * 4000, "x" * 4000 + "y"]
     rnn, _ = healthy("norm_by_lag")
     runs = [replace(rnn[0], arm=name, config=rnn[0].config | {"arm": name}) for name in names]
-    labels = [group.label for group in style.groups(runs)]
+    labels = [group.label for group in common.groups(runs)]
     assert len(set(labels)) == len(names)
     assert max(map(len, labels)) < 120
     for figure in sorted(set(FIGURES) - SWEEPS.keys() - {"flow", "counterfactual"}):
@@ -371,7 +372,7 @@ def test_text_from_a_store_is_drawn_as_it_is() -> None:
 
 @pytest.mark.parametrize(("rate", "suffix"), [("1e100", "_last_finite"), ("1e300", "_at_init")])
 def test_mlflow_shows_no_reading_before_a_divergence_as_that_of_a_trained_network(home, rate: str, suffix: str) -> None:
-    e = config.experiment([*SMALL, "arm=rnn", "optimizer=sgd", f"optimizer.lr={rate}", "train.dtype=float64"])
+    e = compose.experiment([*SMALL, "arm=rnn", "optimizer=sgd", f"optimizer.lr={rate}", "train.dtype=float64"])
     recorder = execute(e, "s")
     run = recorder.client.get_run(recorder.run_id)
     keys = {key.partition("/")[0] for key in run.data.metrics if "_by_lag" in key}
@@ -384,7 +385,7 @@ def test_mlflow_shows_no_reading_before_a_divergence_as_that_of_a_trained_networ
 
 
 def test_curves_name_what_is_not_finite_by_key() -> None:
-    e = config.experiment([*SMALL, "arm=rnn"])
+    e = compose.experiment([*SMALL, "arm=rnn"])
     sound, torn = np.zeros((6, 1)), np.array([[np.nan], [np.inf], [np.inf], [0], [-np.inf], [0]])
     readings = {"state_grad_norm": (("H",), [0, 3], [sound, torn])}
     assert not_finite(e, readings) == {

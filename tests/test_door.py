@@ -21,8 +21,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from conftest import PATIENCE
-from gradpath import config, hints, hydra_options, launch, loader, paths, signals, store
+from gradpath.commands import compose, hints, hydra_options, launch, signals
+from gradpath.schema import locations
 from gradpath.tasks.adding import Adding
+from gradpath.tracking import loader, store
 
 SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=2"]
 INSIDES = re.compile(r"Exception|Lexer|Traceback|DictConfig|ListConfig|NoneType|<class|<EOF>|omegaconf|antlr")
@@ -106,8 +108,8 @@ def test_a_key_that_another_unit_has_is_not_proposed_again(home: Path, command) 
 
 @pytest.mark.parametrize("place", ["/tmp/a (1)/x.db", "/tmp/it's/x.db", "/tmp/[a]/x.db", "/tmp/a{b}/x.db"])
 def test_a_path_is_taken_as_it_is_written(place: str) -> None:
-    assert config.experiment([f"tracking.uri=sqlite:///{place}"]).tracking.uri == f"sqlite:///{place}"
-    assert config.report([f"out={place}"]).out == place
+    assert compose.experiment([f"tracking.uri=sqlite:///{place}"]).tracking.uri == f"sqlite:///{place}"
+    assert compose.report([f"out={place}"]).out == place
 
 
 @pytest.mark.parametrize(
@@ -201,17 +203,17 @@ def test_a_folder_of_hydras_that_cannot_be_written_is_named(home: Path, command)
     ids=" ".join,
 )
 def test_points_are_those_of_hydras_own_sweeper(written: list[str]) -> None:
-    with config.hydra() as hydra:
+    with compose.hydra() as hydra:
         base = hydra.compose_config("config", [o for o in written if "experiment" in o], None)
         params = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         theirs = parser.parse_overrides(params + [o for o in written if not o.startswith("hydra.")])
         (expected,) = BasicSweeper.split_arguments(theirs, None)
-    assert config.points(written) == expected
+    assert compose.points(written) == expected
 
 
 def test_points_composed_on_a_copy_are_those_composed_whole() -> None:
-    composer = config.Composer()
+    composer = compose.Composer()
     given = [
         ["arm=rnn", "seed=3", "optimizer.lr=0.1"],
         ["arm=rnn", "cell.activation=relu", "clip.max_norm=null", "train={steps:5,batch_size:3}"],
@@ -220,16 +222,16 @@ def test_points_composed_on_a_copy_are_those_composed_whole() -> None:
         ["arm=rnn", "++train.steps=4", "train.steps=6"],
     ]
     for point in given:
-        assert config.experiments(point, composer) == config.experiments(point)
-        whole = config.composed("config", point)
+        assert compose.experiments(point, composer) == compose.experiments(point)
+        whole = compose.composed("config", point)
         plain = {key: value for key, value in whole.items() if key != "hydra"}
         assert dict(composer(point).items()) == plain
 
 
 def test_a_sweep_composes_each_choice_of_units_once(monkeypatch: pytest.MonkeyPatch) -> None:
     composed = []
-    whole = config.composed
-    monkeypatch.setattr(config, "composed", lambda *a: composed.append(a) or whole(*a))
+    whole = compose.composed
+    monkeypatch.setattr(compose, "composed", lambda *a: composed.append(a) or whole(*a))
     jobs = launch.planned(hydra_options.parse(["-m", "arm=rnn,lstm", "seed=range(10)", "optimizer.lr=0.1,0.2"]))
     assert len(jobs) == 40
     assert len(composed) <= 4
@@ -336,7 +338,7 @@ def test_a_library_that_stumbles_when_it_is_interrupted_does_not_hide_it(
         finally:
             raise AttributeError("'dict' object has no attribute '_invalidate_flags_cache'")
 
-    monkeypatch.setattr(config, "compose", load)
+    monkeypatch.setattr(compose, "compose", load)
     assert command("run", "cell.layers=1") == (status, "", f"gradpath: {word}\n")
     monkeypatch.undo()
     monkeypatch.setattr(launch, "execute_seeds", load)
@@ -345,7 +347,7 @@ def test_a_library_that_stumbles_when_it_is_interrupted_does_not_hide_it(
 
 def test_a_locked_store_is_waited_for_as_long_as_is_said(home: Path, command) -> None:
     store.experiment_id(store.connect(None), "gradpath")
-    with closing(sqlite3.connect(paths.database(), isolation_level=None)) as other:
+    with closing(sqlite3.connect(locations.database(), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         status, out, err = command("run", *SMALL, "tracking.timeout=0.1")
     assert (status, out) == (2, "")
@@ -371,7 +373,7 @@ def test_what_the_hint_says_works_when_typed(home: Path, name: str) -> None:
     figures, curves = hints.report_command(name, "1e5", uri), hints.ui_command(uri)
     words = shlex.split(figures)
     assert words[:2] == ["gradpath", "report"]
-    report = config.report(words[2:])
+    report = compose.report(words[2:])
     assert (report.study, report.sweep, report.uri) == (name, "1e5", uri)
     assert shlex.split(curves) == ["gradpath", "ui", "--uri", uri]
 
@@ -406,21 +408,21 @@ def test_a_refused_store_is_named_by_the_key_that_gave_it(home: Path, command, w
     + [("sweep_id", "1e5")],
 )
 def test_a_name_is_taken_as_it_is_written(key: str, written: str) -> None:
-    made = config.experiment([f"tracking.{key}={written}"])
+    made = compose.experiment([f"tracking.{key}={written}"])
     assert getattr(made.tracking, key) == written.strip('"')
 
 
 def test_names_of_a_sweep_may_be_of_any_alphabet() -> None:
-    points = config.points(["tracking.experiment=größe,実験", "seed=1"])
-    assert [config.experiment(point).tracking.experiment for point in points] == ["größe", "実験"]
+    points = compose.points(["tracking.experiment=größe,実験", "seed=1"])
+    assert [compose.experiment(point).tracking.experiment for point in points] == ["größe", "実験"]
 
 
 def test_an_interpolation_that_hydra_documents_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEED", "7")
-    assert config.experiment(['seed="${oc.decode:${oc.env:SEED}}"']).seed == 7
+    assert compose.experiment(['seed="${oc.decode:${oc.env:SEED}}"']).seed == 7
     monkeypatch.setenv("TASK", "copy")
-    assert config.experiment(["task=${oc.env:TASK}"]).title == "lstm · copy T=100"
-    assert config.experiment(["train.steps=${train.batch_size}"]).train.steps == 32
+    assert compose.experiment(["task=${oc.env:TASK}"]).title == "lstm · copy T=100"
+    assert compose.experiment(["train.steps=${train.batch_size}"]).train.steps == 32
 
 
 @pytest.mark.parametrize("port", ["0", "70000", "-1", "x", "", "٣", "9" * 30])

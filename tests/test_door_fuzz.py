@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gradpath import config, launch
+from gradpath.commands import compose, launch
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 from overrides import outcome
@@ -87,7 +87,7 @@ def test_many_overrides_give_a_configuration_or_one_line(overrides: list[str]) -
 @settings(QUIET, max_examples=300)
 @given(st.lists(OVERRIDES, min_size=1, max_size=3))
 def test_many_sweeps_give_points_or_one_line(overrides: list[str]) -> None:
-    from gradpath.hydra_options import Options
+    from gradpath.commands.hydra_options import Options
 
-    with contextlib.suppress(config.ConfigError):
+    with contextlib.suppress(compose.ConfigError):
         launch.planned(Options(overrides, multirun=True))

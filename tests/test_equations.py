@@ -7,7 +7,7 @@ from conftest import make_case
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
-from gradpath.losses import Loss, evaluate
+from gradpath.core.losses import Loss, evaluate
 
 
 def sigma(x):
@@ -94,7 +94,7 @@ def test_names_of_the_twelve_parameters() -> None:
 
 
 def test_sigmoid_of_huge_arguments_neither_overflows_nor_is_clipped() -> None:
-    from gradpath.nonlinearities import Activation, activate
+    from gradpath.core.activations import Activation, activate
 
     x = np.array([-1e4, -700.0, -5.0, 0.0, 5.0, 1e4])
     with np.errstate(all="raise"):

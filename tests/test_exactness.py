@@ -6,21 +6,22 @@ import pytest
 from mpmath import mpf
 
 from conftest import cell_id, cells, make_case
-from gradpath import bptt
-from gradpath.cells import Cell
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
-from gradpath.clipping import Clip
+from gradpath.core import bptt
+from gradpath.core.activations import Activation
+from gradpath.core.cell import Cell
+from gradpath.core.clipping import Clip
+from gradpath.core.losses import Loss
+from gradpath.core.network import Network
+from gradpath.core.tape import Batch
+from gradpath.core.trace import Trace
 from gradpath.inits.gaussian import Gaussian
 from gradpath.inits.uniform import Uniform
 from gradpath.instruments.grad_norm import GradNorm
 from gradpath.instruments.param_grad_norm import ParamGradNorm
 from gradpath.instruments.state_grad_norm import StateGradNorm
-from gradpath.losses import Loss
-from gradpath.network import Network
-from gradpath.nonlinearities import Activation
-from gradpath.records import Batch, Trace
 from gradpath.tasks.adding import Adding
 
 DTYPES = [np.float32, np.float64]
@@ -333,7 +334,7 @@ def test_dead_relu_units_are_true_zeros(dtype: type) -> None:
 
 def test_a_squared_norm_below_float64_is_not_a_false_zero() -> None:
     """Elements of 1e-170 in float64: the square is below 1e-308."""
-    from gradpath.scaled import Scaled
+    from gradpath.core.scaled import Scaled
 
     values = np.full((2, 3), 1e-170)
     assert Scaled(values, np.zeros(2, np.int32)).log10_norm() == pytest.approx(-170 + np.log10(3) / 2)
@@ -351,7 +352,7 @@ def test_a_sequence_that_vanishes_beside_another_is_kept() -> None:
     trace = run(network, theta, batch)
     direct = trace.direct["H"].array.copy()
     direct[-1, 1] *= 2.0**-600
-    from gradpath.scaled import Scaled
+    from gradpath.core.scaled import Scaled
 
     weights, tape = next(network.layers(theta[None])), trace.tape.layers[0].alone()
     received = Scaled(direct[:, None], trace.direct["H"].exponent[:, None])
@@ -365,7 +366,7 @@ def test_a_sequence_that_vanishes_beside_another_is_kept() -> None:
 @pytest.mark.parametrize("kind", [Activation.tanh, Activation.sigmoid], ids=lambda kind: kind.name)
 def test_derivatives_of_saturated_units_are_right_and_not_zero(kind: Activation, dtype: type) -> None:
     """From the output they would be 0 at x = 9 (tanh, float32), 17 (σ, float32), 19 (tanh, float64)."""
-    from gradpath.nonlinearities import derivative
+    from gradpath.core.activations import derivative
 
     mpmath.mp.dps = 60
     reach = (40 if kind is Activation.tanh else 80) * (1 if dtype is np.float32 else 8)
@@ -381,7 +382,7 @@ def test_derivatives_of_saturated_units_are_right_and_not_zero(kind: Activation,
 @pytest.mark.parametrize("kind", list(Activation), ids=lambda kind: kind.name)
 def test_slopes_from_the_output_lose_five_bits_at_most(kind: Activation, dtype: type) -> None:
     """Also where σ itself is off by ε/σ for x far below 0: there the slope comes from the argument."""
-    from gradpath.nonlinearities import activate, derivative, slope
+    from gradpath.core.activations import activate, derivative, slope
 
     x = np.linspace(-60, 60, 4001).astype(dtype)
     y = np.empty_like(x)
@@ -391,7 +392,7 @@ def test_slopes_from_the_output_lose_five_bits_at_most(kind: Activation, dtype: 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_relus_slope_is_0_or_1_even_where_the_network_has_blown_up(dtype: type) -> None:
-    from gradpath.nonlinearities import activate, slope
+    from gradpath.core.activations import activate, slope
 
     x = np.array([-np.inf, -1, 0, 1e-30, 5, np.inf, np.nan], dtype)
     y = np.empty_like(x)
@@ -401,7 +402,7 @@ def test_relus_slope_is_0_or_1_even_where_the_network_has_blown_up(dtype: type) 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_nan_of_one_sequence_does_not_spoil_the_slopes_of_another(dtype: type) -> None:
-    from gradpath.nonlinearities import derivative, slope
+    from gradpath.core.activations import derivative, slope
 
     x = np.array([9.5 if dtype is np.float32 else 19.5, np.nan, 0.1], dtype)
     found = slope(Activation.tanh, x, np.tanh(x))

@@ -6,13 +6,15 @@ import matplotlib
 import numpy as np
 import pytest
 
-from gradpath import config, loader, report, store
-from gradpath.discovery import discover
-from gradpath.figures import Figure, style
+from gradpath.commands import compose, report
+from gradpath.commands.execute import execute
+from gradpath.figures import Figure
+from gradpath.figures._shared import common
 from gradpath.figures.lyapunov import theory
 from gradpath.instruments import Instrument
-from gradpath.loader import Run
-from gradpath.run import execute
+from gradpath.schema.discovery import discover
+from gradpath.tracking import loader, store
+from gradpath.tracking.loader import Run
 
 FIGURES = discover(Figure)
 SMALL = ["task.length=12", "cell.hidden_size=5", "train.batch_size=4", "train.eval_size=20", "train.steps=6"]
@@ -26,13 +28,13 @@ GRIDS = {"ablation", "cliff", "forget_bias", "spectral_radius"}
 def runs(home: Path) -> list[Run]:
     for arm in ("rnn", "clipped_rnn", "lstm"):
         for seed in (0, 1):
-            execute(config.experiment([*SMALL, EVERYTHING, f"arm={arm}", f"seed={seed}"]), "s")
+            execute(compose.experiment([*SMALL, EVERYTHING, f"arm={arm}", f"seed={seed}"]), "s")
     return loader.load(None, "gradpath", "s")
 
 
 def test_the_report_draws_every_figure_twice_the_same(runs: list[Run], home: Path, capsys) -> None:
-    assert set(config.report([]).figures) == set(FIGURES)
-    assert report.write(config.report([])) == 0
+    assert set(compose.report([]).figures) == set(FIGURES)
+    assert report.write(compose.report([])) == 0
     left_out = capsys.readouterr().err
     assert all(f"{name} (" in left_out for name in GRIDS)
     folder = home / "reports" / "figures" / "gradpath"
@@ -41,7 +43,7 @@ def test_the_report_draws_every_figure_twice_the_same(runs: list[Run], home: Pat
     assert names == sorted(["verdicts.md", *(f"{name}.{kind}" for name in drawn for kind in ("png", "svg"))])
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert all(len(content) > 10_000 for name, content in first.items() if name != "verdicts.md")
-    assert report.write(config.report([])) == 0
+    assert report.write(compose.report([])) == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
 
@@ -84,7 +86,7 @@ def test_lyapunov_theory(home: Path) -> None:
     """
 
     def expected(*overrides: str) -> np.ndarray:
-        resolved = config.experiment([*overrides, "cell.hidden_size=400"]).resolved()
+        resolved = compose.experiment([*overrides, "cell.hidden_size=400"]).resolved()
         return theory(Run("", "", "", resolved, {}, *[None] * 6))  # type: ignore[arg-type]
 
     rng = np.random.default_rng(0)
@@ -112,69 +114,69 @@ def test_the_caption_states_the_seeds(runs: list[Run]) -> None:
 
 
 def test_labels_are_derived_from_the_configuration(home: Path) -> None:
-    execute(config.experiment([*SMALL, "arm=lstm"]), "s")
-    execute(config.experiment([*SMALL, "arm=lstm", "cell.forget_bias=3"]), "s")
-    execute(config.experiment([*SMALL, "arm=lstm", "cell=rnn"]), "s")
-    found = style.groups(loader.load(None, "gradpath", "s"))
+    execute(compose.experiment([*SMALL, "arm=lstm"]), "s")
+    execute(compose.experiment([*SMALL, "arm=lstm", "cell.forget_bias=3"]), "s")
+    execute(compose.experiment([*SMALL, "arm=lstm", "cell=rnn"]), "s")
+    found = common.groups(loader.load(None, "gradpath", "s"))
     assert [group.label for group in found] == ["RNN", "LSTM, forget_bias=1.0", "LSTM, forget_bias=3.0"]
     assert len({group.color for group in found}) == 3
 
 
 def test_units_that_differ_are_named_by_their_section(home: Path) -> None:
     for overrides in (["init=orthogonal", "optimizer=sgd"], ["init=uniform", "optimizer=adam"]):
-        execute(config.experiment([*SMALL, "arm=rnn", *overrides]), "s")
-    found = style.groups(loader.load(None, "gradpath", "s"))
+        execute(compose.experiment([*SMALL, "arm=rnn", *overrides]), "s")
+    found = common.groups(loader.load(None, "gradpath", "s"))
     assert {group.label for group in found} == {
         "RNN, init=orthogonal, optimizer=sgd",
         "RNN, init=uniform, optimizer=adam",
     }
-    text = style.setting_text(found)
+    text = common.setting_text(found)
     assert "init orthogonal or uniform" in text
     assert "sgd or adam lr 0.01 or 0.001" in text
 
 
 def test_a_run_that_diverged_at_once_is_named_and_the_other_figures_are_drawn(home: Path, capsys) -> None:
     wild = ["cell=rnn", "cell.activation=relu", "init=gaussian", "init.gain=1e30"]
-    execute(config.experiment([*SMALL, *wild]), "s")
-    assert report.write(config.report([])) == 0
+    execute(compose.experiment([*SMALL, *wild]), "s")
+    assert report.write(compose.report([])) == 0
     said = capsys.readouterr()
     assert "not drawn: norm_by_lag (rnn · adding T=12 · seed 0 has no finite reading" in said.err
     assert "exploding.png" in said.out
 
 
 def test_a_stack_is_drawn(home: Path) -> None:
-    execute(config.experiment([*SMALL, "arm=lstm", "cell.layers=2", "task=copy"]), "s")
-    assert report.write(config.report([])) == 0
+    execute(compose.experiment([*SMALL, "arm=lstm", "cell.layers=2", "task=copy"]), "s")
+    assert report.write(compose.report([])) == 0
 
 
 def test_a_median_over_true_zeros_stays_one() -> None:
     zero, one = np.array([-np.inf, -np.inf, 1.0]), np.array([-np.inf, -3.0, 3.0])
-    middle, low, high = style.median_band([zero, one])
+    middle, low, high = common.median_band([zero, one])
     assert middle.tolist() == [-np.inf, -np.inf, 2.0]
     assert low.tolist() == [-np.inf, -np.inf, 1.0]
     assert high.tolist() == [-np.inf, -3.0, 3.0]
 
 
 def test_holes_and_doubles_are_named(runs: list[Run]) -> None:
-    execute(config.experiment([*SMALL, EVERYTHING, "arm=rnn", "seed=1"]), "s")
+    execute(compose.experiment([*SMALL, EVERYTHING, "arm=rnn", "seed=1"]), "s")
     with pytest.raises(store.StoreError, match="more than once: rnn · adding T=12 · seed 1"):
-        report.write(config.report([]))
+        report.write(compose.report([]))
     with pytest.raises(ZeroDivisionError):
-        _crash(config.experiment([*SMALL, "arm=lstm", "seed=7"]))
+        _crash(compose.experiment([*SMALL, "arm=lstm", "seed=7"]))
     with pytest.raises(store.StoreError, match="did not finish: lstm · adding T=12 · seed 7"):
-        report.write(config.report(["sweep=t"]))
+        report.write(compose.report(["sweep=t"]))
 
 
 def _crash(experiment) -> None:
-    from gradpath.recorder import Recorder
+    from gradpath.tracking.recorder import Recorder
 
-    execute(config.experiment([*SMALL, "arm=lstm"]), "t")
+    execute(compose.experiment([*SMALL, "arm=lstm"]), "t")
     with Recorder(experiment, {"sweep_id": "t"}):
         raise ZeroDivisionError
 
 
 def test_nothing_to_report_says_what_to_do(home: Path) -> None:
     with pytest.raises(store.StoreError, match="gradpath run"):
-        report.write(config.report([]))
+        report.write(compose.report([]))
     with pytest.raises(store.StoreError, match="study=nope: no such MLflow experiment"):
-        report.write(config.report(["study=nope"]))
+        report.write(compose.report(["study=nope"]))

@@ -12,7 +12,8 @@ from conftest import Case, make_case
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
-from gradpath.gradcheck import (
+from gradpath.core.activations import Activation
+from gradpath.core.finite_differences import (
     EPSILON,
     central_difference,
     per_step_gradients,
@@ -21,13 +22,12 @@ from gradpath.gradcheck import (
     untied_differences,
     untied_loss,
 )
+from gradpath.core.losses import Loss
+from gradpath.core.network import Network
+from gradpath.core.tape import Batch
 from gradpath.instruments.grad_norm import GradNorm
 from gradpath.instruments.param_grad_norm import ParamGradNorm
 from gradpath.instruments.state_grad_norm import StateGradNorm
-from gradpath.losses import Loss
-from gradpath.network import Network
-from gradpath.nonlinearities import Activation
-from gradpath.records import Batch
 
 
 def test_every_parameter_at_every_step_equals_untied_central_differences(case: Case) -> None:
@@ -109,7 +109,7 @@ def _loss_with_state_moved(case: Case, layer: int, row: int, at: int, index: tup
             states = leave
             outputs.append(states[0])
         below = np.stack(outputs)
-    from gradpath.losses import evaluate
+    from gradpath.core.losses import evaluate
 
     w_hy, b_y = network.packed(case.theta)[-2:]
     return evaluate(network.loss, below @ w_hy + b_y, case.batch.targets, case.batch.mask)[0]

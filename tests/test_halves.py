@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 
 from conftest import Case, cell_id, cells, make_case, signature
-from gradpath import bptt, config, halves, step_gradients, threads
-from gradpath.cells import Cell
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
+from gradpath.commands import compose
+from gradpath.core import bptt, weight_gradients
+from gradpath.core.activations import Activation
+from gradpath.core.cell import Cell
+from gradpath.core.losses import Loss
+from gradpath.engine import partition
+from gradpath.engine.replay import Loops
 from gradpath.instruments.counterfactual import Counterfactual
 from gradpath.instruments.param_grad_norm import ParamGradNorm
-from gradpath.losses import Loss
-from gradpath.nonlinearities import Activation
-from gradpath.replay import Loops
-from gradpath.training import train, train_seeds
+from gradpath.training import threads
+from gradpath.training.loop import train, train_seeds
 
 TRAINED = ["task.length=30", "train.batch_size=11", "train.eval_size=20", "train.steps=6", "cell.hidden_size=6"]
 
@@ -27,9 +30,9 @@ TRAINED = ["task.length=30", "train.batch_size=11", "train.eval_size=20", "train
 def cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pass is in halves, however small, and its backward part in several runs of steps."""
     monkeypatch.setattr(threads, "cores", lambda: 2)
-    monkeypatch.setattr(halves, "WORTH", 0)
+    monkeypatch.setattr(partition, "WORTH", 0)
     monkeypatch.setattr(bptt, "RUN", 2**11)
-    monkeypatch.setattr(step_gradients, "RUN", 2**10)
+    monkeypatch.setattr(weight_gradients, "RUN", 2**10)
 
 
 @pytest.fixture
@@ -43,10 +46,10 @@ def pool() -> Iterator[Executor]:
     [(20, 4, [12, 8]), (32, 4, [16, 16]), (5, 4, [4, 1]), (4, 4, [4]), (1, 1, [1]), (7, 1, [4, 3]), (128, 4, [64, 64])],
 )
 def test_halves_are_whole_rows_of_a_product(length: int, multiple: int, lengths: list[int]) -> None:
-    found = halves.halves(length, halves.WORTH, multiple)
+    found = partition.halves(length, partition.WORTH, multiple)
     assert [one.stop - one.start for one in found] == lengths
     assert [row for one in found for row in range(length)[one]] == list(range(length))
-    assert halves.halves(length, halves.WORTH - 1, multiple) == [slice(0, length)]
+    assert partition.halves(length, partition.WORTH - 1, multiple) == [slice(0, length)]
 
 
 def case_of(cell: Cell, every_step: bool, dtype: type, gain: float, pool: Executor | None = None) -> Case:
@@ -113,7 +116,7 @@ def test_what_is_cut_depends_on_the_setting_and_the_cores(
     seen, original = [], Loops.halves
     monkeypatch.setattr(Loops, "halves", lambda self, *shape: seen.append(found := original(self, *shape)) or found)
     monkeypatch.setattr(threads, "cores", lambda: there_are)
-    next(train(config.experiment([*TRAINED, f"train.threads={'null' if given is None else given}"])))
+    next(train(compose.experiment([*TRAINED, f"train.threads={'null' if given is None else given}"])))
     assert max(len(found) for found in seen) == expected
 
 
@@ -122,7 +125,7 @@ def test_what_is_cut_depends_on_the_setting_and_the_cores(
 def test_training_has_the_same_bits_in_any_number_of_threads_and_in_any_company(
     arm: str, count: int, cut: None
 ) -> None:
-    one = config.experiment([*TRAINED, f"arm={arm}"])
+    one = compose.experiment([*TRAINED, f"arm={arm}"])
     experiments = [replace(one, seed=seed) for seed in range(3)]
     together = list(train_seeds(experiments, count))
     for index, experiment in enumerate(experiments):

@@ -10,20 +10,21 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import Case, cell_id, cells, make_case
-from gradpath.cells import Cell
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
-from gradpath.gradcheck import EPSILON, central_difference, pre_activations, relative_error
-from gradpath.graded import Graded, products
+from gradpath.core.activations import Activation
+from gradpath.core.cell import Cell
+from gradpath.core.finite_differences import EPSILON, central_difference, pre_activations, relative_error
+from gradpath.core.graded_product import Graded, products
+from gradpath.core.jacobians import adjoint_qr, lyapunov_exponents, step_jacobians
+from gradpath.core.losses import Loss
+from gradpath.core.network import Network
+from gradpath.core.tape import Batch, Tape
+from gradpath.core.trace import Trace
 from gradpath.inits.uniform import Uniform
 from gradpath.instruments.jacobian_log_singular_values import JacobianLogSingularValues
 from gradpath.instruments.lyapunov_spectrum import LyapunovSpectrum
-from gradpath.jacobians import adjoint_qr, lyapunov_exponents, step_jacobians
-from gradpath.losses import Loss
-from gradpath.network import Network
-from gradpath.nonlinearities import Activation
-from gradpath.records import Batch, Tape, Trace
 
 
 def jacobians(tape: Tape, layer: int = 0, sequence: int = 0) -> NDArray:
@@ -73,7 +74,7 @@ def test_jacobians_equal_central_differences_of_the_step(cell: Cell) -> None:
 def test_a_long_sequence_in_several_runs_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     tape = make_case(LSTM(3), Loss.squared_error, 50, every_step=False).trace.tape
     whole = jacobians(tape)
-    monkeypatch.setattr("gradpath.jacobians.RUN", 7 * 6 * 3 * 4)
+    monkeypatch.setattr("gradpath.core.jacobians.RUN", 7 * 6 * 3 * 4)
     np.testing.assert_array_equal(jacobians(tape), whole)
 
 
@@ -152,7 +153,7 @@ def test_rotations_alone_find_the_singular_values(monkeypatch: pytest.MonkeyPatc
     rng = np.random.default_rng(5)
     graded = Graded(np.sort(rng.uniform(-800, 0, 9))[::-1], np.triu(rng.uniform(-1, 1, (9, 9)), 1) + np.eye(9))
     prepared = graded.log_singular_values()
-    monkeypatch.setattr("gradpath.graded.PRECONDITION", 0)
+    monkeypatch.setattr("gradpath.core.graded_product.PRECONDITION", 0)
     np.testing.assert_allclose(graded.log_singular_values(), prepared, rtol=1e-13)
     assert np.abs(prepared - graded.log_scale).max() > 1e-2, "the diagonal alone is not the answer"
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from conftest import PATIENCE
-from gradpath import liveness, store
-from gradpath.liveness import pulse
+from gradpath.tracking import liveness, store
+from gradpath.tracking.liveness import pulse
 
 PAST = f"{time.time() - 3600:.0f}"
 
@@ -35,7 +35,7 @@ def reaped(client: Any) -> list[str]:
 
 def gone() -> dict[str, str]:
     """The tags of a process of this machine that is no more."""
-    script = "import json; from gradpath import liveness; print(json.dumps(liveness.process_tags()))"
+    script = "import json; from gradpath.tracking import liveness; print(json.dumps(liveness.process_tags()))"
     said = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
     ).stdout
@@ -162,11 +162,11 @@ def test_heartbeats_go_on_by_themselves_until_the_run_ends(monkeypatch: pytest.M
 
 
 def test_a_run_has_a_heartbeat_while_a_step_takes_long(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gradpath import config
-    from gradpath.recorder import Recorder
+    from gradpath.commands import compose
+    from gradpath.tracking.recorder import Recorder
 
     monkeypatch.setattr(liveness, "EVERY", 0.05)
-    with Recorder(config.experiment(["task.length=12"]), {"sweep_id": "s"}) as recorder:
+    with Recorder(compose.experiment(["task.length=12"]), {"sweep_id": "s"}) as recorder:
         recorder.client.set_tag(recorder.run_id, "heartbeat", "1")
         while recorder.client.get_run(recorder.run_id).data.tags["heartbeat"] == "1":
             time.sleep(0.05)

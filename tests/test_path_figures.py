@@ -10,13 +10,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from conftest import settle
-from gradpath import config, loader, report
+from gradpath.commands import compose, report
+from gradpath.commands.execute import execute
 from gradpath.figures import CannotDrawError
 from gradpath.figures.counterfactual import Counterfactual
 from gradpath.figures.flow import Flow, _lags, _sizes
 from gradpath.figures.paths import Paths, predicted, probes, read, share, shown
-from gradpath.loader import Run
-from gradpath.run import execute
+from gradpath.tracking import loader
+from gradpath.tracking.loader import Run
 
 SMALL = ["task.length=12", "cell.hidden_size=5", "train.batch_size=4", "train.eval_size=20", "train.steps=6"]
 SMALL += ["instruments=[state_grad_norm,path_grad_norm,node_grad_norm,counterfactual,counterfactual_loss]"]
@@ -31,7 +32,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -
         folder = settle(tmp_path_factory.mktemp("paths"), migrated_database, patch)
         for arm in ("rnn", "lstm", "gru"):
             for seed in (0, 1):
-                execute(config.experiment([*SMALL, f"arm={arm}", f"seed={seed}"]), "s")
+                execute(compose.experiment([*SMALL, f"arm={arm}", f"seed={seed}"]), "s")
         yield folder
 
 
@@ -55,7 +56,9 @@ def test_they_are_drawn_twice_the_same_and_say_how_many_seeds(results: Path, dra
     folder, contents = results / "drawn", []
     for _ in range(2):
         assert (
-            report.write(config.report([*FIGURES, f"uri=sqlite:///{results}/mlruns/mlflow.db", f"out={results}/drawn"]))
+            report.write(
+                compose.report([*FIGURES, f"uri=sqlite:///{results}/mlruns/mlflow.db", f"out={results}/drawn"])
+            )
             == 0
         )
         contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
@@ -93,7 +96,7 @@ def test_shares_of_a_step_add_up_to_one(runs: list[Run]) -> None:
 
 def test_the_predicted_line() -> None:
     def run(*overrides: str) -> Run:
-        resolved = config.experiment(["task.length=40", *overrides]).resolved()
+        resolved = compose.experiment(["task.length=40", *overrides]).resolved()
         empty = dict.fromkeys(("run_id", "name", "arm", "tags", "loss", "evaluation", "series", "chance_loss"))
         return Run(config=resolved, lag=np.arange(40)[::-1], longest_lag=39, **empty)  # type: ignore[arg-type]
 
@@ -143,8 +146,8 @@ def test_the_counterfactuals_are_drawn_relative_to_lag_zero(runs: list[Run], dra
 
 def test_stacks_ablations_and_arms_without_gates(home: Path, capsys) -> None:
     for task, cell in (("s", ["cell.layers=2"]), ("t", ["cell.ablation=coupled_gates"]), ("u", ["cell=rnn"])):
-        execute(config.experiment([*SMALL, "task=copy", *cell]), task)
-        assert report.write(config.report([*FIGURES, f"sweep={task}", "study=gradpath"]), named=True) == (task == "u")
+        execute(compose.experiment([*SMALL, "task=copy", *cell]), task)
+        assert report.write(compose.report([*FIGURES, f"sweep={task}", "study=gradpath"]), named=True) == (task == "u")
     said = capsys.readouterr()
     assert "flow (no run of a cell with gates" in said.err
     assert "counterfactual (no run of a cell with gates" in said.err

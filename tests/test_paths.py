@@ -8,11 +8,16 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import Case, cell_id, cells, make_case
-from gradpath.cells import Cell
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, WITHOUT, Ablation
 from gradpath.cells.rnn import RNN
-from gradpath.gradcheck import EPSILON, central_difference, pre_activations
+from gradpath.core.activations import Activation
+from gradpath.core.cell import Cell
+from gradpath.core.finite_differences import EPSILON, central_difference, pre_activations
+from gradpath.core.losses import Loss, evaluate
+from gradpath.core.scaled import Scaled
+from gradpath.core.step_loss import states_of_step, trace_of_step
+from gradpath.core.trace import Trace
 from gradpath.instruments.counterfactual import Counterfactual
 from gradpath.instruments.counterfactual_loss import CounterfactualLoss
 from gradpath.instruments.credit import Credit
@@ -20,11 +25,6 @@ from gradpath.instruments.node_grad_norm import NodeGradNorm
 from gradpath.instruments.path_grad_norm import PathGradNorm, one_step, whole_lag
 from gradpath.instruments.reach import Reach
 from gradpath.instruments.state_grad_norm import StateGradNorm
-from gradpath.losses import Loss, evaluate
-from gradpath.nonlinearities import Activation
-from gradpath.records import Trace
-from gradpath.scaled import Scaled
-from gradpath.step_loss import states_of_step, trace_of_step
 
 GATED = [cell for cell in cells() if not isinstance(cell, RNN)]
 
@@ -470,7 +470,7 @@ def test_a_sequence_in_several_runs_of_steps_reads_the_same(
     trace = make_case(cell, Loss.squared_error, 40, True, dtype).trace
     instruments = NodeGradNorm(), PathGradNorm(), StateGradNorm(), Counterfactual(), Reach(), Credit()
     whole = [instrument.measure(trace) for instrument in instruments]
-    monkeypatch.setattr("gradpath.memory.AT_ONCE", 7 * 3 * 4)
+    monkeypatch.setattr("gradpath.engine.buffer_pool.AT_ONCE", 7 * 3 * 4)
     for instrument, expected in zip(instruments, whole, strict=True):
         found = instrument.measure(trace)
         assert found.names == expected.names

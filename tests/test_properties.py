@@ -8,19 +8,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import INPUTS, OUTPUTS, cells, random_batch
-from gradpath.cells import Cell
 from gradpath.cells.lstm import LSTM, Ablation
-from gradpath.clipping import Clip
-from gradpath.gradcheck import assembled, per_step_gradients
+from gradpath.core.cell import Cell
+from gradpath.core.clipping import Clip
+from gradpath.core.finite_differences import assembled, per_step_gradients
+from gradpath.core.losses import Loss
+from gradpath.core.network import Network
+from gradpath.core.scaled import Scaled
+from gradpath.core.tape import Batch
+from gradpath.core.trace import Trace
 from gradpath.inits.gaussian import Gaussian
 from gradpath.inits.uniform import Uniform
 from gradpath.instruments.grad_norm import GradNorm
 from gradpath.instruments.param_grad_norm import ParamGradNorm
 from gradpath.instruments.state_grad_norm import StateGradNorm
-from gradpath.losses import Loss
-from gradpath.network import Network
-from gradpath.records import Batch, Trace
-from gradpath.scaled import Scaled
 
 
 @st.composite

@@ -11,17 +11,18 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import Case, cell_id, cells, make_case
-from gradpath import blocks, bptt, replay, step_gradients
-from gradpath.cells import Cell
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
+from gradpath.core import bptt, weight_gradients
+from gradpath.core.cell import Cell
+from gradpath.core.losses import Loss
+from gradpath.core.trace import Trace
+from gradpath.engine import gate_layout, replay
+from gradpath.engine.buffer_pool import Memory
+from gradpath.engine.replay import Loop, repeated
 from gradpath.instruments.param_grad_norm import ParamGradNorm
-from gradpath.losses import Loss
-from gradpath.memory import Memory
-from gradpath.records import Trace
-from gradpath.replay import Loop, repeated
 
-compiled = pytest.mark.skipif(replay._replay is None, reason="gradpath._replay is not built: no C compiler here")
+compiled = pytest.mark.skipif(replay._replay is None, reason="gradpath.engine._replay is not built: no C compiler here")
 
 
 def arrays_of(trace: Trace) -> Iterator[NDArray]:
@@ -41,7 +42,7 @@ def test_compiled_and_not_give_the_same_bits(
     cell: Cell, every_step: bool, dtype: type, apart: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Long enough that the adjoint of the saturating cells is rescaled on the way."""
-    monkeypatch.setattr(blocks, "APART", apart)
+    monkeypatch.setattr(gate_layout, "APART", apart)
     found = []
     for module in (replay._replay, None):
         monkeypatch.setattr(replay, "_replay", module)
@@ -59,7 +60,7 @@ def test_compiled_and_not_give_the_same_bits(
 def test_blocks_apart_and_side_by_side_agree(cell: Cell, every_step: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for apart in (1, 10**9):
-        monkeypatch.setattr(blocks, "APART", apart)
+        monkeypatch.setattr(gate_layout, "APART", apart)
         found.append(list(arrays_of(make_case(replace(cell), Loss.squared_error, 6, every_step).trace)))
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-14)
@@ -149,7 +150,7 @@ def test_a_guard_stops_the_loop_after_the_step_that_left_the_bounds(
     if module == "python":
         monkeypatch.setattr(replay, "_replay", None)
     elif replay._replay is None:
-        pytest.skip("gradpath._replay is not built: no C compiler here")
+        pytest.skip("gradpath.engine._replay is not built: no C compiler here")
     values = np.ones((7, 2, 5), dtype)
     values[4, 1] = bad
     values[:, 0, 0] = 0
@@ -207,7 +208,7 @@ def test_a_training_step_calls_and_allocates_as_often_whatever_its_length(
     allocates nothing.
     """
     monkeypatch.setattr(bptt, "RUN", 10**9)
-    monkeypatch.setattr(step_gradients, "RUN", 10**9)
+    monkeypatch.setattr(weight_gradients, "RUN", 10**9)
     counts = []
     for steps in (30, 300):
         case, count = trained(replace(cell), steps, np.float64), 0  # in float32 some norms are formed a second time

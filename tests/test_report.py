@@ -16,11 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import settle
-from gradpath import config, loader, paths, plan, report, signals, store, ui
-from gradpath.figures import style
+from gradpath.commands import compose, report, signals, ui
+from gradpath.commands.execute import execute
+from gradpath.figures._shared import common
 from gradpath.figures.gates import Gates
-from gradpath.recorder import Recorder
-from gradpath.run import execute
+from gradpath.schema import locations
+from gradpath.tracking import loader, plan, store
+from gradpath.tracking.recorder import Recorder
 
 SMALL = ["task.length=6", "cell.hidden_size=3", "train.batch_size=4", "train.eval_size=8", "train.steps=2"]
 POINTS = [[f"arm={arm}", *SMALL, f"seed={seed}"] for arm in ("lstm", "rnn") for seed in (0, 1)]
@@ -32,9 +34,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> 
     """A store with a whole sweep ``s`` of four points."""
     with pytest.MonkeyPatch.context() as patch:
         folder = settle(tmp_path_factory.mktemp("swept"), migrated_database, patch)
-        plan.record([(point, config.experiments(point)) for point in POINTS], "s")
+        plan.record([(point, compose.experiments(point)) for point in POINTS], "s")
         for point in POINTS:
-            execute(config.experiment(point), "s")
+            execute(compose.experiment(point), "s")
     with sqlite3.connect(folder / "mlruns" / "mlflow.db") as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return folder
@@ -64,7 +66,7 @@ def file_of(place: SimpleNamespace, name: str, artifact: str = store.ARTIFACT) -
 
 
 def write(*overrides: str) -> int:
-    return report.write(config.report(["figures=[]", *overrides]))
+    return report.write(compose.report(["figures=[]", *overrides]))
 
 
 def test_what_is_not_there_is_answered_with_what_is(place) -> None:
@@ -112,7 +114,7 @@ def test_a_sweep_that_stopped_between_two_points_is_not_whole(place, capsys) -> 
     assert "2 of 4 planned points did not finish" in capsys.readouterr().err
     # What the refusal says to type runs the point into its sweep.
     command = shlex.split(re.search(r"gradpath run (.*); draw", said)[1])  # type: ignore[index]
-    again = config.experiment(command)
+    again = compose.experiment(command)
     assert again.config_hash == place.runs[RNN0].data.tags["config_hash"]
     execute(again, again.tracking.sweep_id or "")
     with pytest.raises(store.StoreError, match=f"1 of 4 planned points did not finish: {RNN1}"):
@@ -120,27 +122,27 @@ def test_a_sweep_that_stopped_between_two_points_is_not_whole(place, capsys) -> 
 
 
 def test_a_point_that_was_killed_and_has_been_run_again_is_whole(place, capsys) -> None:
-    with pytest.raises(KeyboardInterrupt), Recorder(config.experiment(POINTS[3]), {"sweep_id": "s"}):
+    with pytest.raises(KeyboardInterrupt), Recorder(compose.experiment(POINTS[3]), {"sweep_id": "s"}):
         raise KeyboardInterrupt
     assert write() == 0
     assert capsys.readouterr().err == ""
 
 
 def test_doubles_are_named_and_partial_draws_the_newest(place, capsys) -> None:
-    again = execute(config.experiment(POINTS[3]), "s")
+    again = execute(compose.experiment(POINTS[3]), "s")
     with pytest.raises(store.StoreError, match=f"are there more than once: {RNN1}"):
         write()
     assert write("partial=true") == 0
     assert capsys.readouterr().out.startswith("4 runs")
-    drawn, _ = report._complete(loader.sweep(None, "gradpath", "s"), "", "s", config.report(["partial=true"]))
+    drawn, _ = report._complete(loader.sweep(None, "gradpath", "s"), "", "s", compose.report(["partial=true"]))
     assert again.run_id in [run.run_id for run in drawn], "the newest"
 
 
 def test_a_sweep_without_a_plan_is_judged_by_what_was_begun(place, capsys) -> None:
-    execute(config.experiment(POINTS[0]), "old")
+    execute(compose.experiment(POINTS[0]), "old")
     assert write("sweep=old", "study=gradpath") == 0
     assert "no plan of this sweep is stored" in capsys.readouterr().err
-    with pytest.raises(KeyboardInterrupt), Recorder(config.experiment(POINTS[1]), {"sweep_id": "old"}):
+    with pytest.raises(KeyboardInterrupt), Recorder(compose.experiment(POINTS[1]), {"sweep_id": "old"}):
         raise KeyboardInterrupt
     with pytest.raises(store.StoreError, match="these points did not finish: lstm · adding T=6 · seed 1"):
         write("sweep=old", "study=gradpath")
@@ -148,15 +150,15 @@ def test_a_sweep_without_a_plan_is_judged_by_what_was_begun(place, capsys) -> No
 
 def test_points_that_are_named_alike_are_told_apart(place) -> None:
     points = [["arm=rnn", *SMALL, f"optimizer.lr={lr}"] for lr in (0.25, 0.5)]
-    plan.record([(point, config.experiments(point)) for point in points], "t")
-    execute(config.experiment(points[0]), "t")
+    plan.record([(point, compose.experiments(point)) for point in points], "t")
+    execute(compose.experiment(points[0]), "t")
     with pytest.raises(store.StoreError, match=r"1 of 2 planned .*seed 0 \(arm=rnn .*optimizer.lr=0.5\)"):
         write("sweep=t")
 
 
 def test_commands_that_share_a_sweep_each_add_their_plan(place) -> None:
-    plan.record([(["arm=gru", *SMALL], config.experiments(["arm=gru", *SMALL]))], "s")
-    plan.record([(["arm=gru", *SMALL], config.experiments(["arm=gru", *SMALL]))], "another")
+    plan.record([(["arm=gru", *SMALL], compose.experiments(["arm=gru", *SMALL]))], "s")
+    plan.record([(["arm=gru", *SMALL], compose.experiments(["arm=gru", *SMALL]))], "another")
     with pytest.raises(store.StoreError, match="1 of 5 planned points did not finish: gru"):
         write("sweep=s")
 
@@ -184,7 +186,7 @@ def test_a_plan_of_thousands_of_points_fits_the_tags_of_every_store() -> None:
 
 def test_a_plan_keeps_no_password_and_no_option_that_runs_code(place) -> None:
     overrides = ["arm=gru", *SMALL, f"tracking.uri=sqlite:///{place.home}/mlruns/mlflow.db", "hydra.verbose=true"]
-    plan.record([(overrides, config.experiments(overrides[:-1]))], "secret")
+    plan.record([(overrides, compose.experiments(overrides[:-1]))], "secret")
     tags = place.client.get_experiment_by_name("gradpath").tags
     (point,) = plan.read(tags, "secret")[0].values()
     assert point.overrides == ("arm=gru", *SMALL)
@@ -250,7 +252,7 @@ def test_a_damaged_run_is_named_the_rest_is_drawn_and_the_status_is_one(place, c
     said = capsys.readouterr()
     assert said.out.startswith("3 runs of sweep s")
     assert re.fullmatch(rf"left out: run {RNN1} \(\w+\): damaged artifact: measurements.npz .*\n", said.err)
-    execute(config.experiment(POINTS[3]), "s")  # and once it has been run again, all is there
+    execute(compose.experiment(POINTS[3]), "s")  # and once it has been run again, all is there
     assert write() == 0
     assert "passed over: run rnn" in capsys.readouterr().err
 
@@ -302,7 +304,7 @@ def test_nonsense_in_a_run_of_ours(place, capsys, table: str, key: str, value: s
         return
     assert write("sweep=s", "study=gradpath") == status
     said = capsys.readouterr()
-    page = (paths.figures("gradpath") / "verdicts.md").read_text()
+    page = (locations.figures("gradpath") / "verdicts.md").read_text()
     for text in (said.out, said.err, page):
         assert all(line.isprintable() for line in text.split("\n"))
     assert "<script>" not in page
@@ -339,7 +341,7 @@ def test_a_sweep_of_any_name_is_not_there_or_its_own(place, asked: str) -> None:
 
 
 def test_a_sweep_is_found_in_whichever_experiment_it_lies(place) -> None:
-    execute(config.experiment([*POINTS[0], "tracking.experiment=other"]), "later")
+    execute(compose.experiment([*POINTS[0], "tracking.experiment=other"]), "later")
     assert loader.newest_sweep(None, None) == ("other", "later")
     assert loader.newest_sweep(None, None, "s") == ("gradpath", "s")
 
@@ -396,15 +398,15 @@ def test_a_figure_that_raises_is_named_and_the_others_are_drawn(place, capsys, m
 
     monkeypatch.setattr(Gates, "draw", broken)
     monkeypatch.setattr(report, "_replace", lambda file, content: None)
-    assert report.write(config.report(["figures=[gates,exploding]"])) == 1
+    assert report.write(compose.report(["figures=[gates,exploding]"])) == 1
     said = capsys.readouterr()
     assert said.err == "failed: gates (KeyError: 'no\\nsuch key\\x1b[2J')\n"
     assert "exploding.png" in said.out
 
 
 def test_several_figures_are_a_list() -> None:
-    with pytest.raises(config.ConfigError, match=r"figures=gates,paths: several go into brackets, as in figures=\["):
-        config.report(["figures=gates,paths"])
+    with pytest.raises(compose.ConfigError, match=r"figures=gates,paths: several go into brackets, as in figures=\["):
+        compose.report(["figures=gates,paths"])
 
 
 @pytest.mark.parametrize("stumbling", [False, True])
@@ -421,13 +423,13 @@ def test_a_signal_ends_a_report(place, capsys, monkeypatch, ended: BaseException
 
     monkeypatch.setattr(Gates, "draw", broken)
     with pytest.raises(type(ended)):
-        report.write(config.report(["figures=[gates,exploding]"]))
+        report.write(compose.report(["figures=[gates,exploding]"]))
     assert "failed" not in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_no_half_file(place, capsys, monkeypatch) -> None:
-    folder = paths.figures("gradpath")
-    assert report.write(config.report(["figures=[exploding]"])) == 0
+    folder = locations.figures("gradpath")
+    assert report.write(compose.report(["figures=[exploding]"])) == 0
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def full(self: Path, content: bytes) -> int:
@@ -437,7 +439,7 @@ def test_a_full_disk_leaves_no_half_file(place, capsys, monkeypatch) -> None:
 
     monkeypatch.setattr(Path, "write_bytes", full)
     capsys.readouterr()
-    assert report.write(config.report(["figures=[exploding]"])) == 1
+    assert report.write(compose.report(["figures=[exploding]"])) == 1
     said = capsys.readouterr().err
     assert said == "failed: verdicts.md (No space left on device), exploding (No space left on device)\n"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -459,7 +461,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(place) -> None:
 
 @pytest.mark.parametrize("name", ["gradpath", "my study", "größe_実験", "v1.2", "a-b", "CONSOLE"])
 def test_a_harmless_experiment_has_its_own_name_as_folder(name: str) -> None:
-    assert paths.folder_name(name) == name
+    assert locations.folder_name(name) == name
 
 
 ODD = [
@@ -496,9 +498,9 @@ ODD += [
 
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_experiment_stays_in_the_folder(home: Path, name: str) -> None:
-    folder = paths.figures(name)
+    folder = locations.figures(name)
     folder.mkdir(parents=True)
-    assert folder.resolve().parent == paths.figures().resolve()
+    assert folder.resolve().parent == locations.figures().resolve()
     assert len(folder.name.encode()) < 255
     assert folder.name != name
 
@@ -506,8 +508,8 @@ def test_an_odd_experiment_stays_in_the_folder(home: Path, name: str) -> None:
 @given(st.text(max_size=8), st.text(max_size=8))
 @settings(max_examples=300)
 def test_no_two_experiments_share_a_folder(one: str, other: str) -> None:
-    found = paths.folder_name(one)
-    assert (found == paths.folder_name(other)) == (one == other)
+    found = locations.folder_name(one)
+    assert (found == locations.folder_name(other)) == (one == other)
     assert not {"/", "\\", "\0", ":"} & set(found)
     assert found.strip(" .") == found.rstrip()
     assert found.isprintable()
@@ -526,14 +528,14 @@ def test_the_report_of_an_escaping_experiment_stays_in_the_reports_folder(place,
 
 def test_a_link_that_leads_out_is_not_followed(place, tmp_path_factory) -> None:
     outside = tmp_path_factory.mktemp("outside")
-    paths.figures().mkdir(parents=True)
-    paths.figures("gradpath").symlink_to(outside)
+    locations.figures().mkdir(parents=True)
+    locations.figures("gradpath").symlink_to(outside)
     with pytest.raises(store.StoreError, match="leads out of the reports' folder"):
         write()
-    paths.figures("gradpath").unlink()
-    paths.figures("gradpath").mkdir()
+    locations.figures("gradpath").unlink()
+    locations.figures("gradpath").mkdir()
     (outside / "theirs").write_text("theirs")
-    (paths.figures("gradpath") / "verdicts.md").symlink_to(outside / "theirs")
+    (locations.figures("gradpath") / "verdicts.md").symlink_to(outside / "theirs")
     assert write() == 0
     assert (outside / "theirs").read_text() == "theirs"
     assert [path.name for path in outside.iterdir()] == ["theirs"]
@@ -562,4 +564,4 @@ def test_any_tags_are_drawn_or_named(place, monkeypatch, tags: dict[str, str], n
     lines = [*found.damaged, *found.passed_over, *found.missing.values(), *report.verdicts(found.runs)]
     assert all(line.isprintable() for line in lines)
     assert np.isfinite([run.diverged_at or 0 for run in found.runs]).all()
-    assert style.groups(found.runs)
+    assert common.groups(found.runs)

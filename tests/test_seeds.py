@@ -11,10 +11,12 @@ import pytest
 from mlflow import MlflowClient
 
 from conftest import signature
-from gradpath import config, store, training
-from gradpath.recorder import Recorder
-from gradpath.run import Terminated, execute, execute_seeds
-from gradpath.training import Step, train, train_seeds
+from gradpath.commands import compose
+from gradpath.commands.execute import Terminated, execute, execute_seeds
+from gradpath.tracking import store
+from gradpath.tracking.recorder import Recorder
+from gradpath.training import loop
+from gradpath.training.loop import Step, train, train_seeds
 
 SMALL = ["task.length=30", "train.batch_size=7", "train.eval_size=20", "train.steps=12"]
 WILD = ["arm=rnn", "cell.activation=relu", "init=orthogonal", "init.gain=1.1", "optimizer=sgd", "optimizer.lr=0.03"]
@@ -40,7 +42,7 @@ OF_THE_WRITING = {"sweep_id", "attempt", "heartbeat"}
 def test_side_by_side_is_bit_identical_to_one_by_one(
     overrides: list[str], threads: int, hidden: int, dtype: str
 ) -> None:
-    one = config.experiment([*SMALL, *overrides, f"cell.hidden_size={hidden}", f"train.dtype={dtype}"])
+    one = compose.experiment([*SMALL, *overrides, f"cell.hidden_size={hidden}", f"train.dtype={dtype}"])
     experiments = [replace(one, seed=seed) for seed in range(5)]
     together = list(train_seeds(experiments, threads))
     for index, experiment in enumerate(experiments):
@@ -54,8 +56,8 @@ def test_a_seed_that_diverges_drops_out_and_leaves_the_others_as_they_are(
     monkeypatch, together: int, threads: int
 ) -> None:
     """However many are differentiated at once."""
-    monkeypatch.setattr(training, "TOGETHER", together * 30 * 7 * 64)
-    one = config.experiment([*SMALL, *WILD, "train.steps=40"])
+    monkeypatch.setattr(loop, "TOGETHER", together * 30 * 7 * 64)
+    one = compose.experiment([*SMALL, *WILD, "train.steps=40"])
     experiments = [replace(one, seed=seed) for seed in range(6)]
     side_by_side = list(train_seeds(experiments, threads))
     ends = {index: sum(index in steps for steps in side_by_side) for index in range(6)}
@@ -68,9 +70,9 @@ def test_a_seed_that_diverges_drops_out_and_leaves_the_others_as_they_are(
 
 
 def test_only_the_seed_may_differ() -> None:
-    one = config.experiment(SMALL)
+    one = compose.experiment(SMALL)
     with pytest.raises(ValueError, match="seed only"):
-        next(train_seeds([one, config.experiment([*SMALL, "optimizer.lr=0.1"])]))
+        next(train_seeds([one, compose.experiment([*SMALL, "optimizer.lr=0.1"])]))
 
 
 def stored(recorder: Recorder) -> dict[str, object]:
@@ -96,8 +98,10 @@ def stored(recorder: Recorder) -> dict[str, object]:
 )
 def test_each_is_stored_as_if_it_had_run_alone(home: Path, overrides: list[str], diverged: set[str]) -> None:
     overrides = [*SMALL, *overrides, "train.eval_every=5", "train.steps=40"]
-    together = [stored(recorder) for recorder in execute_seeds(config.experiments([*overrides, "seed=[3,0,1,2]"]), "s")]
-    alone = [stored(execute(config.experiment([*overrides, f"seed={seed}"]), "t")) for seed in (3, 0, 1, 2)]
+    together = [
+        stored(recorder) for recorder in execute_seeds(compose.experiments([*overrides, "seed=[3,0,1,2]"]), "s")
+    ]
+    alone = [stored(execute(compose.experiment([*overrides, f"seed={seed}"]), "t")) for seed in (3, 0, 1, 2)]
     assert together == alone
     assert len({str(run["arrays"]) for run in together}) == 4
     assert {run["tags"]["diverged"] for run in together} == diverged  # type: ignore[index]
@@ -114,7 +118,7 @@ def test_a_seed_that_has_diverged_is_finished_while_the_others_go_on(home: Path,
 
     monkeypatch.setattr(Recorder, "record", record)
     with pytest.raises(KeyboardInterrupt):
-        execute_seeds(config.experiments([*SMALL, *WILD, "train.steps=40", "seed=0..3"]), "s")
+        execute_seeds(compose.experiments([*SMALL, *WILD, "train.steps=40", "seed=0..3"]), "s")
     found = statuses()
     assert len(diverged) == 1
     assert found.pop(diverged[0]) == "FINISHED"
@@ -174,7 +178,7 @@ def test_all_runs_are_closed_at_whatever_moment_they_end(
     action, kind, status = ending
     on_call(monkeypatch, method, number, action)
     with pytest.raises(kind):
-        execute_seeds(config.experiments([*SMALL, "seed=0..2"]), "s")
+        execute_seeds(compose.experiments([*SMALL, "seed=0..2"]), "s")
     found = list(statuses().values())
     assert [found.count(status), found.count("FINISHED")] == expected
     assert len(found) == sum(expected)
@@ -191,7 +195,7 @@ def test_what_was_measured_before_an_error_is_kept_for_every_seed(home: Path, mo
 
     monkeypatch.setattr(Recorder, "record", record)
     with pytest.raises(ZeroDivisionError):
-        execute_seeds(config.experiments([*SMALL, "seed=0..2"]), "s")
+        execute_seeds(compose.experiments([*SMALL, "seed=0..2"]), "s")
     client = store.connect(None)
     runs = client.search_runs([store.experiment_id(client, "gradpath")])
     assert {run.data.tags["error"] for run in runs} == {"ZeroDivisionError: on purpose"}
@@ -199,7 +203,7 @@ def test_what_was_measured_before_an_error_is_kept_for_every_seed(home: Path, mo
 
 
 def test_one_display_for_all(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    experiments = config.experiments([*SMALL, *WILD, "train.steps=40", "seed=0..3"])
+    experiments = compose.experiments([*SMALL, *WILD, "train.steps=40", "seed=0..3"])
     execute_seeds(experiments, "s", "[5-8/12]")
     said = capsys.readouterr().err.splitlines()
     ends = {e.seed: list(train(e))[-1] for e in experiments}

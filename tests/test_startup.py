@@ -8,28 +8,28 @@ import pytest
 from hydra.core.config_store import ConfigStore
 
 from conftest import PATIENCE
-from gradpath import config
+from gradpath.commands import compose
 
 HEAVY = ("mlflow", "pandas", "sqlalchemy", "matplotlib", "seaborn", "scipy", "torch")
 DRAWING = ("matplotlib", "seaborn", "PIL", "torch", "sklearn")
 FIRST_STEP = f"""
 import gc, sys
-from gradpath import cli, run
+from gradpath.commands import cli, execute
 
-def spied(experiments, threads, train=run.train_seeds):
+def spied(experiments, threads, train=execute.train_seeds):
     for step in train(experiments, threads):
         print("loaded", *(module for module in {DRAWING} if module in sys.modules))
         print("collects", gc.isenabled(), gc.get_freeze_count() > 100_000)
         raise SystemExit(0)
         yield step
 
-run.train_seeds = spied
+execute.train_seeds = spied
 sys.argv = ["gradpath", "run", "task.length=12", "cell.hidden_size=6", "train.steps=1", "train.eval_size=5"]
 cli.main()
 """
 COMMAND = f"""
 import sys
-from gradpath import cli
+from gradpath.commands import cli
 
 sys.argv = ["gradpath", *sys.argv[1:]]
 try:
@@ -75,8 +75,8 @@ def test_the_schemas_are_registered_once_however_many_points_there_are(monkeypat
         store(self, name, *arguments, **keywords)
 
     monkeypatch.setattr(ConfigStore, "store", counted)
-    config.experiment(["seed=1"])
+    compose.experiment(["seed=1"])
     first = len(stored)
     for seed in range(2, 4):
-        config.experiment([f"seed={seed}"])
+        compose.experiment([f"seed={seed}"])
     assert len(stored) == first

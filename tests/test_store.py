@@ -10,17 +10,18 @@ import pytest
 import yaml
 
 from conftest import DIVERGES, PATIENCE
-from gradpath import config, loader, store
-from gradpath.experiment import Experiment
-from gradpath.recorder import Recorder
-from gradpath.run import Terminated, execute, terminable
-from gradpath.training import train
+from gradpath.commands import compose
+from gradpath.commands.execute import Terminated, execute, terminable
+from gradpath.tracking import loader, store
+from gradpath.tracking.recorder import Recorder
+from gradpath.training.experiment import Experiment
+from gradpath.training.loop import train
 
 SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=8"]
 
 
 def small(*overrides: str) -> Experiment:
-    return config.experiment([*SMALL, *overrides])
+    return compose.experiment([*SMALL, *overrides])
 
 
 def record(*overrides: str, sweep: str = "s") -> Recorder:
@@ -183,7 +184,7 @@ def test_the_database_is_created_once_however_many_ask_whatever_its_folder_is_ca
     home = tmp_path / "what? a%20b%2Fx#y"
     (home / "mlruns").mkdir(parents=True)
     (home / "mlruns" / "mlflow.db.new").write_text("somebody else's")
-    script = "from gradpath import store; print(store.experiment_id(store.connect(None), 'one'))"
+    script = "from gradpath.tracking import store; print(store.experiment_id(store.connect(None), 'one'))"
     env = os.environ | {"GRADPATH_HOME": str(home)}
     asking = [
         subprocess.Popen([sys.executable, "-c", script], stdout=-1, stderr=-1, text=True, env=env) for _ in range(4)

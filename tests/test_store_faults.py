@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from conftest import PATIENCE
-from gradpath import config, loader, recorder, store, store_client
-from gradpath.recorder import Recorder
-from gradpath.training import train
+from gradpath.commands import compose
+from gradpath.tracking import loader, recorder, store, store_client
+from gradpath.tracking.recorder import Recorder
+from gradpath.training.loop import train
 
 SMALL = ["task.length=12", "cell.hidden_size=4", "train.batch_size=5", "train.eval_size=20", "train.steps=4"]
 
@@ -62,7 +63,7 @@ def measured(path: Path) -> int:
 
 
 def test_a_store_that_stays_locked_is_one_line_and_what_was_measured_is_kept(home: Path, capsys) -> None:
-    experiment = config.experiment(SMALL)
+    experiment = compose.experiment(SMALL)
     database = home / "mlruns" / "mlflow.db"
     with (
         pytest.raises(store.UnreachableError) as told,
@@ -83,7 +84,7 @@ def test_a_store_that_stays_locked_is_one_line_and_what_was_measured_is_kept(hom
 
 def test_a_store_that_is_locked_for_a_while_loses_nothing(home: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(recorder, "FLUSH_SECONDS", 0.0)
-    experiment = config.experiment(SMALL)
+    experiment = compose.experiment(SMALL)
     with Recorder(experiment, {"sweep_id": "s"}) as open_run, locked(home / "mlruns" / "mlflow.db") as let_go:
         for step in train(experiment):
             open_run.record(step)
@@ -97,7 +98,7 @@ def test_a_store_that_is_locked_for_a_while_loses_nothing(home: Path, monkeypatc
 
 
 def test_a_database_that_is_deleted_is_not_made_anew(home: Path) -> None:
-    experiment = config.experiment(SMALL)
+    experiment = compose.experiment(SMALL)
     database = home / "mlruns" / "mlflow.db"
     with (
         pytest.raises(
@@ -114,7 +115,7 @@ def test_a_database_that_is_deleted_is_not_made_anew(home: Path) -> None:
 
 
 def test_seeds_side_by_side_are_all_kept(home: Path) -> None:
-    experiments = [config.experiment([*SMALL, f"seed={seed}"]) for seed in range(3)]
+    experiments = [compose.experiment([*SMALL, f"seed={seed}"]) for seed in range(3)]
     with pytest.raises(store.UnreachableError) as told, contextlib.ExitStack() as runs:
         until = runs.enter_context(contextlib.ExitStack())
         recorders = [runs.enter_context(Recorder(experiment, {})) for experiment in experiments]
@@ -128,7 +129,7 @@ def test_seeds_side_by_side_are_all_kept(home: Path) -> None:
 
 
 def test_the_error_of_a_run_is_not_hidden_by_its_store(home: Path, capsys) -> None:
-    experiment = config.experiment(SMALL)
+    experiment = compose.experiment(SMALL)
     with pytest.raises(ZeroDivisionError), Recorder(experiment, {}) as open_run:
         open_run.record(next(train(experiment)))
         (home / "mlruns" / "mlflow.db").unlink()
@@ -142,7 +143,7 @@ def test_the_error_of_a_run_is_not_hidden_by_its_store(home: Path, capsys) -> No
 @pytest.mark.parametrize("moment", ["running", "closing"])
 def test_ctrl_c_is_heard_while_a_store_is_waited_for(home: Path, monkeypatch, clock: Clock, moment: str) -> None:
     """An interrupt does not wait again for what does not answer."""
-    experiment = config.experiment(SMALL)
+    experiment = compose.experiment(SMALL)
     monkeypatch.setattr(recorder, "PATIENCE", 3600.0)
     sleep = clock.sleep
 
@@ -161,7 +162,7 @@ def test_ctrl_c_is_heard_while_a_store_is_waited_for(home: Path, monkeypatch, cl
 
 
 def test_a_run_is_made_once_though_its_answer_was_lost(home: Path, monkeypatch) -> None:
-    open_run = Recorder(config.experiment(SMALL), {})
+    open_run = Recorder(compose.experiment(SMALL), {})
     create = open_run.client.create_run
 
     def lost(*arguments: Any, **keywords: Any) -> Any:
@@ -179,7 +180,7 @@ def test_nowhere_to_keep_it_is_said_too(home: Path, monkeypatch) -> None:
     (home / "unsent").write_text("a file where the folder would be")
     with (
         pytest.raises(store.StoreError, match=r"^no space; nor could what was measured be kept: .* exists: .*/unsent$"),
-        Recorder(config.experiment(SMALL), {}) as open_run,
+        Recorder(compose.experiment(SMALL), {}) as open_run,
     ):
         open_run.record(next(train(open_run.experiment)))
         monkeypatch.setattr(recorder.tempfile, "gettempdir", lambda: str(home / "unsent"))
@@ -327,7 +328,7 @@ def test_eight_writers_at_once_lose_nothing(home: Path, monkeypatch) -> None:
                 open_run.record(step)
         return open_run.run_id
 
-    experiments = [config.experiment([*SMALL, f"seed={seed}"]) for seed in range(8)]
+    experiments = [compose.experiment([*SMALL, f"seed={seed}"]) for seed in range(8)]
     steps = list(train(experiments[0]))
     with ThreadPoolExecutor(8) as pool:
         written = list(pool.map(write, range(8)))

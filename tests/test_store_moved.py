@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gradpath import store
+from gradpath.tracking import store
 
 Make = Callable[[str], Path]
 FOREIGN = ["s3://bucket/runs", "hdfs://host/runs/artifacts", "mlflow-artifacts:/7", "/not/mounted/artifacts"]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gradpath import config, loader, store, store_uri, ui
-from gradpath.run import execute
+from gradpath.commands import compose, ui
+from gradpath.commands.execute import execute
+from gradpath.tracking import loader, store, store_uri
 
 TINY = ["task.length=12", "cell.hidden_size=4", "train.batch_size=5", "train.eval_size=20", "train.steps=1"]
 FOLDERS = [
@@ -35,7 +36,7 @@ def test_a_run_in_a_folder_of_any_name(tmp_path: Path, migrated_database: Path, 
         (home / "mlruns").mkdir(parents=True)
         shutil.copy(migrated_database, home / "mlruns" / "mlflow.db")
         monkeypatch.setenv("GRADPATH_HOME", str(home))
-        recorder = execute(config.experiment(TINY), "s")
+        recorder = execute(compose.experiment(TINY), "s")
         (run,) = loader.load(None, *loader.newest_sweep(None, None))
         assert len(run.loss.values) == 2
         assert Path(recorder.client.download_artifacts(recorder.run_id, "config.yaml")).is_file()
@@ -112,18 +113,18 @@ def test_the_environment_says_where_results_go_unless_the_user_does(
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of the environment")
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_TOKEN"):
         monkeypatch.setenv(name, "nonsense://12345")
-    execute(config.experiment(TINY), "a")
+    execute(compose.experiment(TINY), "a")
     given = ["tracking.experiment=given", f"tracking.uri=sqlite:///{tmp_path}/given.db"]
-    execute(config.experiment([*TINY, *given]), "b")
+    execute(compose.experiment([*TINY, *given]), "b")
     assert loader.newest_sweep(None, None) == ("of the environment", "a")
     assert loader.newest_sweep(given[1].partition("=")[2], None) == ("given", "b")
-    assert config.experiment(["+experiment=demo", *TINY]).tracking.experiment == "demo", "a study has its own"
+    assert compose.experiment(["+experiment=demo", *TINY]).tracking.experiment == "demo", "a study has its own"
     assert [name for name, _ in ui.links(None, "")] == ["of the environment"]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "")
-    assert config.experiment(TINY).tracking.experiment == "gradpath"
+    assert compose.experiment(TINY).tracking.experiment == "gradpath"
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
-    assert config.experiment(TINY).tracking.experiment == "gradpath"
+    assert compose.experiment(TINY).tracking.experiment == "gradpath"
     with pytest.raises(store.StoreError):
         loader.newest_sweep(None, None)
 
@@ -143,7 +144,7 @@ def test_readers_create_nothing(tmp_path: Path, monkeypatch) -> None:
 
 
 def recorded(home: Path) -> Path:
-    execute(config.experiment(TINY), "s")
+    execute(compose.experiment(TINY), "s")
     return home / "mlruns" / "mlflow.db"
 
 
@@ -231,9 +232,9 @@ def test_runs_of_a_process_share_what_a_store_costs(home: Path) -> None:
     """A sweep of thousands of points does not grow: nothing more is frozen, and the connections are the same."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    execute(config.experiment(TINY), "s")
+    execute(compose.experiment(TINY), "s")
     frozen, engines = gc.get_freeze_count(), dict(SqlAlchemyStore._engine_map)
     for seed in (1, 2):
-        execute(config.experiment([*TINY, f"seed={seed}"]), "s")
+        execute(compose.experiment([*TINY, f"seed={seed}"]), "s")
     assert gc.get_freeze_count() <= frozen
     assert SqlAlchemyStore._engine_map == engines

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from gradpath.discovery import discover
-from gradpath.losses import Loss, evaluate
-from gradpath.records import Batch, Tape
+from gradpath.core.losses import Loss, evaluate
+from gradpath.core.tape import Batch, Tape
+from gradpath.schema.discovery import discover
 from gradpath.tasks import Task
 from gradpath.tasks.adding import Adding
 from gradpath.tasks.copy import Copy

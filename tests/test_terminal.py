@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import PATIENCE
-from gradpath import terminal
+from gradpath.commands import terminal
 
 GRADPATH = [sys.executable, "-m", "gradpath"]
 

@@ -11,11 +11,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import INPUTS, OUTPUTS, make_case, random_batch
-from gradpath import config, loader, theory
-from gradpath.cells import Cell
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
+from gradpath.commands import compose
+from gradpath.commands.execute import execute
+from gradpath.core import theory
+from gradpath.core.activations import Activation
+from gradpath.core.cell import Cell
+from gradpath.core.losses import Loss
+from gradpath.core.network import Network
+from gradpath.core.scaled import Scaled
+from gradpath.core.tape import Batch
+from gradpath.core.trace import Trace
 from gradpath.figures import CannotDrawError
 from gradpath.figures.norm_by_lag import NormByLag
 from gradpath.figures.spectral_radius import SpectralRadius
@@ -23,13 +31,8 @@ from gradpath.inits.gaussian import Gaussian
 from gradpath.inits.orthogonal import Orthogonal
 from gradpath.instruments.state_grad_norm import StateGradNorm
 from gradpath.instruments.theory import Theory
-from gradpath.losses import Loss
-from gradpath.network import Network
-from gradpath.nonlinearities import Activation
-from gradpath.records import Batch, Trace
-from gradpath.run import execute
-from gradpath.scaled import Scaled
 from gradpath.tasks.temporal_order import TemporalOrder
+from gradpath.tracking import loader
 
 LINES = ("sigma_max_bound", "spectral_radius", "mean_field")
 many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -421,7 +424,7 @@ SMALL += ["instruments=[param_grad_norm,state_grad_norm,grad_norm,theory]"]
 
 def recorded(*points: list[str]) -> list[loader.Run]:
     for point in points:
-        execute(config.experiment([*SMALL, *point]), "s")
+        execute(compose.experiment([*SMALL, *point]), "s")
     return loader.load(None, "gradpath", "s")
 
 
@@ -457,13 +460,13 @@ def test_spectral_radius_says_what_it_cannot_draw(home: Path) -> None:
     (one,) = recorded(["cell=rnn", "init=gaussian"])
     with pytest.raises(CannotDrawError, match=r"more than one init\.gain"):
         SpectralRadius().draw([one])
-    execute(config.experiment([*SMALL, "cell=lstm"]), "t")
+    execute(compose.experiment([*SMALL, "cell=lstm"]), "t")
     with pytest.raises(CannotDrawError, match="no spectral radius"):
         SpectralRadius().draw([one, *loader.load(None, "gradpath", "t")])
-    execute(config.experiment([*SMALL, "cell=rnn", "init=gaussian", "init.gain=2", "task.length=40"]), "u")
+    execute(compose.experiment([*SMALL, "cell=rnn", "init=gaussian", "init.gain=2", "task.length=40"]), "u")
     with pytest.raises(CannotDrawError, match="differ in more"):
         SpectralRadius().draw([one, *loader.load(None, "gradpath", "u")])
-    execute(config.experiment([*SMALL, "cell=rnn", "init=gaussian", "cell.activation=relu", "init.gain=1e30"]), "v")
+    execute(compose.experiment([*SMALL, "cell=rnn", "init=gaussian", "cell.activation=relu", "init.gain=1e30"]), "v")
     with pytest.raises(CannotDrawError, match="no finite"):
         SpectralRadius().draw([one, *loader.load(None, "gradpath", "v")])
 

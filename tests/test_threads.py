@@ -10,25 +10,26 @@ from hydra.core.hydra_config import HydraConfig
 from threadpoolctl import threadpool_info
 
 from conftest import PATIENCE
-from gradpath import config, threads
-from gradpath.run import execute
+from gradpath.commands import compose
+from gradpath.commands.execute import execute
+from gradpath.training import threads
 
 LARGE = ["cell.hidden_size=512", "train.batch_size=64", "task.length=10", "cell=rnn"]
 JUST = ["cell.hidden_size=125", "train.batch_size=64", "task.length=66", "cell=rnn"]
 INSIDE = """
 import sys
 from threadpoolctl import threadpool_info
-from gradpath import config, run
+from gradpath.commands import compose, execute
 
-def spied(experiments, threads, train=run.train_seeds):
+def spied(experiments, threads, train=execute.train_seeds):
     for steps in train(experiments, threads):
         assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
         print("inside", threads, flush=True)
         sys.stdin.readline()  # until the other process is inside too
         yield steps
 
-run.train_seeds = spied
-run.execute_seeds([config.experiment(sys.argv[2:])], "s", jobs=int(sys.argv[1]))
+execute.train_seeds = spied
+execute.execute_seeds([compose.experiment(sys.argv[2:])], "s", jobs=int(sys.argv[1]))
 """
 
 
@@ -55,50 +56,50 @@ def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_threads_follow_the_shape_unless_they_are_given(many_cores, overrides: list[str], expected: int) -> None:
-    assert threads.chosen(config.experiment(overrides)) == expected
+    assert threads.chosen(compose.experiment(overrides)) == expected
 
 
 @pytest.mark.parametrize(("overrides", "seeds", "expected"), [([], 2, 2), ([], 16, 2), (LARGE, 16, 2)])
 def test_seeds_share_the_threads_at_any_shape(many_cores, overrides: list[str], seeds: int, expected: int) -> None:
-    assert threads.chosen(config.experiment(overrides), seeds=seeds) == expected
-    assert threads.chosen(config.experiment([*overrides, "train.threads=1"]), seeds=seeds) == 1
-    assert threads.chosen(config.experiment([*overrides, "train.threads=8"]), seeds=seeds) == min(8, seeds)
-    assert threads.chosen(config.experiment(overrides), jobs=8, seeds=seeds) == 1
+    assert threads.chosen(compose.experiment(overrides), seeds=seeds) == expected
+    assert threads.chosen(compose.experiment([*overrides, "train.threads=1"]), seeds=seeds) == 1
+    assert threads.chosen(compose.experiment([*overrides, "train.threads=8"]), seeds=seeds) == min(8, seeds)
+    assert threads.chosen(compose.experiment(overrides), jobs=8, seeds=seeds) == 1
 
 
 @pytest.mark.parametrize(("cell", "blocks"), [("rnn", 1), ("lstm", 4), ("gru", 4)])
 def test_the_products_of_a_pass(cell: str, blocks: int) -> None:
     sizes = ["cell.hidden_size=10", "train.batch_size=7", "task=adding", "task.length=30"]
-    assert threads.multiply_adds(config.experiment([f"cell={cell}", *sizes])) == 30 * 7 * 13 * blocks * 10
+    assert threads.multiply_adds(compose.experiment([f"cell={cell}", *sizes])) == 30 * 7 * 13 * blocks * 10
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3, 8, 9])
 @pytest.mark.parametrize("given", ["null", "4", "8"])
 def test_jobs_at_once_never_have_more_threads_than_there_are_cores(many_cores, jobs: int, given: str) -> None:
-    each = threads.chosen(config.experiment([*LARGE, f"train.threads={given}"]), jobs)
+    each = threads.chosen(compose.experiment([*LARGE, f"train.threads={given}"]), jobs)
     assert each == max(1, min(2, 8 // jobs))
-    several = threads.chosen(config.experiment([*LARGE, f"train.threads={given}"]), jobs, seeds=16)
+    several = threads.chosen(compose.experiment([*LARGE, f"train.threads={given}"]), jobs, seeds=16)
     assert several == max(1, min(2 if given == "null" else int(given), 8 // jobs))
 
 
 def test_what_blas_has_started_with_is_not_exceeded(many_cores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "threadpool_info", lambda: [{"user_api": "blas", "num_threads": 1}])
-    assert threads.chosen(config.experiment(LARGE)) == 1
-    assert threads.chosen(config.experiment([*LARGE, "train.threads=4"])) == 1
+    assert threads.chosen(compose.experiment(LARGE)) == 1
+    assert threads.chosen(compose.experiment([*LARGE, "train.threads=4"])) == 1
 
 
 @pytest.mark.parametrize(("n_jobs", "expected"), [(None, 1), (3, 3), (-1, 8), (-2, 7)])
 def test_the_launcher_says_how_many_jobs_run_at_once(monkeypatch, n_jobs: int | None, expected: int) -> None:
-    monkeypatch.setattr(config, "cores", lambda: 8)
+    monkeypatch.setattr(compose, "cores", lambda: 8)
     given = [] if n_jobs is None else [f"+hydra.launcher.n_jobs={n_jobs}"]
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
-    HydraConfig.instance().set_config(config.composed("config", given))
-    assert config.jobs_at_once() == expected
+    HydraConfig.instance().set_config(compose.composed("config", given))
+    assert compose.jobs_at_once() == expected
 
 
 def test_the_run_says_how_many_it_had(home: Path, many_cores) -> None:
     small = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=1"]
-    recorder = execute(config.experiment(small), "s")
+    recorder = execute(compose.experiment(small), "s")
     assert recorder.client.get_run(recorder.run_id).data.tags["threads"] == "1"
 
 

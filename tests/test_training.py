@@ -8,16 +8,17 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import DIVERGES
-from gradpath import config, training
-from gradpath.network import Network
-from gradpath.records import Batch, LayerTape, Tape
-from gradpath.training import Step, train
+from gradpath.commands import compose
+from gradpath.core.network import Network
+from gradpath.core.tape import Batch, LayerTape, Tape
+from gradpath.training import loop
+from gradpath.training.loop import Step, train
 
 SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=8"]
 
 
 def steps(*overrides: str) -> list[Step]:
-    return list(train(config.experiment([*SMALL, *overrides])))
+    return list(train(compose.experiment([*SMALL, *overrides])))
 
 
 def readings(run: list[Step]) -> dict[str, list[bytes]]:
@@ -137,7 +138,7 @@ def test_no_pass_outlives_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) ->
         return layers, tapes
 
     monkeypatch.setattr(Network, "forward_seeds", forward)
-    monkeypatch.setattr(training, "EVALUATED", 6)
+    monkeypatch.setattr(loop, "EVALUATED", 6)
     several = "instruments=[counterfactual,counterfactual_loss,reach,path_grad_norm,credit]"
     steps("arm=lstm", "train.steps=2", "train.eval_every=1", several)
     counterfactuals, evaluated = 2 * [1] * 5, [1] * 4
@@ -146,7 +147,7 @@ def test_no_pass_outlives_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_long_evaluation_set_is_scored_fewer_sequences_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     (whole,) = (step.evaluation for step in steps("train.dtype=float64", "task=copy") if step.evaluation)
-    monkeypatch.setattr(training, "STATES", 3 * 32 * 6)
+    monkeypatch.setattr(loop, "STATES", 3 * 32 * 6)
     sizes: list[int] = []
     original = Network.forward
     monkeypatch.setattr(
@@ -160,7 +161,7 @@ def test_a_long_evaluation_set_is_scored_fewer_sequences_at_a_time(monkeypatch: 
 @pytest.mark.slow
 def test_an_lstm_solves_the_adding_problem_that_the_rnn_does_not() -> None:
     demo = ["+experiment=demo", "seed=1"]
-    results = {arm: list(train(config.experiment([*demo, f"arm={arm}"])))[-1] for arm in ("rnn", "chrono_lstm")}
+    results = {arm: list(train(compose.experiment([*demo, f"arm={arm}"])))[-1] for arm in ("rnn", "chrono_lstm")}
     assert results["chrono_lstm"].evaluation is not None
     assert results["chrono_lstm"].evaluation.solved
     assert not (results["rnn"].evaluation and results["rnn"].evaluation.solved)

@@ -5,8 +5,11 @@ import pytest
 
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
-from gradpath.clipping import Clip
-from gradpath.discovery import discover
+from gradpath.core.clipping import Clip
+from gradpath.core.losses import Loss
+from gradpath.core.network import Network
+from gradpath.core.scaled import Scaled
+from gradpath.core.trace import Gradient
 from gradpath.inits import Init
 from gradpath.inits.constant import Constant
 from gradpath.inits.gaussian import Gaussian
@@ -17,14 +20,11 @@ from gradpath.inits.pascanu_sigmoid import PascanuSigmoid
 from gradpath.inits.pascanu_smart_tanh import PascanuSmartTanh
 from gradpath.inits.uniform import Uniform
 from gradpath.instruments import Schedule
-from gradpath.losses import Loss
-from gradpath.network import Network
 from gradpath.optimizers.adam import Adam
 from gradpath.optimizers.rmsprop import RMSProp
 from gradpath.optimizers.sgd import SGD
-from gradpath.records import Gradient
-from gradpath.scaled import Scaled
-from gradpath.settings import SettingError
+from gradpath.schema.discovery import discover
+from gradpath.schema.settings import SettingError
 
 
 def drawn(init: Init, cell: RNN | LSTM | None = None, seed: int = 0) -> dict[str, np.ndarray]:

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 
 from conftest import DIVERGES, make_case
-from gradpath import config, loader, report
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
-from gradpath.clipping import Clip
+from gradpath.commands import compose, report
+from gradpath.commands.execute import execute
+from gradpath.core.clipping import Clip
+from gradpath.core.losses import Loss
+from gradpath.core.step_loss import trace_of_step
 from gradpath.instruments.reach import Reach
 from gradpath.instruments.state_grad_norm import StateGradNorm, bottom_carrier
-from gradpath.losses import Loss
-from gradpath.recorder import Recorder
-from gradpath.run import execute
-from gradpath.step_loss import trace_of_step
-from gradpath.summary import summary
-from gradpath.training import train
-from gradpath.verdict import (
+from gradpath.tracking import loader
+from gradpath.tracking.recorder import Recorder
+from gradpath.tracking.summary import summary
+from gradpath.tracking.verdict import (
     DIVERGED,
     HUGE,
     ORDER,
@@ -36,6 +36,7 @@ from gradpath.verdict import (
     judge,
     weigh,
 )
+from gradpath.training.loop import train
 
 SMALL = ["cell.hidden_size=16", "train.batch_size=8", "train.eval_size=200"]
 QUIET = {
@@ -386,14 +387,14 @@ REAL = {
 
 def test_a_task_that_starts_from_its_state_is_judged_too(home: Path) -> None:
     """Its lag is T, of which H_1 is the furthest row that there is."""
-    recorder = execute(config.experiment(["arm=rnn", "task=constant_target", "task.length=5", "train.steps=2"]), "s")
+    recorder = execute(compose.experiment(["arm=rnn", "task=constant_target", "task.length=5", "train.steps=2"]), "s")
     assert recorder.client.get_run(recorder.run_id).data.tags["verdict"] in ORDER
 
 
 def test_every_word_by_real_training_is_tag_parameter_and_line_of_the_report(home: Path, capsys) -> None:
     assert set(REAL) == set(ORDER)
     for overrides in REAL.values():
-        recorder = execute(config.experiment([*SMALL, *overrides]), "s")
+        recorder = execute(compose.experiment([*SMALL, *overrides]), "s")
     found = recorder.client.search_runs([recorder.experiment_id], order_by=["attributes.start_time"])
     assert [run.data.tags["verdict"] for run in found] == list(REAL)
     assert [run.data.params["verdict"] for run in found] == list(REAL), "the UI sorts by parameters, not by tags"
@@ -403,18 +404,18 @@ def test_every_word_by_real_training_is_tag_parameter_and_line_of_the_report(hom
     assert "(solved below 0.01); gained 0.1 decades" in by_word["solved"]
     diverged = next(run for run in loader.load(None, "gradpath", "s") if run.diverged_at is not None)
     assert f"not finite at step {diverged.diverged_at};" in by_word["diverged"]
-    assert report.write(config.report(["figures=[]"])) == 0
+    assert report.write(compose.report(["figures=[]"])) == 0
     lines = capsys.readouterr().out.splitlines()[-len(REAL) :]
     assert [line.split()[0] for line in lines] == list(ORDER)
     assert all(by_word[line.split()[0]] in line for line in lines)
     page = (home / "reports" / "figures" / "gradpath" / "verdicts.md").read_text()
     assert [row.split(" | ")[1] for row in page.splitlines()[4:]] == list(ORDER)
-    assert report.write(config.report(["figures=[]"])) == 0
+    assert report.write(compose.report(["figures=[]"])) == 0
     assert (home / "reports" / "figures" / "gradpath" / "verdicts.md").read_text() == page
 
 
 def test_a_run_that_did_not_come_to_its_end_has_no_verdict(home: Path) -> None:
-    experiment = config.experiment([*SMALL, "task.length=12", "train.steps=9"])
+    experiment = compose.experiment([*SMALL, "task.length=12", "train.steps=9"])
     with pytest.raises(KeyboardInterrupt), Recorder(experiment, {"sweep_id": "s"}) as recorder:
         recorder.record(next(train(experiment)))
         raise KeyboardInterrupt
@@ -424,7 +425,7 @@ def test_a_run_that_did_not_come_to_its_end_has_no_verdict(home: Path) -> None:
 
 
 def test_a_run_without_instruments_says_that_it_cannot_be_judged(home: Path) -> None:
-    recorder = execute(config.experiment([*SMALL, "instruments=[]", "task.length=12", "train.steps=12"]), "s")
+    recorder = execute(compose.experiment([*SMALL, "instruments=[]", "task.length=12", "train.steps=12"]), "s")
     tags = recorder.client.get_run(recorder.run_id).data.tags
     assert tags["verdict"] == "unknown"
     assert "state_grad_norm" in tags["verdict_reason"]
@@ -433,7 +434,7 @@ def test_a_run_without_instruments_says_that_it_cannot_be_judged(home: Path) -> 
 def test_many_runs_are_one_line_a_group(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for arm in ("rnn", "lstm"):
         for seed in range(3):
-            execute(config.experiment([*SMALL, f"arm={arm}", f"seed={seed}", "task.length=40", "train.steps=0"]), "s")
+            execute(compose.experiment([*SMALL, f"arm={arm}", f"seed={seed}", "task.length=40", "train.steps=0"]), "s")
     words = {"rnn": ("vanishing", "exploding", "vanishing"), "lstm": ("solved", "healthy", "healthy")}
     runs = loader.load(None, "gradpath", "s")
     told = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import collect
-from gradpath.verdict import ORDER, judge
+from gradpath.tracking.verdict import ORDER, judge
 
 RUNS, EVIDENCE = collect.collection(), collect.stored()
 ALLOWED = 0.1

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import machine
 import table
-from gradpath import paths
+from gradpath.schema import locations
 from problem import CELLS, Shape
 
 HERE = Path(__file__).parent
@@ -110,7 +110,7 @@ def write(results: dict[str, Any], chosen: argparse.Namespace) -> None:
     complete = {table.key(row) for row in results["rows"]} >= set(every_row())
     output, figures = chosen.output, chosen.output
     if output is None:
-        output, figures = (HERE, FIGURES) if complete else (paths.home() / "mlruns" / "benchmark",) * 2
+        output, figures = (HERE, FIGURES) if complete else (locations.home() / "mlruns" / "benchmark",) * 2
     for folder in (output, figures):
         folder.mkdir(parents=True, exist_ok=True)
     (output / "results.json").write_text(_json(results))

@@ -29,7 +29,7 @@ def libraries() -> dict[str, Any]:
     import torch
     from threadpoolctl import threadpool_info
 
-    from gradpath import threads
+    from gradpath.training import threads
 
     blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas" and "numpy" in pool["filepath"]]
     built = numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from contest import FEWEST
-from gradpath import config
-from gradpath.discovery import discover
+from gradpath.commands import compose
+from gradpath.core.network import Network
+from gradpath.core.tape import Batch
+from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
-from gradpath.network import Network
-from gradpath.records import Batch, Measurement, Trace
-from gradpath.settings import SettingError
+from gradpath.schema.discovery import discover
+from gradpath.schema.settings import SettingError
 from problem import Answer, Contestant, Problem
 
 SLOW = ("credit", "jacobian_log_singular_values", "lyapunov_spectrum")
@@ -28,7 +29,7 @@ Read = tuple[Trace, dict[str, Measurement]]
 @cache
 def default_instruments() -> dict[str, Instrument]:
     """What ``gradpath run`` reads where nothing else is asked for."""
-    return config.experiment([]).instruments
+    return compose.experiment([]).instruments
 
 
 def every_instrument(network: Network) -> dict[str, Instrument]:

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.cells import Cell
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
+from gradpath.core.cell import Cell
+from gradpath.core.losses import Loss
+from gradpath.core.network import Network
+from gradpath.core.tape import Batch
 from gradpath.inits.uniform import Uniform
-from gradpath.losses import Loss
-from gradpath.network import Network
-from gradpath.records import Batch
 
 INPUTS, OUTPUTS = 2, 1
 CELLS: dict[str, type[Cell]] = {"lstm": LSTM, "rnn": RNN}

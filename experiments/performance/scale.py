@@ -23,7 +23,7 @@ from tqdm import tqdm
 import machine
 import ours
 from benchmark import FIGURES, HERE, VARIABLES
-from gradpath import paths
+from gradpath.schema import locations
 from problem import CELLS, Shape, pose
 
 LENGTHS = (100, 300, 1000, 3000, 10_000)
@@ -138,7 +138,7 @@ def write(results: dict[str, Any], quick: bool) -> None:
     import scale_figure
     import scale_table
 
-    output, figures = (paths.home() / "mlruns" / "benchmark",) * 2 if quick else (HERE, FIGURES)
+    output, figures = (locations.home() / "mlruns" / "benchmark",) * 2 if quick else (HERE, FIGURES)
     for folder in (output, figures):
         folder.mkdir(parents=True, exist_ok=True)
     (output / "scale.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from gradpath import config
-from gradpath.threads import chosen
-from gradpath.training import train, train_seeds
+from gradpath.commands import compose
+from gradpath.training.loop import train, train_seeds
+from gradpath.training.threads import chosen
 
 SEEDS, STEPS = 16, 10
 """Seeds, and training steps of one turn."""
@@ -70,7 +70,7 @@ def overrides(arm: str, hidden_size: int, batch_size: int) -> list[str]:
 
 def steps(shape: tuple[str, int, int], instruments: list[str], threads: int, turns: int) -> dict[int, list[float]]:
     """Seconds of each turn: 0 → one after another, number of threads → side by side."""
-    one = config.experiment([*overrides(*shape), *instruments, "train.steps=1000000", "train.eval_size=1"])
+    one = compose.experiment([*overrides(*shape), *instruments, "train.steps=1000000", "train.eval_size=1"])
     experiments = [replace(one, seed=seed) for seed in range(SEEDS)]
     kinds: dict[int, list[Iterator[Any]]] = {0: [train(experiment) for experiment in experiments]}
     kinds |= {each: [train_seeds(experiments, each)] for each in sorted({1, threads})}
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="turns of each kind (5)")
     parser.add_argument("--commands", type=int, default=1, help="turns of the whole commands, which take minutes (1)")
     given = parser.parse_args()
-    rows, threads = [], chosen(config.experiment([]), seeds=SEEDS)
+    rows, threads = [], chosen(compose.experiment([]), seeds=SEEDS)
     print(f"{'':<20} {'thr':>3} {'arm':<5} {'H':>3} {'B':>3} {'one by one':>9} {'together':>9} ratio", flush=True)
     for shape in SHAPES:
         for what, instruments in {"step, ms": [], "step, none read, ms": ["instruments=[]"]}.items():

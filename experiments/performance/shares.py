@@ -73,12 +73,14 @@ class Clock:
 
 def one(started: float, arguments: list[str]) -> dict[str, float]:
     """Runs one configuration in this process, which has begun at ``started``; seconds a part."""
-    from gradpath import cli, recorder, store, training
-    from gradpath import run as running
-    from gradpath.discovery import discover
+    from gradpath.commands import cli
+    from gradpath.commands import execute as running
+    from gradpath.core.network import Network
     from gradpath.instruments import Instrument
-    from gradpath.network import Network
+    from gradpath.schema.discovery import discover
     from gradpath.tasks import Task
+    from gradpath.tracking import recorder, store
+    from gradpath.training import loop
 
     clock = Clock()
     for name in ("connect", "experiment_id", "reap"):
@@ -89,7 +91,7 @@ def one(started: float, arguments: list[str]) -> dict[str, float]:
         clock.watch(instrument, "measure", "instruments")
     clock.watch(Network, "forward_seeds", "forward")
     clock.watch(Network, "backward_seeds", "backward")
-    clock.watch(training, "_evaluate", "evaluation")
+    clock.watch(loop, "_evaluate", "evaluation")
     for name in ("__init__", "__enter__", "record", "__exit__"):
         clock.watch(recorder.Recorder, name, "recording")
     training_began: list[float] = []
@@ -133,7 +135,9 @@ def main() -> None:
         made = time.perf_counter()
         environment = os.environ | {"GRADPATH_HOME": str(home)}
         subprocess.run(
-            [sys.executable, "-c", "from gradpath import store; store.connect(None)"], env=environment, check=True
+            [sys.executable, "-c", "from gradpath.tracking import store; store.connect(None)"],
+            env=environment,
+            check=True,
         )
         made = time.perf_counter() - made
         for name, arguments in CONFIGURATIONS.items():

@@ -4,7 +4,7 @@
 
 Three trainings of one configuration run side by side: whole in one thread, in halves in one thread, in halves in two.
 They take turns step by step, so that all see the same disturbances of the machine. Printed and kept: the medians of the
-ratios to the first. From these comes the rule in ``gradpath.halves``.
+ratios to the first. From these comes the rule in ``gradpath.engine.partition``.
 """
 
 import json
@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from gradpath import config, halves
-from gradpath.threads import multiply_adds
-from gradpath.training import train_seeds
+from gradpath.commands import compose
+from gradpath.engine import partition
+from gradpath.training.loop import train_seeds
+from gradpath.training.threads import multiply_adds
 
 SECONDS, TURNS = 1.5, 6
 """Each point runs for so long, and at least so many turns."""
@@ -36,14 +37,14 @@ def measure(cell: str, shape: tuple[int, int, int], dtype: str) -> dict[str, obj
     length, batch, width = shape
     given = [f"cell={cell}", f"cell.hidden_size={width}", f"train.batch_size={batch}", f"train.dtype={dtype}"]
     given += [f"task.length={length}", "instruments=[grad_norm]", "train.eval_size=1", "train.steps=1000000"]
-    experiment = config.experiment([*given, "train.threads=2"])
+    experiment = compose.experiment([*given, "train.threads=2"])
     trainings = {name: train_seeds([experiment], threads) for name, (_, threads) in WAYS.items()}
     times: list[list[float]] = []
     until = time.perf_counter() + SECONDS
     while len(times) <= TURNS or time.perf_counter() < until:
         times.append([])
         for name, training in trainings.items():
-            halves.WORTH = WAYS[name][0]
+            partition.WORTH = WAYS[name][0]
             started = time.perf_counter()
             next(training)
             times[-1].append(time.perf_counter() - started)

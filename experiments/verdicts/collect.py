@@ -17,10 +17,10 @@ import numpy as np
 import yaml
 from threadpoolctl import threadpool_limits
 
-from gradpath import config
-from gradpath.evidence import Evidence, outcome, weigh
-from gradpath.training import train
-from gradpath.verdict import ORDER, judge
+from gradpath.commands import compose
+from gradpath.tracking.evidence import Evidence, outcome, weigh
+from gradpath.tracking.verdict import ORDER, judge
+from gradpath.training.loop import train
 
 HERE = Path(__file__).parent
 EVIDENCE = HERE / "evidence.json"
@@ -37,7 +37,7 @@ def collection() -> dict[str, dict[str, str]]:
 
 def observe(overrides: str) -> Evidence:
     """Trains one run, and what its verdict is made of."""
-    experiment = config.experiment([*DEFAULTS, *overrides.split()])
+    experiment = compose.experiment([*DEFAULTS, *overrides.split()])
     readings: dict[str, tuple[Sequence[str], list[int], list[Any]]] = {}
     norms, losses, evaluation, diverged_at = {}, [], None, None
     for step in train(experiment):

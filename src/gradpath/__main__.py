@@ -1,6 +1,6 @@
 """``python -m gradpath``."""
 
-from gradpath.cli import main
+from gradpath.commands.cli import main
 
 if __name__ == "__main__":
     main()

@@ -14,11 +14,11 @@ INSIDES = re.compile(r"Exception|Lexer|Traceback|DictConfig|ListConfig|NoneType|
 
 def outcome(overrides: list[str]) -> str:
     """The name of the run that the overrides describe, or the line that refuses them; fails where it is neither."""
-    from gradpath import config
+    from gradpath.commands import compose
 
     try:
-        return config.experiments(overrides)[0].run_name
-    except config.ConfigError as error:
+        return compose.experiments(overrides)[0].run_name
+    except compose.ConfigError as error:
         line = str(error)
         assert line.isprintable(), line
         assert len(line) <= 800, line
@@ -33,7 +33,7 @@ if __name__ == "__main__":
     import atheris
 
     with atheris.instrument_imports(include=["gradpath", "hydra.core.override_parser"]):
-        import gradpath.config  # noqa: F401
+        import gradpath.commands.compose  # noqa: F401
 
     def one(data: bytes) -> None:
         given = atheris.FuzzedDataProvider(data).ConsumeUnicode(80).split("\x1f")

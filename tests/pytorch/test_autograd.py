@@ -10,9 +10,9 @@ from conftest import INPUTS, Case, make_case
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
-from gradpath.gradcheck import per_step_gradients, relative_error
-from gradpath.losses import Loss
-from gradpath.nonlinearities import Activation
+from gradpath.core.activations import Activation
+from gradpath.core.finite_differences import per_step_gradients, relative_error
+from gradpath.core.losses import Loss
 from gradpath.optimizers import Optimizer
 from gradpath.optimizers.adam import Adam
 from gradpath.optimizers.rmsprop import RMSProp
@@ -150,7 +150,7 @@ def test_updates_equal_pytorch(ours: Optimizer, theirs: Callable) -> None:
 
 
 def test_norm_clipping_equals_pytorch() -> None:
-    from gradpath.clipping import Clip
+    from gradpath.core.clipping import Clip
 
     case = make_case(LSTM(hidden_size=3), Loss.squared_error, 5, True)
     gradient = case.trace.gradient

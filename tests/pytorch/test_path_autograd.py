@@ -5,13 +5,13 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import Case, make_case
-from gradpath.cells import Cell
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
-from gradpath.gradcheck import relative_error
+from gradpath.core.cell import Cell
+from gradpath.core.finite_differences import relative_error
+from gradpath.core.losses import Loss
 from gradpath.instruments.node_grad_norm import NodeGradNorm
 from gradpath.instruments.path_grad_norm import one_step, whole_lag
-from gradpath.losses import Loss
 
 pytestmark = pytest.mark.peers
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch==2.13.0")

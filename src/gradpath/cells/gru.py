@@ -7,10 +7,10 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from gradpath.cells import Block, Cell
-from gradpath.nonlinearities import Activation, activate, complement, slope
-from gradpath.records import LayerTape
-from gradpath.settings import setting
+from gradpath.core.activations import Activation, activate, complement, slope
+from gradpath.core.cell import Block, Cell
+from gradpath.core.tape import LayerTape
+from gradpath.schema.settings import setting
 
 N, Z, R, Q = range(4)
 """The blocks' places: what only X enters first, what only H enters last."""

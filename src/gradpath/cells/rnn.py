@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.cells import Block, Cell
-from gradpath.nonlinearities import Activation, activate, derivative
-from gradpath.records import LayerTape
-from gradpath.settings import setting
+from gradpath.core.activations import Activation, activate, derivative
+from gradpath.core.cell import Block, Cell
+from gradpath.core.tape import LayerTape
+from gradpath.schema.settings import setting
 
 
 @dataclass

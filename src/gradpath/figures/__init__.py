@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gradpath.loader import Run
-from gradpath.settings import Settings, setting
+from gradpath.schema.settings import Settings, setting
+from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

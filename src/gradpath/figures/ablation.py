@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDrawError, Figure, finite, stages, style
-from gradpath.loader import Run
+from gradpath.figures import CannotDrawError, Figure
+from gradpath.figures._shared import common, finite, stages
+from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +35,7 @@ class Ablation(Figure):
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         found = _ordered(runs)
         stages.drawable(found, READ)
-        style.theme()
+        common.theme()
         from matplotlib import pyplot
 
         blocks = -(-(len(found) + 1) // COLUMNS)  # one place is the legend's
@@ -47,7 +48,7 @@ class Ablation(Figure):
         ]
         lstm = [group for group in found if "ablation" in group.runs[0].config["cell"]]
         shown = _curves(lstm) or _curves(found)
-        floor = style.floor_below(shown)
+        floor = common.floor_below(shown)
         top = max(float(curve.max()) for curve in shown)
         for (upper, lower), group in zip(places, found, strict=False):
             upper.set_title(group.title, color=group.color)
@@ -66,18 +67,18 @@ class Ablation(Figure):
             upper.set_axis_off()
             lower.set_axis_off()
         canvas.tight_layout()
-        style.caption(canvas, self._caption(found), found)
+        common.caption(canvas, self._caption(found), found)
         return canvas
 
-    def _gradient(self, axes: "Axes", group: style.Group, plain: style.Group, floor: float) -> None:
+    def _gradient(self, axes: "Axes", group: common.Group, plain: common.Group, floor: float) -> None:
         for shown, color in ((plain, GREY), (group, group.color)):
             for probe, look in ((0, INITIAL), (-1, TRAINED)):
-                curves = [style.carrier_gradient(run, probe) for run in _there(shown, probe)]
-                style.curve(axes, shown.runs[0].lag, curves, floor, color=color, **look)
+                curves = [common.carrier_gradient(run, probe) for run in _there(shown, probe)]
+                common.curve(axes, shown.runs[0].lag, curves, floor, color=color, **look)
         if not _there(group, 0):
             finite.nothing(axes, group)
             return
-        medians = [style.median_band([style.carrier_gradient(r, p) for r in _there(group, p)])[0] for p in (0, -1)]
+        medians = [common.median_band([common.carrier_gradient(r, p) for r in _there(group, p)])[0] for p in (0, -1)]
         reached = np.concatenate([median[np.isfinite(median)] for median in medians])
         low, high = axes.get_ylim()
         corner: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "color": group.color}
@@ -87,10 +88,10 @@ class Ablation(Figure):
             axes.text(0.97, 0.96, f"up to 10$^{{{reached.max():.0f}}}$", va="top", **corner)
         axes.set_xlabel("lag  T − t  (steps)")
 
-    def _learning(self, axes: "Axes", group: style.Group, plain: style.Group) -> None:
+    def _learning(self, axes: "Axes", group: common.Group, plain: common.Group) -> None:
         for shown, color in ((plain, GREY), (group, group.color)):
             steps, losses = _losses(shown)
-            style.curve(axes, steps, losses, 0.0, color=color, **TRAINED)
+            common.curve(axes, steps, losses, 0.0, color=color, **TRAINED)
         if group.runs[0].chance_loss > 0:  # 0 where the input does not matter
             axes.axhline(np.log10(group.runs[0].chance_loss), color="#444444", lw=1, ls="--")
         axes.set_xlabel("training step")
@@ -102,7 +103,7 @@ class Ablation(Figure):
         high = max(axes.get_ylim()[1] for axes in panels)
         for axes in panels:
             axes.set_ylim(low, high)
-            style.decades(axes.yaxis)
+            common.decades(axes.yaxis)
 
     def _legend(self, upper: "Axes", lower: "Axes", after: str) -> None:
         """The place after the last arm says how to read the others."""
@@ -125,22 +126,22 @@ class Ablation(Figure):
         upper.set_axis_off()
         lower.set_axis_off()
 
-    def _caption(self, found: list[style.Group]) -> str:
+    def _caption(self, found: list[common.Group]) -> str:
         told = []
         for group in found:
-            before, after = (style.number([_change(r, p) for r in _there(group, p)], "+.1f") for p in (0, -1))
+            before, after = (common.number([_change(r, p) for r in _there(group, p)], "+.1f") for p in (0, -1))
             told.append(f"{group.label.replace(',', '')} {before} → {after}")
         return (
-            f"Median over {style.seeds(found)}, band from smallest to largest. {style.setting_text(found)}. Change of "
-            f"the carrier's gradient from lag 0 to the largest, in decades, before → after: {'; '.join(told)}. "
-            "Theory: what C hands back outside the gates is multiplied by F_t at each step; with F = 1 it cannot "
-            "vanish (Hochreiter & Schmidhuber 1997). Ablations after Greff et al. (2017)."
+            f"Median over {common.seeds(found)}, band from smallest to largest. {common.setting_text(found)}. "
+            f"Change of the carrier's gradient from lag 0 to the largest, in decades, before → after: "
+            f"{'; '.join(told)}. Theory: what C hands back outside the gates is multiplied by F_t at each "
+            "step; with F = 1 it cannot vanish (Hochreiter & Schmidhuber 1997). Ablations after Greff et al. (2017)."
         )
 
 
-def _ordered(runs: Sequence[Run]) -> list[style.Group]:
+def _ordered(runs: Sequence[Run]) -> list[common.Group]:
     """The plain LSTM, its ablations, the other cells; raises CannotDrawError where one of the first two is missing."""
-    found = style.groups(runs)
+    found = common.groups(runs)
     kind = {id(group): group.runs[0].config["cell"].get("ablation") for group in found}
     plain = [group for group in found if kind[id(group)] == "none"]
     ablated = [group for group in found if kind[id(group)] not in (None, "none")]
@@ -154,7 +155,7 @@ def _ordered(runs: Sequence[Run]) -> list[style.Group]:
     return [*plain, *ablated, *(group for group in found if kind[id(group)] is None)]
 
 
-def _losses(group: style.Group) -> tuple[NDArray, list[NDArray]]:
+def _losses(group: common.Group) -> tuple[NDArray, list[NDArray]]:
     """Training steps of the evaluations and log10 of their loss for each seed; masked where a seed had diverged."""
     steps = np.unique(np.concatenate([run.evaluation.steps for run in group.runs]))
     losses: list[NDArray] = []
@@ -166,21 +167,21 @@ def _losses(group: style.Group) -> tuple[NDArray, list[NDArray]]:
     return steps, losses
 
 
-def _solved(group: style.Group) -> int:
+def _solved(group: common.Group) -> int:
     """Seeds that have solved the task at the end of training."""
     return sum(map(stages.solved, group.runs))
 
 
-def _there(group: style.Group, probe: int) -> list[Run]:
+def _there(group: common.Group, probe: int) -> list[Run]:
     """The runs that are drawn at initialisation (0) or after training (-1)."""
     return stages.at(group, probe, READ)
 
 
-def _curves(found: Sequence[style.Group]) -> list[NDArray]:
-    return [style.carrier_gradient(run, p) for group in found for p in (0, -1) for run in _there(group, p)]
+def _curves(found: Sequence[common.Group]) -> list[NDArray]:
+    return [common.carrier_gradient(run, p) for group in found for p in (0, -1) for run in _there(group, p)]
 
 
 def _change(run: Run, probe: int) -> float:
     """Decades by which the carrier's gradient changes from lag 0 to the largest."""
-    curve = style.carrier_gradient(run, probe)
+    curve = common.carrier_gradient(run, probe)
     return float(curve[0] - curve[-1])

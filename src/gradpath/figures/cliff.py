@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import Figure, finite, stages, style
-from gradpath.figures.plane import Plane, Trajectory, arms_of, pieces, plane_of, steepest_of, trajectory_of, wall_of
-from gradpath.loader import Run
+from gradpath.figures import Figure
+from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared.loss_plane import (
+    Plane,
+    Trajectory,
+    arms_of,
+    pieces,
+    plane_of,
+    steepest_of,
+    trajectory_of,
+    wall_of,
+)
+from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,10 +47,10 @@ class Cliff(Figure):
     needs = ("parameter_value", "loss_surface", "grad_norm")
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        style.theme()
+        common.theme()
         from matplotlib import pyplot
 
-        found = style.groups(runs)
+        found = common.groups(runs)
         plane = plane_of(runs)
         arms = arms_of(runs)
         shown = steepest_of([trajectory_of(arm, run, plane) for arm in arms for run in arm.runs])
@@ -51,7 +61,7 @@ class Cliff(Figure):
         _norms(canvas.add_subplot(grid[1, 0]), shown)
         _outcomes(canvas.add_subplot(grid[1, 1]), arms)
         canvas.subplots_adjust(bottom=0.07)
-        style.caption(canvas, _caption(found, shown, plane), arms)
+        common.caption(canvas, _caption(found, shown, plane), arms)
         return canvas
 
 
@@ -90,7 +100,7 @@ def _map(axes: "Axes", plane: Plane, shown: list[Trajectory]) -> None:
     """All steps, and in the inset those about the largest gradient."""
     bar = axes.figure.colorbar(_paint(axes, plane, shown), ax=axes, pad=0.02)
     bar.set_label("loss")
-    style.decades(bar.ax.yaxis)
+    common.decades(bar.ax.yaxis)
     if (wall := wall_of(shown[0].run, plane)) is not None:
         axes.plot(*wall, color="black", lw=1, linestyle=":", zorder=1)
         w, b = wall[:, int(0.8 * wall.shape[1])]
@@ -148,14 +158,14 @@ def _norms(axes: "Axes", shown: list[Trajectory]) -> None:
         if (limit := trajectory.run.config["clip"]["max_norm"]) is not None:
             axes.axhline(np.log10(limit), color="#444444", lw=1, linestyle=":")
             axes.text(len(steps), np.log10(limit), "max_norm ", ha="right", va="top", fontsize=8, color="#444444")
-    style.decades(axes.yaxis)
+    common.decades(axes.yaxis)
     axes.set_xlabel("training step")
     axes.set_ylabel("gradient norm")
     axes.set_title("along these trajectories")
     axes.legend(fontsize=8.5)
 
 
-def _outcomes(axes: "Axes", arms: list[style.Group]) -> None:
+def _outcomes(axes: "Axes", arms: list[common.Group]) -> None:
     """Loss after training of every run against its learning rate, the arms side by side; filled where solved."""
     seeds = max(run.seed for arm in arms for run in arm.runs)
     for place, arm in enumerate(arms):
@@ -164,7 +174,7 @@ def _outcomes(axes: "Axes", arms: list[style.Group]) -> None:
             runs = [run for run in arm.runs if stages.solved(run) == solved]
             rates = [np.log10(run.config["optimizer"]["lr"]) + beside + 0.012 * (run.seed - seeds / 2) for run in runs]
             axes.plot(rates, [_final(run) for run in runs], "o", color=arm.color, markerfacecolor=face, markersize=5)
-    style.decades(axes.yaxis)
+    common.decades(axes.yaxis)
     tried = sorted({run.config["optimizer"]["lr"] for arm in arms for run in arm.runs})
     axes.set_xticks(np.log10(tried), [f"{rate:g}" for rate in tried])
     axes.set_xlabel("learning rate")
@@ -188,7 +198,7 @@ def _label(name: str) -> str:
     return f"{_symbol(name)}  ({name})" if _symbol(name) != name else name
 
 
-def _caption(found: list[style.Group], shown: list[Trajectory], plane: Plane) -> str:
+def _caption(found: list[common.Group], shown: list[Trajectory], plane: Plane) -> str:
     x, y = plane.names
     fates = []
     for trajectory in shown:
@@ -206,7 +216,7 @@ def _caption(found: list[style.Group], shown: list[Trajectory], plane: Plane) ->
         for arm in arms_of([run for group in found for run in group.runs])
     ]
     return (
-        f"{style.setting_text(found)}; {style.seeds(found)} a learning rate, each another start. "
+        f"{common.setting_text(found)}; {common.seeds(found)} a learning rate, each another start. "
         f"One start (white) at lr {shown[0].run.config['optimizer']['lr']:g} is drawn as a trajectory, the one whose "
         "unclipped gradient is the largest of all; solid without, dashed with clipping; an arrow leaves the frame. "
         f"{'. '.join(fates)}. Solved, of all: {', '.join(counts)}; losses below 1e{LOWEST:g} and gradients "

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDrawError, Figure, finite, stages, style
-from gradpath.loader import Run
-from gradpath.settings import setting
+from gradpath.figures import CannotDrawError, Figure
+from gradpath.figures._shared import common, finite, stages
+from gradpath.schema.settings import setting
+from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,12 +32,12 @@ class ClippingLedger(Figure):
     needs = ("clipping_ledger",)
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        style.theme()
+        common.theme()
         from matplotlib import pyplot
 
         if not any(_finite(run).any() for run in runs):
             raise CannotDrawError(f"{runs[0].name} has no finite step")
-        found = style.columns(runs)
+        found = common.columns(runs)
         drawn = [group for group in found if any(_finite(run).any() for run in group.runs)]
         canvas = pyplot.figure(figsize=(max(3.2 * len(found), 9.6), 6.6), layout="constrained")
         above, below = canvas.subfigures(2, 1, hspace=0.04, squeeze=False)[:, 0]
@@ -51,7 +52,7 @@ class ClippingLedger(Figure):
                 axes.set_ylabel("gradient norm")
             if group is drawn[0]:
                 axes.legend(loc="upper left", fontsize=8)
-            style.decades(axes.yaxis)
+            common.decades(axes.yaxis)
         share, factor, cosine = below.subplots(1, 3)
         for group in drawn:
             dash = "-" if _clipped(group.runs[0]) else ":"
@@ -61,10 +62,10 @@ class ClippingLedger(Figure):
             self._over_training(cosine, group, _by_value, _nanmedian, color=group.color)
         self._finish(share, factor, cosine, _threshold(found, "max_value"))
         below.legend(*share.get_legend_handles_labels(), loc="outside upper center", ncols=len(found), fontsize=9)
-        style.caption(canvas, self._caption(drawn), found)
+        common.caption(canvas, self._caption(drawn), found)
         return canvas
 
-    def _norms(self, axes: "Axes", group: style.Group) -> None:
+    def _norms(self, axes: "Axes", group: common.Group) -> None:
         looks = {"log10_raw_norm": ("raw", "#888888", 1.2), "log10_applied_norm": ("applied", group.color, 1.8)}
         for name, (label, color, width) in looks.items():
             steps, pooled = self._pooled(group, lambda run, name=name: _column(run, name))  # type: ignore[misc]
@@ -75,19 +76,19 @@ class ClippingLedger(Figure):
             lost = run.series["clipping_ledger"].steps[~_finite(run)]
             finite.marks(axes, lost, np.full(len(lost), np.nan), group.color)
 
-    def _over_training(self, axes: "Axes", group: style.Group, read: Callable, reduce: Callable, **look: Any) -> None:
+    def _over_training(self, axes: "Axes", group: common.Group, read: Callable, reduce: Callable, **look: Any) -> None:
         """One line an arm: a number a window, from the steps of all seeds together."""
         steps, pooled = self._pooled(group, read)
         axes.plot(steps, np.ma.array([reduce(part) for part in pooled], dtype=float), lw=1.6, **look)
 
-    def _factors(self, axes: "Axes", group: style.Group, dash: str) -> None:
+    def _factors(self, axes: "Axes", group: common.Group, dash: str) -> None:
         """The distribution function of the factor: it ends on the right at the share of steps that were clipped."""
         factors = np.sort(np.concatenate([_factor(run) for run in group.runs]))
         below = np.arange(1, len(factors) + 1) / len(factors)
         clipped = factors < 0
         axes.plot(factors[clipped], below[clipped], color=group.color, lw=1.6, linestyle=dash, drawstyle="steps-post")
 
-    def _pooled(self, group: style.Group, read: Callable[[Run], NDArray]) -> tuple[NDArray, list[NDArray]]:
+    def _pooled(self, group: common.Group, read: Callable[[Run], NDArray]) -> tuple[NDArray, list[NDArray]]:
         """(first training step of each window, values of all seeds in it), without the windows that hold none."""
         steps = np.concatenate([_steps(run) for run in group.runs])
         values = np.concatenate([read(run) for run in group.runs])
@@ -101,7 +102,7 @@ class ClippingLedger(Figure):
         factor.set(xlabel="factor  ‖applied‖ / ‖raw‖", ylabel="share of steps with this or less", yscale="log")
         factor.set_title("how hard")
         factor.set_xlim(min(factor.get_xlim()[0], -1.0), 0.05)
-        style.decades(factor.xaxis)
+        common.decades(factor.xaxis)
         cosine.set(xlabel="training step", ylabel="cosine to the raw gradient")
         cosine.set_title(f"all clipped by value at {max_value}")
         low = min(cosine.get_ylim()[0], 0.9)
@@ -110,12 +111,12 @@ class ClippingLedger(Figure):
         look: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "#444444"}
         cosine.text(0.99, 1.0, "all clipped by norm", transform=cosine.get_yaxis_transform(), **look)
 
-    def _caption(self, found: list[style.Group]) -> str:
+    def _caption(self, found: list[common.Group]) -> str:
         ledger = []
         for group in found:
             raw = np.concatenate([_column(run, "log10_raw_norm") for run in group.runs])
             engaged = np.concatenate([_engaged(run) for run in group.runs])
-            cosine = style.number(np.concatenate([_column(run, "cosine") for run in group.runs]), ".2f", "unknown")
+            cosine = common.number(np.concatenate([_column(run, "cosine") for run in group.runs]), ".2f", "unknown")
             blown = sum(int((~_finite(run)).sum()) for run in group.runs)
             solved = sum(map(stages.solved, group.runs))
             engages = "engaged" if _clipped(group.runs[0]) else "would have engaged"
@@ -127,8 +128,8 @@ class ClippingLedger(Figure):
         cosines = np.concatenate([_column(run, "norm_clip/cosine") for group in found for run in group.runs])
         kept = float(np.min(cosines, where=~np.isnan(cosines), initial=1.0))
         return (
-            f"Median over the steps of a window and {style.seeds(found)}; bands from the 5 % to the 95 % quantile. "
-            f"{style.setting_text(found)}. {'. '.join(ledger)}. Theory: clipping the norm is one factor, min(1, "
+            f"Median over the steps of a window and {common.seeds(found)}; bands from the 5 % to the 95 % quantile. "
+            f"{common.setting_text(found)}. {'. '.join(ledger)}. Theory: clipping the norm is one factor, min(1, "
             "max_norm/‖g‖), and keeps the direction (Pascanu et al. 2013, algorithm 1; here the smallest cosine is 1 "
             f"to within {max(0.0, 1 - kept):.0e}); clipping each element (Mikolov 2012) turns the gradient. Dotted: "
             f"what clipping the norm at {_threshold(found, 'max_norm')} would have done."
@@ -185,7 +186,7 @@ def _engaged(run: Run) -> NDArray:
     return (_column(run, "log10_raw_norm") > np.log10(limit)).astype(float)
 
 
-def _threshold(found: list[style.Group], name: str) -> str:
+def _threshold(found: list[common.Group], name: str) -> str:
     """The ledger's own threshold, as text."""
     given = {group.runs[0].config["instruments"]["clipping_ledger"][name] for group in found}
     return " or ".join(f"{value:g}" for value in sorted(given))

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDrawError, Figure, finite, stages, style
+from gradpath.figures import CannotDrawError, Figure
+from gradpath.figures._shared import common, finite, stages
 from gradpath.figures.paths import probes
-from gradpath.loader import Run
+from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,11 +41,11 @@ class Counterfactual(Figure):
     needs = ("counterfactual", "counterfactual_loss")
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        style.theme()
+        common.theme()
         from matplotlib import pyplot
         from matplotlib.lines import Line2D
 
-        found = [group for group in style.columns(runs) if len(names(group.runs[0])) > 1]
+        found = [group for group in common.columns(runs) if len(names(group.runs[0])) > 1]
         if not found:
             raise CannotDrawError("no run of a cell with gates")
         stages.drawable(found, READ)
@@ -53,7 +54,7 @@ class Counterfactual(Figure):
         )
         for axes in grid[:2, 1:].flat:
             axes.sharey(grid[axes.get_subplotspec().rowspan.start, 0])
-        floor = style.floor_below(
+        floor = common.floor_below(
             relative(run, name, row)
             for group in found
             for row in (0, 1)
@@ -70,21 +71,23 @@ class Counterfactual(Figure):
                 for name in names(group.runs[0]):
                     curves = [relative(run, name, row) for run in stages.at(group, -row, READ)]
                     look = {"color": COLORS[name], "lw": 3.0 if name == "factual" else 1.5, "band": 0.1}
-                    style.curve(axes, group.runs[0].lag, curves, floor, ls="--" if name == "truncated" else "-", **look)
+                    common.curve(
+                        axes, group.runs[0].lag, curves, floor, ls="--" if name == "truncated" else "-", **look
+                    )
                 axes.set_xlabel("lag  T − t  (steps)")
             self._losses(column[2], group)
         for row, stage in zip(grid[:2], ROWS, strict=True):
             meant = stage if stage == ROWS[0] else stages.after(found, READ)
             row[0].set_ylabel(f"{meant}\n\nstate gradient relative to lag 0")
-            style.decades(row[0].yaxis)
+            common.decades(row[0].yaxis)
         used = dict.fromkeys(name for group in found for name in names(group.runs[0]))
         handles = [Line2D([], [], color=COLORS[n], lw=1.8, ls="--" if n == "truncated" else "-", label=n) for n in used]
         canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.03), ncols=len(used), fontsize=9)
         canvas.tight_layout(rect=(0, 0.03, 1, 1))
-        style.caption(canvas, self._caption(found), found)
+        common.caption(canvas, self._caption(found), found)
         return canvas
 
-    def _losses(self, axes: "Axes", group: style.Group) -> None:
+    def _losses(self, axes: "Axes", group: common.Group) -> None:
         """A row of dots a counterfactual, one a seed, with the median; the line is the task's chance."""
         listed = names(group.runs[0])
         for place, name in enumerate(listed):
@@ -95,17 +98,17 @@ class Counterfactual(Figure):
                 axes.plot(middle, place, "|", color=COLORS[name], markersize=16, markeredgewidth=2)
         axes.axvline(group.runs[0].chance_loss, color="#777777", lw=1.0, ls=":")
         axes.set_xscale("log")
-        axes.set_yticks(range(len(listed)), [style.plain(name) for name in listed])
+        axes.set_yticks(range(len(listed)), [common.plain(name) for name in listed])
         axes.set_ylim(len(listed) - 0.5, -0.5)
         stopped = stages.divergences([group])
         axes.set_xlabel("loss at the last step (dotted: chance)" if stopped else "loss after training (dotted: chance)")
 
-    def _caption(self, found: Sequence[style.Group]) -> str:
+    def _caption(self, found: Sequence[common.Group]) -> str:
         kept = []
         for group in found:
             there = stages.at(group, stages.LAST, READ)
             changes = (
-                {n: style.median_band([relative(r, n, 1)[0] for r in there])[0] for n in names(there[0])}
+                {n: common.median_band([relative(r, n, 1)[0] for r in there])[0] for n in names(there[0])}
                 if there
                 else {}
             )
@@ -113,12 +116,12 @@ class Counterfactual(Figure):
             listed = (listed or stages.lost(group)).replace("-inf", "to a true zero")
             kept.append(f"{group.label}: {listed}".replace("-", "−"))
         return (
-            f"Median over {style.seeds(found)}, band from smallest to largest. The same parameters on the same "
+            f"Median over {common.seeds(found)}, band from smallest to largest. The same parameters on the same "
             "minibatch with one gate held at a value, forward and backward, without training again; truncated: the "
             "forward pass as it is, the gradient cut at the gates (Hochreiter & Schmidhuber 1997). Theory: with a "
             "keeping gate at ½ the gradient halves at every step that it takes along the highway, 0.30 decades; at 1 "
             f"it does not fall. Decades gained over the whole lag {stages.after(found, READ)}: {'; '.join(kept)}. "
-            f"{style.setting_text(found)}."
+            f"{common.setting_text(found)}."
         )
 
 

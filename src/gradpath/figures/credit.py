@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import Figure, finite, stages, style
-from gradpath.loader import Run
-from gradpath.settings import setting
+from gradpath.figures import Figure
+from gradpath.figures._shared import common, finite, stages
+from gradpath.schema.settings import setting
+from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,10 +36,10 @@ class Credit(Figure):
     needs = ("credit", "reach", "grad_norm")
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        style.theme()
+        common.theme()
         from matplotlib import pyplot
 
-        found = style.columns(runs)
+        found = common.columns(runs)
         stages.drawable(found, READ)
         maps = max(len(_scored(group)) for group in found) > 1
         rows = 4 if maps else 3
@@ -48,7 +49,7 @@ class Credit(Figure):
         if maps:
             image = self._maps(grid[:2], found)
             bar = canvas.colorbar(image, ax=grid[:2].ravel().tolist(), extend="min", pad=0.01)
-            style.decades(bar.ax.yaxis)
+            common.decades(bar.ax.yaxis)
             bar.set_label("‖∂L$_s$/∂θ$_t$‖    (grey: true zero)")
         else:
             self._curves(grid[0], found)
@@ -67,13 +68,13 @@ class Credit(Figure):
             axes.label_outer()
         for axes in grid[-1]:
             axes.set_xlabel("θ used at step t")
-        style.caption(canvas, self._caption(found), found)
+        common.caption(canvas, self._caption(found), found)
         return canvas
 
-    def _maps(self, grid: NDArray, found: list[style.Group]) -> "AxesImage":
+    def _maps(self, grid: NDArray, found: list[common.Group]) -> "AxesImage":
         """Heat maps of the medians over the seeds, all on one scale, with the lag that the task needs."""
         medians = {
-            (stage, group.label): style.median_band([_read(run, "credit", stage) for run in there])[0]
+            (stage, group.label): common.median_band([_read(run, "credit", stage) for run in there])[0]
             for stage in STAGES
             for group in found
             if (there := _there(group, stage))
@@ -94,11 +95,11 @@ class Credit(Figure):
             row[0].set_ylabel(f"credit {_called(found, stage)}\n\nloss at step s")
         return image
 
-    def _curves(self, row: NDArray, found: list[style.Group]) -> None:
+    def _curves(self, row: NDArray, found: list[common.Group]) -> None:
         """The one scored step's credit over t, before (dashed) and after training."""
         shown = [_last_scored(run, stage) for group in found for stage in STAGES for run in _there(group, stage)]
         top = max(values.max() for values in shown)
-        floor = style.floor_below(shown)
+        floor = common.floor_below(shown)
         for axes, group in zip(row, found, strict=True):
             t = np.arange(1, len(group.runs[0].lag) + 1)
             if not _there(group, STAGES[0]):
@@ -106,16 +107,16 @@ class Credit(Figure):
             for stage in STAGES:
                 curves = [_last_scored(run, stage) for run in _there(group, stage)]
                 label = f"{_called([group], stage)}:\n{_reach_text(group, stage)}"
-                style.curve(axes, t, curves, floor, color=group.color, ls=DASHES[stage], lw=1.6, label=label)
+                common.curve(axes, t, curves, floor, color=group.color, ls=DASHES[stage], lw=1.6, label=label)
             axes.axvline(_scored(group)[0] - group.runs[0].longest_lag, color="#D55E00", lw=1.6, ls=(0, (2, 1)))
             axes.set_xlim(0.5, len(t) + 0.5)
             axes.set_ylim(floor - 0.5, (top if np.isfinite(top) else floor) + 0.5)
             axes.legend(loc="lower right", fontsize=7.5)
         row[0].set_ylabel("credit\n\n‖∂L/∂θ$_t$‖")
         for axes in row:
-            style.decades(axes.yaxis)
+            common.decades(axes.yaxis)
 
-    def _alignments(self, grid: NDArray, found: list[style.Group]) -> "AxesImage":
+    def _alignments(self, grid: NDArray, found: list[common.Group]) -> "AxesImage":
         """Heat maps of the mean cosine over the seeds."""
         for row, stage in zip(grid, STAGES, strict=True):
             for axes, group in zip(row, found, strict=True):
@@ -130,21 +131,21 @@ class Credit(Figure):
             row[0].set_ylabel(f"alignment {_called(found, stage)}\n\nθ used at step s")
         return image
 
-    def _caption(self, found: list[style.Group]) -> str:
+    def _caption(self, found: list[common.Group]) -> str:
         residuals = [_residual(run, stage) for group in found for stage in STAGES for run in _there(group, stage)]
         known = [value for value in residuals if value is not None and np.isfinite(value)]
         held = f"recomputed from the records, it holds to {max(known):.0e}" if known else "not all steps were recorded"
         return (
             "θ: all recurrent parameters; L$_s$: what the loss at step s adds to the batch mean. Credit: median over "
-            f"{style.seeds(found)}; alignment: mean over them. {style.setting_text(found)}. Orange: the longest lag of "
-            f"the task, {found[0].runs[0].longest_lag}. Reach: the lag at which the adjoint of the last loss has "
+            f"{common.seeds(found)}; alignment: mean over them. {common.setting_text(found)}. Orange: the longest lag "
+            f"of the task, {found[0].runs[0].longest_lag}. Reach: the lag at which the adjoint of the last loss has "
             "fallen to 1/e. Theory: one Jacobian a step makes credit fall by a constant factor with the lag, bands "
             "along the diagonal (Bengio et al. 1994; Pascanu et al. 2013); cosines times norms add up to "
             f"‖∂L/∂θ‖²: {held}."
         )
 
 
-def _image(axes: "Axes", group: style.Group, values: NDArray, colors: str, low: float, high: float) -> "AxesImage":
+def _image(axes: "Axes", group: common.Group, values: NDArray, colors: str, low: float, high: float) -> "AxesImage":
     """A heat map of (T, steps) values, t from left to right, s from the bottom up."""
     import matplotlib
 
@@ -164,12 +165,12 @@ def _image(axes: "Axes", group: style.Group, values: NDArray, colors: str, low: 
     return image
 
 
-def _there(group: style.Group, stage: str) -> list[Run]:
+def _there(group: common.Group, stage: str) -> list[Run]:
     """The runs that a stage is drawn from."""
     return stages.at(group, stages.FIRST if stage == STAGES[0] else stages.LAST, READ)
 
 
-def _called(found: Sequence[style.Group], stage: str) -> str:
+def _called(found: Sequence[common.Group], stage: str) -> str:
     """A stage's name, which is true of every panel beside it."""
     return stage if stage == STAGES[0] else stages.after(found, READ)
 
@@ -197,7 +198,7 @@ def _norms(run: Run, stage: str) -> NDArray:
     return run.series["credit"].column("norm")[_probe(run, stage)]
 
 
-def _scored(group: style.Group) -> NDArray:
+def _scored(group: common.Group) -> NDArray:
     """The timesteps, counted from 1, at which the loss of some run reaches a parameter."""
     reads = [_read(run, "credit", stage) for stage in STAGES for run in _there(group, stage)]
     return _steps(group.runs[0])[np.isfinite(reads).any(axis=(0, 1))] if reads else np.zeros(0, int)
@@ -209,7 +210,7 @@ def _last_scored(run: Run, stage: str) -> NDArray:
     return values[:, np.isfinite(values).any(axis=0)].max(axis=1, initial=-np.inf)
 
 
-def _reach_text(group: style.Group, stage: str) -> str:
+def _reach_text(group: common.Group, stage: str) -> str:
     """``reach 12.3``, the median over the seeds; ``reach ≥ 49`` where most never fall that far."""
     rows = []
     for run in _there(group, stage):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import Figure, finite, stages, style
-from gradpath.loader import Run, Series
-from gradpath.settings import setting
+from gradpath.figures import Figure
+from gradpath.figures._shared import common, finite, stages
+from gradpath.schema.settings import setting
+from gradpath.tracking.loader import Run, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,10 +28,10 @@ class Exploding(Figure):
     needs = ("grad_norm", "clip_scale")
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        style.theme()
+        common.theme()
         from matplotlib import pyplot
 
-        found = style.columns(runs)
+        found = common.columns(runs)
         canvas, grid = pyplot.subplots(
             3, len(found), figsize=(max(3.4 * len(found), 7), 7.6), sharex=True, sharey="row", squeeze=False
         )
@@ -42,9 +43,9 @@ class Exploding(Figure):
             column[2].set_xlabel("training step")
         for row, label in zip(grid, ("loss", "gradient norm  ‖∂L/∂θ‖", "clipping factor"), strict=True):
             row[0].set_ylabel(label)
-            style.decades(row[0].yaxis)
+            common.decades(row[0].yaxis)
         canvas.tight_layout()
-        style.caption(canvas, self._caption(found), found)
+        common.caption(canvas, self._caption(found), found)
         return canvas
 
     def _seed(self, column: Sequence["Axes"], run: Run, color: str) -> None:
@@ -71,7 +72,7 @@ class Exploding(Figure):
         parts = [part for part in parts if part.size]
         return np.array([steps[part[0]] for part in parts]), np.array([reduce(values[part]) for part in parts])
 
-    def _lines(self, column: Sequence["Axes"], group: style.Group) -> None:
+    def _lines(self, column: Sequence["Axes"], group: common.Group) -> None:
         """Chance on the loss, max_norm on the gradient."""
         look: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "#444444"}
         if group.runs[0].chance_loss > 0:  # 0 where the input does not matter
@@ -82,7 +83,7 @@ class Exploding(Figure):
             column[1].axhline(np.log10(limit), color="#444444", lw=1, linestyle="--")
             column[1].text(0.99, np.log10(limit), "max_norm", transform=column[1].get_yaxis_transform(), **look)
 
-    def _caption(self, found: list[style.Group]) -> str:
+    def _caption(self, found: list[common.Group]) -> str:
         ledger = []
         for group in found:
             norms = np.concatenate([run.series["grad_norm"].column("global") for run in group.runs])
@@ -98,9 +99,9 @@ class Exploding(Figure):
             solved = sum(map(stages.solved, group.runs))
             ledger.append(f"{text}, solved by {solved} of {len(group.runs)}")
         return (
-            f"One line a seed, {style.seeds(found)}; the same seeds see the same data with and without clipping. In "
+            f"One line a seed, {common.seeds(found)}; the same seeds see the same data with and without clipping. In "
             "each of the windows that training is divided into: median loss, largest norm, hardest clip. "
-            f"{style.setting_text(found)}. {'. '.join(ledger)}. "
+            f"{common.setting_text(found)}. {'. '.join(ledger)}. "
             "Dotted: loss or gradient no longer finite. Norm clipping after Pascanu et al. (2013), algorithm 1."
         )
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradpath.figures import CannotDrawError, Figure, finite, sketch, stages, style
+from gradpath.figures import CannotDrawError, Figure
+from gradpath.figures._shared import cell_diagram, common, finite, stages
 from gradpath.figures.paths import carrier, cosine, parts, probes, read, share
-from gradpath.loader import Run
-from gradpath.settings import setting
+from gradpath.schema.settings import setting
+from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,10 +31,10 @@ class Flow(Figure):
     needs = ("path_grad_norm", "node_grad_norm")
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        style.theme()
+        common.theme()
         from matplotlib import pyplot
 
-        found = [group for group in style.columns(runs) if graph_of(group.runs[0])]
+        found = [group for group in common.columns(runs) if graph_of(group.runs[0])]
         if not found:
             raise CannotDrawError("no run of a cell with gates")
         stages.drawable(found, *READ)
@@ -56,19 +57,19 @@ class Flow(Figure):
             axes.set_title(f"lag {lag}", pad=12)
         canvas.tight_layout(rect=(0, 0.55 / canvas.get_figheight(), 1, 1), h_pad=0.6, w_pad=0.4)
         self._legend(canvas)
-        style.caption(
+        common.caption(
             canvas,
-            f"Median over {style.seeds(found)}. The gradient flows from right to left, against the computation; black: "
-            "the highway. A gate's upper arrow is ‖∂L/∂(gate)‖, its lower one what it sends back through H to the "
-            "carried state; the dark one on the left is all of that together with the direct part. Widths are relative "
-            "to the gradient of the carried state at lag 0 of the same network. Below the graph: the highway's signed "
-            f"share of the carried state's gradient. Theory: where the keeping gate is open, the highway "
-            f"hands on what it receives (Hochreiter & Schmidhuber 1997). {style.setting_text(found)}.",
+            f"Median over {common.seeds(found)}. The gradient flows from right to left, against the computation; "
+            "black: the highway. A gate's upper arrow is ‖∂L/∂(gate)‖, its lower one what it sends back through H to "
+            "the carried state; the dark one on the left is all of that together with the direct part. Widths are "
+            "relative to the gradient of the carried state at lag 0 of the same network. Below the graph: the "
+            f"highway's signed share of the carried state's gradient. Theory: where the keeping gate is open, the "
+            f"highway hands on what it receives (Hochreiter & Schmidhuber 1997). {common.setting_text(found)}.",
             found,
         )
         return canvas
 
-    def _panel(self, axes: "Axes", group: style.Group, stage: int, lag: int) -> None:
+    def _panel(self, axes: "Axes", group: common.Group, stage: int, lag: int) -> None:
         graph = graph_of(group.runs[0])
         assert graph
         there = stages.at(group, -stage, *READ)
@@ -78,13 +79,13 @@ class Flow(Figure):
             return
         found = [_sizes(run, stage, lag) for run in there]
         # A true zero in most seeds is one, and stands for nothing.
-        sizes = {name: float(style.median_band([sizes[name] for sizes in found])[0]) for name in found[0]}
-        sketch.draw(axes, graph, {name: self._width(size) for name, size in sizes.items()})
-        kept = style.number([share(run, "highway", stage)[-2 - lag] for run in there], ".0%")
+        sizes = {name: float(common.median_band([sizes[name] for sizes in found])[0]) for name in found[0]}
+        cell_diagram.draw(axes, graph, {name: self._width(size) for name, size in sizes.items()})
+        kept = common.number([share(run, "highway", stage)[-2 - lag] for run in there], ".0%")
         size = sizes["before"]
         total = f"$10^{{{round(size, 1) + 0:g}}}$" if np.isfinite(size) else "0"
         text = f"highway {kept}    total {total}"
-        axes.text(sketch.RIGHT / 2, -0.75, text, ha="center", va="center", fontsize=8, color="#333333")
+        axes.text(cell_diagram.RIGHT / 2, -0.75, text, ha="center", va="center", fontsize=8, color="#333333")
 
     def _width(self, size: float) -> float:
         """0 … 1 of log10 of a size relative to the start; a little more where the gradient has grown."""
@@ -95,7 +96,9 @@ class Flow(Figure):
 
         steps = np.arange(0, self.decades, max(1, round(self.decades / 4)))
         handles = [
-            Line2D([], [], color="black", lw=max(0.7, sketch.WIDEST * self._width(-s)), label=f"$10^{{{0 - s:g}}}$")
+            Line2D(
+                [], [], color="black", lw=max(0.7, cell_diagram.WIDEST * self._width(-s)), label=f"$10^{{{0 - s:g}}}$"
+            )
             for s in steps
         ]
         handles.append(Line2D([], [], color="black", lw=0.8, ls=":", label=f"less than $10^{{{-self.decades:g}}}$"))
@@ -110,10 +113,10 @@ class Flow(Figure):
         )
 
 
-def graph_of(run: Run) -> sketch.Graph | None:
+def graph_of(run: Run) -> cell_diagram.Graph | None:
     """The picture of a cell, known by the ways its gradient takes."""
     ways = set(parts(run))
-    return sketch.GRU if "update_gate" in ways else sketch.LSTM if "internal_node" in ways else None
+    return cell_diagram.GRU if "update_gate" in ways else cell_diagram.LSTM if "internal_node" in ways else None
 
 
 def _lags(steps: int) -> list[int]:

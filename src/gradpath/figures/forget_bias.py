@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDrawError, Figure, finite, stages, style
-from gradpath.loader import Run
-from gradpath.theory import horizon, log_keep
+from gradpath.core.theory import horizon, log_keep
+from gradpath.figures import CannotDrawError, Figure
+from gradpath.figures._shared import common, finite, stages
+from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ GAP = 1.5
 ASIDE = 0.12
 """Distance between the points of two lengths, which would lie on each other."""
 
-Cells = dict[tuple[float | None, int], style.Group]
+Cells = dict[tuple[float | None, int], common.Group]
 """(b_f, or None for chrono; T) → the seeds at that point."""
 
 
@@ -40,11 +41,11 @@ class ForgetBias(Figure):
     needs = ("state_grad_norm",)
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        found = style.groups(runs)
+        found = common.groups(runs)
         cells = _cells(found)
         stages.drawable(found, READ)
         biases, lengths = _axes(cells)
-        style.theme()
+        common.theme()
         from matplotlib import pyplot
 
         canvas, (upper, lower) = pyplot.subplots(
@@ -56,7 +57,7 @@ class ForgetBias(Figure):
         places = [*biases, biases[-1] + GAP] if chrono else biases
         lower.set_xticks(places, [f"{bias:g}" for bias in biases] + ["chrono"] * chrono)
         lower.set_xlabel("initial forget bias  b$_f$")
-        style.caption(canvas, self._caption(cells, lengths), found)
+        common.caption(canvas, self._caption(cells, lengths), found)
         return canvas
 
     def _diagram(self, axes: "Axes", cells: Cells) -> None:
@@ -138,13 +139,13 @@ class ForgetBias(Figure):
         found = list(cells.values())
         longest = {bias: group for (bias, length), group in cells.items() if length == lengths[-1]}
         rest = [
-            f"{bias:g}: {style.number([_slope(group)[0] - float(log_keep(bias)) / np.log(10)], '+.3f')}"
+            f"{bias:g}: {common.number([_slope(group)[0] - float(log_keep(bias)) / np.log(10)], '+.3f')}"
             for bias, group in longest.items()
             if bias is not None
         ]
         return (
-            f"Upper: how many of {style.seeds(found)} solved the task, coloured by the mean of their states (below "
-            f"chance: final loss under {LEARNT:.0%} of it); lower: median and range. {style.setting_text(found)}. "
+            f"Upper: how many of {common.seeds(found)} solved the task, coloured by the mean of their states (below "
+            f"chance: final loss under {LEARNT:.0%} of it); lower: median and range. {common.setting_text(found)}. "
             "Theory: left at its bias, the carousel multiplies the gradient by σ(b_f) a step and keeps 1/e of it over "
             "−1/ln σ(b_f) steps (Tallec & Ollivier 2018, section 2, who also give chrono); dotted: the same of the "
             f"measured slope, infinite from where it is ≥ 0. At T = {lengths[-1]} the measured slope lies above the "
@@ -153,7 +154,7 @@ class ForgetBias(Figure):
         )
 
 
-def _cells(found: Sequence[style.Group]) -> Cells:
+def _cells(found: Sequence[common.Group]) -> Cells:
     """The groups by place in the diagram, in order; raises CannotDrawError where they form no full grid."""
     cells: Cells = {}
     for group in found:
@@ -203,13 +204,13 @@ def _state(run: Run) -> float:
     return 0.5 if run.evaluation.column("loss")[-1] < LEARNT * run.chance_loss else 0.0
 
 
-def _slope(group: style.Group) -> tuple[float, float, float]:
+def _slope(group: common.Group) -> tuple[float, float, float]:
     """Median, smallest and largest over the seeds of the least-squares slope of the carrier's gradient at
     initialisation against the lag, in decades a step; true zeros are left out. NaN where none could be measured.
     """
     slopes = []
     for run in stages.at(group, stages.FIRST, READ):
-        curve = style.carrier_gradient(run, 0)
+        curve = common.carrier_gradient(run, 0)
         there = np.isfinite(curve)
         if there.sum() < 2:  # no slope through one point
             continue

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import CannotDrawError, Figure, finite, stages, style
-from gradpath.loader import Run
+from gradpath.figures import CannotDrawError, Figure
+from gradpath.figures._shared import common, finite, stages
+from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,11 +39,11 @@ class Gates(Figure):
     needs = ("gate_activation",)
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        style.theme()
+        common.theme()
         from matplotlib import pyplot
         from matplotlib.lines import Line2D
 
-        found = style.columns(runs)
+        found = common.columns(runs)
         if not found:
             raise CannotDrawError("no run")
         stages.drawable(found, READ)
@@ -71,19 +72,19 @@ class Gates(Figure):
         handles = [Line2D([], [], color=color, lw=1.8, label=text) for color, text in looks]
         canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.03), ncols=len(handles), fontsize=9)
         canvas.tight_layout(rect=(0, 0.03, 1, 1))
-        style.caption(
+        common.caption(
             canvas,
-            f"Median over {style.seeds(found)}. Solid: {stages.after(found, READ)}, with the band between the units' "
+            f"Median over {common.seeds(found)}. Solid: {stages.after(found, READ)}, with the band between the units' "
             "10 % and 90 % quantiles; dashed: at initialisation. Saturated: below 0.1 (solid) or above 0.9 (dotted). "
             "Time constant of the carried state: −1/ln F (Z of the GRU), for the units' median (thick) and 90 % "
             "quantile (thin), against the largest lag of the task (grey): a carousel with F < 1 keeps e^(−lag/τ) of "
             "its gradient; τ is infinite where F has rounded to 1. "
-            f"{style.setting_text(found)}.",
+            f"{common.setting_text(found)}.",
             found,
         )
         return canvas
 
-    def _activation(self, axes: "Axes", group: style.Group, gate: str) -> None:
+    def _activation(self, axes: "Axes", group: common.Group, gate: str) -> None:
         color = _color(gate)
         t = np.arange(1, len(group.runs[0].lag) + 1)
         axes.plot(t, _read(group, f"{gate}/mean", 0), color=color, lw=1, linestyle="--")
@@ -91,13 +92,13 @@ class Gates(Figure):
         low, high = _read(group, f"{gate}/q10", -1), _read(group, f"{gate}/q90", -1)
         axes.fill_between(t, low, high, color=color, alpha=0.15, linewidth=0)
 
-    def _saturation(self, axes: "Axes", group: style.Group, gate: str) -> None:
+    def _saturation(self, axes: "Axes", group: common.Group, gate: str) -> None:
         t = np.arange(1, len(group.runs[0].lag) + 1)
         axes.plot(t, _read(group, f"{gate}/below_0.1", -1), color=_color(gate), lw=1.4)
         if not gate.endswith("phi_prime"):  # φ′ near its largest value is the opposite of saturated
             axes.plot(t, _read(group, f"{gate}/above_0.9", -1), color=_color(gate), lw=1.4, linestyle=":")
 
-    def _time_constant(self, axes: "Axes", group: style.Group, forget: list[str]) -> None:
+    def _time_constant(self, axes: "Axes", group: common.Group, forget: list[str]) -> None:
         from matplotlib.ticker import LogLocator, NullFormatter
 
         axes.set_yscale("log")
@@ -123,7 +124,7 @@ class Gates(Figure):
             axes.text(0.5, 0.4, "no gate, no time constant", transform=axes.transAxes, ha="center", color="#777777")
 
 
-def _read(group: style.Group, name: str, probe: int) -> NDArray:
+def _read(group: common.Group, name: str, probe: int) -> NDArray:
     """(T,) median over the seeds of one column of ``gate_activation``, at its first (0) or last (-1) finite reading."""
     there = stages.at(group, probe, READ)
     return np.nanmedian([run.series[READ].column(name)[stages.whole(run, READ)[probe]] for run in there], axis=0)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradpath.figures import Figure, finite, stages, style
-from gradpath.loader import Run
-from gradpath.settings import setting
+from gradpath.figures import Figure
+from gradpath.figures._shared import common, finite, stages
+from gradpath.schema.settings import setting
+from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,12 +30,12 @@ class GradientAtlas(Figure):
     needs = ("param_grad_norm",)
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        style.theme()
+        common.theme()
         import matplotlib
         from matplotlib import pyplot
         from matplotlib.colors import TwoSlopeNorm
 
-        found = style.columns(runs)
+        found = common.columns(runs)
         canvas, grid = pyplot.subplots(1, len(found), figsize=(3.3 * len(found) + 0.8, 8.0), squeeze=False)
         colors = matplotlib.colormaps["RdBu_r"].with_extremes(bad=finite.TRUE_ZERO)
         norm = TwoSlopeNorm(vmin=self.faintest, vcenter=0, vmax=self.strongest)
@@ -42,21 +43,21 @@ class GradientAtlas(Figure):
             image = self._arm(axes, group, colors, norm)
         canvas.tight_layout()
         bar = canvas.colorbar(image, ax=grid.ravel().tolist(), fraction=0.02, pad=0.015, extend="both")
-        style.decades(bar.ax.yaxis)
+        common.decades(bar.ax.yaxis)
         bar.set_label("‖∂L/∂θ$_t$‖    dies (blue) ← → blows up (red);  grey: true zero")
         ended = all(stages.stopped(group.runs[0]) is None for group in found)
         last = "the trained network" if ended else "what was read last, where a network diverged then"
         shown = ", ".join(dict.fromkeys(str(group.runs[0].seed) for group in found))
-        style.caption(
+        common.caption(
             canvas,
-            f"One run an arm (seed {shown} of {style.seeds(found)}). In each band the first row is the initialisation "
+            f"One run an arm (seed {shown} of {common.seeds(found)}). In each band the first row is the initialisation "
             f"and the last {last}; the probes are spaced evenly on a log axis of training steps, with one "
-            f"more wherever the gradient norm doubled its record. {style.setting_text(found)}.",
+            f"more wherever the gradient norm doubled its record. {common.setting_text(found)}.",
             found,
         )
         return canvas
 
-    def _arm(self, axes: "Axes", group: style.Group, colors: "Colormap", norm: "Normalize") -> "AxesImage":
+    def _arm(self, axes: "Axes", group: common.Group, colors: "Colormap", norm: "Normalize") -> "AxesImage":
         """The bands of one run; the probes' training steps stand beside the first band."""
         series = group.runs[0].series["param_grad_norm"]
         names = [name for name in series.names if not name.endswith("y")]
@@ -64,7 +65,7 @@ class GradientAtlas(Figure):
         bands = np.concatenate([series.column(name)[:, ::-1] for name in names])
         image = finite.image(axes, bands, aspect="auto", cmap=colors, norm=norm, interpolation="nearest")
         axes.set_title(group.heading, color=group.color)
-        axes.set_yticks([probes * (i + 0.5) - 0.5 for i in range(len(names))], map(style.plain, names))
+        axes.set_yticks([probes * (i + 0.5) - 0.5 for i in range(len(names))], map(common.plain, names))
         for i in range(1, len(names)):
             axes.axhline(probes * i - 0.5, color="white", lw=1.6)
         look: dict[str, Any] = {"ha": "right", "fontsize": 6.5}

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import Figure, finite, stages, style
-from gradpath.loader import Run
-from gradpath.settings import setting
-from gradpath.theory import log_keep
+from gradpath.core.theory import log_keep
+from gradpath.figures import Figure
+from gradpath.figures._shared import common, finite, stages
+from gradpath.schema.settings import setting
+from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,10 +40,10 @@ class Lyapunov(Figure):
     needs = ("lyapunov_spectrum", "jacobian_log_singular_values")
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        style.theme()
+        common.theme()
         from matplotlib import pyplot
 
-        found = style.columns(runs)
+        found = common.columns(runs)
         stages.drawable(found, *READ)
         found = stages.aligned(found, *READ)
         canvas, grid = pyplot.subplots(
@@ -64,32 +65,32 @@ class Lyapunov(Figure):
         self._scales(grid, found)
         _legend(canvas, found)
         canvas.tight_layout(rect=(0, 0.05, 1, 1))
-        style.caption(canvas, _caption(found), found)
+        common.caption(canvas, _caption(found), found)
         return canvas
 
-    def _spectrum(self, axes: "Axes", group: style.Group) -> None:
+    def _spectrum(self, axes: "Axes", group: common.Group) -> None:
         size = len(_spectrum(_there(group, 0)[0], 0))
         x = (np.arange(size) + 0.5) / size
         axes.axhline(0, color="#777777", lw=1)
         axes.axhline(-1 / group.runs[0].longest_lag, color="#AAAAAA", lw=1.4)
         for probe, look in zip((0, -1), LOOKS, strict=True):
-            style.curve(
+            common.curve(
                 axes, x, [_spectrum(run, probe) for run in _there(group, probe)], FLOOR, color=group.color, **look
             )
         expected = theory(group.runs[0])
         axes.plot(x[: len(expected)], expected, color=THEORY, lw=1.4, ls=":")
 
-    def _singular_values(self, axes: "Axes", group: style.Group, probe: int) -> None:
+    def _singular_values(self, axes: "Axes", group: common.Group, probe: int) -> None:
         exponents = _median(group, probe)
         lags, _ = _values(_there(group, probe)[0], probe)
         for share, width in SHARES.items():
             k = int(share * len(exponents))
             curves = [_values(run, probe)[1][:, k] for run in _there(group, probe)]
-            style.curve(axes, lags, curves, self.faintest, color=group.color, lw=width, band=0.12)
+            common.curve(axes, lags, curves, self.faintest, color=group.color, lw=width, band=0.12)
             if np.isfinite(exponents[k]):
                 axes.plot(lags, exponents[k] * lags / np.log(10), color=THEORY, lw=0.9, ls=":")
 
-    def _scales(self, grid: NDArray, found: list[style.Group]) -> None:
+    def _scales(self, grid: NDArray, found: list[common.Group]) -> None:
         """A symmetric log axis for the exponents, so that time constants of 1 and of 100 steps both show."""
         from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -106,7 +107,7 @@ class Lyapunov(Figure):
         top = max((_values(run, probe)[1].max(initial=-np.inf) for run, probe in drawn), default=-np.inf)
         for axes, stage in zip(grid[1:, 0], STAGES, strict=True):
             axes.set_ylim(self.faintest, max(2.0, 1.1 * top))
-            style.decades(axes.yaxis)
+            common.decades(axes.yaxis)
             called = stage if stage == STAGES[0] else stages.after(found, *READ)
             axes.set_ylabel(f"{called}\n\nsingular value of ∂s$_T$/∂s$_{{T-l}}$")
 
@@ -160,17 +161,17 @@ def _whole(run: Run, instrument: str) -> NDArray:
     return run.series[instrument].values[stages.whole(run, instrument)]
 
 
-def _median(group: style.Group, probe: int) -> NDArray:
+def _median(group: common.Group, probe: int) -> NDArray:
     """(n,) the exponents' median over the seeds."""
-    return style.median_band(_spectrum(run, probe) for run in _there(group, probe))[0]
+    return common.median_band(_spectrum(run, probe) for run in _there(group, probe))[0]
 
 
-def _there(group: style.Group, probe: int) -> list[Run]:
+def _there(group: common.Group, probe: int) -> list[Run]:
     """The runs that are drawn before (0) or after training (-1)."""
     return stages.at(group, probe, *READ)
 
 
-def _legend(canvas: "Canvas", found: Sequence[style.Group]) -> None:
+def _legend(canvas: "Canvas", found: Sequence[common.Group]) -> None:
     """What the lines mean, below the panels: those of the spectrum, then those of the singular values."""
     from matplotlib.lines import Line2D
 
@@ -188,11 +189,11 @@ def _legend(canvas: "Canvas", found: Sequence[style.Group]) -> None:
         )
 
 
-def _after(found: Sequence[style.Group]) -> str:
+def _after(found: Sequence[common.Group]) -> str:
     return stages.after(found, *READ)
 
 
-def _caption(found: list[style.Group]) -> str:
+def _caption(found: list[common.Group]) -> str:
     off, reach = [], []
     for group in found:
         name = group.label.replace(",", "")
@@ -206,10 +207,10 @@ def _caption(found: list[style.Group]) -> str:
         survive = [int((spectrum > -1 / group.runs[0].longest_lag).sum()) for spectrum in (before, after)]
         reach.append(f"{name} {survive[0]} → {survive[1]} of {len(before)}")
     return (
-        f"Median over {style.seeds(found)}, band from smallest to largest; s = H, or [H, C] of the LSTM. Directions "
+        f"Median over {common.seeds(found)}, band from smallest to largest; s = H, or [H, C] of the LSTM. Directions "
         f"that outlast the task (λ_k > −1/longest lag), before → {_after(found)}: {', '.join(reach)}. Theory: a cell "
         "whose recurrent weights do nothing has λ = ln σ(b_f) in its C half (GRU: ln σ(b_z)); a random matrix of "
         "radius g has ln g + ½ ln(1 − k/n). Measured minus theory at initialisation, median over k: "
         f"{', '.join(off) or 'no theory here'}. Dotted below: e^(λ_k l), to which the singular values tend (Oseledets "
-        f"1968). {style.setting_text(found)}."
+        f"1968). {common.setting_text(found)}."
     )

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.figures import Figure, finite, stages, style, theory_lines
-from gradpath.loader import Run
+from gradpath.figures import Figure
+from gradpath.figures._shared import common, finite, stages, theory_lines
+from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,27 +48,27 @@ class NormByLag(Figure):
     needs = ("param_grad_norm", "state_grad_norm", "grad_norm")
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        style.theme()
+        common.theme()
         from matplotlib import pyplot
 
-        found = style.columns(runs)
+        found = common.columns(runs)
         stages.drawable(found, *READ)
         canvas, grid = pyplot.subplots(
             3, 1 + len(found), figsize=(3.0 * (1 + len(found)), 7.6), sharex=True, sharey=True, squeeze=False
         )
         # The medians set the axis: one seed that fell further must not press all the others together.
         medians = [
-            style.median_band(_at(run, name, stage) for run in there)[0]
+            common.median_band(_at(run, name, stage) for run in there)[0]
             for group in found
             for stage in STAGES
             for name in READ
             if (there := _there(group, stage))
         ]
-        floor = style.floor_below(medians)
+        floor = common.floor_below(medians)
         for row, stage in zip(grid, STAGES, strict=True):
             for group in found:
                 curves = [_state(run, stage) for run in _there(group, stage)]
-                style.curve(
+                common.curve(
                     row[0],
                     group.runs[0].lag,
                     curves,
@@ -93,13 +94,13 @@ class NormByLag(Figure):
         theory_lines.draw(grid[0, 0], found, lambda run: _state(run, STAGES[0]), floor)
         grid[0, 0].set_ylim(bottom=floor - 0.5)
         for row in grid:
-            style.decades(row[0].yaxis)
+            common.decades(row[0].yaxis)
         grid[0, 0].legend(loc="lower left", fontsize=8)
         canvas.tight_layout(rect=(0, self._legend(canvas, found), 1, 1))
-        style.caption(canvas, self._caption(found), found)
+        common.caption(canvas, self._caption(found), found)
         return canvas
 
-    def _parameters(self, axes: "Axes", group: style.Group, stage: str, floor: float) -> None:
+    def _parameters(self, axes: "Axes", group: common.Group, stage: str, floor: float) -> None:
         """One line a parameter of the cell."""
         names, there = _parameter_names(group), _there(group, stage)
         if not there:
@@ -108,14 +109,14 @@ class NormByLag(Figure):
             curves = [_at(run, "param_grad_norm", stage)[:, names.index(name)] for run in there]
             block, dash = _look(name)
             look = {"color": BLOCKS[block], "linestyle": DASHES[dash], "lw": 1.1, "band": 0.07}
-            style.curve(axes, group.runs[0].lag, curves, floor, **look)
+            common.curve(axes, group.runs[0].lag, curves, floor, **look)
 
-    def _legend(self, canvas: "Canvas", found: list[style.Group]) -> float:
+    def _legend(self, canvas: "Canvas", found: list[common.Group]) -> float:
         """The parameters of all arms, and how much of the figure's height they take."""
         from matplotlib.lines import Line2D
 
         unique = dict.fromkeys(name.rpartition("/")[2] for group in found for name in _parameter_names(group))
-        looks = [(style.plain(name), *_look(name)) for name in unique]
+        looks = [(common.plain(name), *_look(name)) for name in unique]
         handles = [Line2D([], [], color=BLOCKS[b], linestyle=DASHES[d], lw=1.3, label=name) for name, b, d in looks]
         handles.append(Line2D([], [], color="#777777", marker="x", linestyle="", markersize=4, label="true zero"))
         rows = -(-len(handles) // IN_A_ROW)
@@ -129,14 +130,14 @@ class NormByLag(Figure):
         )
         return 0.03 * rows
 
-    def _caption(self, found: list[style.Group]) -> str:
+    def _caption(self, found: list[common.Group]) -> str:
         lost = []
         for group in found:
             ends = [_state(run, STAGES[0])[[-1, 0]] for run in _there(group, STAGES[0])]
-            lost.append(f"{group.label} {style.number([end[0] - end[1] for end in ends], '.1f')}")
+            lost.append(f"{group.label} {common.number([end[0] - end[1] for end in ends], '.1f')}")
         return (
-            f"Median over {style.seeds(found)}, band from smallest to largest, as far as the medians' axis goes. "
-            f"{style.setting_text(found)}. "
+            f"Median over {common.seeds(found)}, band from smallest to largest, as far as the medians' axis goes. "
+            f"{common.setting_text(found)}. "
             "Carrier: C of an LSTM, H of other cells. Decades that its gradient loses over the sequence at "
             "initialisation: "
             f"{', '.join(lost)}. Theory: the adjoint is multiplied by one Jacobian a step, so without gates it falls "
@@ -145,12 +146,12 @@ class NormByLag(Figure):
         )
 
 
-def _there(group: style.Group, stage: str) -> list[Run]:
+def _there(group: common.Group, stage: str) -> list[Run]:
     """The runs that a stage is drawn from."""
     return stages.at(group, stages.FIRST if stage == STAGES[0] else stages.LAST, *READ)
 
 
-def _words(group: style.Group, stage: str) -> str:
+def _words(group: common.Group, stage: str) -> str:
     """What a panel must say of its readings."""
     text = stages.words(group, stages.FIRST if stage == STAGES[0] else stages.LAST, *READ)
     if stage != STAGES[1] or not text.startswith("last finite"):
@@ -159,7 +160,7 @@ def _words(group: style.Group, stage: str) -> str:
     return f"{stages.steps(steps)};\n{text.partition(chr(10))[2]}"
 
 
-def _parameter_names(group: style.Group) -> list[str]:
+def _parameter_names(group: common.Group) -> list[str]:
     """The recurrent parameters of an arm; the readout, which acts at scored steps only, is left out."""
     return [name for name in group.runs[0].series["param_grad_norm"].names if not name.endswith("y")]
 
@@ -173,7 +174,7 @@ def _at(run: Run, name: str, stage: str) -> NDArray:
 
 def _state(run: Run, stage: str) -> NDArray:
     """log10 ‖∂L/∂s_t‖ (T,) of the bottom layer's carrier s at a stage."""
-    return style.carrier_profiles(run)[_probe(run, "state_grad_norm", stage)]
+    return common.carrier_profiles(run)[_probe(run, "state_grad_norm", stage)]
 
 
 def _probe(run: Run, name: str, stage: str) -> int:

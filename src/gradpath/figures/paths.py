@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath import theory
-from gradpath.figures import Figure, finite, stages, style
-from gradpath.loader import Run
+from gradpath.core import theory
+from gradpath.figures import Figure
+from gradpath.figures._shared import common, finite, stages
+from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,10 +52,10 @@ class Paths(Figure):
     needs = ("path_grad_norm",)
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        style.theme()
+        common.theme()
         from matplotlib import pyplot
 
-        found = style.columns(runs)
+        found = common.columns(runs)
         stages.drawable(found, READ)
         canvas, grid = pyplot.subplots(
             len(ROWS), len(found), figsize=(3.2 * len(found) + 0.6, 12.6), sharex=True, sharey="row", squeeze=False
@@ -66,10 +67,10 @@ class Paths(Figure):
             for run in there(group, probe)
             for part in parts(run)
         ]
-        floor = style.floor_below(norms)
+        floor = common.floor_below(norms)
         for column, group in zip(grid.T, found, strict=True):
             state = carrier(group.runs[0]).rpartition("/")[2]
-            column[0].set_title(f"{group.title}\n‖∂L/∂{style.plain(state)}$_t$‖", color=group.color)
+            column[0].set_title(f"{group.title}\n‖∂L/∂{common.plain(state)}$_t$‖", color=group.color)
             column[-1].set_xlabel("lag  T − t  (steps)")
             for place in (0, 3):  # what is drawn of the trained network, above it and above its own row
                 finite.title(column[place], stages.words(group, stages.LAST, READ))
@@ -96,20 +97,20 @@ class Paths(Figure):
             meant = text if stages.as_meant(found, READ) else text.replace("after training", "last finite")
             row[0].set_ylabel(meant)
             if limits is None:
-                style.decades(row[0].yaxis)
+                common.decades(row[0].yaxis)
                 continue
             row[0].set_ylim(*limits)
             for axes in row:
                 axes.axhline(0, color="#777777", lw=0.6, zorder=1)
         self._legends(canvas, found)
         canvas.tight_layout(rect=(0, 0.055, 1, 1))
-        style.caption(canvas, self._caption(found), found)
+        common.caption(canvas, self._caption(found), found)
         return canvas
 
     def _curves(
         self,
         axes: "Axes",
-        group: style.Group,
+        group: common.Group,
         kind: Reading,
         part: str,
         floor: float,
@@ -126,15 +127,15 @@ class Paths(Figure):
                     axes.text(0.5, 0.06, "no highway", transform=axes.transAxes, ha="center", color="#777777")
                 continue
             curves = [kind(run, part, probe)[span] for run in there(group, probe)]
-            style.curve(axes, group.runs[0].lag[span], curves, floor, **(dash | look))
+            common.curve(axes, group.runs[0].lag[span], curves, floor, **(dash | look))
 
-    def _prediction(self, axes: "Axes", group: style.Group) -> None:
+    def _prediction(self, axes: "Axes", group: common.Group) -> None:
         """The dotted line, from where the carousel starts."""
         if (kept := predicted(group.runs[0])) is not None:
             start = np.median([read(run, "carousel", BEFORE)[-1] for run in there(group, BEFORE)])
             axes.plot(group.runs[0].lag, start + kept, color=THEORY, ls=":", lw=1.8, zorder=5)
 
-    def _legends(self, canvas: "Canvas", found: Sequence[style.Group]) -> None:
+    def _legends(self, canvas: "Canvas", found: Sequence[common.Group]) -> None:
         from matplotlib.lines import Line2D
 
         def line(color: str, label: str, **look: Any) -> Line2D:
@@ -148,14 +149,14 @@ class Paths(Figure):
         handles += [line("#555555", "before training", ls="--"), line("#555555", stages.after(found, READ))]
         canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.058), ncols=5, fontsize=8.5)
 
-    def _caption(self, found: Sequence[style.Group]) -> str:
+    def _caption(self, found: Sequence[common.Group]) -> str:
         slopes, shares = [], []
         for group in found:
             if not there(group, BEFORE):
                 shares.append(f"{group.label} {stages.lost(group)}")
                 continue
             far = [[100 * share(run, "carousel", probe)[0] for run in there(group, probe)] for probe in (BEFORE, AFTER)]
-            before, after = (style.number(values, ".0f").replace("-0", "0") for values in far)
+            before, after = (common.number(values, ".0f").replace("-0", "0") for values in far)
             shares.append(f"{group.label} {before} % and {after} %".replace("-", "−"))
             if (kept := predicted(group.runs[0])) is not None:
                 lags = max(1, len(kept) - 1)
@@ -170,11 +171,11 @@ class Paths(Figure):
             else ""
         )
         return (
-            f"Median over {style.seeds(found)}, band from smallest to largest. The carousel is the gradient with every "
-            "way through H cut. Theory at initialisation: it keeps the forget gate's value, σ(b_f), of itself a step "
-            f"(dotted; with chrono the root mean square over the biases drawn).{residuals} The carousel's share at "
-            f"the largest lag, before and {stages.after(found, READ)}: {'; '.join(shares)}. Share: signed, "
-            f"⟨part, total⟩/‖total‖². Crosses: true zeros. {style.setting_text(found)}."
+            f"Median over {common.seeds(found)}, band from smallest to largest. The carousel is the gradient with "
+            "every way through H cut. Theory at initialisation: it keeps the forget gate's value, σ(b_f), of itself a "
+            f"step (dotted; with chrono the root mean square over the biases drawn).{residuals} The carousel's share "
+            f"at the largest lag, before and {stages.after(found, READ)}: {'; '.join(shares)}. Share: signed, "
+            f"⟨part, total⟩/‖total‖². Crosses: true zeros. {common.setting_text(found)}."
         )
 
 
@@ -195,7 +196,7 @@ def shown(run: Run) -> list[str]:
     return [part for part in parts(run) if part in COLORS]
 
 
-def there(group: style.Group, probe: int) -> list[Run]:
+def there(group: common.Group, probe: int) -> list[Run]:
     """The runs that are drawn before (0) or after training (1)."""
     return stages.at(group, stages.LAST if probe else stages.FIRST, READ)
 

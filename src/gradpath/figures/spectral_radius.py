@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath import theory
-from gradpath.figures import CannotDrawError, Figure, finite, style
-from gradpath.loader import Run
-from gradpath.settings import setting
+from gradpath.core import theory
+from gradpath.figures import CannotDrawError, Figure
+from gradpath.figures._shared import common, finite
+from gradpath.schema.settings import setting
+from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +49,7 @@ class SpectralRadius(Figure):
     needs = ("theory", "state_grad_norm")
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        style.theme()
+        common.theme()
         from matplotlib import pyplot
 
         by_gain = _by_gain(runs)
@@ -56,7 +57,7 @@ class SpectralRadius(Figure):
         canvas, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.6), width_ratios=(1, 1.15))
         self._slopes(left, measured)
         for gain in by_gain.keys() - measured.keys():
-            finite.marks(left, [gain], [np.nan], style.COLORS["rnn"])
+            finite.marks(left, [gain], [np.nan], common.COLORS["rnn"])
         self._profiles(right, measured)
         canvas.tight_layout(w_pad=2.5)
         lost = [
@@ -65,7 +66,7 @@ class SpectralRadius(Figure):
             if len(there) > len(measured.get(gain, []))
         ]
         finite.title(left, f"networks not finite at initialisation: {', '.join(lost)}" if lost else "")
-        style.caption(canvas, self._caption(measured), style.groups(runs))
+        common.caption(canvas, self._caption(measured), common.groups(runs))
         return canvas
 
     def _slope(self, run: Run, curve: NDArray) -> float:
@@ -86,7 +87,7 @@ class SpectralRadius(Figure):
             axes.plot(gains, middle, color=line.color, ls=line.dash, lw=1.8, label=line.label)
         measured = [[self._slope(run, _state(run)) for run in runs] for runs in by_gain.values()]
         center, low, high = (np.array([f(m) for m in measured]) for f in (np.median, np.min, np.max))
-        look: dict[str, Any] = {"fmt": "o", "color": style.COLORS["rnn"], "markersize": 6, "capsize": 3, "zorder": 5}
+        look: dict[str, Any] = {"fmt": "o", "color": common.COLORS["rnn"], "markersize": 6, "capsize": 3, "zorder": 5}
         axes.errorbar(gains, center, yerr=[center - low, high - center], label="measured", **look)
         axes.axhline(0, color="#444444", lw=0.9)
         for y, text, va in ((0.02, "explodes", "bottom"), (-0.02, "vanishes", "top")):
@@ -100,15 +101,15 @@ class SpectralRadius(Figure):
 
         shades = colormaps["plasma"](np.linspace(0.0, 0.85, len(by_gain)))
         every = [_state(run) - _state(run)[run.lag == 0] for runs in by_gain.values() for run in runs]
-        floor = style.floor_below(every)
+        floor = common.floor_below(every)
         for shade, (gain, runs) in zip(shades, by_gain.items(), strict=True):
             lag = runs[0].lag
             curves = [_state(run) - _state(run)[run.lag == 0] for run in runs]
-            style.curve(axes, lag, curves, floor, color=shade, lw=1.8, label=f"g = {gain:g}")
-            predicted, _, _ = style.median_band([_line(run, "mean_field") for run in runs])
+            common.curve(axes, lag, curves, floor, color=shade, lw=1.8, label=f"g = {gain:g}")
+            predicted, _, _ = common.median_band([_line(run, "mean_field") for run in runs])
             axes.plot(lag, predicted, color="black", lw=1, ls="--", zorder=4)
         axes.axvspan(0, self._longest(runs[0]), color="#888888", alpha=0.15, lw=0)
-        style.decades(axes.yaxis)
+        common.decades(axes.yaxis)
         axes.set(xlabel="lag  T − t  (steps)", ylabel="‖∂L/∂H$_t$‖ / ‖∂L/∂H$_T$‖", title="profiles")
         handles, _ = axes.get_legend_handles_labels()
         handles = [*reversed(handles), Line2D([], [], color="black", lw=1, ls="--", label="mean field")]
@@ -120,7 +121,7 @@ class SpectralRadius(Figure):
         worst = max(of_medians, key=lambda gain: abs(of_medians[gain]))
         single = max((float(v) for values in residuals.values() for v in values), key=abs)
         everyone = [run for runs in by_gain.values() for run in runs]
-        margins = [run.series["theory"].column(style.bottom(run) + "bound_margin")[0] for run in everyone]
+        margins = [run.series["theory"].column(common.bottom(run) + "bound_margin")[0] for run in everyone]
         margin = min(float(np.min(m)) for m in margins)
         calm = [
             f"{gain:g}"
@@ -129,7 +130,7 @@ class SpectralRadius(Figure):
             and all(self._slope(run, _state(run)) < 0 for run in runs)
         ]
         against = f"At g = {' and '.join(calm)}, ρ > 1 and the gradient vanishes all the same. " if calm else ""
-        seeds = style.seed_count(map(len, by_gain.values()))
+        seeds = common.seed_count(map(len, by_gain.values()))
         cell, settings = everyone[0].config["cell"], everyone[0].config
         return (
             f"Random {cell['activation']} networks at initialisation, H = {cell['hidden_size']}, init "
@@ -176,7 +177,7 @@ def _line(run: Run, name: str) -> NDArray:
     series = run.series["theory"]
     if series.steps[0] != 0 or np.isnan(series.values[0]).any():
         raise CannotDrawError(f"{run.name} has no finite theory at initialisation")
-    return series.column(style.bottom(run) + name)[0]
+    return series.column(common.bottom(run) + name)[0]
 
 
 def _state(run: Run) -> NDArray:
@@ -184,4 +185,4 @@ def _state(run: Run) -> NDArray:
     series = run.series["state_grad_norm"]
     if series.steps[0] != 0 or np.isnan(series.values[0]).any():
         raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
-    return series.column(style.bottom(run) + "H")[0]
+    return series.column(common.bottom(run) + "H")[0]

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import DTypeLike, NDArray
 
-from gradpath.network import Network
-from gradpath.settings import Settings, setting
+from gradpath.core.network import Network
+from gradpath.schema.settings import Settings, setting
 
 
 @dataclass

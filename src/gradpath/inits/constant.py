@@ -6,9 +6,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import DTypeLike, NDArray
 
+from gradpath.core.network import Network
 from gradpath.inits import Init
-from gradpath.network import Network
-from gradpath.settings import setting
+from gradpath.schema.settings import setting
 
 
 @dataclass

@@ -6,7 +6,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gradpath.inits import Init
-from gradpath.settings import setting
+from gradpath.schema.settings import setting
 
 
 @dataclass

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from gradpath.network import Network
-from gradpath.records import Measurement, Trace
-from gradpath.settings import SettingError, Settings, setting
+from gradpath.core.network import Network
+from gradpath.core.trace import Measurement, Trace
+from gradpath.schema.settings import SettingError, Settings, setting
 
 WINDOW = 20
 """Training steps that a spike is measured against: enough for a median that no single minibatch moves, and few enough

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
-from gradpath.records import Measurement, Trace
 
 
 @dataclass

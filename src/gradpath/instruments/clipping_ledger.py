@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.clipping import Clip
+from gradpath.core.clipping import Clip
+from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
-from gradpath.records import Measurement, Trace
-from gradpath.settings import setting
+from gradpath.schema.settings import setting
 
 NAMES = (
     "log10_raw_norm",

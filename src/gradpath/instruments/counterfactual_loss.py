@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
 from gradpath.instruments.counterfactual import held
-from gradpath.records import Measurement, Trace
 
 
 @dataclass

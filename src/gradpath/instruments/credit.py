@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core.scaled import LOG10_2, NOTHING, Scaled, combined, magnitude, shift
+from gradpath.core.step_loss import trace_of_step
+from gradpath.core.trace import Factor, Measurement, Trace
 from gradpath.instruments import Instrument
 from gradpath.instruments.param_grad_norm import ParamGradNorm
-from gradpath.records import Factor, Measurement, Trace
-from gradpath.scaled import LOG10_2, NOTHING, Scaled, combined, magnitude, shift
-from gradpath.settings import setting
-from gradpath.step_loss import trace_of_step
+from gradpath.schema.settings import setting
 
 BUDGET = 2**22
 """Numbers of per-step gradients that are formed at once."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
-from gradpath.records import Measurement, Trace
 
 LOW, HIGH = 0.1, 0.9
 QUANTILES = {"q10": 0.1, "q50": 0.5, "q90": 0.9}

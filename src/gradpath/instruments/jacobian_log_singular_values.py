@@ -6,11 +6,12 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.graded import products
+from gradpath.core.graded_product import products
+from gradpath.core.jacobians import adjoint_qr, step_jacobians
+from gradpath.core.tape import Tape
+from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
-from gradpath.jacobians import adjoint_qr, step_jacobians
-from gradpath.records import Measurement, Tape, Trace
-from gradpath.settings import setting
+from gradpath.schema.settings import setting
 
 
 @dataclass
@@ -19,8 +20,8 @@ class JacobianLogSingularValues(Instrument):
     ``sequences`` of the minibatch, at lags l spaced evenly on a log axis from 1 to T − 1 (Pascanu et al. 2013, section
     2.1, bounds σ_1; Pennington et al. 2017 ask for all of them to be 1). (names,), ``lag=10/sigma_1`` …
 
-    Each is right to ten digits of its own at any length (:mod:`gradpath.graded`). -inf is a true zero; NaN where the
-    network has blown up. Costs what ``lyapunov_spectrum`` does, and at each lag an SVD by rotations.
+    Each is right to ten digits of its own at any length (:mod:`gradpath.core.graded_product`). -inf is a true zero;
+    NaN where the network has blown up. Costs what ``lyapunov_spectrum`` does, and at each lag an SVD by rotations.
     """
 
     sequences: int = setting(2, "sequences of the minibatch to average over", ge=1)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradpath.core.network import Network
+from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument, few_parameters
-from gradpath.network import Network
-from gradpath.records import Measurement, Trace
-from gradpath.settings import SettingError, setting
+from gradpath.schema.settings import SettingError, setting
 
 AT_ONCE = 2**20
 """Pre-activations of one forward pass: as many points as fit are run side by side."""

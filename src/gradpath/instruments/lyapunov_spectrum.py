@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core.jacobians import adjoint_qr, lyapunov_exponents, step_jacobians
+from gradpath.core.tape import Tape
+from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
-from gradpath.jacobians import adjoint_qr, lyapunov_exponents, step_jacobians
-from gradpath.records import Measurement, Tape, Trace
-from gradpath.settings import setting
+from gradpath.schema.settings import setting
 
 
 @dataclass

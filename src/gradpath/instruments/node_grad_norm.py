@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradpath.core.scaled import Scaled
+from gradpath.core.trace import Measurement, Trace
+from gradpath.engine.buffer_pool import in_runs
 from gradpath.instruments import Instrument
-from gradpath.memory import in_runs
-from gradpath.records import Measurement, Trace
-from gradpath.scaled import Scaled
 
 
 @dataclass

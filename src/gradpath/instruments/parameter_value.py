@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from gradpath.core.network import Network
+from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument, few_parameters
-from gradpath.network import Network
-from gradpath.records import Measurement, Trace
 
 
 @dataclass

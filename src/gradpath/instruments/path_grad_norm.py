@@ -7,11 +7,11 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath import bptt
+from gradpath.core import bptt
+from gradpath.core.scaled import Scaled, magnitude, shift
+from gradpath.core.trace import Measurement, Trace
+from gradpath.engine.buffer_pool import in_runs
 from gradpath.instruments import Instrument
-from gradpath.memory import in_runs
-from gradpath.records import Measurement, Trace
-from gradpath.scaled import Scaled, magnitude, shift
 
 NOT_SHOWN = ("total", "direct", "rest")
 """What MLflow does not show: the total is ``state_grad_norm``, the others follow from what is shown."""

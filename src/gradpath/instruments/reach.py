@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core.step_loss import states_of_step
+from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
-from gradpath.records import Measurement, Trace
-from gradpath.step_loss import states_of_step
 
 
 @dataclass

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath import bptt, theory
 from gradpath.cells.rnn import RNN
+from gradpath.core import bptt, theory
+from gradpath.core.scaled import Scaled
+from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
-from gradpath.records import Measurement, Trace
-from gradpath.scaled import Scaled
 
 
 @dataclass
 class Theory(Instrument):
     """Predicted log10 ‖∂L/∂H_t‖ relative to the last scored step, where it is 0; -inf after it. (T, names), in a stack
     for every layer. For the RNN ``sigma_max_bound``, ``spectral_radius``, ``mean_field``; for gated cells ``carousel``,
-    of the carrier (C of the LSTM, H of the GRU), its gate at the bias alone. See :mod:`gradpath.theory`.
+    of the carrier (C of the LSTM, H of the GRU), its gate at the bias alone. See :mod:`gradpath.core.theory`.
 
     ``bound_margin``, for the RNN: by how many decades what reaches H_t from step t+1 stays below the σ_max bound, in
     the sequence that comes nearest; inf where nothing arrives. RuntimeError if a gradient exceeds the bound by more

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from numpy.typing import NDArray
 
-from gradpath.settings import Settings, setting
+from gradpath.schema.settings import Settings, setting
 
 State = dict[str, NDArray]
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.optimizers import Optimizer, State
-from gradpath.settings import setting
+from gradpath.schema.settings import setting
 
 
 @dataclass

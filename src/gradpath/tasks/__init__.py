@@ -8,9 +8,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from gradpath.losses import Loss
-from gradpath.records import Batch, Tape
-from gradpath.settings import Settings, setting
+from gradpath.core.losses import Loss
+from gradpath.core.tape import Batch, Tape
+from gradpath.schema.settings import Settings, setting
 
 
 @dataclass

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from gradpath.losses import Loss
-from gradpath.records import Batch, Tape
+from gradpath.core.losses import Loss
+from gradpath.core.tape import Batch, Tape
 from gradpath.tasks import Task, last_step
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from gradpath.losses import Loss
-from gradpath.records import Batch, Tape
-from gradpath.settings import setting
+from gradpath.core.losses import Loss
+from gradpath.core.tape import Batch, Tape
+from gradpath.schema.settings import setting
 from gradpath.tasks import Task, last_step
 
 

@@ -6,9 +6,9 @@ from enum import Enum
 import numpy as np
 from numpy.random import Generator
 
-from gradpath.losses import Loss
-from gradpath.records import Batch, Tape
-from gradpath.settings import SettingError, setting
+from gradpath.core.losses import Loss
+from gradpath.core.tape import Batch, Tape
+from gradpath.schema.settings import SettingError, setting
 from gradpath.tasks import Task, error_rate, last_step, one_hot
 
 

@@ -1,0 +1,114 @@
+"""From experiment to MLflow: trains, records, and tells the terminal how far it is."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from statistics import median
+
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from gradpath.commands.signals import Terminated, terminable
+from gradpath.schema import locations
+from gradpath.tracking.recorder import Recorder
+from gradpath.training.experiment import Experiment
+from gradpath.training.loop import Step, train_seeds
+from gradpath.training.threads import chosen
+
+PLAIN_SECONDS = 15.0
+"""Without a terminal, a line this often instead of a bar."""
+
+
+def execute(experiment: Experiment, sweep_id: str) -> Recorder:
+    """Trains and records one run."""
+    (recorder,) = execute_seeds([experiment], sweep_id)
+    return recorder
+
+
+def execute_seeds(
+    experiments: Sequence[Experiment], sweep_id: str, position: str = "", jobs: int = 1
+) -> list[Recorder]:
+    """Trains experiments that differ in their seed only side by side, and records each as a run of its own;
+    ``position`` (``3/12``) says where in a sweep they stand, ``jobs`` how many of its jobs run at once.
+    """
+    threads = chosen(experiments[0], jobs, len(experiments))
+    tags = {"sweep_id": sweep_id, "code_version": code_version(), "threads": str(threads)}
+    with terminable(), threadpool_limits(1, "blas"), ExitStack() as runs:
+        lives = [runs.enter_context(ExitStack()) for _ in experiments]
+        recorders = [
+            life.enter_context(Recorder(experiment, tags)) for life, experiment in zip(lives, experiments, strict=True)
+        ]
+        for happened in progress(_no_exit(train_seeds(experiments, threads)), experiments, position):
+            for index, step in happened.items():
+                recorders[index].record(step)
+                if step.diverged:  # its run ends here, whatever becomes of the others
+                    lives[index].close()
+    return recorders
+
+
+def _no_exit(steps: Iterator[dict[int, Step]]) -> Iterator[dict[int, Step]]:
+    """The steps; a unit that calls sys.exit has failed, and has not ended the program."""
+    try:
+        yield from steps
+    except Terminated:
+        raise
+    except SystemExit as error:
+        raise RuntimeError(f"sys.exit({error.code!r}) was called") from error
+
+
+def label(experiments: Sequence[Experiment]) -> str:
+    """What is trained side by side, in words: ``lstm · adding T=100 · 16 seeds``."""
+    first, *others = experiments
+    return f"{first.title} · {len(experiments)} seeds" if others else first.run_name
+
+
+def progress(
+    stream: Iterator[dict[int, Step]], experiments: Sequence[Experiment], position: str = ""
+) -> Iterator[dict[int, Step]]:
+    """Passes the steps on, with a bar of step, loss and time left on a terminal, plain lines elsewhere. Several seeds
+    have one bar, with the medians over those still training.
+    """
+    terminal, total, diverged = sys.stderr.isatty(), experiments[0].train.steps, 0
+    name, of = f"{position} {label(experiments)}".strip(), "median " if len(experiments) > 1 else ""
+    started = said = time.monotonic()
+    with tqdm(total=total, desc=name, unit="step", disable=not terminal, dynamic_ncols=True) as bar:
+        for happened in stream:
+            yield happened
+            lost = [experiments[index].run_name for index, step in happened.items() if step.diverged]
+            training = [step for step in happened.values() if not step.diverged]
+            shown, diverged = training or [*happened.values()], diverged + len(lost)
+            step, loss, norm = shown[0].step, median(s.loss for s in shown), median(s.log10_grad_norm for s in shown)
+            state = f"{of}loss {loss:.4g}, {of}log10 grad norm {norm:.1f}"
+            state += f", {diverged} of {len(experiments)} diverged" if of and diverged else ""
+            bar.set_postfix_str(state, refresh=False)
+            bar.update(step - bar.n)
+            now = time.monotonic()
+            if not terminal and (not training or step == total or now - said > PLAIN_SECONDS):
+                left = (now - started) / max(step, 1) * (total - step)
+                print(f"{name}: step {step}/{total}, {state}, {left:.0f} s left", file=sys.stderr, flush=True)
+                said = now
+            for run in lost:
+                line = f"{position} {run}: diverged at step {step}: loss or gradient is not finite"
+                bar.write(line.strip(), file=sys.stderr)
+        if tested := [s.evaluation for s in happened.values() if s.evaluation is not None]:
+            solved = sum(evaluation.solved for evaluation in tested)
+            outcome = f"{solved} of {len(experiments)} solved" if of else "solved" if solved else "not solved"
+            loss = median(evaluation.loss for evaluation in tested)
+            bar.write(f"{name}: {of}test loss {loss:.4g}, {outcome}", file=sys.stderr)
+
+
+def code_version() -> str:
+    """The package's version, with the commit where it runs from a checkout: ``0.1.0+1a2b3c4`` or ``….dirty``."""
+    released = version("gradpath")
+    root = locations.checkout()
+    if root is None:
+        return released
+    try:
+        asked = ["git", "-C", str(root), "describe", "--always", "--dirty=.dirty", "--exclude=*"]
+        commit = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return released
+    return f"{released}+{commit}"

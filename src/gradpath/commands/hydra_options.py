@@ -1,0 +1,120 @@
+"""The options of ``gradpath run`` beside KEY=VALUE: Hydra's own, each of them honoured or refused in one line."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf.errors import OmegaConfBaseException
+
+from gradpath.commands import compose, messages, overrides
+from gradpath.schema.settings import ConfigError
+from gradpath.schema.text import without_passwords
+
+REFUSED = {
+    "experimental_rerun": "it would unpickle a file, which can execute anything; give the overrides of the run again",
+    "config_path": "the configuration is gradpath's own; a folder of YAML files is added by --config-dir",
+    "config_name": "the configuration is gradpath's own; a folder of YAML files is added by --config-dir",
+}
+
+
+@dataclass
+class Options:
+    """The command line of ``gradpath run``. ``answer`` is what Hydra is asked instead of to run anything."""
+
+    overrides: list[str]
+    multirun: bool
+    answer: Callable[[], None] | None = None
+
+
+class Answered(Exception):  # noqa: N818 - nothing is wrong
+    """The parser itself has answered, as to --version."""
+
+
+def parse(arguments: list[str]) -> Options:
+    """Hydra's options and the overrides, in any order; raises ConfigError for what cannot be."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see gradpath run --help")
+
+    def leave(status: int = 0, message: str | None = None) -> NoReturn:
+        raise Answered
+
+    parser.error, parser.exit = refuse, leave  # type: ignore[method-assign]
+    try:
+        given = parser.parse_intermixed_args(arguments)
+    except Answered:
+        return Options([], False, lambda: None)
+    for name, why in REFUSED.items():
+        if getattr(given, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')}: not taken: {why}")
+    asked = {"--run": given.run, "--multirun": given.multirun, "--cfg": given.cfg, "--info": given.info}
+    asked |= {"--shell-completion": given.shell_completion, "--hydra-help": given.hydra_help}
+    if len(chosen := [name for name, value in asked.items() if value]) > 1:
+        raise ConfigError(f"{' '.join(chosen)}: only one of these at a time")
+    for name in ("resolve", "package"):
+        if getattr(given, name) and not given.cfg:
+            raise ConfigError(f"--{name}: goes with --cfg only")
+    changes, mode = _with_folder(given.overrides, given.config_dir), None
+    for override in changes:
+        if override.lstrip("+").startswith("hydra.mode="):
+            mode = str(overrides.parse(override).value())
+            if mode not in ("RUN", "MULTIRUN"):
+                raise ConfigError(f"{override}: must be RUN or MULTIRUN")
+    if given.run and mode == "MULTIRUN":
+        raise ConfigError("--run hydra.mode=MULTIRUN: only one of these at a time")
+    changes = [override for override in changes if not override.lstrip("+").startswith("hydra.mode=")]
+    answers = given.cfg or given.info or given.hydra_help or given.shell_completion
+    return Options(
+        changes, given.multirun or mode == "MULTIRUN", (lambda: _answer(given, parser, changes)) if answers else None
+    )
+
+
+def _with_folder(given: list[str], folder: str | None) -> list[str]:
+    """The overrides, with the folder of --config-dir on Hydra's search path, where the check finds it too."""
+    if folder is None:
+        return given
+    if not Path(folder).is_dir():
+        raise ConfigError(f"--config-dir {folder}: there is no such folder")
+    places = [*overrides.folders(given), str(Path(folder).absolute())]
+    quoted = ",".join(QuotedString(place, Quote.double).with_quotes() for place in places)
+    return [o for o in given if not o.startswith(f"{overrides.SEARCHPATH}=")] + [f"{overrides.SEARCHPATH}=[{quoted}]"]
+
+
+def _answer(given: argparse.Namespace, parser: argparse.ArgumentParser, changes: list[str]) -> None:
+    """Has Hydra print its configuration, or what it knows of itself."""
+    if given.shell_completion:
+        try:
+            with compose.hydra() as hydra:
+                hydra.shell_completion("config", changes)
+        except (ValueError, KeyError):  # KeyError: the variables with which a shell asks for completions
+            raise ConfigError("--shell-completion: goes with install=SHELL or uninstall=SHELL") from None
+        return
+    ready = overrides.read(changes)
+    messages.explained(changes, lambda: compose.trusted("config", ready))
+
+    def show() -> None:
+        with compose.hydra() as hydra:
+            if given.cfg:
+                hydra.show_cfg("config", ready, given.cfg, given.package, given.resolve)
+            elif given.info:
+                hydra.show_info(given.info, "config", ready)
+            else:
+                hydra.hydra_help("config", parser, given)
+
+    said, shown = StringIO(), StringIO()
+    try:
+        with redirect_stderr(said), redirect_stdout(shown):
+            messages.explained(changes, show)
+    except (SystemExit, OmegaConfBaseException):
+        raise ConfigError(f"--package {given.package}: there is no such section") from None
+    finally:
+        sys.stdout.write(without_passwords(shown.getvalue()))
+        sys.stdout.flush()

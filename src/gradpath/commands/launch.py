@@ -1,0 +1,200 @@
+"""``gradpath run``: plans and checks every point, hands them to Hydra's launcher, and says how each of them ended."""
+
+import os
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from gradpath.commands import compose, overrides
+from gradpath.commands.execute import execute_seeds, label
+from gradpath.commands.hints import report_command, ui_command
+from gradpath.commands.hydra_options import Options
+from gradpath.commands.reasons import reason
+from gradpath.commands.signals import Terminated, ending
+from gradpath.commands.terminal import settle
+from gradpath.schema.settings import ConfigError
+from gradpath.schema.text import one_line, printable
+from gradpath.tracking import plan, store
+from gradpath.tracking.outcomes import Ended, places, records, without_reason
+from gradpath.training.experiment import Experiment
+
+compose.register()  # in the processes of a parallel launcher too, which import this module to find the job
+
+
+@dataclass
+class Job:
+    """One point for Hydra: what is trained side by side. ``name`` is what tells it from the others of the sweep."""
+
+    overrides: list[str]
+    experiments: list[Experiment]
+    name: str = ""
+
+
+class StoreLostError(BaseException):
+    """The store is gone, for every point that is left: passes Hydra, which would go on after an Exception."""
+
+
+def launch(options: Options) -> int:
+    """Runs what the options describe; 1 where a run failed. Raises ConfigError or StoreError before the first one."""
+    jobs = planned(options)
+    sweep_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    timeout = jobs[0].experiments[0].tracking.timeout
+    with store.patience(timeout):
+        for uri, name in places(_all(jobs)):
+            client = store.connect(uri, timeout=timeout)
+            place = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
+            for line in store.reap(client, place):
+                print(printable(line), file=sys.stderr)
+        plan.record(((job.overrides, job.experiments) for job in jobs), sweep_id)
+    began = int(time.time() * 1000)
+    reasons: dict[int, str] = {}
+    try:
+        reasons = _hand_over(options, jobs, sweep_id)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(*_so_far(jobs, sweep_id, began)) from None
+    except Terminated as stop:
+        stop.so_far = " ".join(_so_far(jobs, sweep_id, began))
+        raise
+    except StoreLostError as error:
+        print(f"gradpath: {one_line(str(error))}", file=sys.stderr)
+        return 1
+    except OSError as error:  # of Hydra's own files: a job keeps to itself what goes wrong in it
+        section = "sweep" if options.multirun else "run"
+        raise ConfigError(f"hydra.{section}.dir: {error.filename}: cannot be written: {error.strerror}") from error
+    except Exception as error:  # a launcher's own: a process of it has died
+        print(f"gradpath: the launcher gave up: {reason(error)}", file=sys.stderr)
+    return _conclude(jobs, sweep_id, began, reasons)
+
+
+def planned(options: Options) -> list[Job]:
+    """Every job with its experiments, all of them checked; raises ConfigError. Of many points it says how far it is."""
+    given = options.overrides
+    expanded = compose.points(given) if options.multirun else [given]
+    own = [o for o in given if overrides.is_hydras(o)] if options.multirun else []
+    composer, jobs, known = compose.Composer(), [], set()
+    for point in _counted(expanded):
+        job = Job(point, compose.experiments(own + point, composer))
+        for experiment in job.experiments:
+            if experiment.config_hash in known:
+                raise ConfigError(f"{' '.join(point)}: this point is in the sweep twice, with seed {experiment.seed}")
+            known.add(experiment.config_hash)
+        jobs.append(job)
+    if len(jobs) > 1:
+        values = Counter(override for job in jobs for override in job.overrides)
+        for job in jobs:
+            job.name = " ".join(o for o in job.overrides if values[o] < len(jobs))
+    return jobs
+
+
+def _counted(points: list[list[str]], seconds: float = 2.0) -> Iterator[list[str]]:
+    """The points, with a bar on a terminal and a line now and then elsewhere once it takes longer than ``seconds``."""
+    said = time.monotonic()
+    terminal = sys.stderr.isatty()
+    bar = tqdm(points, "checking", unit="point", delay=seconds, leave=False, disable=not terminal)
+    for index, point in enumerate(bar):
+        if not terminal and time.monotonic() - said > seconds:
+            share = 100 * index // len(points)
+            print(f"checking {len(points)} points: {share} %", file=sys.stderr, flush=True)
+            said, seconds = time.monotonic(), 10.0
+        yield point
+
+
+def _hand_over(options: Options, jobs: list[Job], sweep_id: str) -> dict[int, str]:
+    """Has Hydra run the jobs; returns why those failed of which it knows."""
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext, RunMode
+
+    starts = [0]
+    for job in jobs:
+        starts.append(starts[-1] + len(job.experiments))
+    # The tracker of semaphores, a process of Python's own, would speak of those that ended workers have left to it.
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
+    task = partial(_job, tuple(starts) if options.multirun else (), sweep_id)
+    with compose.hydra() as hydra:
+        if not options.multirun:
+            return {0: hydra.run("config", task, [*overrides.read(jobs[0].overrides), "hydra.mode=RUN"]).return_value}
+        base = [o for o in options.overrides if overrides.is_hydras(o) or overrides.is_study(o)]
+        master = hydra.compose_config("config", [*base, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN, True)
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
+        launcher = Plugins.instance().instantiate_launcher(context, task, master)
+        size = master.hydra.sweeper.max_batch_size or len(jobs)
+        returned: list[Any] = []
+        for first in range(0, len(jobs), size):
+            returned += launcher.launch([job.overrides for job in jobs[first : first + size]], first)
+    # ``return_value`` would print Hydra's own words about a job that failed outside its task.
+    told = (r._return_value for r in returned)
+    return {i: reason(told) if isinstance(told, BaseException) else str(told) for i, told in enumerate(told)}
+
+
+def _job(starts: tuple[int, ...], sweep_id: str, composed: DictConfig) -> str:
+    """What Hydra calls, here or in another process: trains one point; returns why it failed, or nothing. ``starts``
+    counts the runs before each job of a sweep.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    settle()  # also where a launcher runs this in a process of its own
+    position = ""
+    try:
+        experiments: list[Experiment] = compose.build(composed).experiments()
+        if starts:
+            number = HydraConfig.get().job.num
+            ends = sorted({starts[number] + 1, starts[number + 1]})
+            position = f"[{'-'.join(map(str, ends))}/{starts[-1]}]"
+        execute_seeds(experiments, experiments[0].tracking.sweep_id or sweep_id, position, compose.jobs_at_once())
+    except BaseException as error:  # the other points of a sweep still run, whatever a unit raises
+        if ended := ending(error):
+            raise ended from None
+        if isinstance(error, store.StoreError):
+            raise StoreLostError(str(error)) from None
+        return reason(error)
+    return ""
+
+
+def _all(jobs: Sequence[Job]) -> list[Experiment]:
+    return [experiment for job in jobs for experiment in job.experiments]
+
+
+def _so_far(jobs: Sequence[Job], sweep_id: str, began: int) -> list[str]:
+    """What there is of a run or a sweep that was stopped; nothing where the store does not say."""
+    time.sleep(0.5 if len(jobs) > 1 else 0)  # processes of a launcher are ending too
+    try:
+        ended = records(_all(jobs), sweep_id, began)
+    except Exception:
+        return []
+    done = sum(run.status == "FINISHED" for run in ended.values())
+    return [f"{done} of {sum(len(job.experiments) for job in jobs)} runs finished"]
+
+
+def _conclude(jobs: Sequence[Job], sweep_id: str, began: int, reasons: dict[int, str]) -> int:
+    """Says how the runs ended and what to do with them; 1 where one failed."""
+    ended = records(_all(jobs), sweep_id, began)
+    failed = False
+    for (uri, name), members in places(_all(jobs)).items():
+        runs = [ended.get(e.config_hash, Ended("MISSING")) for e in members]
+        count = Counter("finished" if run.status == "FINISHED" else "failed" for run in runs)
+        diverged = sum(run.diverged and run.status == "FINISHED" for run in runs)
+        told = {"finished": f" ({diverged} diverged)" if diverged else "", "failed": ""}
+        words = ", ".join(f"{count[word]} {word}{more}" for word, more in told.items() if count[word])
+        shared = members[0].tracking.sweep_id or sweep_id
+        print(
+            f"{len(runs)} run{'s'[: len(runs) != 1]} of sweep {shared} in MLflow experiment {name}: {words}. "
+            f"Figures: {report_command(name, shared, uri)}. Curves: {ui_command(uri)}"
+        )
+    for index, job in enumerate(jobs):
+        bad = [run for e in job.experiments if (run := ended.get(e.config_hash, Ended("MISSING"))).status != "FINISHED"]
+        if bad or reasons.get(index):
+            why = reasons.get(index) or next((run.error for run in bad if run.error), "") or without_reason(bad)
+            line = f"failed: {label(job.experiments)}: {why}{f' [{job.name}]' if job.name else ''}"
+            print(one_line(line), file=sys.stderr)
+            failed = True
+    return int(failed)

@@ -1,0 +1,149 @@
+"""KEY=VALUE as people write it: read by Hydra's grammar, and checked before Hydra acts on it."""
+
+import dataclasses
+import shlex
+import typing
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+from gradpath.commands import messages
+from gradpath.commands.report import Report
+from gradpath.commands.units import CHOSEN, GROUPS, SEVERAL, options
+from gradpath.schema.settings import ConfigError
+from gradpath.training.experiment import Tracking
+
+SEARCHPATH = "hydra.searchpath"
+
+
+def read(overrides: Sequence[str]) -> list[str]:
+    """The overrides of one point as Hydra takes them, every one checked; raises ConfigError."""
+    ready = [_as_text(override) for override in overrides]
+    for override in ready:
+        parsed = parse(override)
+        if parsed.is_sweep_override():
+            raise ConfigError(f"{override}: {_several(override, parsed)}")
+        _check(override, parsed, ready)
+    return ready
+
+
+def read_sweep(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[str], list[Override]]:
+    """The overrides of a sweep: Hydra's own, which are the same at every point, and the others, parsed."""
+    ready = [_as_text(override) for override in overrides]
+    own, others = [], []
+    for override in ready:
+        parsed = parse(override)
+        if parsed.is_sweep_override():
+            if parsed.is_hydra_override():
+                raise ConfigError(f"{override}: Hydra's own settings are the same for every point of a sweep")
+            if not parsed.is_discrete_sweep():
+                raise ConfigError(f"{override}: an interval has no points to run; give values, as in range(0,10)")
+            if parsed.key_or_group == "experiment":
+                raise ConfigError(f"{override}: one study at a time, each with the sweep of its own")
+            parsed = OverridesParser.create(config_loader=loader).parse_overrides([override])[0]
+        else:
+            _check(override, parsed, ready)
+        if parsed.is_hydra_override():
+            own.append(override)
+        else:
+            others.append(parsed)
+    return own, others
+
+
+@lru_cache(4096)
+def parse(override: str) -> Override:
+    """One override by Hydra's grammar, whose reading takes a millisecond; raises ConfigError."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+        if parsed.key_or_group:
+            return parsed
+    except (HydraException, AssertionError):
+        raise ConfigError(messages.unreadable(override)) from None
+    except RecursionError:
+        raise ConfigError(f"{override}: nested too deeply") from None
+    raise ConfigError(messages.unreadable(override))
+
+
+def is_hydras(override: str) -> bool:
+    """Whether an override is one of Hydra's own settings, the same for every point of a sweep."""
+    return override.lstrip("+~").startswith(("hydra.", "hydra/"))
+
+
+def is_study(override: str) -> bool:
+    """Whether an override chooses a study."""
+    return override.lstrip("+").startswith("experiment=")
+
+
+def folders(overrides: Sequence[str]) -> list[str]:
+    """The folders of YAML files that the overrides add to those of gradpath."""
+    added = []
+    for override in overrides:
+        if override.startswith(f"{SEARCHPATH}="):
+            value = parse(override).value()
+            added += [str(place).removeprefix("file://") for place in (value if isinstance(value, list) else [value])]
+    return added
+
+
+def _text_keys() -> set[str]:
+    """The keys that take text, in which a person may write 1e5 or größe."""
+    found = {f"tracking.{field.name}" for field in dataclasses.fields(Tracking)}
+    hints = typing.get_type_hints(Report)
+    return found | {field.name for field in dataclasses.fields(Report) if hints[field.name] == str | None}
+
+
+TEXT = _text_keys()
+
+
+def _as_text(override: str) -> str:
+    """The override, quoted where it gives a text that the grammar would take for a number or could not read at all."""
+    key, _, value = override.partition("=")
+    if key not in TEXT or not value:
+        return override
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except (HydraException, AssertionError):
+        if value[0] in "\"'[{" or "${" in value:  # begun as the grammar has it, and not ended so
+            return override
+        parts = [value] if set(value) & set("\"'()[]{}") else value.split(",")
+        return f"{key}={','.join(QuotedString(part, Quote.double).with_quotes() for part in parts)}"
+    number = not parsed.is_sweep_override() and isinstance(parsed.value(), int | float)
+    return f'{key}="{value}"' if number else override
+
+
+def _several(override: str, parsed: Override) -> str:
+    """What to say where several values are given and one is meant."""
+    if (key := str(parsed.key_or_group)) in TEXT and not key.startswith("tracking."):
+        return f"must be a single value; a comma in it goes into quotes: '{key}=\"…\"'"
+    if key == "figures":
+        return "several go into brackets, as in figures=[norm_by_lag,gates]"
+    return f"several values make a sweep, which is gradpath run -m {shlex.quote(override)}"
+
+
+def _check(override: str, parsed: Override, overrides: Sequence[str]) -> None:
+    """Refuses what Hydra would refuse in words of its own, or take for something else."""
+    key = str(parsed.key_or_group)
+    if key == SEARCHPATH:
+        for place in folders([override]):
+            if ":" in place or not Path(place).is_dir():
+                raise ConfigError(f"{override}: must be a list of folders; {place} is none")
+        return
+    if key not in CHOSEN or parsed.package is not None or parsed.is_delete():
+        return
+    value = parsed.value()
+    if isinstance(value, dict) or "${" in override:
+        return
+    if isinstance(value, list) and key not in SEVERAL:
+        sweep = f"; a sweep over several is gradpath run -m {key}={','.join(map(str, value))}" if value else ""
+        raise ConfigError(f"{override}: must be one name{sweep if key != 'experiment' else ''}")
+    for name in value if isinstance(value, list) else [value]:
+        if str(name) not in options(key, overrides):
+            raise ConfigError(messages.no_such_name(key, str(messages.as_written(name)), overrides))
+    if key == "experiment" and not parsed.is_add() and not parsed.is_force_add():
+        raise ConfigError(f"{override}: a study is added: +{override}")
+    if key in GROUPS and parsed.is_add() and key not in SEVERAL:
+        raise ConfigError(f"{override}: {key} is chosen already; choose another by {override.lstrip('+')}")

@@ -1,0 +1,18 @@
+"""Why something failed, in a line."""
+
+import os
+import traceback
+from pathlib import Path
+
+from gradpath.schema.text import one_line
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line, with the place in a unit's code where it was raised; whole with HYDRA_FULL_ERROR=1."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exception(error)
+    said = f"{type(error).__name__}: {error}".rstrip(": ")
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames and not isinstance(error, MemoryError | OSError):
+        said += f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+    return one_line(said)

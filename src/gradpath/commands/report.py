@@ -1,0 +1,231 @@
+"""The report: verdicts and figures drawn from what MLflow holds, and nothing else."""
+
+import html
+import io
+import os
+import re
+import shutil
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from gradpath.commands.hints import report_command
+from gradpath.commands.signals import ending
+from gradpath.figures import CannotDrawError, Figure
+from gradpath.figures._shared import common
+from gradpath.schema import locations
+from gradpath.schema.settings import Settings, setting
+from gradpath.schema.text import printable
+from gradpath.tracking import loader, store
+from gradpath.tracking.loader import Run, Sweep
+from gradpath.tracking.verdict import ORDER, Verdict
+
+LINES = 20
+"""Up to this many runs the verdicts take a line each, above it a line a group of seeds: a screen, not more."""
+NAMED = 5
+"""Up to this many missing points or passed-over runs are named, the others counted."""
+
+
+@dataclass
+class Report(Settings):
+    """Which runs, and which figures. Without a choice: the newest sweep."""
+
+    figures: dict[str, Figure] = field(default_factory=dict)
+    study: str | None = setting(None, "MLflow experiment, named after its study; null for the one with the newest run")
+    sweep: str | None = setting(None, "sweep_id of the runs to draw; null for the newest of the experiment")
+    uri: str | None = setting(None, "MLflow tracking URI; null for the project's own SQLite database")
+    out: str | None = setting(None, "folder for the figures; null for reports/figures/EXPERIMENT")
+    partial: bool = setting(
+        False, "draw a sweep of which points are missing or double: what is there, the newest of each"
+    )
+
+
+def write(report: Report, named: bool = False) -> int:
+    """Prints the verdicts, and draws every figure as PNG and SVG into ``reports/figures/EXPERIMENT/``.
+
+    A sweep with points missing or double is refused with a StoreError unless ``partial`` is set. A figure that these
+    runs do not hold the numbers for is left out. 1 where a figure failed or could not be written, where a finished run
+    is damaged and had to be passed over, where no figure could be drawn, or not all that the user ``named``.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    # The same runs give the same bytes: no date in the files, no random ids in the SVG.
+    matplotlib.rcParams["svg.hashsalt"] = "gradpath"
+    experiment, sweep = report.study, report.sweep
+    if experiment is None or sweep is None:
+        experiment, sweep = loader.newest_sweep(report.uri, experiment, sweep)
+    found = loader.sweep(report.uri, experiment, sweep)
+    title = _title(experiment, sweep)
+    runs, doubts = _complete(found, experiment, sweep, report)
+    out = _folder(report.out, experiment)
+    print(f"{len(runs)} run{'s'[: len(runs) != 1]} of {title}")
+    for heading, lines in (("", doubts), ("passed over: ", found.passed_over), ("left out: ", found.damaged)):
+        _name(heading, lines)
+    # A terminal is spared the ends of long reasons; whole they are in verdicts.md, and where the output is kept.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in verdicts(runs):
+        print(line if width is None or len(line) <= width else line[: width - 1] + "…")
+    failed = []
+    try:
+        _replace(out / "verdicts.md", _table(runs, title).encode(errors="backslashreplace"))
+    except OSError as error:
+        failed.append(f"verdicts.md ({_said(error)})")
+    left_out = []
+    for name, figure in tqdm(report.figures.items(), desc="figures", disable=not sys.stderr.isatty()):
+        try:
+            _draw(name, figure, runs, out)
+        except CannotDrawError as error:
+            left_out.append(f"{name} ({error})")
+        except (Exception, SystemExit) as error:  # odd data, or a figure of the user's own: the others are drawn
+            if ended := ending(error):
+                raise ended from None
+            failed.append(f"{name} ({_said(error)})")
+    if left_out:
+        print(f"not drawn: {', '.join(left_out)}", file=sys.stderr)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    nothing = bool(left_out) and len(left_out) == len(report.figures)
+    return int(bool(failed or found.damaged) or nothing or (named and bool(left_out)))
+
+
+def verdicts(runs: list[Run]) -> list[str]:
+    """The verdicts as aligned lines from good to bad: one a run, or where there are many one a group of seeds."""
+    judged = _judged(runs)
+    if len(runs) <= LINES:
+        rows = [(verdict.word, f"{label} · seed {run.seed}", verdict.reason) for label, run, verdict in judged]
+    else:
+        rows = []
+        for label in dict.fromkeys(label for label, _, _ in judged):
+            found = [verdict for name, _, verdict in judged if name == label]
+            counts = Counter(verdict.word for verdict in found)
+            words = ", ".join(f"{count} {word}" for word, count in counts.items())
+            rows.append((words, label, f"best: {found[0].reason}"))
+    widths = [min(max(len(row[column]) for row in rows), 44) for column in (0, 1)]
+    return [f"  {word:<{widths[0]}}  {name:<{widths[1]}}  {reason}" for word, name, reason in rows]
+
+
+def _judged(runs: list[Run]) -> list[tuple[str, Run, Verdict]]:
+    """(label of the group, run, verdict), from good to bad."""
+    found = []
+    for group in common.groups(runs):
+        for run in sorted(group.runs, key=lambda run: run.seed):
+            word = run.tags.get("verdict", "unknown")
+            reason = run.tags.get("verdict_reason", "recorded without a verdict")
+            if word not in ORDER:
+                word, reason = "unknown", f"its tag verdict holds {printable(word, 40)}, no verdict of this gradpath"
+            found.append((group.name, run, Verdict(word, reason)))
+    return sorted(found, key=lambda row: ORDER.index(row[2].word))
+
+
+def _table(runs: list[Run], title: str) -> str:
+    """The verdicts as a page of Markdown, in which a store's text is text and nothing else."""
+    rows = [f"| {_cell(label)} · seed {run.seed} | {v.word} | {_cell(v.reason)} |" for label, run, v in _judged(runs)]
+    return "\n".join([f"# Verdicts: {_cell(title)}", "", "| run | verdict | why |", "|---|---|---|", *rows, ""])
+
+
+def _cell(text: str) -> str:
+    """No HTML, no end of a cell, no code, no link or image."""
+    return re.sub(r"([\\|`\[\]])", r"\\\1", html.escape(text, quote=False))
+
+
+def _draw(name: str, figure: Figure, runs: list[Run], out: Path) -> None:
+    """One figure into its two files."""
+    from matplotlib import pyplot
+
+    missing = {need for need in figure.needs for run in runs if need not in run.series}
+    if missing:
+        raise CannotDrawError(f"needs {', '.join(sorted(missing))}")
+    try:
+        canvas = figure.draw(runs)
+        for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+            drawn = io.BytesIO()
+            canvas.savefig(drawn, format=suffix, dpi=figure.dpi, bbox_inches="tight", metadata=metadata)
+            _replace(out / f"{name}.{suffix}", drawn.getvalue())
+    finally:  # also of what a figure had begun before it found that it cannot be drawn
+        pyplot.close("all")
+    print(printable(out / f"{name}.png", 4096))
+
+
+def _title(experiment: str, sweep: str) -> str:
+    return f"sweep {printable(sweep)}, experiment {printable(experiment)}"
+
+
+def _folder(given: str | None, experiment: str) -> Path:
+    """The folder for the figures, made where it is not there. Without a choice of the user's it lies in the reports'
+    folder, whatever the experiment of a shared store is called and whatever has been put there.
+    """
+    out = Path(given) if given else locations.figures(experiment)
+    try:
+        if not given and not out.resolve().is_relative_to(locations.figures().resolve()):
+            raise store.StoreError(f"{printable(out, 4096)}: leads out of the reports' folder; choose one with out=")
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: NUL; RuntimeError: a link that leads in a circle
+        raise store.StoreError(f"out={printable(out, 4096)}: cannot be written: {_said(error)}") from error
+    return out
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Writes a file that is whole or not there: under another name until its last byte is on the disk."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(file)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _said(error: BaseException) -> str:
+    """An error in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return printable(f"{type(error).__name__}: {error}".partition("\n")[0], 200)
+
+
+def _name(heading: str, lines: list[str]) -> None:
+    """Says something of several runs, the first few by name."""
+    for line in lines[:NAMED]:
+        print(heading + line, file=sys.stderr)
+    if len(lines) > NAMED:
+        print(f"{heading}and {len(lines) - NAMED} more", file=sys.stderr)
+
+
+def _complete(found: Sweep, experiment: str, sweep: str, report: Report) -> tuple[list[Run], list[str]]:
+    """The runs to draw, and what must be said of them; refuses a sweep with holes (a point that did not finish) or
+    doubles (the same point twice), and names them.
+    """
+    title = _title(experiment, sweep)
+    doubts = [] if found.planned else ["no plan of this sweep is stored: points that never began cannot be named"]
+    if not (found.runs or found.damaged or found.missing):
+        raise store.StoreError(f"{title}: no finished run")
+    names = Counter(point.name for point in found.planned.values())
+    missing = []
+    for identity, name in found.missing.items():
+        planned = found.planned.get(identity)
+        several = planned is not None and names[planned.name] > 1  # a sweep over what is not in the name
+        missing.append(f"{name} ({printable(' '.join(planned.overrides))})" if planned and several else name)
+    anyway = printable(report_command(experiment, sweep, report.uri, "partial=true"), 4096)
+    again = ""
+    if first := next((found.planned[point] for point in found.missing if point in found.planned), None):
+        command = first.command(sweep, report.uri)
+        again = f"; run the first: {command}" if command else ""
+    holes = f"{len(missing)} of {len(found.planned)} planned points" if found.planned else "these points"
+    for what, which, remedy in (
+        (f"{holes} did not finish", missing, again),
+        ("these points are there more than once", found.doubled, ""),
+    ):
+        if not which:
+            continue
+        more = f" and {len(which) - NAMED} more" if len(which) > NAMED else ""
+        line = f"{title}: {what}: {', '.join(which[:NAMED])}{more}"
+        if not report.partial:
+            raise store.StoreError(f"{line}{remedy}; draw what is there: {anyway}")
+        doubts.append(line)
+    if not found.runs:
+        raise store.StoreError(f"{title}: no run can be read: {found.damaged[0] if found.damaged else 'none finished'}")
+    newest = {run.tags["config_hash"]: run for run in found.runs}
+    return [run for run in found.runs if newest[run.tags["config_hash"]] is run], doubts

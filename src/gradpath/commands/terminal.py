@@ -1,0 +1,68 @@
+"""The terminal: output that never stops the work."""
+
+import codecs
+import contextlib
+import io
+import os
+import select
+import sys
+from typing import Any, TextIO
+
+from gradpath.schema.text import escape
+
+PLAIN = {"…": "...", "·": "-", "−": "-", "–": "-", "×": "x", "→": "->", "≥": ">=", "≤": "<=", "‖": "||", "∂": "d"}
+"""What stands for a character in an encoding that has none for it; others are written as ``\\u2207``."""
+
+
+def settle() -> None:
+    """Makes standard output and error safe to write to, for the rest of the process: a reader that has gone
+    (``| head -1``), a full disk or a closed descriptor drops what cannot be shown and nothing else, and a character
+    that the encoding lacks is replaced. The exit status tells of the work, not of who read about it.
+    """
+    for descriptor in (0, 1, 2):  # a closed one (``>&-``) would be given to the next file opened: the database
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None or stream is getattr(sys, f"__{name}__"):  # not where a test or a notebook has put its own
+            setattr(sys, name, tolerant(descriptor, stream))
+
+
+def tolerant(descriptor: int, stream: TextIO | None = None) -> TextIO:
+    """A text stream on a descriptor that drops what cannot be written, in the encoding of ``stream``."""
+    encoding, terminal = "utf-8", os.isatty(descriptor)
+    if stream is not None:
+        encoding = stream.encoding
+        with contextlib.suppress(OSError):
+            stream.flush()
+        if isinstance(stream, io.TextIOWrapper) and terminal and os.name == "nt":  # Windows writes to its own console
+            stream.reconfigure(errors="gradpath.plain")
+            return stream
+    buffered = io.BufferedWriter(_Dropping(descriptor, "w", closefd=False))
+    lines = terminal or descriptor == 2
+    return io.TextIOWrapper(buffered, encoding, "gradpath.plain", line_buffering=lines, write_through=descriptor == 2)
+
+
+class _Dropping(io.FileIO):
+    """A descriptor that takes everything; what the system refuses is lost."""
+
+    def write(self, data: Any) -> int:
+        try:
+            while (written := super().write(data)) is None:  # a non-blocking descriptor that is full for now
+                select.select([], [self], [])
+        except OSError:
+            return len(data)
+        return written
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Codec error handler: the plain spelling of what an encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(PLAIN.get(c) or escape(c) for c in lacking), error.end
+
+
+codecs.register_error("gradpath.plain", _plain)

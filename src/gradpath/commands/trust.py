@@ -1,0 +1,74 @@
+"""Nothing that an override or a file holds is executed.
+
+Hydra instantiates what ``_target_`` names under ``hydra.launcher``, ``hydra.sweeper`` and ``hydra.callbacks``, Python's
+logging what ``class`` and ``()`` of a handler or a formatter name, and ``hydra.job.env_set`` decides which ``git`` a
+run calls. Whatever composed a configuration, these sections must be what gradpath's own files and the installed
+plugins say for the names that were chosen (``hydra/launcher=joblib``); their other values are free.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from gradpath.schema.settings import ConfigError
+
+WHOLE = ("callbacks", "hydra_logging", "job_logging", "job.env_set", "job.env_copy")
+"""Sections of Hydra's node in which nothing may differ."""
+CALLED = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
+"""Keys that ``hydra.utils.instantiate`` acts upon."""
+
+
+def check(config: DictConfig) -> None:
+    """Raises ConfigError where a composed configuration, with Hydra's node in it, would have something executed."""
+    chosen = {key: name for key, name in config.hydra.runtime.choices.items() if key.startswith("hydra/")}
+    ours = _trusted(tuple(sorted((key, name) for key, name in chosen.items() if name is not None)))
+    for section in WHOLE:
+        given, right = (OmegaConf.select(node, section, throw_on_missing=False) for node in (config.hydra, ours))
+        if _plain(given) != _plain(right):
+            raise ConfigError(
+                f"hydra.{section}: cannot be set, since it could have anything executed; a plugin that is installed is "
+                "chosen by its name, as in hydra/launcher=joblib"
+            )
+    if chosen.get("hydra/sweeper") != "basic":
+        raise ConfigError(f"hydra/sweeper={chosen.get('hydra/sweeper')}: must be basic, which runs every combination")
+    for section in ("launcher", "sweeper"):
+        right = dict(_calls(_plain(ours[section])))
+        for node in (_plain(config.hydra)[section], _plain(config.hydra[section], resolve=True)):
+            given = dict(_calls(node))
+            if given != right:
+                odd = next(iter(sorted(given.items() ^ right.items())))[0]
+                raise ConfigError(
+                    f"hydra.{section}{odd}: cannot be set, since Hydra would call what it names; a plugin that is "
+                    f"installed is chosen by its name, as in hydra/{section}=NAME"
+                )
+
+
+@lru_cache(64)
+def _trusted(chosen: tuple[tuple[str, str], ...]) -> DictConfig:
+    """Hydra's node for the names that were chosen, from the files of gradpath, Hydra and its plugins alone."""
+    from gradpath.commands import compose, messages
+
+    overrides = [f"{group}={name}" for group, name in chosen if group in ("hydra/launcher", "hydra/sweeper")]
+    overrides += [f"{group}={name}" for group, name in chosen if group.endswith("_logging") or group == "hydra/output"]
+    return messages.explained(overrides, lambda: compose.composed("config", overrides)).hydra
+
+
+def _plain(node: Any, resolve: bool = False) -> Any:
+    return OmegaConf.to_container(node, resolve=resolve) if OmegaConf.is_config(node) else node
+
+
+def _calls(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """(path, value) of everything in a section that is called when it is instantiated."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in CALLED:
+                yield f"{path}.{key}", str(value)
+            else:
+                yield from _calls(value, f"{path}.{key}")
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _calls(value, f"{path}[{index}]")
+    elif path == "":
+        yield path, str(node)  # an interpolation to another section in place of this one

@@ -1,0 +1,42 @@
+"""The groups of units that a configuration chooses from: a folder of conf/, a package of gradpath, a base class."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gradpath.core.cell import Cell
+from gradpath.figures import Figure
+from gradpath.inits import Init
+from gradpath.instruments import Instrument
+from gradpath.optimizers import Optimizer
+from gradpath.schema import locations
+from gradpath.tasks import Task
+
+GROUPS: dict[str, type] = {
+    "task": Task,
+    "cell": Cell,
+    "init": Init,
+    "optimizer": Optimizer,
+    "instruments": Instrument,
+    "figures": Figure,
+}
+SEVERAL = ("instruments", "figures")
+"""The groups of which a configuration holds several."""
+PRESETS = ("arm", "experiment")
+"""The groups of YAML files that set keys of other sections."""
+CHOSEN = (*GROUPS, *PRESETS)
+
+
+def group_of(path: str) -> str:
+    """The group that a configuration file belongs to, if any."""
+    return next((group for group in CHOSEN if path == group or path.startswith(group + "/")), "")
+
+
+def options(group: str, overrides: Sequence[str] = ()) -> list[str]:
+    """What can be chosen in a configuration group, here and in the folders that the overrides add."""
+    from gradpath.commands.overrides import folders
+
+    if not group:
+        return []
+    places = [folder / group for folder in (locations.conf(), *map(Path, folders(overrides)))]
+    found = {path.relative_to(place).with_suffix("").as_posix() for place in places for path in place.rglob("*.yaml")}
+    return sorted(found)

@@ -1,0 +1,151 @@
+"""Recurrent cells. A cell is one step and its derivative, pointwise; the loop over time, the matrix products and the
+shift by one (H_{t-1}) stand once, in :mod:`gradpath.core.bptt`, for every cell.
+
+A cell has n *blocks*, each with a pre-activation X_t W_·x + H_{t-1} W_·h + b_· of H units. The blocks' weights lie side
+by side in one matrix, so that a step is one product, and carry their own names wherever a person reads them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, NamedTuple
+
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from gradpath.core.activations import Activation
+from gradpath.core.tape import LayerTape
+from gradpath.engine.replay import Loops
+from gradpath.schema.settings import Settings, setting
+
+
+class Block(NamedTuple):
+    """The names of a block's input weights, recurrent weights and bias; None where the block does not read X or H."""
+
+    x: str | None
+    h: str | None
+    b: str
+
+
+@dataclass
+class Cell(Settings, ABC):
+    """Base of the cells: what a new one must say. Arrays of a step are (…, B, H), gates (…, B, n, H), with an axis of
+    seeds in front or not; so count axes from the right: ``gates[..., 0, :]``.
+    """
+
+    hidden_size: int = setting(64, "units in each layer", ge=1, le=1_000_000)
+    layers: int = setting(1, "layers, each fed by the one below", ge=1, le=1000)
+    initial_state: float = setting(0.0, "H_0 of every unit; what else a cell hands on starts from 0")
+
+    package: ClassVar[str] = "gradpath.cells"
+    """Where the cells are."""
+    states: ClassVar[tuple[str, ...]] = ("H",)
+    """The names of what a step hands to the next. The first is what the cell gives out, the last the *carrier*: the one
+    that a step may hand on without passing through its gates (C of the LSTM)."""
+    passes_h: ClassVar[bool] = False
+    """Does H_{t-1} reach the next states outside the gates too?"""
+    paths: ClassVar[dict[str, str]]
+    """Block → the name of the way that the gradient takes through it, for the blocks that read H."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Mapping[str, Block]:
+        """The blocks in the order of the packed columns: those that do not read H first, those not reading X last."""
+
+    @property
+    def saved(self) -> tuple[str, ...]:
+        """The names of what a step keeps for its derivative beside gates and states."""
+        return ()
+
+    @property
+    def variant(self) -> str:
+        """What distinguishes this cell from its plain form in the name of an arm; empty for the plain form."""
+        return ""
+
+    @cached_property
+    def loops(self) -> Loops:
+        """The loops over time that this cell has run, recorded."""
+        return Loops()
+
+    @cached_property
+    def reads_x(self) -> slice:
+        """The blocks with input weights, as a slice of all."""
+        reads = [index for index, block in enumerate(self.blocks.values()) if block.x]
+        return slice(reads[0], reads[-1] + 1)
+
+    @cached_property
+    def reads_h(self) -> slice:
+        """The blocks with recurrent weights, as a slice of all."""
+        reads = [index for index, block in enumerate(self.blocks.values()) if block.h]
+        return slice(reads[0], reads[-1] + 1)
+
+    def prefix(self, layer: int) -> str:
+        """``layer1/`` … in a stack, nothing in a single layer; ``layer`` counts from 0."""
+        return f"layer{layer + 1}/" if self.layers > 1 else ""
+
+    @property
+    def truncated(self) -> bool:
+        """Does the adjoint stop at the gates instead of passing on to H_{t-1}?"""
+        return False
+
+    @abstractmethod
+    def step(
+        self,
+        pre: NDArray,
+        gates: NDArray,
+        enter: Sequence[NDArray],
+        leave: Sequence[NDArray],
+        saved: Sequence[NDArray],
+    ) -> None:
+        """One step: from the pre-activations ``pre`` and the states that enter, fills the activations ``gates``, the
+        states that leave, and ``saved``. Ufuncs into given arrays alone, so that it can be recorded
+        (:mod:`gradpath.engine.replay`); the same for ``step_backward``.
+        """
+
+    @abstractmethod
+    def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
+        """The nonlinearities of the step: (φ, x, φ(x)). ``step_backward`` gets their slopes φ′(x) in this order."""
+
+    @abstractmethod
+    def step_backward(
+        self,
+        slopes: Sequence[NDArray],
+        gates: NDArray,
+        states: Sequence[NDArray],
+        saved: Sequence[NDArray],
+        leave: Sequence[NDArray],
+        delta: NDArray,
+        enter: Sequence[NDArray],
+    ) -> None:
+        """One step back, from what the step has left on the tape: ``gates``, the ``states`` that entered it, ``saved``.
+        ``leave``: adjoints of the states that left the step, from all that follows *outside* the step; made total in
+        place where one of the states feeds another. Fills ``delta`` (the gradient at the pre-activations) and, in
+        ``enter``, what reaches the entering states without passing through these; for H where ``passes_h`` alone.
+        """
+
+    @abstractmethod
+    def activations(self, tape: LayerTape) -> dict[str, NDArray]:
+        """What ``gate_activation`` watches, by name: (T, B, H) values in [0, 1]."""
+
+    @abstractmethod
+    def highway(self, tape: LayerTape) -> NDArray:
+        """∂(carrier that leaves) / ∂(carrier that enters) outside the gates, elementwise, broadcast to (T, B, H)."""
+
+    @abstractmethod
+    def to_carrier(self, tape: LayerTape) -> NDArray:
+        """∂H_t / ∂(carrier of step t), elementwise, broadcast to (T, B, H); 1 where H is the carrier."""
+
+    @abstractmethod
+    def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """∂L/∂n_t (T, B, H) of the step's inner nodes (gates after their nonlinearity …), from the states' total
+        adjoints. The pre-activations' are BPTT's own δa_t and need no saying.
+        """
+
+    def counterfactuals(self) -> dict[str, "Cell"]:
+        """The same cell with a gate frozen, by name: what a trained network would do and pass back if … (same θ)."""
+        return {}
+
+    def initial_bias(self, rng: Generator) -> dict[str, NDArray | float]:
+        """Biases that the cell sets itself, over the initialisation's: block → value (H,) or number."""
+        return {}

@@ -1,0 +1,198 @@
+"""Oracles of the gradient. The definition itself: perturb a parameter at step t only, and see what the loss does.
+
+∂L/∂θ_t is the derivative with respect to the copy of θ that step t uses, the other steps' copies held fixed. Central
+differences on such *untied* copies know nothing of backpropagation, so they check the shift by one, the sum over time
+and the cell's derivative at once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.core.bptt import LayerWeights
+from gradpath.core.cell import Cell
+from gradpath.core.losses import evaluate
+from gradpath.core.network import Network
+from gradpath.core.scaled import Scaled
+from gradpath.core.tape import Batch, Tape
+from gradpath.core.trace import Factor, Trace
+
+Value = TypeVar("Value", float, NDArray)
+
+# Sixth-order central differences: error O(ε⁶), so that ε can be large enough for rounding not to matter.
+STENCIL = ((1, 3 / 4), (2, -3 / 20), (3, 1 / 60))
+EPSILON = 1e-2
+TOGETHER = 2**22
+"""Elements of θ that are moved at once."""
+
+
+def untied_loss(network: Network, thetas: Sequence[NDArray] | NDArray, batch: Batch) -> float:
+    """The loss with a θ of its own at every step: ``thetas`` (T, P). The equations as a textbook writes them."""
+    return float(untied_losses(network, thetas, batch))
+
+
+def untied_losses(network: Network, thetas: Sequence[NDArray] | NDArray, batch: Batch) -> NDArray:
+    """The same for many networks at once: the θ of a step is (P,), shared by all of them, or (…, P)."""
+    cell, (steps, sequences) = network.cell, batch.mask.shape
+    by_step = [list(network.layers(theta)) for theta in thetas]
+    below = list(batch.inputs)
+    for layer in range(cell.layers):
+        states = [np.zeros((sequences, cell.hidden_size), batch.inputs.dtype) for _ in cell.states]
+        states[0] += cell.initial_state
+        for t in range(steps):
+            pre = pre_activations(cell, by_step[t][layer], below[t], states[0])
+            shape = (*pre.shape[:-2], cell.hidden_size)
+            enter = [np.broadcast_to(state, shape) for state in states]
+            states = [np.empty(shape, state.dtype) for state in enter]
+            cell.step(pre, np.empty_like(pre), enter, states, [np.empty_like(states[0]) for _ in cell.saved])
+            below[t] = states[0]
+    readout = [network.packed(theta)[-2:] for theta in thetas]
+    outputs = [h @ w_hy + b_y[..., None, :] for h, (w_hy, b_y) in zip(below, readout, strict=True)]
+    y = np.stack(np.broadcast_arrays(*outputs), axis=-3)
+    every = y.shape[:-3]
+    targets = np.broadcast_to(batch.targets, every + batch.targets.shape)
+    return evaluate(network.loss, y, targets, np.broadcast_to(batch.mask, every + batch.mask.shape))[0]
+
+
+def pre_activations(cell: Cell, weights: LayerWeights, x: NDArray, h: NDArray) -> NDArray:
+    """X_t W_·x + H_{t-1} W_·h + b_· (…, B, n, H) of one step; a block that does not read one of them goes without."""
+    of_x, of_h = x @ weights.x, h @ weights.h
+    every = np.broadcast_shapes(of_x.shape[:-1], of_h.shape[:-1])
+    pre = np.empty((*every, len(cell.blocks), cell.hidden_size), weights.b.dtype)
+    pre[...] = weights.b.reshape(*weights.b.shape[:-1], 1, *pre.shape[-2:])
+    pre[..., cell.reads_x, :] += of_x.reshape(*of_x.shape[:-1], -1, cell.hidden_size)
+    pre[..., cell.reads_h, :] += of_h.reshape(*of_h.shape[:-1], -1, cell.hidden_size)
+    return pre
+
+
+def central_difference(f: Callable[[float], Value], epsilon: float) -> Value:
+    """df(x)/dx at 0, of a number or an array."""
+    return sum(w * (f(k * epsilon) - f(-k * epsilon)) for k, w in STENCIL) / epsilon
+
+
+def forward_difference(f: Callable[[float], Value], epsilon: float) -> Value:
+    """df(x)/dx at 0 from one side alone, to second order: backwards where ``epsilon`` is negative."""
+    return (4 * f(epsilon) - f(2 * epsilon) - 3 * f(0.0)) / (2 * epsilon)
+
+
+def untied_differences(network: Network, theta: NDArray, batch: Batch, epsilon: float = EPSILON) -> dict[str, NDArray]:
+    """∂L/∂θ_t by central differences for every parameter: name → (T, …). θ must be float64.
+
+    For relu, choose ``epsilon`` so small that no unit crosses its corner.
+    """
+    steps = len(batch.mask)
+    gradient = np.zeros((steps, network.size))
+    at_once = max(1, TOGETHER // (2 * len(STENCIL) * network.size))
+    for t in range(steps):
+        for start in range(0, network.size, at_once):
+            moved = slice(start, min(start + at_once, network.size))
+            unit = np.eye(network.size)[moved]
+
+            def losses(change: float, t: int = t, unit: NDArray = unit) -> NDArray:
+                return untied_losses(network, [theta] * t + [theta + change * unit] + [theta] * (steps - 1 - t), batch)
+
+            gradient[t, moved] = central_difference(losses, epsilon)
+    by_step = [network.parameters(row) for row in gradient]
+    return {name: np.stack([row[name] for row in by_step]) for name in by_step[0]}
+
+
+def tangent_terms(
+    network: Network, theta: NDArray, tape: Tape, name: str, start: int, direction: NDArray, step: float
+) -> Iterator[tuple[float, int]]:
+    """What each scored timestep adds to the change of the loss when θ_start moves along ``direction``: (value, power).
+
+    The tangent J v is propagated forwards, everything linear exactly, the cell's step by central differences, and
+    rescaled by a power of two after every step; so it is right where it has vanished and differences of the loss see
+    only rounding.
+    """
+    cell = network.cell
+    scored = {int(t): row for row, t in enumerate(tape.scored)}
+    hidden = cell.states[0]
+    if name in ("W_hy", "b_y"):
+        if start in scored:
+            entered = tape.layers[-1].states[hidden][start + 1]
+            change = entered @ direction if name == "W_hy" else np.broadcast_to(direction, tape.outputs.shape[1:])
+            yield float(np.sum(tape.loss_gradient[scored[start]] * change)), 0
+        return
+    weights = list(network.layers(theta))
+    moved, block, kind = next(
+        (k, block, kind)
+        for k in range(cell.layers)
+        for block, names in enumerate(cell.blocks.values())
+        for kind, parameter in enumerate(names)
+        if parameter and cell.prefix(k) + parameter == name
+    )
+    batch = tape.batch.mask.shape[1]
+    tangents = [[np.zeros((batch, cell.hidden_size)) for _ in cell.states] for _ in range(cell.layers)]
+    power = 0
+    for t in range(start, tape.length):
+        below = np.zeros((batch, tape.layers[0].inputs.shape[-1]))
+        for k, layer in enumerate(tape.layers):
+            enter = [layer.states[s][t] for s in cell.states]
+            packed = pre_activations(cell, weights[k], layer.inputs[t], enter[0])
+            linear = replace(weights[k], b=np.zeros_like(weights[k].b))
+            change = pre_activations(cell, linear, below, tangents[k][0])
+            if (k, t) == (moved, start):
+                source = (layer.inputs[t], enter[0], np.ones((batch, 1)))[kind]
+                change[:, block] += source @ np.atleast_2d(direction)
+            tangents[k] = _step_tangent(cell, packed, enter, change, tangents[k], step)
+            below = tangents[k][0]
+        if t in scored:
+            d_hidden = tape.loss_gradient[scored[t]] @ network.packed(theta)[-2].T
+            yield float(np.sum(d_hidden * tangents[-1][0])), power
+        largest = max(np.abs(s).max() for layer_tangents in tangents for s in layer_tangents)
+        if largest == 0:
+            return
+        shift = int(np.frexp(largest)[1])
+        tangents = [[np.ldexp(s, -shift) for s in layer_tangents] for layer_tangents in tangents]
+        power += shift
+
+
+def _step_tangent(
+    cell: Cell, packed: NDArray, enter: list[NDArray], change: NDArray, tangents: list[NDArray], step: float
+) -> list[NDArray]:
+    """The derivative of one pointwise step along a direction, by central differences."""
+    largest = max(np.abs(change).max(), *(np.abs(s).max() for s in tangents))
+    if largest == 0:
+        return [np.zeros_like(s) for s in tangents]
+
+    def leaving(along: float) -> NDArray:
+        along /= largest
+        states = [np.empty_like(s) for s in enter]
+        moved = [s + along * d for s, d in zip(enter, tangents, strict=True)]
+        pre = packed + along * change
+        cell.step(pre, np.empty_like(pre), moved, states, [np.empty_like(enter[0]) for _ in cell.saved])
+        return np.stack(states)
+
+    return list(largest * central_difference(leaving, step))
+
+
+def assembled(factor: Factor, steps: int) -> Scaled:
+    """∂L/∂θ_t of a packed matrix at all T steps, (T, n, K, H) or (T, n, H) for a bias, with an exponent a step; 0 where
+    the matrix is not used. T times the size of the weights: for small networks.
+    """
+    values, exponents = np.zeros(0), np.zeros(steps, np.int32)
+    for rows, step in factor.per_step():
+        if not values.size:
+            values = np.zeros((steps, *step.array.shape[1:]))
+        values[factor.times[rows]] = step.array
+        exponents[factor.times[rows]] = step.exponent[:, 0]
+    return Scaled(values[:, :, 0] if factor.entered is None else values, exponents)
+
+
+def per_step_gradients(trace: Trace) -> dict[str, NDArray]:
+    """∂L/∂θ_t as backpropagation found it: name → (T, …), as plain numbers, which may under- or overflow."""
+    found: dict[str, NDArray] = {}
+    for factor in trace.factors:
+        values = assembled(factor, trace.tape.length).plain()
+        found |= {name: values[:, block] for block, name in enumerate(factor.names)}
+    return found
+
+
+def relative_error(found: NDArray, reference: NDArray) -> float:
+    """‖found − reference‖ / ‖reference‖, 0 where both are 0."""
+    size = max(float(np.linalg.norm(reference)), float(np.linalg.norm(found)))
+    return float(np.linalg.norm(found - reference)) / size if size else 0.0

@@ -1,0 +1,123 @@
+"""The dense Jacobians of a layer's step, and their products by QR, right at any length.
+
+With s_t the states of a layer end to end, [H_t] or [H_t, C_t], n of them, J_t = ∂s_t/∂s_{t-1} (n, n), and the adjoint
+runs p_{t-1} = p_t J_t. A product of a thousand of them leaves float64 by hundreds of decades, and long before that its
+smaller singular values are lost beside its largest. Re-orthonormalising after every step (Benettin et al. 1980;
+Engelken et al. 2023, for recurrent networks) turns it into a product of triangular matrices, whose diagonals are kept
+as logarithms.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.core.activations import slope
+from gradpath.core.tape import LayerTape, Tape
+
+RUN = 2**20
+"""Elements of the arrays in which some steps' Jacobians are computed together."""
+DEPENDENT = 1e-12
+"""A diagonal of R so much smaller than its largest element is looked into: is the Jacobian singular?"""
+
+
+def step_jacobians(tape: Tape, layer: int, sequence: int) -> Iterator[NDArray]:
+    """J_t = ∂s_t/∂s_{t-1} (n, n) of one layer and sequence in float64, from the last step to the first.
+
+    Element [i, j] is the derivative of the i-th state that leaves with respect to the j-th that enters; s is the
+    concatenation of ``cell.states``, so that an LSTM's Jacobian is (2H, 2H): that of H alone never sees the forget
+    gate. In a stack it is the layer's own recurrence, its input from the layer below held fixed.
+
+    Row i is the vector-Jacobian product of the i-th unit vector, so that every cell's own ``step_backward`` gives it,
+    with the unit vectors in the place of the sequences. Raises FloatingPointError where the network has blown up.
+    """
+    cell, width = tape.cell, tape.cell.hidden_size
+    recurrent = list(tape.network.layers(tape.theta))[layer].h.astype(np.float64)
+    alone = _one_sequence(tape.layers[layer], sequence)
+    # Of the states too, since the derivative of relu at NaN is 0.
+    _check_finite(alone.pre, *alone.states.values())
+    slopes = [slope(*of) for of in cell.nonlinear(alone)]
+    units = np.eye(len(cell.states) * width)
+    run = max(1, RUN // (len(units) * width * len(cell.blocks)))
+    for stop in range(tape.length, 0, -run):
+        rows = slice(max(0, stop - run), stop)
+        shape = (rows.stop - rows.start, len(units))
+        leave = [np.tile(unit, (shape[0], 1, 1)) for unit in np.split(units, len(cell.states), axis=1)]
+        enter = [np.zeros((*shape, width)) for _ in cell.states]
+        delta = np.empty((*shape, len(cell.blocks), width))
+        entered = [state[:-1][rows] for state in alone.states.values()]
+        saved = [value[rows] for value in alone.saved.values()]
+        cell.step_backward([values[rows] for values in slopes], alone.gates[rows], entered, saved, leave, delta, enter)
+        if not cell.truncated:
+            enter[0] += delta[..., cell.reads_h, :].reshape(*shape, -1) @ recurrent.T
+        _check_finite(*enter)
+        yield from np.concatenate(enter, axis=-1)[::-1]
+
+
+def _check_finite(*arrays: NDArray) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise FloatingPointError("the network has blown up")
+
+
+def _one_sequence(tape: LayerTape, sequence: int) -> LayerTape:
+    """The tape of one sequence, in float64, with an axis B of length 1."""
+    return tape.map(lambda value: value[:, sequence : sequence + 1].astype(np.float64))
+
+
+def adjoint_qr(jacobians: Iterable[NDArray]) -> Iterator[NDArray]:
+    """The triangular factors of (J_T … J_{T-l+1})ᵀ Q_0 = Q_l R_l … R_1, one for each of ``jacobians`` (n, n), which
+    come from the last step to the first.
+
+    R_l (r_l, r_{l-1}) has a positive diagonal; r_0 = n, and r_l is the rank that is left: where a unit is dead, rows
+    end, and what they would have held is a true zero. Q_0 is a random rotation, the same at every call: with it the
+    directions come in the order of their growth, whatever the network (Demmel, Dumitriu & Holtz 2007).
+
+    Units may differ in their slopes by more than the 16 digits of a sum over them. So the lengths of the rows of J,
+    and then its rows brought to one length, are applied one after the other, and each time the QR decomposition has
+    its rows sorted by size, with which Householder's method keeps the small ones (Cox & Higham 1998).
+    """
+    basis = np.zeros((0, 0))
+    for step, jacobian in enumerate(jacobians):
+        if not step:
+            basis, _ = np.linalg.qr(np.random.default_rng(0).normal(size=jacobian.shape))
+        lengths = np.abs(jacobian).max(axis=1)
+        even = jacobian / np.where(lengths > 0, lengths, 1)[:, None]
+        between, first = _sorted_qr(lengths[:, None] * basis)
+        basis, second = _sorted_qr(even.T @ between)
+        diagonal = np.diagonal(second)
+        if (diagonal < DEPENDENT * np.abs(second).max(initial=0)).any():
+            rank = min(_rank(even), int(np.argmin([*(diagonal > 0), False])))
+            basis, second = basis[:, :rank], second[:rank]
+        yield second @ first
+
+
+def _sorted_qr(matrix: NDArray) -> tuple[NDArray, NDArray]:
+    """Q and R, R with a positive diagonal, by way of the rows in order of size and without those that are 0."""
+    size = np.abs(matrix).max(axis=1, initial=0)
+    order = np.argsort(-size, kind="stable")[: np.count_nonzero(size)]
+    q, r = np.linalg.qr(matrix[order])
+    sign = np.where(np.diagonal(r) < 0, -1.0, 1.0)
+    basis = np.zeros((len(matrix), len(r)))
+    basis[order] = q * sign
+    return basis, r * sign[:, None]
+
+
+def _rank(matrix: NDArray) -> int:
+    """Rank to rounding, columns brought to one length."""
+    lengths = np.abs(matrix).max(axis=0)
+    values = np.linalg.svd(matrix / np.where(lengths > 0, lengths, 1), compute_uv=False)
+    return int(np.sum(values > len(matrix) * np.finfo(np.float64).eps * values[0]))
+
+
+def lyapunov_exponents(factors: Iterable[NDArray], warm_up: int = 0) -> NDArray:
+    """λ_k = (1/N) Σ_t ln R_kk,t (n,) over the N steps after the first ``warm_up``, natural logarithm a step, in
+    decreasing order; -inf for what has died. Of ever more steps these are the Lyapunov exponents.
+    """
+    total, steps = np.zeros(0), 0
+    for steps, factor in enumerate(factors, 1):
+        rank, size = factor.shape
+        total = total if total.size else np.zeros(size)
+        total[rank:] = -np.inf
+        if steps > warm_up:
+            total[:rank] += np.log(np.diagonal(factor))
+    return np.sort(total)[::-1] / (steps - warm_up)

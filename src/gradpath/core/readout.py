@@ -1,0 +1,108 @@
+"""The linear readout Y_t = H_t W_hy + b_y at the scored timesteps of networks side by side, forwards and backwards."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.core.losses import Loss, evaluate
+from gradpath.core.scaled import Scaled
+from gradpath.core.tape import Batch, Tape
+from gradpath.core.weight_gradients import Part, StepGradients, step_gradients
+from gradpath.engine.buffer_pool import Memory
+from gradpath.engine.replay import Loops
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What the loss sends back to the outputs of neighbouring ``seeds`` with the same ``scored`` timesteps (R,):
+    ∂L/∂Y (R, S, B, O), with one exponent a network, because the 1/N of a mean over N positions may leave the band of
+    :mod:`gradpath.core.scaled`.
+    """
+
+    scored: NDArray
+    seeds: slice
+    gradient: Scaled
+
+
+def read_out(
+    kind: Loss, weights: NDArray, bias: NDArray, top: NDArray, batches: Sequence[Batch]
+) -> Iterator[tuple[NDArray, NDArray, float, NDArray]]:
+    """Of each network: scored timesteps, Y (R, B, O), loss and ∂L/∂Y, from the top layer's H_1 … H_T (T, S, B, H)."""
+    for scored, seeds in _alike([np.flatnonzero(batch.mask.any(axis=1)) for batch in batches]):
+        rows = _rows(scored)
+        outputs = top[rows, seeds].swapaxes(0, 1) @ weights[seeds, None]
+        outputs += bias[seeds, None, None]
+        targets = beside([batch.targets[rows] for batch in batches[seeds]], 0)
+        mask = beside([batch.mask[rows] for batch in batches[seeds]], 0)
+        losses, gradients = evaluate(kind, outputs, targets, mask)
+        for index, loss in enumerate(losses.tolist()):
+            yield scored, outputs[index], loss, gradients[index]
+
+
+def sent(tapes: Sequence[Tape]) -> Iterator[Sent]:
+    """What the losses of networks side by side send back."""
+    for scored, seeds in _alike([tape.scored for tape in tapes]):
+        gradient = beside([tape.loss_gradient for tape in tapes[seeds]], 1)
+        size = np.frexp(np.abs(gradient).max(axis=(0, 2, 3)))[1]
+        exponent = np.empty(gradient.shape[:3], np.int32)
+        exponent[:] = size[:, None]
+        yield Sent(scored, seeds, Scaled(np.ldexp(gradient, -size[:, None, None]), exponent))
+
+
+def received(weights: NDArray, top: NDArray, sent: Sequence[Sent], memory: Memory) -> tuple[Scaled, NDArray]:
+    """∂⁺L/∂H_t (T, S, B, H) of the top layer, what comes back through W_hy; and at which timesteps (T,) it does."""
+    arriving = memory.empty(top.shape, top.dtype)
+    exponent = np.zeros(arriving.shape[:-1], np.int32)
+    arrives = np.zeros(len(top), bool)
+    for each in sent:
+        exponent[:, each.seeds] = each.gradient.exponent[:1]
+        rows = _rows(each.scored)
+        arrives[rows] = True
+        if len(each.scored) < len(top):
+            arriving[:, each.seeds] = 0
+        there = isinstance(rows, slice)
+        out = arriving[rows, each.seeds] if there else np.empty_like(arriving[rows, each.seeds])
+        if weights.shape[-1] == 1:  # then a stack of products would be several times as slow
+            np.einsum("rsbo,sho->rsbh", each.gradient.array, weights[each.seeds], out=out)
+        else:
+            np.matmul(each.gradient.array, weights[each.seeds].swapaxes(-1, -2), out=out)
+        if not there:
+            arriving[rows, each.seeds] = out
+    return Scaled(arriving, exponent), arrives
+
+
+def gradients(loops: Loops, width: int, entered: NDArray, sent: Sent) -> StepGradients:
+    """The gradients of W_hy and b_y at the scored timesteps, where [H_t, 1], the first of what ``entered`` (T, S, B, K)
+    the step after, is multiplied.
+    """
+    parts = (
+        Part(("W_hy",), slice(0, width), slice(0, 1)),
+        Part(("b_y",), slice(width, None), slice(0, 1), reads=False),
+    )
+    delta = Scaled(sent.gradient.array[..., None, :], sent.gradient.exponent)
+    multiplied = entered[_rows(sent.scored), sent.seeds, :, : width + 1]
+    return step_gradients(loops, parts, sent.scored, multiplied, delta)
+
+
+def beside(arrays: Sequence[NDArray], axis: int) -> NDArray:
+    """Each network's array with those of the others along a new axis; of a single one a view."""
+    if len(arrays) > 1:
+        return np.stack(arrays, axis)
+    return arrays[0][(slice(None),) * axis + (None,)]
+
+
+def _alike(scored: Sequence[NDArray]) -> Iterator[tuple[NDArray, slice]]:
+    """Neighbouring networks with the same scored timesteps: these, and which networks."""
+    start = 0
+    for _, group in groupby(scored, key=np.ndarray.tobytes):
+        same = list(group)
+        yield same[0], slice(start, start + len(same))
+        start += len(same)
+
+
+def _rows(scored: NDArray) -> slice | NDArray:
+    """Indices of timesteps as a slice where they follow each other, so that what is indexed is a view."""
+    return slice(scored[0], scored[-1] + 1) if len(scored) and scored[-1] - scored[0] < len(scored) else scored

@@ -1,0 +1,45 @@
+"""The loss that one timestep contributes, and its backward pass.
+
+With N scored positions in the batch, L = Σ_s L_s, where L_s is the sum over the sequences scored at step s, divided by
+N. Backpropagation is linear, so Σ_s ∂L_s/∂θ_t = ∂L/∂θ_t; and ∂L_s/∂θ_t = 0 for t > s.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from gradpath.core.losses import evaluate
+from gradpath.core.scaled import Scaled
+from gradpath.core.tape import Batch, Tape
+from gradpath.core.trace import Trace
+
+
+def trace_of_step(trace: Trace, row: int) -> Trace:
+    """The trace of L_s alone, s the scored timestep of this row: it ends with step s, since nothing later bears on
+    L_s. Where s is the only scored timestep it is the trace itself.
+    """
+    tape = trace.tape
+    return trace if len(tape.scored) == 1 else tape.network.backward(tape.theta, _up_to(tape, row))
+
+
+def states_of_step(trace: Trace, row: int) -> dict[str, Scaled]:
+    """The states' adjoints of that trace alone, for which less is computed."""
+    tape = trace.tape
+    return trace.states if len(tape.scored) == 1 else tape.network.state_adjoints(tape.theta, _up_to(tape, row))
+
+
+def _up_to(tape: Tape, row: int) -> Tape:
+    """The tape of steps 1 … s with the loss L_s, all of it views."""
+    index = tape.scored[row]
+    end, one = int(index) + 1, slice(row, row + 1)
+    batch = Batch(tape.batch.inputs[:end], tape.batch.targets[:end], tape.batch.mask[:end])
+    mean, _ = evaluate(tape.network.loss, tape.outputs[one], batch.targets[-1:], batch.mask[-1:])
+    return replace(
+        tape,
+        batch=batch,
+        layers=tuple(layer.steps(0, end) for layer in tape.layers),
+        scored=np.array([index]),
+        outputs=tape.outputs[one],
+        loss=float(mean * batch.mask[-1].sum() / tape.batch.mask.sum()),
+        loss_gradient=tape.loss_gradient[one],
+    )

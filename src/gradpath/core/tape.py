@@ -1,0 +1,109 @@
+"""The records of the forward pass: Batch → Tape. Each is final once handed on.
+
+Axes: T time, B sequences, I inputs, H hidden units, O outputs, n blocks (gates) of a cell, R scored timesteps,
+S seeds side by side.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from gradpath.core.cell import Cell
+    from gradpath.core.network import Network
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A minibatch: ``inputs`` (T, B, I), ``targets`` (T, B) symbols or (T, B, O) numbers, ``mask`` (T, B) scored?"""
+
+    inputs: NDArray
+    targets: NDArray
+    mask: NDArray
+
+    def astype(self, dtype: type) -> "Batch":
+        """The same minibatch in another floating-point type; symbols and mask stay as they are."""
+        symbols = np.issubdtype(self.targets.dtype, np.integer)
+        targets = self.targets if symbols else self.targets.astype(dtype)
+        return Batch(self.inputs.astype(dtype), targets, self.mask)
+
+
+@dataclass(frozen=True)
+class LayerTape:
+    """What one layer's forward pass leaves behind.
+
+    ``entered`` (T+1, B, H+1+I): what the packed weights multiply at each step, [H_{t-1}, 1, X_t]; of the last row H_T
+    and the 1 alone mean anything. ``states[s]`` (T+1, B, H): row t *enters* step t and row t+1 leaves it, so the shift
+    by one (H_{t-1}) is a slice; the first is the H in ``entered``. ``pre`` and ``gates`` (T, B, n, H): the
+    pre-activations and the activations of the cell's blocks. ``saved[s]`` (T, B, H): what else the cell keeps.
+    Several seeds side by side have an axis S after the time axis.
+    """
+
+    entered: NDArray
+    states: dict[str, NDArray]
+    pre: NDArray
+    gates: NDArray
+    saved: dict[str, NDArray]
+
+    @property
+    def inputs(self) -> NDArray:
+        """X_t (T, B, I)."""
+        return self.entered[:-1, ..., self.gates.shape[-1] + 1 :]
+
+    def _each(self, of_states: Callable[[NDArray], NDArray], of_steps: Callable[[NDArray], NDArray]) -> "LayerTape":
+        """Something done to every array: to those with T+1 rows, and to those with T."""
+        states = {name: of_states(value) for name, value in self.states.items()}
+        saved = {name: of_steps(value) for name, value in self.saved.items()}
+        return LayerTape(of_states(self.entered), states, of_steps(self.pre), of_steps(self.gates), saved)
+
+    def map(self, change: Callable[[NDArray], NDArray]) -> "LayerTape":
+        """The same change made to every array."""
+        return self._each(change, change)
+
+    def seed(self, s: int) -> "LayerTape":
+        """One seed of several, as views."""
+        return self.map(lambda value: value[:, s])
+
+    def sequences(self, rows: slice) -> "LayerTape":
+        """Some sequences of several seeds, as views."""
+        if rows == slice(0, self.gates.shape[2]):
+            return self
+        return self.map(lambda value: value[:, :, rows])
+
+    def steps(self, start: int, stop: int) -> "LayerTape":
+        """The tape of some consecutive steps, as views."""
+        return self._each(lambda value: value[start : stop + 1], lambda value: value[start:stop])
+
+    def alone(self) -> "LayerTape":
+        """A single seed with an axis S of length 1, as views."""
+        return self.map(lambda value: value[:, None])
+
+
+@dataclass(frozen=True)
+class Tape:
+    """What the whole forward pass leaves behind: a tape a layer, and readout and loss at the R scored timesteps."""
+
+    network: "Network"
+    theta: NDArray
+    """θ (P,) that the pass was made with."""
+    batch: Batch
+    layers: tuple[LayerTape, ...]
+    scored: NDArray
+    """Indices of the R timesteps at which at least one sequence is scored."""
+    outputs: NDArray
+    """Y (R, B, O) at those timesteps."""
+    loss: float
+    """Mean over the scored positions of the batch."""
+    loss_gradient: NDArray
+    """∂L/∂Y (R, B, O)."""
+
+    @property
+    def cell(self) -> "Cell":
+        return self.network.cell
+
+    @property
+    def length(self) -> int:
+        return len(self.batch.mask)

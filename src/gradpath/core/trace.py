@@ -1,0 +1,111 @@
+"""The records of the backward pass: Trace → Measurement, with the axes of :mod:`gradpath.core.tape`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.core.scaled import Scaled
+from gradpath.core.tape import Tape
+from gradpath.engine.buffer_pool import in_runs
+
+if TYPE_CHECKING:
+    from gradpath.core.weight_gradients import StepGradients
+
+
+@dataclass(frozen=True)
+class Factor:
+    """The gradient of one packed weight matrix at every step, kept as its two factors.
+
+    ∂L/∂W_t = Σ_b entered_{t,b}ᵀ delta_{t,b}, where ``entered`` (R, B, K) is what the matrix multiplied (None for a
+    bias, which multiplies 1) and ``delta`` (R, B, n, H) the gradient at the pre-activation, one block a parameter.
+    ``times`` (R,) are the timesteps of the rows; at all others the gradient is a true zero.
+    """
+
+    names: tuple[str, ...]
+    entered: NDArray | None
+    delta: Scaled
+    times: NDArray
+
+    def per_step(self) -> Iterator[tuple[slice, Scaled]]:
+        """∂L/∂W_t itself, in runs of consecutive rows: (rows, values (rows, n, K, H) in float64, an exponent a row).
+
+        In runs, because T of them at once would be T times the size of the weights. In float64, in which products of
+        float32 factors are exact, because the sequences' gradients may cancel to a millionth of their size.
+        """
+        steps, _, blocks, width = self.delta.array.shape
+        inner = 1 if self.entered is None else self.entered.shape[-1]
+        for rows in in_runs(steps, inner * blocks * width):
+            delta = self.delta.steps(rows).aligned_by_step
+            by_block = delta.array.transpose(0, 2, 1, 3).astype(np.float64)
+            if self.entered is None:
+                formed = by_block.sum(axis=2, keepdims=True)
+            else:
+                formed = self.entered[rows, None].swapaxes(-1, -2).astype(np.float64) @ by_block
+            exponent = np.broadcast_to(delta.exponent[:, None], formed.shape[:2])
+            yield rows, Scaled(formed, exponent)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """∂L/∂θ for all parameters end to end, ``scaled.array`` (P,), with its global norm."""
+
+    scaled: Scaled
+    log10_norm: float
+    """log10 ‖∂L/∂θ‖ over all parameters; -inf for a true zero."""
+    parts: Sequence[tuple[tuple[str, ...], Scaled]]
+    """Its matrices (K, n, H) with an exponent each, and their blocks' names."""
+
+    @cached_property
+    def by_parameter(self) -> dict[str, float]:
+        """log10 of the norm of every parameter's own gradient."""
+        norms: dict[str, float] = {}
+        for names, total in self.parts:
+            blocks = np.moveaxis(total.array, -2, 0)
+            by_block = Scaled(blocks, np.broadcast_to(total.exponent, len(blocks))).log10_norm()
+            norms |= dict(zip(names, by_block.tolist(), strict=True))
+        return norms
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What the backward pass found. Norms of everything in it are for the batch-mean loss.
+
+    ``packed``: the gradients of each layer's packed weights and of the readout's. ``deltas``: the gradients at the
+    pre-activations of each layer's blocks, (T, B, n, H), from the bottom.
+    ``states`` and ``direct`` hold, under the states' names (``H``, ``C``, ``layer2/H``), (T, B, H) adjoints of the
+    states H_1 … H_T: ``states`` the *total* derivative ∂L/∂H_t, through everything that follows; ``direct`` the
+    immediate one ∂⁺L/∂H_t, which for a last-step loss is 0 everywhere but at T. Differentiating with respect to the
+    stacked states gives the second and is often taken for the first.
+    """
+
+    tape: Tape
+    packed: tuple["StepGradients", ...]
+    deltas: tuple[Scaled, ...]
+    states: dict[str, Scaled]
+    direct: dict[str, Scaled]
+    gradient: Gradient
+    clip_scale: float = field(default=1.0)
+    """‖gradient as applied‖ / ‖raw gradient‖ of the parameters that are trained; 1 without clipping."""
+    trained: Gradient | None = field(default=None)
+    """∂L/∂θ with true zeros for what is held fixed: what clipping sees; None outside training."""
+    applied: NDArray | None = field(default=None)
+    """The gradient (P,) as training hands it to the optimiser, after clipping; None outside training."""
+
+    @cached_property
+    def factors(self) -> tuple[Factor, ...]:
+        """The gradients of ``packed``, matrix by matrix, kept as their two factors."""
+        return tuple(factor for of in self.packed for factor in of.factors(0))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What an instrument read: ``values`` (T, names) for a quantity at every timestep, (names,) for one of the step,
+    or a table (rows, names) of the step.
+    """
+
+    names: tuple[str, ...]
+    values: NDArray

@@ -1,0 +1,162 @@
+"""The arms of a sweep: groups of runs that differ in the seed alone, each with a name, a colour and a dash."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gradpath.figures import CannotDrawError
+from gradpath.tracking.loader import Run
+
+# Okabe & Ito (2008), safe for the colour-blind: warm without gates, cool with; the lighter one of a pair is clipped.
+COLORS = {
+    "rnn": "#D55E00",
+    "clipped_rnn": "#E69F00",
+    "value_clipped_rnn": "#CC79A7",
+    "lstm": "#0072B2",
+    "clipped_lstm": "#56B4E9",
+    "gru": "#009E73",
+    "clipped_gru": "#7BCBB1",
+}
+SPARE = ("#CC79A7", "#000000", "#8C6BB1", "#882255", "#999933", "#6B4C2A")
+
+COLUMNS = 12
+WIDEST = 26
+"""Characters of a line of a label."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but the seed, with the name and the colour they have in every figure."""
+
+    name: str
+    """What the configurations say, as it is."""
+    label: str
+    """The name as a picture can show it: `plain`, and no longer than two such lines."""
+    color: str
+    dash: str
+    """Dashed where clipped, since a clipped curve often lies on the unclipped one."""
+    runs: tuple[Run, ...]
+
+    @property
+    def title(self) -> str:
+        """The label as the title of a narrow column: a line a difference."""
+        lines = [line for part in self.label.split(", ") for line in textwrap.wrap(part, WIDEST)]
+        return "\n".join(lines)
+
+    @property
+    def in_legend(self) -> str:
+        """The label in a legend inside a panel."""
+        return self.label if len(self.label) <= 2 * WIDEST else self.title
+
+    @property
+    def heading(self) -> str:
+        """The label in one line, as far as a column is wide."""
+        return self.label if len(self.label) <= WIDEST else self.title
+
+
+def plain(text: str) -> str:
+    """Text from a store as it is: no mathematics in dollars, no second line, no unprintable character, and not left out
+    of a legend, as what begins with an underscore is.
+    """
+    clean = "".join(c if c.isprintable() else " " for c in " ".join(text.split())).replace("$", r"\$")
+    return f" {clean}" if clean.startswith("_") else clean
+
+
+def shortened(names: Sequence[str]) -> list[str]:
+    """The names for a picture: what is too long loses its middle, and two that then look alike are numbered."""
+    limit, found = 4 * WIDEST, list[str]()
+    for name in names:
+        text = " ".join(name.split())
+        if len(text) > limit:
+            text = f"{text[: limit // 2]}…{text[1 - limit // 2 :]}"
+        copies = found.count(text)
+        found.append(text)
+        if copies:
+            found[-1] = f"{text} ({copies + 1})"
+    return [plain(text) for text in found]
+
+
+def groups(runs: Sequence[Run]) -> list[Group]:
+    """The arms, in a fixed order. The label is derived from the resolved configurations: the arm, and whatever else
+    differs between two groups of the same arm.
+    """
+    by_config: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in runs:
+        flat = {
+            key: value for key, value in _flatten(run.config) if key != "seed" and not key.startswith("instruments")
+        }
+        by_config.setdefault(tuple(sorted(flat.items())), []).append(run)
+    order = list(COLORS)
+    keyed = sorted(
+        by_config.items(), key=lambda item: (_rank(order, item[1][0].arm), item[1][0].arm, _plainest(item[0]))
+    )
+    taken = {COLORS.get(members[0].arm) for members in by_config.values()}
+    spare = iter([color for color in SPARE if color not in taken] * len(keyed))
+    used: set[str] = set()
+    found: list[tuple[str, str, str, list[Run]]] = []
+    for config, members in keyed:
+        arm = members[0].arm
+        rivals = [dict(other) for other, those in keyed if those[0].arm == arm]
+        # What is off (None) is not said, nor what has no effect: chrono initialisation sets the biases itself.
+        chrono = dict(config).get("cell.chrono_t_max", "None") != "None"
+        silent = {"cell.forget_bias", "cell.update_bias"} if chrono else set()
+        differing = [_short(k, v) for k, v in config if v != "None" and k not in silent and _tells(k, rivals)]
+        color = COLORS[arm] if arm in COLORS and arm not in used else next(spare)
+        used.add(arm)
+        dash = "--" if "clipped_" in arm else "-"
+        found.append((", ".join([arm_label(arm), *differing]), color, dash, members))
+    labels = shortened([name for name, *_ in found])
+    return [
+        Group(name, label, color, dash, tuple(members))
+        for label, (name, color, dash, members) in zip(labels, found, strict=True)
+    ]
+
+
+def columns(runs: Sequence[Run]) -> list[Group]:
+    """The arms of a figure that gives each a column of its own; raises CannotDrawError where they would be too many."""
+    found = groups(runs)
+    if len(found) > COLUMNS:
+        raise CannotDrawError(f"{len(found)} groups of runs, more than the {COLUMNS} columns that can be read")
+    return found
+
+
+def _plainest(config: tuple[tuple[str, str], ...]) -> list[str]:
+    """Sorts the group with the fewest extras first: of one arm, it is the one that has the arm's own colour."""
+    return ["" if value == "None" else value for _, value in config]
+
+
+def _tells(key: str, rivals: list[dict[str, str]]) -> bool:
+    """Does a key tell groups of one arm apart? A unit's own settings do not where its name already does."""
+    unit = f"{key.partition('.')[0]}.name"
+    if key != unit and len({rival.get(unit) for rival in rivals}) > 1:
+        return False
+    return len({rival.get(key) for rival in rivals}) > 1
+
+
+def _short(key: str, value: str) -> str:
+    """``init=orthogonal`` for the name of a unit, ``forget_bias=3.0`` for a setting."""
+    section, _, name = key.rpartition(".")
+    return f"{section if name == 'name' else name}={value}"
+
+
+def arm_label(arm: str) -> str:
+    """``clipped_rnn`` → ``clipped RNN``, ``lstm_no_forget_gate`` → ``LSTM, no forget gate``."""
+    clipping, _, cell = arm.rpartition("clipped_")
+    clipped = f"{clipping.replace('_', '-')}clipped " if cell != arm else ""
+    name, _, variant = cell.partition("_")
+    if name not in ("rnn", "lstm", "gru"):  # somebody's own: as it is typed
+        return clipped + cell
+    return clipped + name.upper() + (f", {variant.replace('_', ' ')}" if variant else "")
+
+
+def _rank(order: list[str], arm: str) -> int:
+    return order.index(arm) if arm in order else len(order)
+
+
+def _flatten(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", str(value)

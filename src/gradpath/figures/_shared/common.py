@@ -1,0 +1,182 @@
+"""What all figures share: one colour an arm, groups of seeds, decades on an axis, true zeros, captions."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gradpath.figures._shared import finite, stages
+from gradpath.figures._shared.arms import COLORS, SPARE, Group, arm_label, columns, groups, plain
+from gradpath.instruments.state_grad_norm import bottom_carrier
+from gradpath.tracking.loader import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+__all__ = [
+    "COLORS",
+    "SPARE",
+    "Group",
+    "arm_label",
+    "bottom",
+    "caption",
+    "carrier_gradient",
+    "columns",
+    "curve",
+    "decades",
+    "floor_below",
+    "groups",
+    "median_band",
+    "number",
+    "plain",
+    "seed_count",
+    "seeds",
+    "setting_text",
+    "theme",
+]
+
+
+def theme() -> None:
+    """The look of every figure."""
+    import seaborn
+
+    seaborn.set_theme(style="whitegrid", context="paper", font_scale=1.05)
+    import matplotlib
+
+    matplotlib.rcParams |= {"axes.titleweight": "bold", "axes.titlesize": 10, "legend.frameon": False}
+
+
+def decades(axis: Any) -> None:
+    """Labels an axis of log10 values: powers of ten, or plain numbers where it spans less than two decades."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    low, high = axis.get_view_interval()
+    whole = high - low >= 2
+    axis.set_major_locator(MaxNLocator(nbins=6, integer=whole))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"$10^{{{value:g}}}$" if whole else f"{10.0**value:.2g}"))
+
+
+def median_band(curves: Iterable[ArrayLike]) -> tuple[NDArray, NDArray, NDArray]:
+    """Median, smallest and largest over the seeds, pointwise. A NaN seed is left out (`curve` marks it); -inf is the
+    smallest of all and +inf the largest, and the mean of the two is no number.
+    """
+    given = np.stack([np.asarray(one, dtype=float) for one in curves])
+    stacked = given.reshape(len(given), -1)
+    known = ~np.isnan(stacked)
+    some = known.any(axis=0)
+    middle, low, high = np.full((3, stacked.shape[1]), np.nan)
+    columns, there = stacked[:, some], known[:, some]
+    # Stand-ins for ±inf, because the mean of the two middle seeds would be NaN; half of either is still out of reach.
+    zero, over = -1e300, 1.5e300
+    held = np.where(np.isneginf(columns), zero, np.where(np.isposinf(columns), over, columns))
+    half = np.nanmedian(held, axis=0)
+    torn = (half > over / 20) & (half < over / 4)
+    half = np.where(torn, np.nan, np.where(half > over / 4, np.inf, half))
+    middle[some] = np.where(half < zero / 4, -np.inf, half)
+    low[some] = np.where(there, columns, np.inf).min(axis=0)
+    high[some] = np.where(there, columns, -np.inf).max(axis=0)
+    shape = given.shape[1:]
+    return middle.reshape(shape), low.reshape(shape), high.reshape(shape)
+
+
+def curve(axes: "Axes", x: NDArray, curves: Sequence[NDArray], floor: float, **style: Any) -> None:
+    """The median over seeds with the band from smallest to largest, of opacity ``band``; true zeros (-inf) as crosses
+    on the floor, and a mark above wherever a seed is not finite. Masked is what was not read.
+    """
+    if not len(curves):
+        return
+    band = style.pop("band", 0.18)
+    middle, low, high = median_band(np.ma.filled(np.ma.asarray(one, dtype=float), np.nan) for one in curves)
+    zero = np.isneginf(middle)
+    shown = np.ma.array(middle, mask=~np.isfinite(middle)) if (~np.isfinite(middle) & ~zero).any() else middle
+    (line,) = axes.plot(x[~zero], shown[~zero], **style)
+    if len(curves) > 1:
+        within = np.isfinite(high) & np.isfinite(middle) if not np.isfinite(high).all() else np.isfinite(high)
+        low = np.where(np.isneginf(low), floor, low)
+        axes.fill_between(x[within], low[within], high[within], color=line.get_color(), alpha=band, linewidth=0)
+    if zero.any():
+        axes.plot(x[zero], np.full(zero.sum(), floor), "x", color=line.get_color(), markersize=4, clip_on=False)
+    for kind in finite.KINDS:
+        there = np.any([np.ma.filled(np.ma.asarray(kind.test(one)), False) for one in curves], axis=0)
+        if there.any():
+            value = np.inf if kind is finite.OVERFLOW else np.nan
+            finite.marks(axes, x[there], np.full(int(there.sum()), value), line.get_color())
+
+
+def floor_below(values: Iterable[NDArray]) -> float:
+    """Where true zeros are drawn: a little below the smallest finite value."""
+    sound = [v[np.isfinite(v)] for v in values]
+    joined = np.concatenate([v.ravel() for v in sound]) if sound else np.zeros(0)
+    if not joined.size:
+        return 0.0
+    return float(joined.min() - max(1.0, 0.05 * (joined.max() - joined.min())))
+
+
+def bottom(run: Run) -> str:
+    """What the names of the bottom layer begin with: ``layer1/`` in a stack, nothing in a single layer."""
+    return "layer1/" if run.config["cell"]["layers"] > 1 else ""
+
+
+def carrier_gradient(run: Run, probe: int) -> NDArray:
+    """log10 ‖∂L/∂s_t‖ (T,) of the bottom layer's carrier s at the first (``probe`` 0) or the last (-1) finite reading;
+    raises CannotDrawError where there is none, or no first one at initialisation.
+    """
+    return carrier_profiles(run)[stages.whole(run, "state_grad_norm")[probe]]
+
+
+def carrier_profiles(run: Run) -> NDArray:
+    """log10 ‖∂L/∂s_t‖ [probe, T], s the carrier of the bottom layer: C of the LSTM, H of RNN and GRU."""
+    series = run.series["state_grad_norm"]
+    return series.values[..., bottom_carrier(series.names)]
+
+
+def caption(canvas: "Canvas", text: str, found: Sequence[Group]) -> None:
+    """Ends a figure of these groups: marks what is not finite (see `finite`), and below writes what the figure shows,
+    how many seeds, which theory.
+    """
+    finite.finish(canvas, found)
+    width = int(canvas.get_figwidth() * 13.5)
+    canvas.text(0.01, -0.01, textwrap.fill(text, width), ha="left", va="top", fontsize=8.5, color="#333333")
+
+
+def number(values: ArrayLike, form: str, empty: str = "not finite") -> str:
+    """The median of values for a caption, of the finite ones where there are any; never a number made from NaN."""
+    sound = np.asarray(values, dtype=float)
+    sound = sound[~np.isnan(sound)]
+    return f"{np.median(sound):{form}}" if sound.size else empty
+
+
+def seeds(found: Sequence[Group]) -> str:
+    """``3 seeds`` or ``1 to 3 seeds``, for a caption."""
+    return seed_count(len(group.runs) for group in found)
+
+
+def seed_count(numbers: Iterable[int]) -> str:
+    """The same from the numbers of seeds themselves."""
+    counts = sorted(set(numbers))
+    number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{number} seed{'s' if counts[-1] > 1 else ''}"
+
+
+def setting_text(found: Sequence[Group]) -> str:
+    """What was run, in one line for a caption: where the groups differ in a setting, all its values."""
+
+    def values(section: str, key: str) -> str:
+        given = [group.runs[0].config[section].get(key) for group in found]
+        shown = [f"{v:g}" if isinstance(v, float) else plain(str(v).replace("_", " ")) for v in given if v is not None]
+        return " or ".join(dict.fromkeys(shown))
+
+    text = (
+        f"{values('task', 'name')} T = {values('task', 'length')}, H = {values('cell', 'hidden_size')}, "
+        f"init {values('init', 'name')} gain {values('init', 'gain')}, {values('optimizer', 'name')} "
+        f"lr {values('optimizer', 'lr')}, B = {values('train', 'batch_size')}, {values('train', 'steps')} updates"
+    )
+    biases: dict[str, None] = {}
+    for cell in (group.runs[0].config["cell"] for group in found):
+        if "forget_bias" in cell:
+            chrono = cell["chrono_t_max"]
+            biases[f"chrono for lags up to {chrono}" if chrono else f"{cell['forget_bias']:g}"] = None
+    return f"{text}; forget bias {' or '.join(biases)}" if biases else text

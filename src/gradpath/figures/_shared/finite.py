@@ -1,0 +1,201 @@
+"""What a stored number is, and how it is drawn and named: finite, a true zero, an overflow, no number, or missing.
+
+The five are never confused. A true zero (-inf of a log10 norm) is a cross on the floor, a grey cell in a map; +inf has
+left the range of floating point; NaN is the outcome of an operation without one (∞ − ∞); and where nothing was read
+(a masked value) nothing is drawn. Every figure ends with `style.caption`, which calls `finish`: it marks whatever is
+not finite in any line, so that a figure that draws its numbers as they are cannot hide a divergence, puts a dot on
+a number that has no neighbour to draw a line to, and says above the figure which seeds diverged, and when. Which
+reading stands for the trained network is decided in `stages`.
+"""
+
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gradpath.figures._shared import stages
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.image import AxesImage
+    from matplotlib.lines import Line2D
+
+    from gradpath.figures._shared.arms import Group
+
+
+class Kind(NamedTuple):
+    """A kind of what is not finite: its words in the legend, the marks at the upper and at the right edge of a panel
+    and how far up, the colour in a map.
+    """
+
+    words: str
+    test: Callable[[Any], Any]
+    marker: str
+    aside: str
+    height: float
+    filled: bool
+    color: str
+
+
+OVERFLOW = Kind("overflow (+∞)", np.isposinf, "^", ">", 0.985, True, "#000000")
+NO_NUMBER = Kind("no number (NaN)", np.isnan, "s", "s", 0.93, False, "#FF3FD0")
+KINDS = (OVERFLOW, NO_NUMBER)
+TRUE_ZERO = "#9A9A9A"
+"""The colour of a true zero in a map."""
+DIVERGED = "#A00020"
+"""The colour of words that say so."""
+
+
+def title(axes: "Axes", text: str) -> None:
+    """Adds what a panel must say to its title; nothing where that is empty."""
+    if not text:
+        return
+    above = axes.get_title()
+    if above:  # the title's own look is kept, and what is added is its last lines
+        axes.set_title(f"{above}\n{text}", fontsize=8.5, color=axes.title.get_color())
+    else:
+        axes.set_title(text, fontsize=8, color=DIVERGED)
+
+
+def note(axes: "Axes", text: str) -> None:
+    """The same inside a panel."""
+    if not text:
+        return
+    back = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0}
+    look: dict[str, Any] = {"transform": axes.transAxes, "va": "bottom", "fontsize": 7.5, "color": DIVERGED}
+    axes.text(0.03, 0.1, text, bbox=back, zorder=7, **look)
+
+
+def nothing(axes: "Axes", group: "Group") -> None:
+    """The words of a panel that has nothing finite to draw."""
+    text = stages.lost(group).replace(": ", ":\n")
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9, color=DIVERGED)
+
+
+def marks(axes: "Axes", x: ArrayLike, y: ArrayLike, color: Any) -> None:
+    """Marks at the edges of a panel where points are not finite: above their x, or beside their y."""
+    across: NDArray = np.ma.filled(np.ma.asarray(x, dtype=float), -np.inf)
+    up: NDArray = np.ma.filled(np.ma.asarray(y, dtype=float), -np.inf)
+    for values, other, transform, sideways in (
+        (up, across, axes.get_xaxis_transform(), False),
+        (across, up, axes.get_yaxis_transform(), True),
+    ):
+        for kind in KINDS:
+            there = kind.test(values) & np.isfinite(other)
+            if there.any():
+                edge = np.full(int(there.sum()), kind.height)
+                line = axes.plot(
+                    *((edge, other[there]) if sideways else (other[there], edge)),
+                    kind.aside if sideways else kind.marker,
+                    transform=transform,
+                    color=color,
+                    markerfacecolor=color if kind.filled else "white",
+                    markersize=5,
+                    clip_on=False,
+                    zorder=6,
+                    label=f"_{kind.words}",
+                )
+                line[0].set_gid(kind.words)
+
+
+def image(axes: "Axes", values: NDArray, **look: Any) -> "AxesImage":
+    """A heat map in which the true zeros have the colour map's ``bad`` colour and what is not finite its own."""
+    hidden = np.ma.getmaskarray(np.ma.asarray(values))
+    drawn = axes.imshow(np.ma.masked_invalid(values), **look)
+    placed = {key: value for key, value in look.items() if key in ("aspect", "origin", "extent", "interpolation")}
+    for kind in KINDS:
+        there = kind.test(np.ma.getdata(values)) & ~hidden
+        if there.any():
+            over = axes.imshow(np.where(there[..., None], _rgba(kind.color), 0.0), **placed)
+            over.set_gid(kind.words)
+    return drawn
+
+
+def cells(axes: "Axes", x: NDArray, y: NDArray, values: NDArray) -> None:
+    """The cells (y, x) of a mesh that are not finite, over the mesh."""
+    from matplotlib.colors import ListedColormap
+
+    for kind in KINDS:
+        there = kind.test(values)
+        if there.any():
+            cover = np.ma.masked_equal(there.astype(float), 0.0)
+            mesh = axes.pcolormesh(x, y, cover, cmap=ListedColormap([kind.color]), shading="nearest", zorder=1)
+            mesh.set_gid(kind.words)
+
+
+def _rgba(color: str) -> NDArray:
+    from matplotlib.colors import to_rgba
+
+    return np.array(to_rgba(color))
+
+
+def finish(canvas: "Canvas", found: Sequence["Group"]) -> None:
+    """Marks what is not finite in every line, says what the marks mean, and who diverged, above the figure."""
+    for axes in canvas.axes:
+        _mark_lines(axes)
+    height, base = canvas.get_figheight(), 1.005
+    if handles := _handles(canvas):
+        look: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 4, "fontsize": 9}
+        canvas.legend(handles=handles, title="not finite:", title_fontsize=9, **look)
+        base = 1 + 0.55 / height
+    if said := stages.divergences(found):
+        width = int(canvas.get_figwidth() * 12)
+        lines = [line for text in said[:6] for line in textwrap.wrap(text, width)]
+        lines += [f"… and {len(said) - 6} groups more"] * (len(said) > 6)
+        look = {"ha": "left", "va": "bottom", "fontsize": 10, "fontweight": "bold", "color": DIVERGED}
+        canvas.text(0.01, base, "\n".join(lines), **look)
+
+
+def _mark_lines(axes: "Axes") -> None:
+    """Marks the points of every line that is drawn in data coordinates; says so where none of a panel is finite."""
+    if axes.name == "3d":
+        return
+    finite, bad = False, False
+    for line in list(axes.lines):
+        if line.get_transform() != axes.transData or line.get_gid() is not None:
+            continue
+        x, y = line.get_data(orig=True)
+        try:
+            points = np.ma.asarray([np.ma.asarray(x, dtype=float), np.ma.asarray(y, dtype=float)])
+        except (TypeError, ValueError):  # dates or words on an axis
+            continue
+        given = ~np.ma.getmaskarray(points).any(axis=0)
+        sound = np.isfinite(np.ma.getdata(points)).all(axis=0)
+        finite |= bool((sound & given).any())
+        _dots(axes, line, np.ma.getdata(points), sound & given)
+        bad |= bool((~sound & given).any())
+        if (~sound & given).any():
+            marks(axes, np.ma.array(points[0], mask=~given), np.ma.array(points[1], mask=~given), line.get_color())
+    if bad and not finite and not axes.texts:
+        look: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center", "fontsize": 9}
+        axes.text(0.5, 0.5, "not finite", color=DIVERGED, **look)
+
+
+def _dots(axes: "Axes", line: "Line2D", points: NDArray, there: NDArray) -> None:
+    """A dot on each point of a line that has no neighbour: what came before a divergence at the second step, the end of
+    what true zeros cut off. A line of one point is not to be seen.
+    """
+    beside = np.pad(there, 1)
+    alone = there & ~beside[:-2] & ~beside[2:]
+    if alone.any() and line.get_marker() == "None" and line.get_linestyle() != "None":
+        look: dict[str, Any] = {"color": line.get_color(), "alpha": line.get_alpha(), "zorder": line.get_zorder()}
+        axes.plot(*points[:, alone], ".", markersize=3 + 2 * line.get_linewidth(), label="_alone", **look)
+
+
+def _handles(canvas: "Canvas") -> list[Any]:
+    """A legend entry for every kind of mark and of cell that the figure holds."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = []
+    for kind in KINDS:
+        drawn = canvas.findobj(lambda artist, kind=kind: artist.get_gid() == kind.words)  # type: ignore[misc]
+        if any(isinstance(artist, Line2D) for artist in drawn):
+            face = "#444444" if kind.filled else "white"
+            handles.append(Line2D([], [], ls="", marker=kind.marker, color="#444444", mfc=face, label=kind.words))
+        if any(not isinstance(artist, Line2D) for artist in drawn):
+            handles.append(Patch(facecolor=kind.color, label=kind.words))
+    return handles

@@ -1,0 +1,148 @@
+"""Trajectories of training on a plane of two parameters, from stored runs: what the figure ``cliff`` draws."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.core.scaled import combined
+from gradpath.figures import CannotDrawError
+from gradpath.figures._shared import common
+from gradpath.tracking.loader import Run
+
+READOUT = ("W_hy", "b_y")
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The stored surface: values of x and of y, ``loss`` (y, x), and what x and y are."""
+
+    names: tuple[str, ...]
+    x: NDArray
+    y: NDArray
+    loss: NDArray
+
+    @property
+    def box(self) -> NDArray:
+        """[[smallest x, smallest y], [largest x, largest y]]."""
+        return np.array([[self.x[0], self.y[0]], [self.x[-1], self.y[-1]]])
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A run on the plane: ``points`` (steps, 3) of x, y and loss, and log10 of the gradient norm that clipping sees."""
+
+    group: common.Group
+    run: Run
+    points: NDArray
+    norm: NDArray
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """An unclipped line is thin and on top, for where the two are one."""
+        clipped = self.group.dash == "--"
+        return {
+            "color": self.group.color,
+            "linestyle": self.group.dash,
+            "lw": 1.6 if clipped else 1.1,
+            "zorder": 3 - clipped,
+        }
+
+    @property
+    def steepest(self) -> int:
+        """The step of the largest gradient."""
+        return int(np.argmax(np.where(np.isfinite(self.norm), self.norm, -np.inf)))
+
+
+def arms_of(runs: Sequence[Run]) -> list[common.Group]:
+    """One group an arm, whatever else its runs differ in: here the learning rate has an axis of its own."""
+    names = sorted({run.arm for run in runs}, key=lambda arm: ("clipped_" in arm, arm))
+    colors = dict(zip(names, common.SPARE * len(names), strict=False)) | common.COLORS
+    return [
+        common.Group(
+            common.arm_label(name),
+            common.plain(common.arm_label(name)),
+            colors[name],
+            "--" if "clipped_" in name else "-",
+            tuple(run for run in runs if run.arm == name),
+        )
+        for name in names
+    ]
+
+
+def plane_of(runs: Sequence[Run]) -> Plane:
+    """The surface of the first run whose places are numbers; its losses may be none. Raises CannotDrawError."""
+    sound = [run for run in runs if np.isfinite(run.series["loss_surface"].values[0][:, :2]).all()]
+    if not sound:
+        raise CannotDrawError(f"{runs[0].name} has no finite error surface")
+    series = sound[0].series["loss_surface"]
+    x, y, loss = series.values[0].T
+    across = len(np.unique(x))
+    return Plane(series.names[:2], x[:across], y[::across], loss.reshape(-1, across))
+
+
+def trajectory_of(group: common.Group, run: Run, plane: Plane) -> Trajectory:
+    places, gradients = run.series["parameter_value"], run.series["grad_norm"]
+    steps = places.steps[np.isin(places.steps, gradients.steps)]
+
+    def at(steps_of: NDArray, values: NDArray) -> NDArray:
+        return values[np.searchsorted(steps_of, steps)]
+
+    held = () if run.config["train"].get("readout", True) else READOUT
+    trained = [i for i, name in enumerate(gradients.names) if name not in (*held, "global")]
+    with np.errstate(invalid="ignore"):  # of a gradient that is not finite
+        norm = combined(at(gradients.steps, gradients.values)[:, trained])
+    columns = [at(places.steps, places.column(name)) for name in plane.names]
+    return Trajectory(group, run, np.stack([*columns, at(run.loss.steps, run.loss.values)], axis=-1), norm)
+
+
+def steepest_of(everything: list[Trajectory]) -> list[Trajectory]:
+    """The trajectories of one start and learning rate: where a gradient that is not clipped is the largest of all."""
+    free = [t for t in everything if t.group.dash == "-"] or everything
+    chosen = max(
+        free,
+        key=lambda t: (np.nan_to_num(t.norm[t.steepest], nan=-np.inf), t.run.config["optimizer"]["lr"], -t.run.seed),
+    ).run
+
+    def same(run: Run) -> bool:
+        return all(run.config[key] == chosen.config[key] for key in run.config if key not in ("clip", "instruments"))
+
+    return [t for t in everything if same(t.run)]
+
+
+def wall_of(run: Run, plane: Plane) -> NDArray | None:
+    """Where a sigmoid unit stays at H_0 for ever and cannot: x_0 = w σ(x_0) + b is a fixed point, and w σ′(x_0) > 1."""
+    cell = run.config["cell"]
+    start = cell["initial_state"]
+    if plane.names != ("W_hh", "b_h") or cell.get("activation") != "sigmoid" or not 0 < start < 1:
+        return None
+    w = plane.x[plane.x * start * (1 - start) > 1]
+    return np.stack([w, np.log(start / (1 - start)) - w * start])
+
+
+def pieces(points: NDArray, box: NDArray) -> list[tuple[NDArray, NDArray | None]]:
+    """The stretches of a trajectory inside the box, and where each leaves it (None: it ends there, or what follows is
+    no number).
+    """
+    within = ((points[:, :2] >= box[0]) & (points[:, :2] <= box[1])).all(axis=1)
+    found: list[tuple[NDArray, NDArray | None]] = []
+    start = None
+    for step, inside in enumerate(within):
+        if inside and start is None:
+            start = step
+        elif not inside and start is not None:
+            found.append((points[start:step], _edge(points[step - 1], points[step], box)))
+            start = None
+    return found + ([(points[start:], None)] if start is not None else [])
+
+
+def _edge(inside: NDArray, outside: NDArray, box: NDArray) -> NDArray | None:
+    """Where the straight step between two points crosses the box; None where it has no direction."""
+    move = np.nan_to_num(outside - inside, nan=0.0, posinf=1e300, neginf=-1e300)
+    if not move[:2].any():
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reach = np.where(move[:2] > 0, box[1] - inside[:2], box[0] - inside[:2]) / move[:2]
+    return inside + np.nanmin(np.where(move[:2] != 0, reach, np.nan)) * move

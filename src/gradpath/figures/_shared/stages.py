@@ -1,0 +1,173 @@
+"""Which reading stands for a stage of training, initialised or trained, and what it must be called.
+
+Where a seed diverged, the trained network was never read: the others stand for their group, and the panel says how many
+are missing; where all did, their last finite readings are drawn under the name of their training steps.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.figures import CannotDrawError
+from gradpath.tracking.loader import Run
+
+if TYPE_CHECKING:
+    from gradpath.figures._shared.arms import Group
+
+FIRST, LAST = 0, -1
+"""Stages: at initialisation, and after training."""
+INITIAL, TRAINED = "at initialisation", "after training"
+
+
+def whole(run: Run, instrument: str) -> NDArray:
+    """Indices of an instrument's readings without NaN and +inf. Raises CannotDrawError where there is none, or the
+    first is not at initialisation.
+    """
+    series = run.series[instrument]
+    finite = series.values < np.inf
+    good = np.flatnonzero(finite.all(axis=tuple(range(1, series.values.ndim))))
+    if not good.size or series.steps[good[0]] != 0:
+        raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
+    return good
+
+
+def stopped(run: Run) -> int | None:
+    """The training step at which loss or gradient stopped being finite."""
+    if run.diverged_at is not None:
+        return run.diverged_at
+    bad = np.flatnonzero(~np.isfinite(run.loss.values))
+    return int(run.loss.steps[bad[0]]) if bad.size else None
+
+
+def solved(run: Run) -> bool:
+    """Has the run solved its task at the end? What was solved on the way and diverged has not."""
+    return run.tags.get("solved") == "true" and stopped(run) is None
+
+
+def ended(run: Run, *instruments: str) -> bool:
+    """Is the last finite reading that of the end of a training that did not diverge?"""
+    return stopped(run) is None and all(whole(run, name)[-1] == len(run.series[name].steps) - 1 for name in instruments)
+
+
+def drawable(found: Sequence["Group"], *instruments: str) -> None:
+    """Raises CannotDrawError where no run of any group has a finite reading at initialisation."""
+    if not any(at(group, FIRST, *instruments) for group in found):
+        for name in instruments:
+            whole(found[0].runs[0], name)
+        raise CannotDrawError("no run has a finite reading at initialisation")
+
+
+def at(group: "Group", stage: int, *instruments: str) -> list[Run]:
+    """The runs that a stage is drawn from. FIRST: those with a finite reading at initialisation. LAST: of these, those
+    that were trained to the end; where none was, all, whose last finite reading then stands there (see `words`).
+    """
+    good = []
+    for run in group.runs:
+        try:
+            for name in instruments:
+                whole(run, name)
+            good.append(run)
+        except CannotDrawError:
+            continue
+    return [run for run in good if ended(run, *instruments)] or good if stage == LAST else good
+
+
+def aligned(found: Sequence["Group"], *instruments: str) -> list["Group"]:
+    """The groups with each run's readings up to the last step at which all of these instruments are finite: for a panel
+    that draws them together, which must not join two different networks.
+    """
+
+    def cut(run: Run) -> Run:
+        try:
+            common = set.intersection(*(set(run.series[n].steps[whole(run, n)].tolist()) for n in instruments))
+        except CannotDrawError:
+            return run
+        last = max(common)
+        if all(run.series[name].steps[-1] == last for name in instruments):
+            return run
+        kept = {name: (run.series[name], run.series[name].steps <= last) for name in instruments}
+        cuts = {
+            name: replace(series, steps=series.steps[k], values=series.values[k]) for name, (series, k) in kept.items()
+        }
+        return replace(run, series=run.series | cuts)
+
+    return [replace(group, runs=tuple(map(cut, group.runs))) for group in found]
+
+
+def as_meant(found: Iterable["Group"], *instruments: str) -> bool:
+    """Does the last reading of every group show the trained network?"""
+    return not any(words(group, LAST, *instruments) for group in found)
+
+
+def after(found: Iterable["Group"], *instruments: str) -> str:
+    """What the last reading of these groups is called together, where a panel has no words of its own."""
+    return TRAINED if as_meant(found, *instruments) else "at the last finite reading"
+
+
+def words(group: "Group", stage: int, *instruments: str) -> str:
+    """What a panel must say of a stage, in lines, because it is not what its row promises; empty where it is."""
+    good, total = at(group, stage, *instruments), len(group.runs)
+    if not good:
+        return lost(group)
+    if stage == FIRST:
+        return f"{total - len(good)} of {total} seeds not finite" if len(good) < total else ""
+    if ended(good[0], *instruments):
+        read = {int(run.series[name].steps[-1]) for run in good for name in instruments}
+        planned = _planned(good)
+        early = "" if read == planned else f"last reading, {steps(read)} of {_numbers(planned)}"
+        if planned == {0}:
+            early = "step 0 of 0: not trained"
+        return "\n".join(filter(None, (early, _lost_seeds(group, good))))
+    read = {int(run.series[name].steps[whole(run, name)[-1]]) for run in good for name in instruments}
+    return (
+        f"last finite reading, {steps(read)} of {_numbers(_planned(good))};\n{lost(group).removesuffix(': not finite')}"
+    )
+
+
+def lost(group: "Group") -> str:
+    """``diverged at step 3``, ``diverged at steps 3 and 5``; of a reading alone, ``not finite``."""
+    at_steps = {step for run in group.runs if (step := stopped(run)) is not None}
+    return f"diverged at {steps(at_steps)}: not finite" if at_steps else "not finite"
+
+
+def _lost_seeds(group: "Group", good: Sequence[Run]) -> str:
+    missing = [run for run in group.runs if run not in good]
+    if not missing:
+        return ""
+    verb = "diverged" if all(stopped(run) is not None for run in missing) else "not finite"
+    return f"{len(missing)} of {len(group.runs)} seeds {verb}"
+
+
+def _planned(runs: Iterable[Run]) -> set[int]:
+    return {int(run.config["train"]["steps"]) for run in runs}
+
+
+def steps(numbers: Iterable[int]) -> str:
+    """``step 3``, ``steps 3 and 5``."""
+    unique = set(numbers)
+    return f"step{'s' * (len(unique) > 1)} {_numbers(unique)}"
+
+
+def _numbers(numbers: Iterable[int]) -> str:
+    """``3``, ``3 and 5``, ``3 to 9``."""
+    ordered = sorted(set(numbers))
+    return " and ".join(map(str, ordered)) if len(ordered) < 3 else f"{ordered[0]} to {ordered[-1]}"
+
+
+def divergences(found: Iterable["Group"]) -> list[str]:
+    """``RNN: 1 of 3 seeds diverged at step 3 of 50, the other 2 were trained to the end`` of each group with such a
+    seed: a median after training is that of the others, whatever number of seeds a caption names.
+    """
+    said = []
+    for group in found:
+        at_steps = [step for run in group.runs if (step := stopped(run)) is not None]
+        if at_steps:
+            seeds = f"{len(at_steps)} of {len(group.runs)} seed{'s' * (len(group.runs) > 1)}"
+            text = f"{group.label}: {seeds} diverged at {steps(at_steps)} of {_numbers(_planned(group.runs))}"
+            others = len(group.runs) - len(at_steps)
+            rest = f"the other {others} were" if others > 1 else "the other was"
+            said.append(f"{text}, {rest} trained to the end" if others else text)
+    return said

@@ -1,0 +1,190 @@
+"""The same of the readings that are computed from several passes, from Jacobians, or from the clipped gradient."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.core.finite_differences import untied_loss
+from gradpath.core.graded_product import products
+from gradpath.core.jacobians import adjoint_qr, lyapunov_exponents
+from gradpath.core.trace import Trace
+from gradpath.gradient_check.columns import Column, cosine_of, norm_of, norm_of_total, same, whole
+from gradpath.gradient_check.findings import ALLOWED, BLAME
+from gradpath.gradient_check.pointwise import HELD
+from gradpath.gradient_check.reference import Reference
+from gradpath.gradient_check.textbook import Stepwise, log10_norm, ratio
+from gradpath.instruments import Instrument
+from gradpath.instruments.clipping_ledger import ClippingLedger
+from gradpath.instruments.credit import Credit
+from gradpath.instruments.jacobian_log_singular_values import JacobianLogSingularValues
+from gradpath.instruments.lyapunov_spectrum import LyapunovSpectrum
+
+
+def clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
+    """Both kinds of clipping on the textbook's gradient, as trained.
+
+    A cosine is uncertain by as much as its two directions: |⟨u, v⟩ − ⟨u′, v′⟩| ≤ ‖u − u′‖ + ‖v − v′‖ of unit
+    vectors. The two cosines themselves do not tell: both are about 0 where a direction is unknown. A plain vector
+    below its type's normal numbers rounds, each element by half of the smallest number s at most, which turns it by
+    no more than 2 · (s/2) √P / ‖v‖.
+    """
+    assert isinstance(instrument, ClippingLedger)
+    trained = trace.gradient if trace.trained is None else trace.trained
+    flat, exponent = whole(reference, trace, readout=trained is trace.gradient)
+    raw = norm_of_total(flat, exponent)
+    plain = np.ldexp(flat, exponent)
+    applied = plain if trace.applied is None else np.stack([trace.applied.astype(np.float64)] * 2)
+    size = np.abs(plain).max() or 1.0
+    lengths = np.linalg.norm(plain / size, axis=1) * size
+    by_norm = plain * np.minimum(1, instrument.max_norm / np.where(lengths > 0, lengths, 1))[:, None]
+    by_value = np.clip(plain, -instrument.max_value, instrument.max_value)
+    near = np.abs(np.abs(plain[0]) / instrument.max_value - 1) < ALLOWED["float32"]
+    share = np.mean(np.abs(plain) > instrument.max_value, axis=1)
+    smallest = float(np.finfo(trained.scaled.array.dtype).smallest_subnormal)
+    rounds = np.log10(smallest * np.sqrt(np.count_nonzero(flat[0])))
+
+    def rounding(vectors: NDArray) -> float:
+        return float(ratio(rounds, log10_norm(vectors[0], 0)))
+
+    def norm(vectors: NDArray) -> Column:
+        found = norm_of_total(vectors, 0)
+        return replace(found, doubt=found.doubt + rounding(vectors))
+
+    def cosine(vectors: NDArray) -> Column:
+        value = cosine_of(vectors[:1], flat[:1])[0] if vectors[0].any() else np.nan
+        turned = [float(np.linalg.norm(moved - unit)) for unit, moved in map(_units, (vectors, flat))]
+        doubt = sum(turned) + rounding(vectors)
+        known = BLAME * doubt < 1  # or else the vector may be a true zero, which has no direction
+        return Column(np.asarray(value if known else np.nan), doubt, told=known)
+
+    yield "log10_raw_norm", raw
+    yield "log10_applied_norm", norm(applied)
+    yield "engaged", Column(np.asarray(float(trace.clip_scale < 1)))
+    yield "non_finite", Column(np.asarray(0.0))
+    yield "cosine", cosine(applied)
+    for kind, vectors in (("norm_clip", by_norm), ("value_clip", by_value)):
+        yield f"{kind}/cosine", cosine(vectors)
+        yield f"{kind}/log10_norm", norm(vectors)
+    yield "value_clip/share", Column(share[0], abs(share[1] - share[0]) + near.mean())
+
+
+def counterfactual(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
+    """The textbook's passes of the cells with a gate held, from their own forward passes."""
+    cell, tape = reference.cell, reference.tape
+    for name, other in {"factual": cell, **cell.counterfactuals()}.items():
+        held = reference
+        if name != "factual":
+            held = Reference(replace(tape.network, cell=other).forward(tape.theta, tape.batch))
+        for layer, found in enumerate(held.layers):
+            for state, value in found.states.items():
+                yield f"{name}/{cell.prefix(layer)}{state}", norm_of(value)
+
+
+def jacobians(reference: Reference, layer: int, sequence: int, row: int) -> Iterator[NDArray]:
+    """The dense ∂s_t/∂s_{t-1} (k·H, k·H) of one sequence, from the last step to the first: of [H, C] by blocks,
+    diag(∂s/∂s) and for H beside it Σ_gates diag(∂s/∂a) W_·hᵀ.
+    """
+    cell, width = reference.cell, reference.cell.hidden_size
+    blocks, kept = len(cell.blocks), len(cell.states)
+    recurrent = reference.weights[layer].h.astype(np.float64)
+    matrices = np.split(recurrent, recurrent.shape[1] // width, 1)
+    for t in reversed(range(reference.tape.length)):
+        local = reference.derivatives[layer].at(t)[row][:, :, sequence]
+        dense = np.zeros((kept, width, kept, width))
+        for out in range(kept):
+            for entering in range(kept):
+                dense[out, :, entering] = np.diag(local[out, blocks + entering])
+            for block, matrix in zip(range(*cell.reads_h.indices(blocks)), matrices, strict=True):
+                if not cell.truncated:
+                    dense[out, :, 0] += local[out, block][:, None] * matrix.T
+        yield dense.reshape(kept * width, kept * width)
+
+
+def _of_sequences(
+    reference: Reference, count: int, read: Callable[[Iterator[NDArray]], NDArray]
+) -> Iterator[tuple[int, NDArray, NDArray]]:
+    """What is read of the factors of the Jacobians' product, averaged over sequences: layer, value, uncertainty."""
+    there_are = min(count, reference.tape.batch.mask.shape[1])
+    for layer in range(reference.cell.layers):
+        value, moved = (
+            np.mean([read(adjoint_qr(jacobians(reference, layer, b, row))) for b in range(there_are)], axis=0)
+            for row in range(2)
+        )
+        with np.errstate(invalid="ignore"):
+            yield layer, value, np.where(same(value, moved), 0, np.nan_to_num(np.abs(moved - value), nan=np.inf))
+
+
+def lyapunov(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
+    assert isinstance(instrument, LyapunovSpectrum)
+    warm_up = min(instrument.warm_up, reference.tape.length - 1)
+    read = partial(lyapunov_exponents, warm_up=warm_up)
+    for layer, value, doubt in _of_sequences(reference, instrument.sequences, read):
+        doubt = np.where((value > -np.inf) & (value < np.log(HELD)), np.inf, doubt)  # it may be read as a true zero
+        for k, column in enumerate(map(Column, value, doubt), 1):
+            yield f"{reference.cell.prefix(layer)}lambda_{k}", column
+
+
+def singular_values(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
+    assert isinstance(instrument, JacobianLogSingularValues)
+    lags = np.unique(np.geomspace(1, max(1, reference.tape.length - 1), instrument.lags).round().astype(int)).tolist()
+
+    def read(factors: Iterator[NDArray]) -> NDArray:
+        found = enumerate(islice(products(factors), max(lags)), 1)
+        return np.stack([product.log_singular_values() for lag, product in found if lag in lags]) / np.log(10)
+
+    for layer, value, doubt in _of_sequences(reference, instrument.sequences, read):
+        for lag, row, doubts in zip(lags, value, doubt, strict=True):
+            for k, (one, own) in enumerate(zip(row, doubts, strict=True), 1):
+                yield f"{reference.cell.prefix(layer)}lag={lag}/sigma_{k}", Column(one, own * np.log(10), log=True)
+
+
+def counterfactual_loss(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
+    """The loss of an untied forward pass, in the tape's type and in float64."""
+    tape, network = reference.tape, reference.tape.network
+    for name, cell in {"factual": reference.cell, **reference.cell.counterfactuals()}.items():
+        held = replace(network, cell=cell)
+        losses = [
+            untied_loss(held, np.tile(tape.theta.astype(kind), (tape.length, 1)), tape.batch.astype(kind))
+            for kind in (np.float64, tape.theta.dtype.type)
+        ]
+        scale = max(1.0, abs(losses[0]))
+        yield name, Column(np.asarray(losses[0]), abs(losses[1] - losses[0]) + np.finfo(tape.theta.dtype).eps * scale)
+
+
+def credit(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
+    assert isinstance(instrument, Credit)
+    length, most = reference.tape.length, instrument.max_steps
+    steps = range(length) if length <= most else np.linspace(length - 1, 0, most).round().astype(int)[::-1].tolist()
+    every, scored = _recurrent(reference), {int(s): row for row, s in enumerate(reference.tape.scored)}
+    for s in steps:
+        alone = _recurrent(reference.of_step(scored[s])) if s in scored else None
+        yield f"credit/{s + 1}", Column(np.full(length, -np.inf), log=True) if alone is None else norm_of(alone)
+    unit, doubt = _units(every.values[0]), every.uncertainty()
+    for s in steps:
+        yield f"alignment/{s + 1}", Column(unit @ unit[s], doubt + doubt[s])
+    yield "norm", norm_of(every)
+
+
+def _recurrent(reference: Reference) -> Stepwise:
+    """∂L/∂θ_t (2, T, P) of all but the readout's parameters, brought to one exponent a step."""
+    found = [steps for _, name, steps in reference.gradients() if name not in ("W_hy", "b_y")]
+    exponent = np.max([steps.exponent for steps in found], axis=0)
+    flat = [
+        np.ldexp(steps.values, np.maximum(steps.exponent - exponent, -5000)[:, None, None]).reshape(
+            2, len(exponent), -1
+        )
+        for steps in found
+    ]
+    return Stepwise(np.concatenate(flat, axis=-1), exponent)
+
+
+def _units(vectors: NDArray) -> NDArray:
+    """Rows brought to norm 1, a true zero left 0."""
+    largest = np.abs(vectors).max(axis=1, keepdims=True)
+    flat = vectors / np.where(largest > 0, largest, 1)
+    norm = np.linalg.norm(flat, axis=1, keepdims=True)
+    return flat / np.where(norm > 0, norm, 1)

@@ -1,0 +1,201 @@
+"""The derivative of a cell's step, found from ``cell.step`` alone: what a textbook pass is made of.
+
+A step is pointwise: of each unit, the k states that leave are functions of its m = n + k inputs, the pre-activations
+and the states that enter. Their Jacobian (k, m) is taken for all units at once by a *complex step*,
+f′(x) = Im f(x + ih) / h (Squire & Trapp 1998), which has no difference to cancel and so is right for saturated units
+too; in extended precision, where the machine has it, so that what the step rounds in its own type is seen as
+uncertainty. Where that does not agree with central differences, because a cell takes an absolute value, say, the
+differences count, of several step sizes those of the two that agree best, with their disagreement as the uncertainty.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.core.cell import Cell
+from gradpath.core.finite_differences import central_difference
+from gradpath.core.tape import LayerTape
+
+STEPS, SIDE = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), 1e-6
+SEVERAL = 4
+"""Sequences in which complex step and differences are compared."""
+IMAGINARY: dict[type[np.complexfloating], float] = {np.clongdouble: 1e-20, np.complex128: 1e-20, np.complex64: 1e-6}
+"""h: its square beside 1 is below rounding, and its product with a slope of 10^-288 (10^-32) is still a number."""
+HELD = float(np.finfo(np.float64).tiny)
+"""A smaller derivative float64 need not hold: σ(a) = 1/(1 + e^-a) is 0 where e^-a overflows, σ < HELD / 4; and a
+product that underflows rounds by 2^-1074, times 2^40 beside an adjoint that has not been rescaled yet: HELD / 2^12."""
+Left = tuple[NDArray, NDArray, NDArray]
+
+
+class Derivative:
+    """The local Jacobians of one layer's steps, at the points that lie on its tape. Complex step and differences are
+    compared at the ends and in the middle, unless it is known already whether the complex step is ``exact``.
+    """
+
+    def __init__(self, cell: Cell, tape: LayerTape, exact: bool | None = None) -> None:
+        self._cell, self._tape = cell, tape
+        self._single = tape.pre.dtype == np.float32
+        self._eps = 4 * float(np.finfo(tape.pre.dtype).eps)
+        self._rng = np.random.default_rng(0)
+        steps = len(tape.pre)
+        ends = sorted({0, steps // 2, steps - 1}) if exact is None else []
+        points = [[value[:SEVERAL] for value in self.point(t)] for t in ends]
+        found = [self._both(point) for point in points]
+        self.exact = all(agree for agree, _ in found) if exact is None else exact
+        self.pointwise = all(self._is_pointwise(point, j) for point, (_, j) in zip(points, found, strict=True))
+        """Does no unit of a step see another's inputs but through the matrices?"""
+
+    def at(self, t: int) -> NDArray:
+        """∂(states that leave)/∂(pre-activations, states that enter) (2, k, m, B, H) of step t; and once more with all
+        that is uncertain of it moved at random: the last digits of the point itself, which count where a cell takes a
+        difference of nearly equal numbers, what the tape's own type rounds in such a step, and what differences leave
+        open.
+        """
+        return self._of_step(self._jacobians, t)
+
+    def gate_slopes(self, t: int) -> NDArray:
+        """∂(gate)/∂(its own pre-activation) (n, B, H)."""
+        return self._of_step(self._gate_slopes, t)
+
+    def _of_step(self, of_all: NDArray, t: int) -> NDArray:
+        batch = self._tape.pre.shape[1]
+        return of_all[..., t * batch : (t + 1) * batch, :]
+
+    @cached_property
+    def _jacobians(self) -> NDArray:
+        """Of all steps side by side, as if they were so many sequences: (2, k, m, T·B, H)."""
+        point = self._points
+        if self.exact:
+            jacobian = self._by_complex_step(point, self._leaving, np.clongdouble)
+            moved = [self._by_complex_step(p, self._leaving, np.complex128) for p in (point, *self._near(point))]
+            error = np.zeros_like(jacobian)
+            if self._single:
+                error += np.abs(self._by_complex_step(point, self._leaving, np.complex64) - jacobian)
+        else:
+            jacobian, error = self._by_differences(point, self._leaving)
+            moved = [self._by_differences(near, self._leaving)[0] for near in self._near(point)]
+        error = error + np.max([np.abs(one - jacobian) for one in moved], axis=0)
+        xi = self._signs((2, *jacobian.shape))
+        lost = np.where(jacobian == 0, 0, HELD * xi[1])  # of several sizes, because equal ones cancel in a sum
+        return np.stack([jacobian, jacobian * (1 + self._eps * xi[0]) + error * np.sign(xi[1]) + lost])
+
+    @cached_property
+    def _gate_slopes(self) -> NDArray:
+        if self.exact:
+            every = self._by_complex_step(self._points, self._gates, np.complex128)
+        else:
+            every = self._by_differences(self._points, self._gates)[0]
+        return np.stack([every[block, block] for block in range(len(self._cell.blocks))])
+
+    @property
+    def _points(self) -> list[NDArray]:
+        """The inputs of all steps, (T·B, H) each."""
+        return [np.concatenate(steps) for steps in zip(*map(self.point, range(len(self._tape.pre))), strict=True)]
+
+    def _near(self, point: list[NDArray]) -> Iterator[list[NDArray]]:
+        """The point with its last digits moved: all inputs of a unit in one direction, and the states in the other, so
+        that the rounding of neither a sum nor a difference goes unseen.
+        """
+        xi, kept = self._eps * self._signs(point[0].shape), len(self._cell.states)
+        for of_states in (1, -1):
+            yield [v * (1 + (of_states if i >= len(point) - kept else 1) * xi) for i, v in enumerate(point)]
+
+    def _signs(self, shape: tuple[int, ...]) -> NDArray:
+        """Random numbers of size ½ … 1, of either sign."""
+        return self._rng.uniform(0.5, 1, shape) * self._rng.choice([-1, 1], shape)
+
+    def point(self, t: int) -> list[NDArray]:
+        """The m inputs (B, H) of step t, in float64."""
+        pre = np.moveaxis(self._tape.pre[t], -2, 0)
+        return [value.astype(np.float64) for value in (*pre, *(s[t] for s in self._tape.states.values()))]
+
+    def step(self, point: Sequence[NDArray]) -> Left:
+        """The states that leave (k, B, H), the gates (B, n, H) and what is saved, of one step from a point."""
+        cell, kept = self._cell, len(self._cell.states)
+        pre = np.stack(point[:-kept], axis=-2)
+        enter = [np.array(state) for state in point[-kept:]]
+        leave, saved = ([np.empty_like(enter[0]) for _ in names] for names in (cell.states, cell.saved))
+        gates = np.empty_like(pre)
+        with np.errstate(all="ignore"):
+            cell.step(pre, gates, enter, leave, saved)
+        return np.stack(leave), gates, np.array(saved)
+
+    def _leaving(self, point: Sequence[NDArray]) -> NDArray:
+        return self.step(point)[0]
+
+    def _gates(self, point: Sequence[NDArray]) -> NDArray:
+        return np.moveaxis(self.step(point)[1], -2, 0)
+
+    def _by_complex_step(
+        self,
+        point: list[NDArray],
+        f: Callable[[list[NDArray]], NDArray],
+        kind: type[np.complexfloating],
+        scale: float = 1.0,
+    ) -> NDArray:
+        """Im f(x + ih) / h (…, m, B, H) for each of the inputs; NaN where a step does not take complex numbers."""
+        h = IMAGINARY[kind]
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("error")  # as of an imaginary part that is thrown away
+            try:
+                found = f(_each_moved([value.astype(kind) for value in point], 1j * h))
+            except Exception:  # a user's own step may raise anything when it meets a complex number
+                return np.full((len(self._cell.states), len(point), *point[0].shape), np.nan)
+        return np.asarray((found.imag / np.asarray(h, found.imag.dtype)).astype(np.float64))
+
+    def _by_differences(self, point: list[NDArray], f: Callable[[list[NDArray]], NDArray]) -> tuple[NDArray, NDArray]:
+        """The same (…, m, B, H) by central differences, and its uncertainty."""
+        return _best_difference(lambda change: f(_each_moved(point, change)))
+
+    def _both(self, point: list[NDArray]) -> tuple[bool, NDArray]:
+        """Do complex step and differences agree? And the better of the two."""
+        by_complex = self._by_complex_step(point, self._leaving, np.complex128)
+        agree, by_difference = _agrees(lambda change: self._leaving(_each_moved(point, change)), by_complex)
+        return agree, by_complex if agree else by_difference
+
+    def _is_pointwise(self, point: list[NDArray], jacobian: NDArray) -> bool:
+        """Moves every unit by a step of its own, and compares with what the units' own Jacobians say."""
+        direction = [self._rng.uniform(-1, 1, value.shape) for value in point]
+        expected = np.einsum("oibh,ibh->obh", jacobian, np.array(direction))
+
+        def along(change: float) -> NDArray:
+            return self._leaving([value + change * d for value, d in zip(point, direction, strict=True)])
+
+        return _agrees(along, expected)[0]
+
+
+def _agrees(f: Callable[[float], NDArray], derivative: NDArray) -> tuple[bool, NDArray]:
+    """Is this df/dx at 0, elementwise? By central differences, or by those of one side, because nearly at a corner, as
+    of relu, the derivative is that of one side. And what the central ones say.
+    """
+    found, error = _best_difference(f)
+    off = np.abs(found - derivative)
+    near = off <= 1e-6 * np.abs(found) + 10 * error + 1e-9
+    if not near.all():
+        start, (ahead, behind) = f(0.0), (f(SIDE), f(-SIDE))
+        sides = np.array([(ahead - start) / SIDE, (start - behind) / SIDE])
+        near |= (np.abs(sides - derivative) <= 1e-4 * (1 + np.abs(derivative))).any(axis=0)
+    return bool(near.all()), found
+
+
+def _each_moved(point: list[NDArray], change: complex) -> list[NDArray]:
+    """The inputs (m, B, H) of m steps side by side, of which the i-th has its i-th input moved."""
+    moved = [np.repeat(value[None], len(point), axis=0) for value in point]
+    for index, value in enumerate(moved):
+        value[index] += change
+    return moved
+
+
+def _best_difference(f: Callable[[float], NDArray]) -> tuple[NDArray, NDArray]:
+    """df/dx at 0, elementwise by the step size that suits each element, and its uncertainty: that of rounding, and by
+    how much it differs from that of the next step size.
+    """
+    size = np.abs(f(0.0))
+    found = np.array([central_difference(f, step) for step in STEPS])
+    rounding = np.array([4 * np.finfo(np.float64).eps * size / step for step in STEPS])
+    differ = np.abs(np.diff(found, axis=0)) + rounding[:-1]
+    best = differ.argmin(axis=0)[None]
+    return np.take_along_axis(found, best, 0)[0], np.take_along_axis(differ, best, 0)[0]

@@ -1,0 +1,201 @@
+"""The same of ``reach`` and ``theory``, from the definitions by other means than theirs."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.cells.rnn import RNN
+from gradpath.core import bptt
+from gradpath.core.activations import Activation
+from gradpath.core.trace import Trace
+from gradpath.gradient_check.columns import Column
+from gradpath.gradient_check.declared import PHI
+from gradpath.gradient_check.pointwise import HELD, Derivative
+from gradpath.gradient_check.reference import Reference
+from gradpath.gradient_check.textbook import LOG10_2, log10_norm
+from gradpath.instruments import Instrument
+
+SQUARINGS = 40
+"""W to the power 2^40: what is left of the first norms in its logarithm a step is below rounding."""
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
+PANELS, FURTHEST = 150, 12
+"""Gauss-Legendre rules over so many standard deviations, on either side of the mean."""
+QUADRATURE = 18
+"""Standard deviation of a pre-activation up to which ``theory.mean_field`` says that it is right to rounding."""
+
+
+def reach(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
+    """From the textbook's pass of the loss of the last scored step alone, of each layer's carrier."""
+    tape, last = reference.tape, int(reference.tape.scored[-1])
+    alone = reference if len(tape.scored) == 1 else reference.of_step(len(tape.scored) - 1)
+    carriers = [layer.states[tape.cell.states[-1]] for layer in alone.layers]
+    eps = float(np.finfo(tape.outputs.dtype).eps)
+    curves = [
+        [(log10_norm(of.values[row], 1) + of.exponent * LOG10_2)[last::-1] for of in (carriers[-1], carriers[0])]
+        for row in range(2)
+    ]
+    known = not any(np.isnan(layer.to_carrier).any() for layer in alone.layers)
+    (value, near), (censored, other) = ([pair[k] for pair in (_fallen(top) for top, _ in curves)] for k in (0, 1))
+    # Each value of the curve may be off by rounding; the lag by so much more the slower the curve falls.
+    slope = _slope(curves[0][0], value) * np.log(10)
+    doubt = abs(value - near) + 4 * eps * (1 / slope if slope else 1)
+    yield "reach", Column(np.asarray(value), doubt, told=known)
+    yield "reach_censored", Column(np.asarray(censored), abs(censored - other) + float(doubt > 1))
+    lost = [_lost(bottom) for _, bottom in curves]
+    with np.errstate(invalid="ignore"):
+        yield "decades_lost", Column(np.asarray(lost[0]), np.nan_to_num(abs(lost[0] - lost[1])) + 4 * eps, told=known)
+
+
+def _fallen(curve: NDArray) -> tuple[float, float]:
+    """Lag by lag: where ln a has fallen by 1, between two lags on the straight line; and is it the end instead?"""
+    fall = [(float(a) - float(curve[0])) * np.log(10) for a in curve]
+    if curve[0] == -np.inf or np.isnan(curve).any() or np.isposinf(curve).any():
+        return np.nan, 0.0
+    for lag in range(1, len(fall)):
+        if fall[lag] <= -1:
+            part = 0.0 if np.isinf(fall[lag]) else (-1 - fall[lag - 1]) / (fall[lag] - fall[lag - 1])
+            return lag - 1 + part, 0.0
+    return len(fall) - 1.0, 1.0
+
+
+def _slope(curve: NDArray, lag: float) -> float:
+    """|Δ log10 a| over the step in which the lag lies; 0 where there is none."""
+    if not np.isfinite(lag) or len(curve) < 2:
+        return 0.0
+    index = min(int(lag), len(curve) - 2)
+    found = abs(float(curve[index + 1]) - float(curve[index]))
+    return found if np.isfinite(found) else 0.0
+
+
+def _lost(curve: NDArray) -> float:
+    """First value that is not a true zero, less the value at the largest lag."""
+    if np.isnan(curve).any() or np.isposinf(curve).any():
+        return np.nan
+    first = next((float(a) for a in curve if a != -np.inf), None)
+    return np.inf if first is None else first - float(curve[-1])
+
+
+def theory(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
+    last, length = int(reference.tape.scored[-1]), reference.tape.length
+    for layer in range(reference.cell.layers):
+        lines = _of_rnn(reference, layer) if isinstance(reference.cell, RNN) else _of_carousel(reference, layer)
+        for name, (line, doubt) in lines.items():
+            if name != "bound_margin":
+                line = np.where(np.arange(length) <= last, line, -np.inf)
+            yield reference.cell.prefix(layer) + name, Column(line, np.nan_to_num(doubt, nan=np.inf, posinf=np.inf))
+
+
+def _of_rnn(reference: Reference, layer: int) -> dict[str, tuple[NDArray, NDArray]]:
+    """The lines, in decades, and by how much each is uncertain."""
+    cell, last = reference.cell, int(reference.tape.scored[-1])
+    assert isinstance(cell, RNN)
+    recurrent, lags = reference.weights[layer].h.astype(np.float64), last - np.arange(reference.tape.length)
+    steepest = np.log10(0.25 if cell.activation is Activation.sigmoid else 1.0)
+    eps, rng = float(np.finfo(np.float64).eps), np.random.default_rng(0)
+    size = np.abs(recurrent).max() or 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # σ_max² is the largest eigenvalue of WᵀW.
+        sigma = np.log10(size) + np.log10(np.linalg.eigvalsh((recurrent / size).T @ (recurrent / size))[-1]) / 2
+        sigma = sigma if recurrent.any() else -np.inf
+        moved = [recurrent + 4 * eps * size * rng.choice([-1, 1], recurrent.shape) for _ in range(3)]
+        radius, *others = (_log10_radius(w) for w in (recurrent, *moved))
+        doubt = max(abs(other - radius) for other in others)
+        mean, unsure = _mean_field(reference, layer, recurrent)
+        found = {
+            "sigma_max_bound": (_constant(sigma + steepest, lags), 16 * eps * np.abs(lags) * len(recurrent)),
+            "spectral_radius": (_constant(radius + steepest, lags), (doubt + 16 * eps) * np.abs(lags)),
+            "mean_field": (mean, unsure),
+        }
+        return found | {"bound_margin": _margin(reference, layer, sigma + steepest)}
+
+
+def _constant(slope: float, lags: NDArray) -> NDArray:
+    return np.where(lags == 0, 0.0, lags * slope)
+
+
+def _log10_radius(matrix: NDArray) -> float:
+    """log10 of the spectral radius by Gelfand's formula, ρ = lim ‖W^k‖^{1/k}, with k = 2^m by squaring."""
+    power, found, weight = matrix.copy(), 0.0, 1.0
+    for _ in range(SQUARINGS):
+        size = float(np.linalg.norm(power))
+        if not size:
+            return -np.inf
+        found += weight * np.log10(size)
+        power = (power / size) @ (power / size)
+        weight /= 2
+    return float(found)
+
+
+def _mean_field(reference: Reference, layer: int, recurrent: NDArray) -> tuple[NDArray, NDArray]:
+    """The line, from the moments of a Gaussian by Gauss-Legendre rules in the place of a trapezoidal one."""
+    cell, weights, last = reference.cell, reference.weights[layer], int(reference.tape.scored[-1])
+    assert isinstance(cell, RNN)
+    inputs = reference.below(layer).astype(np.float64) @ weights.x.astype(np.float64) + weights.b.astype(np.float64)
+    gain = float(np.sum(recurrent * recurrent)) / len(recurrent)
+    second, line, doubt = cell.initial_state**2, np.zeros(len(inputs)), np.zeros(len(inputs))
+    known, slopes = True, []
+    for entering in inputs:
+        mean, spread = float(entering.mean()), float(np.mean((entering - entering.mean()) ** 2))
+        deviation = np.sqrt(gain * second + spread)
+        known = known and deviation <= QUADRATURE
+        second, steep = _moments(cell.activation, mean, float(deviation))
+        slopes.append(0.5 * np.log10(gain * steep))
+    for t in reversed(range(last)):
+        line[t] = line[t + 1] + slopes[t + 1]
+    # Inputs are summed in their own type, and what rounds there goes into every slope.
+    eps = float(np.finfo(reference.tape.outputs.dtype).eps)
+    moved = eps * (1 + np.abs(inputs).max()) * np.maximum(last - np.arange(len(line)), 0)
+    doubt[:] = moved if known else np.inf
+    return line, doubt
+
+
+def _moments(kind: Activation, mean: float, deviation: float) -> tuple[float, float]:
+    """E[φ²] and E[φ′²] of N(mean, deviation²); the range is cut at the corner of relu, the centre of the others."""
+    if not deviation:
+        points, weights = np.array([mean]), np.ones(1)
+    else:
+        centre = float(np.clip(-mean / deviation, -FURTHEST, FURTHEST))
+        edges = np.concatenate([np.linspace(-FURTHEST, centre, PANELS), np.linspace(centre, FURTHEST, PANELS)[1:]])
+        half, middle = np.diff(edges)[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
+        z = (middle + half * NODES).ravel()
+        weights = (half * WEIGHTS).ravel() * np.exp(-z * z / 2) / np.sqrt(2 * np.pi)
+        points = mean + deviation * z
+    if kind is Activation.relu:
+        slope = np.where(points > 0, 1.0, 0.0)
+    else:
+        steep = 1.0 if kind is Activation.tanh else 0.5
+        slope = (steep / np.cosh(np.clip(steep * points, -350, 350))) ** 2  # tanh′ = sech², σ′ = (½ sech(a/2))²
+    return float(weights @ PHI[kind](points) ** 2), float(weights @ slope**2)
+
+
+def _margin(reference: Reference, layer: int, bound: float) -> tuple[NDArray, NDArray]:
+    """By how many decades what comes through W_hh stays below the bound, in the sequence that comes nearest."""
+    found = reference.layers[layer]
+    total = found.states[reference.cell.states[0]]
+    rows = []
+    for row in range(2):
+        arrives = log10_norm(total.values[row], 2) + total.exponent[:, None] * LOG10_2
+        carried = log10_norm(found.to_h.values[row], 2) + found.to_h.exponent[:, None] * LOG10_2
+        margin = np.where(carried[:-1] == -np.inf, np.inf, bound + arrives[1:] - carried[:-1])
+        rows.append(np.append(margin.min(axis=1), np.inf))
+    doubt = np.where(rows[0] == rows[1], 0, np.abs(rows[0] - rows[1])) + 4 * np.finfo(reference.tape.outputs.dtype).eps
+    return rows[0], doubt
+
+
+def _of_carousel(reference: Reference, layer: int) -> dict[str, tuple[NDArray, NDArray]]:
+    """Of the cell's own step where all weights are 0: ∂C_t/∂C_{t-1}, the pre-activations held."""
+    weights, cell = reference.weights[layer], reference.cell
+    x, h, b = (np.zeros_like(w, np.float64)[None] for w in (weights.x, weights.h, weights.b))
+    alone = bptt.LayerWeights(x, h, b + weights.b)
+    step = bptt.forward(replace(cell), alone, np.zeros((1, 1, 1, len(weights.x)))).seed(0)
+    both = Derivative(cell, step, reference.exact).at(0)[:, -1, -1, 0].astype(np.longdouble)
+    lags = np.maximum(int(reference.tape.scored[-1]) - np.arange(reference.tape.length), 0)
+    with np.errstate(divide="ignore", invalid="ignore", under="ignore"):
+        value, near = (np.log10(np.mean(np.abs(f) ** (2 * lags[:, None]), axis=1)) / 2 for f in both)
+        # A longdouble ends at 10^-4932.
+        doubt = np.where(value == near, 0, np.abs(value - near)) + np.where(value < -2400, np.inf, 0)
+    if ((both[0] != 0) & (np.abs(both[0]) < HELD)).any():
+        doubt[lags > 0] = np.inf
+    return {"carousel": (value.astype(np.float64), doubt.astype(np.float64))}

@@ -1,0 +1,85 @@
+"""What the instruments must have recorded: of those that gradpath brings, by the definition in their docstring from the
+textbook's gradients; of every other, and of those whose reading is a rule rather than a norm, what the instrument reads
+where the textbook's passes stand in the place of the network's own.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from gradpath.core.trace import Measurement, Trace
+from gradpath.gradient_check import columns, derived, predicted, surface
+from gradpath.gradient_check.columns import Column, same
+from gradpath.gradient_check.findings import Errors, exactly, worst
+from gradpath.gradient_check.reference import Reference
+from gradpath.instruments import Instrument
+from gradpath.training.experiment import unit_name
+
+Expectation = Callable[[Reference, Trace, Instrument], Iterator[tuple[str, Column]]]
+EXPECTED: dict[str, Expectation] = {
+    "param_grad_norm": columns.param_grad_norm,
+    "state_grad_norm": columns.state_grad_norm,
+    "grad_norm": columns.grad_norm,
+    "gate_activation": columns.gate_activation,
+    "node_grad_norm": columns.node_grad_norm,
+    "path_grad_norm": columns.path_grad_norm,
+    "clip_scale": columns.clip_scale,
+    "clipping_ledger": derived.clipping_ledger,
+    "counterfactual": derived.counterfactual,
+    "parameter_value": columns.parameter_value,
+    "lyapunov_spectrum": derived.lyapunov,
+    "jacobian_log_singular_values": derived.singular_values,
+    "counterfactual_loss": derived.counterfactual_loss,
+    "credit": derived.credit,
+    "reach": predicted.reach,
+    "theory": predicted.theory,
+    "loss_surface": surface.loss_surface,
+}
+"""What the columns must hold."""
+
+
+def errors(reference: Reference, trace: Trace, instrument: Instrument, read: Measurement) -> tuple[str, Errors]:
+    """Of what an instrument has read, at every timestep the largest error of its columns (T,), or of a reading of the
+    whole step the largest of all (); and the column in which the largest is.
+    """
+    expectation = EXPECTED.get(unit_name(instrument))
+    if expectation is None:
+        return "", _by_stand_in(reference, trace, instrument, read)
+    expected = dict(expectation(reference, trace, instrument))
+    if tuple(expected) != read.names:
+        return "names", exactly(np.full(len(read.values) if instrument.per_timestep else (), np.inf))
+    with np.errstate(invalid="ignore"):
+        found = [column.errors(read.values[..., index]) for index, column in enumerate(expected.values())]
+    largest = int(np.argmax([one.excess.max() for one in found]))
+    return read.names[largest], worst(found)
+
+
+def _by_stand_in(reference: Reference, trace: Trace, instrument: Instrument, read: Measurement) -> Errors:
+    """The instrument on the textbook's own trace; and on it moved by what is uncertain."""
+    both = []
+    for stand_in in reference.stand_ins:
+        trained = trace.trained
+        if trained is not None:
+            network = stand_in.tape.network
+            trained = stand_in.gradient if trained is trace.gradient else network.without_readout(stand_in)
+        dressed = replace(stand_in, clip_scale=trace.clip_scale, applied=trace.applied, trained=trained)
+        try:
+            both.append(instrument.measure(dressed))
+        except RuntimeError:  # as of ``theory``, where what is uncertain moves a gradient beyond what can be
+            if not both:
+                raise
+            both.append(both[0])
+    value, near = (measurement.values for measurement in both)
+    if both[0].names != read.names or value.shape != read.values.shape:
+        return exactly(np.inf)
+    with np.errstate(invalid="ignore"):
+        off, doubt = np.abs(read.values - value), np.abs(near - value)
+    off, doubt = (np.where(same, 0, x) for x, same in ((off, same(read.values, value)), (doubt, same(near, value))))
+    if any(np.isnan(layer.to_carrier).any() for layer in reference.layers):  # a step does not tell ∂H_t/∂C_t
+        off = np.where(np.isnan(value), 0, off)
+    size = np.maximum(1, np.abs(np.nan_to_num(value)))
+    found = Errors(off / size, np.nan_to_num(doubt, nan=np.inf) / size)
+    if instrument.per_timestep and value.ndim > 1:
+        return worst([Errors(*columns) for columns in zip(*(np.moveaxis(x, -1, 0) for x in found), strict=True)])
+    return found.largest

@@ -1,0 +1,154 @@
+"""All that a pass claims, by the textbook: the adjoints, every parameter's gradient at every step, and their sum."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.core import bptt, readout
+from gradpath.core.losses import Loss
+from gradpath.core.network import Network
+from gradpath.core.scaled import Scaled
+from gradpath.core.tape import LayerTape, Tape
+from gradpath.core.trace import Trace
+from gradpath.gradient_check.pointwise import Derivative
+from gradpath.gradient_check.textbook import LayerReference, Stepwise, Textbook, summed, total
+
+SUBNORMAL = float(np.finfo(np.float64).smallest_subnormal)
+
+
+class Reference:
+    """What backpropagation from a tape must give; with ``row``, from the loss of that scored timestep alone."""
+
+    def __init__(self, tape: Tape, row: int | None = None, derivatives: Sequence[Derivative] | None = None) -> None:
+        self.tape, self.cell, network = tape, tape.cell, tape.network
+        self.derivatives = derivatives or [Derivative(self.cell, layer) for layer in tape.layers]
+        self.weights = list(network.layers(tape.theta))
+        self.w_hy = network.packed(tape.theta)[-2]
+        self.d_outputs = loss_gradient(network.loss, tape)
+        if row is not None:
+            self.d_outputs[np.arange(len(tape.scored)) != row] = 0
+        self.book = Textbook(self.cell, tape.layers, self.derivatives, tape.outputs.dtype)
+        self.layers: list[LayerReference] = self.book.stack(self.weights, self.w_hy, tape.scored, self.d_outputs)
+        self._eps = float(np.finfo(tape.theta.dtype).eps)
+
+    def below(self, layer: int) -> NDArray:
+        """X_t (T, B, ·) of a layer: the minibatch's own inputs, or H_t of the layer below."""
+        if not layer:
+            return self.tape.batch.inputs
+        return self.tape.layers[layer - 1].states[self.cell.states[0]][1:]
+
+    def gradients(self) -> Iterator[tuple[int, str, Stepwise]]:
+        """∂L/∂θ_t (2, T, K, H) of every parameter, with its layer: X_tᵀ δa_t, H_{t-1}ᵀ δa_t, Σ_b δa_t. One at a time,
+        because each is T times as large as the parameter.
+        """
+        cell = self.cell
+        for layer, found in enumerate(self.layers):
+            previous = self.tape.layers[layer].states[cell.states[0]][:-1]
+            for block, names in enumerate(cell.blocks.values()):
+                delta = found.delta.values[..., block, :]
+                for name, enters in ((names.x, self.below(layer)), (names.h, previous), (names.b, None)):
+                    if name:
+                        yield layer, cell.prefix(layer) + name, self._formed(enters, delta, found.delta.exponent)
+        top, scored = self.tape.layers[-1].states[cell.states[0]][1:], self.tape.scored
+        sent = np.zeros((2, self.tape.length, *self.d_outputs.shape[1:]))
+        sent[:, scored] = self.d_outputs
+        zero = np.zeros(self.tape.length, int)
+        yield cell.layers - 1, "W_hy", self._formed(top, sent, zero)
+        yield cell.layers - 1, "b_y", self._formed(None, sent, zero)
+
+    def _formed(self, enters: NDArray | None, delta: NDArray, exponent: NDArray) -> Stepwise:
+        """Both factors are brought to size 1 first, so that their product does not underflow where it is a number; by
+        what it would if they were not, it is uncertain.
+        """
+        rng = np.random.default_rng(0)
+        if enters is None:
+            ones = np.ones((*delta.shape[:-2], 1, delta.shape[-2]))
+            return Stepwise(summed(ones, delta, self._eps, rng), exponent)
+        entered, of_enters = _of_size_1(enters.astype(np.float64).swapaxes(-1, -2)[None])
+        sent, of_delta = _of_size_1(delta)
+        found = summed(np.broadcast_to(entered, (2, *entered.shape[1:])), sent, self._eps, rng)
+        lost = np.ldexp(SUBNORMAL * delta.shape[-2], np.clip(-of_enters - of_delta, None, 2000))
+        found[1] += np.where(found[0] == 0, 0, lost[:, None, None])
+        return Stepwise(found, exponent + of_enters + of_delta)
+
+    @cached_property
+    def totals(self) -> dict[str, tuple[NDArray, int]]:
+        """∂L/∂θ = Σ_t ∂L/∂θ_t (2, K, H) of every parameter, with its exponent."""
+        return {name: total(steps) for _, name, steps in self.gradients()}
+
+    def of_step(self, row: int) -> "Reference":
+        """The same of the loss of that scored timestep alone."""
+        return Reference(self.tape, row, self.derivatives)
+
+    @property
+    def exact(self) -> bool:
+        return all(derivative.exact for derivative in self.derivatives)
+
+    @cached_property
+    def stand_ins(self) -> list[Trace]:
+        """The trace with the textbook's passes in the place of the network's own, and with what is uncertain moved."""
+        plain, found = self.tape.network, []
+        for moved in (0, 1):
+            network = LongHand(plain.cell, plain.input_size, plain.output_size, plain.loss, moved, self.exact)
+            tape = replace(self.tape, network=network)
+            found.append(network.backward(tape.theta, tape))
+        return found
+
+
+def _of_size_1(values: NDArray) -> tuple[NDArray, NDArray]:
+    """(·, T, …) brought to size 1 at every step, and the powers of two that it was (T,)."""
+    power = np.frexp(np.abs(values[0]).max(axis=(-1, -2), initial=0))[1]
+    return np.ldexp(values, -power[:, None, None]), power
+
+
+def loss_gradient(kind: Loss, tape: Tape) -> NDArray:
+    """∂L/∂Y (R, B, O) from the outputs on the tape: 2 (Y − target) / N, or (softmax(Y) − one-hot) / N, in which the
+    target's p − 1 is −Σ of the others' p, that nothing cancels.
+    """
+    y, mask = tape.outputs.astype(np.float64), tape.batch.mask[tape.scored]
+    targets = tape.batch.targets[tape.scored]
+    if kind is Loss.squared_error:
+        found = 2 * (y - targets)
+    else:
+        powers = np.exp(y - y.max(axis=-1, keepdims=True))
+        found = powers / powers.sum(axis=-1, keepdims=True)
+        hot = targets[..., None] == np.arange(y.shape[-1])
+        others = np.where(hot, 0, found)
+        found = np.where(hot, -others.sum(axis=-1, keepdims=True), others)
+    return np.where(mask[..., None], found, 0) / max(int(tape.batch.mask.sum()), 1)
+
+
+@dataclass(frozen=True)
+class LongHand(Network):
+    """A network whose backward passes are the textbook's: an instrument that reads one must read the same."""
+
+    moved: int = 0
+    """1: by how much what is uncertain moves the reading."""
+    exact: bool = True
+    """Can the derivative of the cell's step be taken by a complex step?"""
+
+    def _adjoints(
+        self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[readout.Sent]
+    ) -> tuple[list[bptt.LayerAdjoint], list[Scaled]]:
+        """In the place of the layers' own BPTT."""
+        own, (each,) = [layer.seed(0) for layer in layers], sent
+        derivatives = [Derivative(self.cell, layer, self.exact) for layer in own]
+        book = Textbook(self.cell, own, derivatives, each.gradient.array.dtype)
+        outputs = np.ldexp(each.gradient.array[:, 0].astype(np.float64), each.gradient.exponent[:, 0, :, None])
+        found = book.stack(list(self.layers(thetas[0])), self.packed(thetas[0])[-2], each.scored, outputs)
+
+        def scaled(value: Stepwise) -> Scaled:
+            array = value.values[self.moved][:, None]
+            exponent = np.broadcast_to(value.exponent[:, None, None], array.shape[:3]).astype(np.int32)
+            return Scaled(array, np.ascontiguousarray(exponent))
+
+        adjoints = [
+            bptt.LayerAdjoint(
+                scaled(one.delta), {name: scaled(value) for name, value in one.states.items()}, np.zeros(1, bool)
+            )
+            for one in found
+        ]
+        return adjoints, [scaled(one.direct) for one in found]

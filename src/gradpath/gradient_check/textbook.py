@@ -1,0 +1,205 @@
+"""The backward pass a second time, as a textbook writes it: one loop over t in float64, nothing recorded, packed, cut
+in halves or computed in runs, no ``step_backward``. With J_t the local Jacobian of
+:mod:`gradpath.gradient_check.pointwise`, s the states and a the pre-activations of a layer's step,
+
+    δa_t = (∂s_t/∂a_t)ᵀ λ_t      λ_{t-1} = (∂s_t/∂s_{t-1})ᵀ λ_t + Σ_gates δa_t W_·hᵀ + ∂⁺L/∂H_{t-1}
+
+where λ_t is what reaches the states from outside step t. It starts from the states on the tape, each step of which is
+checked on its own, so that a chaotic network does not lead the two passes apart.
+
+Everything is computed twice side by side: as it is, and with J and the sums moved at random by what is uncertain of
+them. Where the two differ, rounding alone explains as much, and nobody is blamed for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import DTypeLike, NDArray
+
+from gradpath.core.bptt import LayerWeights
+from gradpath.core.cell import Cell
+from gradpath.core.tape import LayerTape
+from gradpath.gradient_check.pointwise import Derivative
+
+LOG10_2 = float(np.log10(2.0))
+TOLD = 1e-280
+"""A derivative so small says nothing of a ratio."""
+
+
+@dataclass
+class Stepwise:
+    """``values[:, t] · 2^exponent[t]``, (2, T, …): the value, and the value moved by what is uncertain of it."""
+
+    values: NDArray
+    exponent: NDArray
+
+    def log10_norm(self) -> NDArray:
+        """(T,) of the value; -inf for a true zero."""
+        return log10_norm(self.values[0], 1) + self.exponent * LOG10_2
+
+    def uncertainty(self) -> NDArray:
+        """(T,) ‖value moved − value‖ / ‖value‖."""
+        return ratio(log10_norm(self.values[1] - self.values[0], 1), log10_norm(self.values[0], 1))
+
+
+@dataclass(frozen=True)
+class LayerReference:
+    """What the textbook finds in one layer: adjoints of H_1 … H_T and C_1 … C_T, total, and ``delta`` (2, T, B, n, H).
+    ``to_h`` is Σ_gates δa_{t+1} W_·hᵀ.
+    """
+
+    states: dict[str, Stepwise]
+    direct: Stepwise
+    delta: Stepwise
+    to_h: Stepwise
+    highway: Stepwise
+    """What the carrier of t gets from that of t + 1 outside the gates."""
+    to_carrier: NDArray
+    """∂H_t/∂(carrier of t) (2, T, B, H); NaN where the step does not tell."""
+
+
+def log10_norm(values: NDArray, leading: int) -> NDArray:
+    """log10 of the norm over all axes but the ``leading`` ones, whatever its size."""
+    flat = values.reshape(*values.shape[:leading], -1).astype(np.float64)
+    largest = np.abs(flat).max(axis=-1, initial=0)
+    unit = flat / np.where(largest > 0, largest, 1)[..., None]
+    with np.errstate(divide="ignore"):
+        return np.log10(largest) + np.log10(np.sqrt(np.sum(unit * unit, axis=-1)))
+
+
+def ratio(part: NDArray, whole: NDArray) -> NDArray:
+    """10^(part − whole) of two logarithms: 0 where the part is 0, inf where the whole alone is."""
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        return np.where(np.isneginf(part), 0.0, 10.0 ** (part - whole))
+
+
+class Textbook:
+    """A layer stack's backward pass, from ∂L/∂Y in a type that may be narrower than the tapes'."""
+
+    def __init__(
+        self, cell: Cell, tapes: Sequence[LayerTape], derivatives: Sequence[Derivative], outputs: DTypeLike
+    ) -> None:
+        self._cell, self._tapes, self._derivatives = cell, tapes, derivatives
+        self._rng = np.random.default_rng(0)
+        self._eps_outputs = float(np.finfo(outputs).eps)
+        self._eps = float(np.finfo(tapes[0].pre.dtype).eps)
+
+    def stack(
+        self, weights: Sequence[LayerWeights], w_hy: NDArray, scored: NDArray, outputs: NDArray
+    ) -> list[LayerReference]:
+        """Every layer from the bottom; ``outputs`` is ∂L/∂Y (R, B, O) at the ``scored`` timesteps."""
+        steps, batch, _, width = self._tapes[0].pre.shape
+        top = np.zeros((2, steps, batch, width))
+        size = int(np.frexp(np.abs(outputs).max(initial=0))[1]) if np.isfinite(outputs).all() else 0
+        sent = np.ldexp(outputs.astype(np.float64), -size)
+        moved = sent * (1 + 2 * self._eps_outputs * self._rng.uniform(-1, 1, sent.shape))
+        top[:, scored] = self._product(np.stack([sent, moved]), w_hy.astype(np.float64).T)
+        direct = Stepwise(top, np.full(steps, size))
+        found: list[LayerReference] = []
+        for layer in reversed(range(self._cell.layers)):
+            found.insert(0, self.layer(layer, weights[layer].h, direct))
+            if layer:
+                direct = Stepwise(np.zeros((*top.shape[:-1], weights[layer].x.shape[0])), found[0].delta.exponent)
+                columns = _columns(weights[layer].x, width)
+                for block, column in zip(range(*self._cell.reads_x.indices(99)), columns, strict=False):
+                    direct.values += self._product(found[0].delta.values[:, :, :, block], column.T)
+        return found
+
+    def layer(self, layer: int, recurrent: NDArray, direct: Stepwise, cut: bool = False) -> LayerReference:
+        """One layer that receives ``direct``; with ``cut`` nothing passes through the gates to H_{t-1}."""
+        cell, of = self._cell, self._derivatives[layer]
+        cut = cut or cell.truncated
+        _, steps, batch, width = direct.values.shape
+        blocks, kept = len(cell.blocks), len(cell.states)
+        states, parts = np.zeros((kept, 2, steps, batch, width)), np.zeros((2, 2, steps, batch, width))
+        of_parts = np.zeros((2, steps), int)
+        delta = np.zeros((2, steps, batch, blocks, width))
+        exponents, to_carrier = np.zeros(steps, int), np.ones((2, steps, batch, width))
+        columns = _columns(recurrent, width)
+        carried, exponent = np.zeros((kept, 2, batch, width)), int(direct.exponent[-1])
+        for t in reversed(range(steps)):
+            sent, past = np.zeros((2, batch, width)), carried[-1].copy()
+            if t + 1 < steps and not cut:
+                for block, column in zip(range(*cell.reads_h.indices(99)), columns, strict=False):
+                    sent += self._product(delta[:, t + 1, :, block], column.T)
+            carried[0] += sent
+            for part, value in enumerate((sent, past)):  # by themselves, because beside what arrives they may underflow
+                size = _size(value)
+                parts[part, :, t], of_parts[part, t] = np.ldexp(value, -size), exponent + size
+            arriving = direct.values[:, t]
+            if arriving.any():
+                common = max(exponent if carried.any() else -(2**40), int(direct.exponent[t]))
+                carried = np.ldexp(carried, max(exponent - common, -5000))
+                carried[0] += np.ldexp(arriving, max(int(direct.exponent[t]) - common, -5000))
+                exponent = common
+            size = _size(carried)
+            carried, exponent = np.ldexp(carried, -size), exponent + size
+            exponents[t] = exponent
+            both = of.at(t)
+            ratios = np.array([self._ratios(one) for one in both])
+            if kept > 1:
+                to_carrier[:, t] = ratios[:, -1]
+            states[:, :, t] = carried
+            for s in range(1, kept):  # total: with what it gives to H in the same step
+                states[s, :, t] += carried[0] * ratios[:, s - 1]
+            entered = np.einsum("zoibh,ozbh->izbh", both, carried)
+            delta[:, t] = np.moveaxis(entered[:blocks], 0, -2)
+            carried = entered[blocks:]
+        names = cell.states
+        return LayerReference(
+            {name: Stepwise(states[s], exponents) for s, name in enumerate(names)},
+            direct,
+            Stepwise(delta, exponents),
+            Stepwise(parts[0], of_parts[0]),
+            Stepwise(parts[1], of_parts[1]),
+            to_carrier,
+        )
+
+    def _ratios(self, jacobian: NDArray) -> NDArray:
+        """∂H_t/∂s_t (k − 1, B, H) for the states s beside H: ∂H_t over ∂s_t with respect to s_{t-1}, or where that does
+        not reach s_t with respect to a pre-activation that does. NaN where the step does not tell, as where s_{t-1}
+        moves a third state too.
+        """
+        found, blocks, kept = [], len(self._cell.blocks), len(self._cell.states)
+        for s in range(1, kept):
+            ratio = np.full(jacobian.shape[2:], np.nan)
+            for i in (blocks + s, *range(blocks)):
+                with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                    own = jacobian[0, i] / jacobian[s, i]
+                ratio = np.where(np.isnan(ratio) & (np.abs(jacobian[s, i]) > TOLD), own, ratio)
+            others = [other for other in range(1, kept) if other != s]
+            found.append(np.where(jacobian[others, blocks + s].any(axis=0), np.nan, ratio))
+        return np.array(found)
+
+    def _product(self, delta: NDArray, matrix: NDArray) -> NDArray:
+        """(2, …, K) @ (K, N), the second moved by the rounding of a sum."""
+        return summed(delta, matrix, self._eps, self._rng)
+
+
+def summed(left: NDArray, right: NDArray, eps: float, rng: Generator) -> NDArray:
+    """left @ right, of the value and of the value moved, the second moved by the rounding of the sum too."""
+    found = left @ right
+    bound = 2 * eps * (np.abs(left) @ np.abs(right))[1]
+    found[1] += bound * rng.uniform(0.5, 1, bound.shape) * rng.choice([-1, 1], bound.shape)
+    return found
+
+
+def _size(values: NDArray) -> int:
+    """e with the largest element in [2^(e-1), 2^e); 0 where there is none such."""
+    largest = np.abs(values).max()
+    return int(np.frexp(largest)[1]) if 0 < largest < np.inf else 0
+
+
+def _columns(matrix: NDArray, width: int) -> list[NDArray]:
+    """The blocks' own weights (K, H) of a packed matrix (K, n·H), in float64."""
+    return [part.astype(np.float64) for part in np.split(matrix, matrix.shape[1] // width, axis=1)]
+
+
+def total(steps: Stepwise) -> tuple[NDArray, int]:
+    """Σ_t (2, …), and its exponent."""
+    alive = steps.values.reshape(*steps.values.shape[:2], -1).any(axis=(0, 2))
+    common = int(steps.exponent[alive].max()) if alive.any() else 0
+    change = np.where(alive, np.maximum(steps.exponent - common, -5000), 0)
+    return np.ldexp(steps.values, change.reshape(1, -1, *(1,) * (steps.values.ndim - 2))).sum(axis=1), common

@@ -1,0 +1,78 @@
+"""What an optimiser makes of its gradients: of those that gradpath brings, by the closed form of their recursions; of
+every other, that its first step goes downhill.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.gradient_check.findings import Errors, Findings, exactly, of_values, worst
+from gradpath.gradient_check.watching import Update
+from gradpath.optimizers import Optimizer
+from gradpath.optimizers.adam import Adam
+from gradpath.optimizers.rmsprop import RMSProp
+from gradpath.optimizers.sgd import SGD
+from gradpath.training.experiment import unit_name
+
+
+def check(made: Sequence[Update], findings: Findings) -> None:
+    """``made``: an optimiser's updates from the first, θ held where it was."""
+    first = made[0]
+    change = _change(first)
+    downhill = float(np.sum(change * first.gradient.astype(np.float64)))
+    moved = first.gradient.any() and np.isfinite(change).all() and change.any()
+    findings.add("optimizer: first step is downhill", exactly(np.inf if moved and downhill >= 0 else 0.0))
+    kept = all(one.updated.dtype == one.theta.dtype and not one.touched for one in made)
+    findings.add("optimizer: arguments and type kept", exactly(0.0 if kept else np.inf))
+    rule = RULES.get(unit_name(first.optimizer))
+    if rule is not None:
+        findings.add("optimizer: update", worst([_error(made[: step + 1], rule) for step in range(len(made))]))
+
+
+def _change(update: Update) -> NDArray:
+    return update.updated.astype(np.float64) - update.theta.astype(np.float64)
+
+
+def _error(made: Sequence[Update], rule: Callable[[Optimizer, NDArray], NDArray]) -> Errors:
+    """Of the last of these updates; θ + change rounds, and that of what is added counts for nothing beside it."""
+    last = made[-1]
+    expected = rule(last.optimizer, np.array([one.gradient for one in made], np.longdouble))
+    eps = float(np.finfo(last.theta.dtype).eps)
+    size = np.abs(last.theta.astype(np.float64)) + np.abs(expected)
+    if not np.isfinite(last.updated).all():
+        beyond = np.abs(expected).max() > float(np.finfo(last.theta.dtype).max) / 1e6
+        return exactly(0.0 if beyond else np.inf)
+    value = expected.astype(np.float64)
+    return of_values(_change(last)[None], np.stack([value, value + (eps * size).astype(np.float64)])[:, None]).largest
+
+
+def _weights(decay: float, count: int) -> NDArray:
+    """decay^{t-j} of the gradients j = 1 … t."""
+    return np.asarray(decay, np.longdouble) ** np.arange(count - 1, -1, -1)
+
+
+def sgd(optimizer: Optimizer, gradients: NDArray) -> NDArray:
+    """−η Σ_j μ^{t-j} g_j: momentum (Polyak 1964; Sutskever et al. 2013) unrolled."""
+    assert isinstance(optimizer, SGD)
+    return np.asarray(-optimizer.lr * (_weights(optimizer.momentum, len(gradients)) @ gradients))
+
+
+def rmsprop(optimizer: Optimizer, gradients: NDArray) -> NDArray:
+    """−η g_t / (√((1 − α) Σ_j α^{t-j} g_j²) + ε) (Tieleman & Hinton 2012, lecture 6.5)."""
+    assert isinstance(optimizer, RMSProp)
+    square = (1 - optimizer.alpha) * (_weights(optimizer.alpha, len(gradients)) @ gradients**2)
+    return np.asarray(-optimizer.lr * gradients[-1] / (np.sqrt(square) + optimizer.eps))
+
+
+def adam(optimizer: Optimizer, gradients: NDArray) -> NDArray:
+    """−η m̂ / (√ŝ + ε), m̂ and ŝ the averages of g_j and g_j² with weights β^{t-j}, which add up to (1 − β^t)/(1 − β):
+    that is what dividing by 1 − β^t comes to (Kingma & Ba 2015, section 3).
+    """
+    assert isinstance(optimizer, Adam)
+    of_mean, of_square = (_weights(beta, len(gradients)) for beta in (optimizer.beta1, optimizer.beta2))
+    mean, square = of_mean @ gradients / of_mean.sum(), of_square @ gradients**2 / of_square.sum()
+    return np.asarray(-optimizer.lr * mean / (np.sqrt(square) + optimizer.eps))
+
+
+RULES: dict[str, Callable[[Optimizer, NDArray], NDArray]] = {"sgd": sgd, "rmsprop": rmsprop, "adam": adam}

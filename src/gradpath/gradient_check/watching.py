@@ -1,0 +1,148 @@
+"""Training, watched: what its instruments read of one pass, and what the optimiser got."""
+
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.core.clipping import Clip
+from gradpath.core.trace import Measurement, Trace
+from gradpath.instruments import Instrument, Schedule
+from gradpath.instruments.clip_scale import ClipScale
+from gradpath.optimizers import Optimizer, State
+from gradpath.optimizers.sgd import SGD
+from gradpath.training.experiment import Experiment
+from gradpath.training.loop import train_seeds
+
+# The two that stand in for units derive from one and not from the base, whose own subclasses are the units.
+
+
+@dataclass
+class Update:
+    """What an optimiser was given and what it made of it."""
+
+    theta: NDArray
+    gradient: NDArray
+    updated: NDArray
+    touched: bool
+    """Has it written to its arguments?"""
+    optimizer: Optimizer
+
+
+@dataclass
+class Watched(SGD):
+    """An optimiser that is watched, and whose updates are not made: the network stays where it is."""
+
+    optimizer: Optimizer | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.seen: list[Update] = []
+
+    def start(self, theta: NDArray) -> State:
+        assert self.optimizer is not None
+        return self.optimizer.start(theta)
+
+    def update(self, theta: NDArray, gradient: NDArray, state: State, step: int) -> tuple[NDArray, State]:
+        assert self.optimizer is not None
+        given = theta, gradient, *state.values()
+        before = [array.copy() for array in given]
+        updated, state = self.optimizer.update(theta, gradient, state, step)
+        touched = not all(np.array_equal(one, two, equal_nan=True) for one, two in zip(before, given, strict=True))
+        self.seen.append(Update(before[0], before[1], updated, touched, self.optimizer))
+        return before[0], state
+
+
+@dataclass
+class Tap(ClipScale):
+    """Keeps the traces that the instruments read."""
+
+    per_timestep = False
+    schedule: Schedule = field(default_factory=lambda: Schedule(every=1))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.traces: list[Trace] = []
+
+    def measure(self, trace: Trace) -> Measurement:
+        self.traces.append(trace)
+        return Measurement(("traces",), np.array([len(self.traces)]))
+
+
+@dataclass(frozen=True)
+class Watch:
+    """One pass as it was: what the instruments read of it, and in training what the optimiser got."""
+
+    trace: Trace
+    instruments: Mapping[str, Instrument]
+    measurements: dict[str, Measurement | Exception]
+    updates: Sequence[Update] = ()
+    """The second pass's last, the first pass's before it."""
+    clip: Clip = field(default_factory=Clip)
+    trains_readout: bool = True
+    differs: Collection[str] = ()
+    """Instruments that read of the same pass in training something else than afterwards."""
+
+
+def watched(experiment: Experiment, seeds: int) -> list[Watch]:
+    """Trains for two updates, and gives each seed's second pass, which must not add to the first."""
+    settings = replace(experiment.train, steps=2, eval_every=None, eval_size=2)
+    reading = {name: _reads_second(instrument) for name, instrument in experiment.instruments.items()}
+    own = {f.name: getattr(experiment, f.name) for f in fields(Experiment)} | {"train": settings}
+    try:
+        return _trained(own, reading, seeds)
+    except Exception:  # an instrument has refused, as ``theory`` does; what it says is read below
+        return _trained(own, {}, seeds)
+
+
+def _trained(own: dict[str, Any], reading: Mapping[str, Instrument], seeds: int) -> list[Watch]:
+    instruments, made, found = own["instruments"], [], []
+    for seed in range(own["seed"], own["seed"] + seeds):
+        watch = Watched(lr=own["optimizer"].lr, optimizer=own["optimizer"])
+        made.append(Experiment(**own | {"seed": seed, "optimizer": watch, "instruments": {"tap": Tap(), **reading}}))
+    recorded: list[dict[str, Measurement]] = [{} for _ in made]
+    for number, happened in enumerate(train_seeds(made)):
+        for index, step in happened.items():
+            if number == 1:
+                recorded[index] = {name: step.measurements[name] for name in reading}
+    for one, of_training in zip(made, recorded, strict=True):
+        tap, optimizer = one.instruments["tap"], one.optimizer
+        assert isinstance(tap, Tap)
+        assert isinstance(optimizer, Watched)
+        # Where training diverges at once, the first pass is the last.
+        trace = tap.traces[:2][-1]
+        read = measured(instruments, trace)
+        again = {name for name, known in of_training.items() if not _equal(known, read[name])}
+        made_of = {**read, **of_training}
+        found.append(Watch(trace, instruments, made_of, optimizer.seen[:2], one.clip, one.train.readout, again))
+    return found
+
+
+def _reads_second(instrument: Instrument) -> Instrument:
+    """The instrument, that reads the second pass and no other."""
+    reading = copy(instrument)
+    reading.schedule = Schedule(every=1, first=False, last=False)
+    return reading
+
+
+def _equal(one: Measurement, other: Measurement | Exception) -> bool:
+    return (
+        isinstance(other, Measurement)
+        and one.names == other.names
+        and np.array_equal(one.values, other.values, equal_nan=True)
+    )
+
+
+def measured(instruments: Mapping[str, Instrument], trace: Trace) -> dict[str, Measurement | Exception]:
+    """What each instrument reads, or why it refuses: ``theory`` raises at what no gradient can be."""
+    read: dict[str, Measurement | Exception] = {}
+    for name, instrument in instruments.items():
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                read[name] = instrument.measure(trace)
+        except Exception as error:
+            read[name] = error
+    return read

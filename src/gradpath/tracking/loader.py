@@ -1,0 +1,237 @@
+"""Reads runs back from MLflow: the one module that does."""
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from gradpath.commands.hints import run_command
+from gradpath.schema.text import printable
+from gradpath.tracking import artifact, plan, store
+from gradpath.tracking.artifact import DamagedError, Series
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment as MlflowExperiment
+    from mlflow.entities import Run as MlflowRun
+
+__all__ = ["Run", "Series", "Sweep", "load", "newest_sweep", "outcomes", "sweep"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its identity, its resolved configuration, and everything that was measured. All its text is
+    printable, whatever the store holds.
+    """
+
+    run_id: str
+    name: str
+    arm: str
+    config: dict[str, Any]
+    tags: dict[str, str]
+    lag: NDArray
+    loss: Series
+    evaluation: Series
+    series: dict[str, Series]
+    chance_loss: float
+    longest_lag: int
+    """Of the task: from the first input that matters to the output that needs it."""
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def diverged_at(self) -> int | None:
+        """The training step at which loss or gradient stopped being finite."""
+        step = self.tags.get("diverged_at_step")
+        return int(step) if step is not None else None
+
+
+@dataclass
+class Sweep:
+    """A sweep as a store holds it: what can be drawn, and what cannot and why."""
+
+    runs: list[Run] = field(default_factory=list)
+    """The finished ones that are whole, by arm and seed, of one point the newest last."""
+    damaged: list[str] = field(default_factory=list)
+    """Finished runs of ours that cannot be read, each with the reason."""
+    passed_over: list[str] = field(default_factory=list)
+    """What is there and does not belong to the sweep's points: runs of other tools, damaged plans, …"""
+    planned: dict[str, plan.Point] = field(default_factory=dict)
+    """By identity (``config_hash``); none where no plan is stored."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Points without a finished run: identity, name."""
+    doubled: list[str] = field(default_factory=list)
+    """Points with several finished runs that are whole."""
+
+
+def newest_sweep(uri: str | None, experiment: str | None, sweep_id: str | None = None) -> tuple[str, str]:
+    """(MLflow experiment, sweep_id) of gradpath's newest finished run, of one experiment or of all, of one sweep or of
+    any.
+    """
+    client = store.connect(uri, create=False)
+    known = {e.experiment_id: e.name for e in store.pages(lambda token: client.search_experiments(page_token=token))}
+    ids = [i for i, name in known.items() if experiment in (None, name)]
+    if not ids:
+        _active(client, str(experiment))
+        names = [printable(name, 80) for name in sorted(set(known.values()) - {"Default"})]
+        there = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none yet"
+        begin = f"; train it with: {run_command(experiment)}" if run_command(experiment) != run_command(None) else ""
+        raise store.StoreError(f"study={printable(experiment)}: no such MLflow experiment; there are: {there}{begin}")
+    finished = "attributes.status = 'FINISHED' and tags.sweep_id != '' and tags.config_hash != ''"
+    query = f"{finished} and {_is_sweep(sweep_id)}" if sweep_id is not None else finished
+    # Mostly the first is one of ours; with other tools' runs among them it is the first that is.
+    for run in store.pages(lambda token: client.search_runs(ids, query, max_results=50, page_token=token)):
+        if _identity(run) and sweep_id in (None, run.data.tags["sweep_id"]):
+            return known[run.info.experiment_id], run.data.tags["sweep_id"]
+    where = f" in experiment {printable(experiment)}" if experiment is not None else ""
+    if sweep_id is None:
+        raise store.StoreError(
+            f"nothing to report: no run has finished{where}; start one with: {run_command(experiment)}"
+        )
+    newest = newest_sweep(uri, experiment)  # which says itself that there is none
+    there = f"the newest is {printable(newest[1])}, of {printable(newest[0])}"
+    raise store.StoreError(f"sweep={printable(sweep_id)}: no finished run{where}; {there}")
+
+
+def load(uri: str | None, experiment: str, sweep_id: str) -> list[Run]:
+    """The finished runs of a sweep, by arm and seed; raises StoreError where one is damaged."""
+    found = sweep(uri, experiment, sweep_id)
+    for line in found.damaged:
+        raise store.StoreError(line)
+    if not found.runs:
+        raise store.StoreError(f"sweep={printable(sweep_id)}: no finished run in experiment {printable(experiment)}")
+    return found.runs
+
+
+def sweep(uri: str | None, experiment: str, sweep_id: str) -> Sweep:
+    """What a store holds of a sweep. A point is there when one run of it has FINISHED: runs of it that were killed or
+    failed before are superseded. What should be there is what the sweep's plans say; without a plan (version 0.1),
+    what was begun.
+    """
+    client = store.connect(uri, create=False)
+    place = _active(client, experiment)
+    found, finished = Sweep(), set()
+    begun: dict[str, str] = {}
+    damaged: list[tuple[str, str]] = []
+    for run in reversed(_search(client, place, sweep_id)):  # oldest first
+        point = _identity(run)
+        if point is None:
+            found.passed_over.append(f"{_named(run)}: not a run of gradpath, it has no config_hash")
+        elif run.info.status == "FINISHED":
+            finished.add(point)
+            try:
+                found.runs.append(_read(client, run, point))
+            except DamagedError as error:
+                damaged.append((point, f"{_named(run)}: {error}"))
+        else:
+            begun[point] = _name(run) + (" (still running)" if run.info.status == "RUNNING" else "")
+    found.runs.sort(key=lambda run: (run.arm, run.seed))
+    found.planned, wrong = plan.read(place.tags if place else {}, sweep_id)
+    found.passed_over += wrong
+    counts = Counter(run.tags["config_hash"] for run in found.runs)
+    found.doubled = [next(r.name for r in found.runs if r.tags["config_hash"] == p) for p, n in counts.items() if n > 1]
+    for point, line in damaged:  # beside a whole one of the same point it is superseded too
+        (found.passed_over if counts[point] else found.damaged).append(line)
+    asked = {point: planned.name for point, planned in found.planned.items()} | begun
+    found.missing = {point: name for point, name in asked.items() if point not in finished}
+    return found
+
+
+def outcomes(uri: str | None, experiment: str, sweep_id: str) -> list[tuple[str, str, dict[str, str]]]:
+    """(name, status, tags) of every run of a sweep, oldest first."""
+    client = store.connect(uri, create=False)
+    runs = sorted(_search(client, _active(client, experiment), sweep_id), key=lambda run: run.info.start_time or 0)
+    return [(_name(run), run.info.status, dict(run.data.tags)) for run in runs]
+
+
+def _active(client: "MlflowClient", name: str) -> "MlflowExperiment | None":
+    """The MLflow experiment of that name; raises StoreError where it has been deleted."""
+    place = client.get_experiment_by_name(name)
+    if place is not None and place.lifecycle_stage != "active":
+        raise store.StoreError(f"study={printable(name)}: has been deleted in MLflow; restore it there")
+    return place
+
+
+def _is_sweep(sweep_id: str) -> str:
+    """The filter for a sweep. A sweep_id that gradpath does not write (with a quote in it) is no part of a filter: it
+    is looked for among all runs.
+    """
+    return f"tags.sweep_id = '{sweep_id}'" if re.fullmatch(r"[\w .-]+", sweep_id) else "tags.sweep_id != ''"
+
+
+def _search(client: "MlflowClient", place: "MlflowExperiment | None", sweep_id: str) -> list["MlflowRun"]:
+    """Every run of a sweep, whatever its status, newest first."""
+    if place is None:
+        return []
+    ids, query = [place.experiment_id], _is_sweep(sweep_id)
+    found = store.pages(lambda token: client.search_runs(ids, query, max_results=1000, page_token=token))
+    return [run for run in found if run.data.tags.get("sweep_id") == sweep_id]
+
+
+def _identity(run: "MlflowRun") -> str | None:
+    """The point that a run has recorded; None where it is not gradpath's, whose runs all say it."""
+    point = run.data.tags.get("config_hash", "")
+    return point if re.fullmatch(r"[0-9a-f]{12}", point) and run.data.tags.get("sweep_id") else None
+
+
+def _name(run: "MlflowRun") -> str:
+    return printable(run.info.run_name or "without a name", 120)
+
+
+def _named(run: "MlflowRun") -> str:
+    return f"run {_name(run)} ({printable(run.info.run_id, 40)})"
+
+
+def _read(client: "MlflowClient", run: "MlflowRun", point: str) -> Run:
+    """A finished run of ours, checked; raises DamagedError."""
+    tags = {printable(key): printable(value, 8000) for key, value in run.data.tags.items()}
+    arm = run.data.params.get("arm") or run.data.tags.get("arm")
+    if not arm:
+        raise DamagedError("it has no parameter arm")
+    step = tags.get("diverged_at_step")
+    if step is not None and not re.fullmatch(r"[0-9]{1,15}", step):
+        raise DamagedError(f"its tag diverged_at_step is {printable(step, 40)}, no step of training")
+    with _artifact(client, run, store.ARTIFACT) as path:
+        measured = artifact.measurements(path)
+    with _artifact(client, run, "config.yaml") as path:
+        config = artifact.configuration(path, point)
+    return Run(run.info.run_id, _name(run), printable(arm, 120), config, tags, **vars(measured))
+
+
+@contextmanager
+def _artifact(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterator[Path]:
+    """A local path to an artifact: in place where it lies on this machine, also in a store that has moved since; else
+    a copy, for as long as it is read.
+    """
+    folder = store.local_path(run.info.artifact_uri or "")  # None for some other machine's storage (s3://…)
+    places = [folder / name] if folder else []
+    if file := store.sqlite_file(client.tracking_uri):
+        places.append(file.parent / "artifacts" / run.info.run_id / "artifacts" / name)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = next((place for place in places if _exists(place)), None)
+        if place is not None and not place.is_file():  # nor a device, whose copy would never end
+            raise DamagedError(f"artifact {name} is not a file")
+        if place is None:
+            try:
+                place = Path(client.download_artifacts(run.info.run_id, name, scratch))
+            except store.UnreachableError:
+                raise
+            except Exception as error:  # of MLflow, of the disk, of the client of some cloud
+                said = str(error).strip().split("\n")[0]
+                raise DamagedError(f"no artifact {name}: {printable(said, 200)}") from error
+        yield place
+
+
+def _exists(place: Path) -> bool:
+    try:
+        return place.exists()
+    except (OSError, ValueError):  # a path with NUL, or too long
+        return False

@@ -1,0 +1,159 @@
+"""What the MLflow UI draws of a run: curves over training and curves over the lag, as points (key, value, step).
+
+The UI shows at most 320 points of a curve, so no curve is longer: it keeps its first point, its last, and evenly
+spaced ones between, at the same steps in every run of a sweep, so that the UI can average them. Beside loss and
+gradient norm goes the maximum of what lies between two points, or explosions would disappear. Whole the curves are in
+the artifact alone.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.tracking.evidence import Readings
+from gradpath.training.experiment import Experiment
+from gradpath.training.loop import Step
+
+POINTS = 320
+"""Of a curve: what the UI shows at most."""
+CURVES = 16
+"""Above this many curves no snapshot at initialisation is shown beside the last one; for the same reason a deep stack
+shows its bottom and its top layer only. The UI's chart view crawls at much more than 40 keys; the artifact has all."""
+
+Point = tuple[str, float, int]
+
+
+def spacing(length: int) -> int:
+    """Every how manieth of ``length`` readings is shown, the last being shown as well."""
+    return max(1, math.ceil((length - 1) / (POINTS - 1)))
+
+
+class TrainingCurves:
+    """The curves over training of one run, whose ``step`` is the training step."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self._last = experiment.train.steps
+        self._spacing = spacing(self._last + 1)
+        self._spacings = {
+            name: spacing(len(instrument.schedule.steps(self._last)))
+            for name, instrument in experiment.instruments.items()
+        }
+        self._read: Counter[str] = Counter()
+        self._largest: dict[str, float] = {}
+
+    def points(self, step: Step) -> Iterator[Point]:
+        """What of this training step is shown."""
+        last = step.diverged or step.step == self._last
+        for key, value in (("train/loss_max", step.loss), ("train/log10_grad_norm_max", step.log10_grad_norm)):
+            if math.isfinite(value):
+                self._largest[key] = max(value, self._largest.get(key, value))
+        if last or step.step % self._spacing == 0:
+            yield "train/loss", step.loss, step.step
+            if self._spacing > 1:  # else it would be the curve itself
+                yield from ((key, value, step.step) for key, value in self._largest.items())
+            self._largest.clear()
+        for name, measurement in step.measurements.items():
+            if measurement.values.ndim == 1:
+                if last or self._read[name] % self._spacings[name] == 0:
+                    metric = self.experiment.instruments[name].metric
+                    for column, reading in zip(measurement.names, measurement.values.tolist(), strict=True):
+                        if shown := metric(column):
+                            yield shown, reading, step.step
+                self._read[name] += 1
+        if step.evaluation is not None:
+            yield "test/loss", step.evaluation.loss, step.step
+            yield f"test/{self.experiment.task.metric}", step.evaluation.score, step.step
+
+
+def over_lag(
+    experiment: Experiment, readings: Readings, diverged_at: int | None = None
+) -> tuple[list[Point], dict[str, str]]:
+    """The curves over the lag, whose ``step`` is the lag, of each instrument's last reading and, beside it, the one at
+    initialisation; and what a true zero is drawn at, by key.
+
+    Of a run that diverged the last finite reading is not that of a trained network, and must not be averaged with those
+    that are: its keys end in ``_last_finite``. Where it is the initialisation there are the curves ``_at_init`` alone.
+    """
+    points: list[Point] = []
+    zeros: dict[str, str] = {}
+    for name, (columns, steps, values) in readings.items():
+        instrument = experiment.instruments[name]
+        if not instrument.per_timestep:
+            continue
+        keys = _keys(experiment, name, columns)
+        drawn = [key is not None for key in keys]
+        whole = [i for i, reading in enumerate(values) if _finite(reading, drawn)]
+        if not whole:
+            continue
+        first, last = whole[0], whole[-1]
+        trained = diverged_at is None and last == len(values) - 1
+        shown = {"" if trained else "_last_finite" if steps[last] else "_at_init": last}
+        few = len(keys) - keys.count(None) <= CURVES
+        if instrument.snapshot and few and len(whole) > 1 and steps[first] == 0:
+            shown["_at_init"] = first
+        for suffix, reading in shown.items():
+            zeros |= _draw(points, [key and key.replace("/", f"{suffix}/", 1) for key in keys], values[reading])
+    return points, zeros
+
+
+def left_out(points: Iterable[Point]) -> dict[str, str]:
+    """What of the curves over training is not finite, by key: which steps have no point, and why."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for key, value, step in points:
+        word = "NaN" if math.isnan(value) else "+inf" if value > 0 else "-inf (a true zero)"
+        found.setdefault(key, {}).setdefault(word, []).append(step)
+
+    def text(steps: list[int]) -> str:
+        return f"step {steps[0]}" if len(steps) == 1 else f"{len(steps)} points from step {steps[0]}"
+
+    return {key: ", ".join(f"{word} at {text(steps)}" for word, steps in kinds.items()) for key, kinds in found.items()}
+
+
+def not_finite(experiment: Experiment, readings: Readings) -> dict[str, str]:
+    """What of the last reading over the lag is not finite, by key: no curve can show it."""
+    found: dict[str, str] = {}
+    for name, (columns, steps, values) in readings.items():
+        if not experiment.instruments[name].per_timestep:
+            continue
+        for key, curve in zip(_keys(experiment, name, columns), values[-1].T, strict=True):
+            counts = {"+inf": int(np.isposinf(curve).sum()), "NaN": int(np.isnan(curve).sum())}
+            said = [f"{word} at {count} of {len(curve)} lags" for word, count in counts.items() if count]
+            if key and said:
+                found[key] = f"{', '.join(said)} at step {steps[-1]}"
+    return found
+
+
+def _keys(experiment: Experiment, name: str, columns: Sequence[str]) -> list[str | None]:
+    """The metric of each column of an instrument; None for what stays in the artifact."""
+    inner = tuple(f"layer{k}/" for k in range(2, experiment.cell.layers))
+    return [None if c.startswith(inner) else experiment.instruments[name].metric(c) for c in columns]
+
+
+def _finite(reading: NDArray, drawn: list[bool]) -> bool:
+    """No NaN at all, and no +inf in what is drawn (the theory's margin may be infinite). -inf is a true zero."""
+    return not np.isnan(reading).any() and bool((reading[:, drawn] < np.inf).all())
+
+
+def _draw(points: list[Point], keys: list[str | None], values: NDArray) -> dict[str, str]:
+    """Adds the curves of one reading (T, names). A true zero has no logarithm: it is drawn a decade below the smallest
+    value and named. What is a single point, as of the readout under a last-step loss, is no curve and stays in the
+    artifact.
+    """
+    finite = values[np.isfinite(values)]
+    floor = float(np.floor(finite.min())) - 1 if finite.size else 0.0
+    length = len(values)
+    lags = sorted({*range(0, length, spacing(length)), length - 1})
+    zeros = {}
+    for column, key in enumerate(keys):
+        curve = values[::-1, column]
+        if key is None or np.isfinite(curve).sum() == 1 < length:
+            continue
+        shown = np.where(np.isneginf(curve), floor, curve)[lags].tolist()
+        points += [(key, value, lag) for lag, value in zip(lags, shown, strict=True)]
+        if count := int(np.isneginf(curve).sum()):
+            zeros[key] = f"{count} of {length} lags, drawn at {floor:g}"
+    return zeros

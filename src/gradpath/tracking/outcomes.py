@@ -1,0 +1,63 @@
+"""How the points of a sweep ended, by their records in MLflow and not by what a launcher's process remembers."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from gradpath.tracking import store
+from gradpath.tracking.liveness import dead
+from gradpath.training.experiment import Experiment
+
+
+@dataclass
+class Ended:
+    """How a run ended, by its record."""
+
+    status: str
+    error: str = ""
+    diverged: bool = False
+
+
+def places(experiments: Iterable[Experiment]) -> dict[tuple[str | None, str], list[Experiment]]:
+    """The runs by the store and the MLflow experiment that they are recorded in."""
+    found: dict[tuple[str | None, str], list[Experiment]] = {}
+    for experiment in experiments:
+        found.setdefault((experiment.tracking.uri, experiment.tracking.experiment), []).append(experiment)
+    return found
+
+
+def records(experiments: Iterable[Experiment], sweep_id: str, began: int) -> dict[str, Ended]:
+    """How the runs of this sweep ended that have a record, by their identity: read from MLflow, since a process of a
+    parallel launcher may have died without a word. Those that such a process left open are closed as KILLED.
+    ``began`` is the start of the command, in milliseconds since 1970.
+    """
+    found: dict[str, Ended] = {}
+    for (uri, name), members in places(experiments).items():
+        client = store.connect(uri)
+        if (experiment := client.get_experiment_by_name(name)) is None:
+            continue
+        ids, order = [experiment.experiment_id], ["attributes.start_time ASC"]
+        for shared in sorted({member.tracking.sweep_id or sweep_id for member in members}):
+            query = f"tags.sweep_id = '{shared}' and attributes.start_time >= {began}"
+
+            def page(token: str | None, query: str = query) -> Any:
+                return client.search_runs(ids, query, order_by=order, page_token=token)  # noqa: B023 - used in this turn
+
+            for run in store.pages(page):
+                found[run.data.tags.get("config_hash", "")] = _ended(client, run)
+    return found
+
+
+def _ended(client: Any, run: Any) -> Ended:
+    """How a run ended; one whose process is no more is closed first."""
+    status, tags = run.info.status, run.data.tags
+    if status == "RUNNING" and dead(tags):
+        client.set_terminated(run.info.run_id, status := "KILLED")
+    return Ended(status, tags.get("error", ""), tags.get("diverged") == "true")
+
+
+def without_reason(bad: list[Ended]) -> str:
+    """Why runs failed that did not say it."""
+    if all(run.status == "MISSING" for run in bad):
+        return "it never began"
+    return "its process ended" if any(run.status == "KILLED" for run in bad) else "MLflow knows no reason"

@@ -1,0 +1,272 @@
+"""Writes a run into MLflow: the one module that does.
+
+The truth is one artifact, ``gradients/measurements.npz``, the full arrays. Beside it go what the MLflow UI draws by
+itself: curves over the lag (metric step = lag) and over training (metric step = training step), parameters to group
+by, tags to filter by, and the resolved configuration.
+"""
+
+import dataclasses
+import math
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from gradpath.tracking import store
+from gradpath.tracking.evidence import outcome, weigh
+from gradpath.tracking.liveness import process_tags, pulse
+from gradpath.tracking.mlflow_metrics import Point, TrainingCurves, left_out, not_finite, over_lag
+from gradpath.tracking.summary import summary
+from gradpath.tracking.unsent import keep
+from gradpath.tracking.verdict import judge
+from gradpath.training.experiment import Experiment, unit_name
+from gradpath.training.loop import Evaluation, Step
+
+FLUSH_SECONDS = 10.0
+PATIENCE, PATIENCE_INTERRUPTED = 300.0, 3.0
+"""Seconds that a run waits for a store that is away or locked: at its start and end, and once it is interrupted."""
+BATCH = 1000
+"""Metrics of one request, MLflow's limit."""
+TAG = 4000
+"""Characters of a tag that every MLflow store takes."""
+
+
+class Recorder:
+    """Records one run; a context manager, so that the run never stays open whatever happens."""
+
+    def __init__(self, experiment: Experiment, tags: Mapping[str, str]) -> None:
+        self.experiment = experiment
+        self.client = store.connect(experiment.tracking.uri, timeout=experiment.tracking.timeout)
+        self.experiment_id = store.experiment_id(self.client, experiment.tracking.experiment)
+        self.run_id = ""
+        self._tags = dict(tags) | process_tags() | {"config_hash": experiment.config_hash}
+        self._tags["attempt"] = secrets.token_hex(8)
+        self._pending: list[Any] = []
+        self._news: dict[str, str] = {}
+        self._flushed = time.monotonic()
+        self._asked = self._waits = False
+        self._series: dict[str, tuple[tuple[str, ...], list[int], list[NDArray]]] = {}
+        self._losses: list[tuple[int, float]] = []
+        self._norms: dict[int, float] = {}
+        self._evaluations: list[tuple[int, Evaluation]] = []
+        self._diverged_at: int | None = None
+        self._curves = TrainingCurves(experiment)
+        self._left_out: list[Point] = []
+
+    def __enter__(self) -> "Recorder":
+        try:
+            with store.patience(PATIENCE):
+                self.run_id = store.ask(self.client.tracking_uri, "create a run", self._create)
+                pulse.start(self.client, self.run_id)
+                self._parameters()
+        except BaseException as error:
+            pulse.stop(self.run_id)
+            with store.patience(_patience(error)), suppress(store.StoreError):
+                for run_id in [self.run_id] if self.run_id else self._nameless():
+                    self.client.set_terminated(run_id, _status(error))
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Sends the rest and closes the run. Where the store does not take it, what was measured is kept in a file."""
+        failure = self._close(error)
+        if failure is None and not isinstance(error, store.StoreError):
+            return
+        kept = keep(self.run_id, self._arrays(), self.experiment.resolved())
+        refusal = error if isinstance(error, store.StoreError) else failure
+        if isinstance(refusal, store.StoreError):
+            whole = refusal.but_kept(kept)
+            if error is None or error is refusal:
+                raise whole from refusal
+            print(f"gradpath: {whole}", file=sys.stderr)  # the error that ended the run is the one to be raised
+        elif failure is not None and (error is None or not isinstance(failure, Exception)):
+            # It came while the run was being closed, before the store had everything.
+            tqdm.write(f"gradpath: {store.StoreError(self.experiment.run_name).but_kept(kept)}", file=sys.stderr)
+            raise failure
+
+    def _close(self, error: BaseException | None) -> BaseException | None:
+        """Sends what is left and ends the run; what went wrong with that, if anything did."""
+        uri, failure = self.client.tracking_uri, None
+        if error is not None and not isinstance(error, Exception):
+            store.answer_within(PATIENCE_INTERRUPTED)
+        try:
+            if isinstance(error, store.UnreachableError):
+                raise store.UnreachableError(error.reason)  # another run has waited for it, in vain
+            with store.patience(_patience(error)):
+                if error is not None:
+                    self.client.set_tag(
+                        self.run_id, "error", store.masked(f"{type(error).__name__}: {error}", uri)[:500]
+                    )
+                self._finish()
+        except BaseException as raised:
+            failure = raised
+        pulse.stop(self.run_id)
+        try:
+            if not isinstance(failure, store.UnreachableError):
+                with store.patience(_patience(failure or error)):
+                    self.client.set_terminated(self.run_id, _status(error or failure))
+                    store.settle(uri)
+        except BaseException as raised:
+            failure = failure or raised
+        return failure
+
+    def record(self, step: Step) -> None:
+        """Takes in one training step."""
+        self._losses.append((step.step, step.loss))
+        self._norms[step.step] = step.log10_grad_norm
+        for point in self._curves.points(step):
+            self._metric(*point)
+        for name, measurement in step.measurements.items():
+            _, steps, values = self._series.setdefault(name, (measurement.names, [], []))
+            steps.append(step.step)
+            values.append(measurement.values)
+        if step.evaluation is not None:
+            self._evaluations.append((step.step, step.evaluation))
+            self._news["solved"] = str(step.evaluation.solved).lower()
+        if step.diverged:
+            self._diverged_at = step.step
+            self._news |= {"diverged": "true", "diverged_at_step": str(step.step)}
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._flush_if_it_answers()
+
+    def _create(self) -> str:
+        """The id of a new run, made once however often it is asked for: an answer may be lost on its way."""
+        with store.patience(0):
+            if self._asked and (made := self._nameless()):
+                return made[0]
+            self._asked = True
+            run = self.client.create_run(self.experiment_id, tags=self._tags, run_name=self.experiment.run_name)
+        return str(run.info.run_id)
+
+    def _nameless(self) -> list[str]:
+        """The run that the store has made although its id has not come back."""
+        found = self.client.search_runs([self.experiment_id], f"tags.attempt = '{self._tags['attempt']}'")
+        return [run.info.run_id for run in found]
+
+    def _parameters(self) -> None:
+        """What a person groups and filters by, and the whole resolved configuration."""
+        from mlflow.entities import Param, RunTag
+
+        e = self.experiment
+        shown: dict[str, Any] = {"arm": e.arm, "cell": unit_name(e.cell), "task": unit_name(e.task), "T": e.task.length}
+        shown |= {"seed": e.seed} | dataclasses.asdict(e.clip)
+        for unit in (e.cell, e.task):
+            shown |= {key: value for key, value in dataclasses.asdict(unit).items() if key != "length"}
+        shown |= {"init": unit_name(e.init), "gain": e.init.gain, "optimizer": unit_name(e.optimizer)}
+        shown |= {"lr": e.optimizer.lr, "batch_size": e.train.batch_size, "steps": e.train.steps}
+        shown["dtype"] = e.train.dtype.name
+        params = [Param(k, "none" if v is None else str(getattr(v, "name", v))) for k, v in shown.items()]
+        tags = [RunTag("arm", e.arm), RunTag("diverged", "false"), RunTag("solved", "false")]
+        self.client.log_batch(self.run_id, params=params, tags=tags)
+        self.client.log_dict(self.run_id, e.resolved(), "config.yaml")
+
+    def _metric(self, key: str, value: float, step: int) -> None:
+        """Buffers one point; what is not finite stays out (the store would return ±inf as ±1.8e308) and is named."""
+        from mlflow.entities import Metric
+
+        if math.isfinite(value):
+            self._pending.append(Metric(key, value, int(time.time() * 1000), step))
+        else:
+            self._left_out.append((key, value, step))
+
+    def _flush_if_it_answers(self) -> None:
+        """Sends what is buffered while the run goes on; a store that is away or locked gets it later."""
+        try:
+            with store.patience(0):
+                self._flush()
+        except store.UnreachableError as error:
+            if not self._waits:
+                tqdm.write(f"gradpath: {error}; the run goes on, and what it measures is sent later", file=sys.stderr)
+            self._waits, self._flushed = True, time.monotonic()
+        else:
+            self._waits = False
+
+    def _flush(self) -> None:
+        """Sends what is buffered, points by the thousand and tags: a hundred times faster than one by one."""
+        from mlflow.entities import RunTag
+
+        while self._pending or self._news:
+            tags = [RunTag(key, value) for key, value in self._news.items()]
+            self.client.log_batch(self.run_id, metrics=self._pending[:BATCH], tags=tags)
+            del self._pending[:BATCH]
+            self._news.clear()
+        self._flushed = time.monotonic()
+
+    def _finish(self) -> None:
+        """The curves over the lag, the summary numbers, and the artifact."""
+        points, zeros = over_lag(self.experiment, self._series, self._diverged_at)
+        for point in points:
+            self._metric(*point)
+        if zeros:
+            self._news["true_zeros"] = "; ".join(f"{key}: {text}" for key, text in zeros.items())[:TAG]
+        if lost := left_out(self._left_out) | not_finite(self.experiment, self._series):
+            self._news["not_finite"] = "; ".join(f"{key}: {text}" for key, text in lost.items())[:TAG]
+        last = self._losses[-1][0] if self._losses else 0
+        for name, value, step in summary(self.experiment, self._series, last, self._diverged_at):
+            self._metric(f"summary/{name}", value, step)
+        self._flush()
+        self._artifact()
+        self._verdict()
+
+    def _verdict(self) -> None:
+        """The verdict, once the run has come to its end. As a parameter too: the UI sorts by those, not by tags."""
+        from mlflow.entities import Param, RunTag
+
+        e = self.experiment
+        if self._diverged_at is None and not (self._losses and self._losses[-1][0] == e.train.steps):
+            return
+        evaluation = self._evaluations[-1][1] if self._evaluations else None
+        known = outcome(e.task, self._losses[0][1], evaluation, self._diverged_at)
+        verdict = judge(weigh(known, self._series, self._norms))
+        tags = [RunTag("verdict", verdict.word), RunTag("verdict_reason", verdict.reason)]
+        self.client.log_batch(self.run_id, params=[Param("verdict", verdict.word)], tags=tags)
+
+    def _arrays(self) -> dict[str, NDArray]:
+        """``measurements.npz``: for each instrument ``NAME/values`` [probe, T, name] (or [probe, name]) in float64,
+        ``NAME/steps`` the probes' training steps, ``NAME/names``; ``lag`` (T,); loss and evaluations over training;
+        what the figures need to know of the task.
+        """
+        arrays: dict[str, NDArray] = {
+            "schema_version": np.array(store.SCHEMA_VERSION),
+            "lag": np.arange(self.experiment.task.timesteps)[::-1],
+            "chance_loss": np.array(self.experiment.task.chance_loss),
+            "longest_lag": np.array(self.experiment.task.lags[1]),
+            "loss/steps": np.array([step for step, _ in self._losses]),
+            "loss/values": np.array([loss for _, loss in self._losses]),
+            "evaluation/steps": np.array([step for step, _ in self._evaluations]),
+            "evaluation/values": np.array([[e.loss, e.score, e.solved] for _, e in self._evaluations]).reshape(-1, 3),
+        }
+        for name, (columns, steps, readings) in self._series.items():
+            arrays |= {f"{name}/names": np.array(columns), f"{name}/steps": np.array(steps)}
+            arrays[f"{name}/values"] = np.stack(readings)
+        return arrays
+
+    def _artifact(self) -> None:
+        """Stores ``measurements.npz``; MLflow shows it under its name when it is whole."""
+        folder, _, file = store.ARTIFACT.rpartition("/")
+        with tempfile.TemporaryDirectory() as scratch:
+            whole = Path(scratch) / file
+            store.ask("", "write a temporary file", lambda: np.savez(whole, **self._arrays()))  # type: ignore[arg-type]
+            self.client.log_artifact(self.run_id, str(whole), folder)
+
+
+def _patience(error: BaseException | None) -> float:
+    """How long the end of a run may wait for the store: not long where a user, or the store itself, has ended it."""
+    fault = isinstance(error, Exception) and not isinstance(error, store.StoreError)
+    return PATIENCE if error is None or fault else PATIENCE_INTERRUPTED
+
+
+def _status(error: BaseException | None) -> str:
+    """MLflow's word for how a run ended: a signal or Ctrl-C is no Exception, and the run KILLED and not FAILED."""
+    return "FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED"

@@ -1,0 +1,213 @@
+"""Every question to an MLflow store passes here: what can be waited for is waited for, the rest is one clear line."""
+
+import math
+import os
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tqdm import tqdm
+
+from gradpath.tracking.store_uri import StoreError, masked, named, shown
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+T = TypeVar("T")
+
+TIMEOUT = 15.0
+"""Seconds to wait for a store at first, and for an answer of a server: ``tracking.timeout``."""
+QUIET = 2.0
+"""Seconds of waiting that are not worth a line."""
+PAGES = 100_000
+"""Of a search, after which a store that always has one more is not believed."""
+BUSY = 1000
+"""Milliseconds that SQLite itself waits for another process, deaf to Ctrl-C; the rest is waited for in Python."""
+DRIVERS = {
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+    "pymysql": "pymysql",
+    "pyodbc": "pyodbc",
+}
+"""Module of a database's driver → the package that brings it."""
+SQLITE = {
+    sqlite3.SQLITE_BUSY: "the database is locked by another process",
+    sqlite3.SQLITE_LOCKED: "the database is locked by another process",
+    sqlite3.SQLITE_READONLY: "the database is read-only",
+    sqlite3.SQLITE_READONLY_DBMOVED: "the database file has been moved or deleted",
+    sqlite3.SQLITE_FULL: "no space left on the disk",
+    sqlite3.SQLITE_CANTOPEN: "the database file cannot be opened; it, or its folder, is gone or not accessible",
+    sqlite3.SQLITE_NOTADB: "the file is no SQLite database",
+    sqlite3.SQLITE_CORRUPT: "the database is damaged",
+}
+_NAMES = {"create_run": "create a run", "set_terminated": "close a run", "log_artifact": "write an artifact"}
+_NAMES |= {"log_dict": "write an artifact", "log_batch": "write metrics", "set_tag": "write a tag"}
+
+_GIVEN = {name for name in os.environ if name.startswith("MLFLOW_HTTP_REQUEST_")}
+"""What the user has set is left alone."""
+_patience: ContextVar[float] = ContextVar("patience", default=TIMEOUT)
+
+
+class UnreachableError(StoreError):
+    """The store may answer again later: it is locked, or its server is away."""
+
+    why = "it does not answer"
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """How long a store that is locked or away is waited for in here; 0 to ask once. Of this thread alone."""
+    before = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(before)
+
+
+def pages(fetch: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Every item of a search, page by page; raises StoreError where a store repeats itself instead of ending."""
+    token, known = None, set()
+    for _ in range(PAGES):
+        page = fetch(token)
+        yield from page
+        if not (token := page.token):
+            return
+        if token in known:
+            break
+        known.add(token)
+    raise StoreError("the MLflow store does not come to the end of its answer: it repeats a page")
+
+
+def answer_within(seconds: float) -> None:
+    """How long one request may take. MLflow's own repeats are turned off: they cannot be seen or interrupted."""
+    limits = {"TIMEOUT": max(1, math.ceil(seconds)), "MAX_RETRIES": 0}
+    for name, value in limits.items():
+        if f"MLFLOW_HTTP_REQUEST_{name}" not in _GIVEN:
+            os.environ[f"MLFLOW_HTTP_REQUEST_{name}"] = str(value)
+    os.environ.setdefault("PGCONNECT_TIMEOUT", str(limits["TIMEOUT"]))
+
+
+class Client:
+    """An ``MlflowClient`` whose every call is answered, waits visibly, or raises a StoreError."""
+
+    def __init__(self, uri: str, client: "MlflowClient") -> None:
+        self.tracking_uri = uri
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._client, name)
+
+        def asked(*arguments: Any, **keywords: Any) -> Any:
+            what = _NAMES.get(name, name.replace("_", " "))
+            return ask(self.tracking_uri, what, lambda: call(*arguments, **keywords))
+
+        return asked if callable(call) else call
+
+
+def ask(uri: str, what: str, question: Callable[[], T]) -> T:
+    """The answer of a store to something that may be asked twice, waited for as long as ``patience`` says."""
+    limit, started, pause = _patience.get(), time.monotonic(), 0.05
+    waiting = f"waiting for {shown(uri)} ({limit:g} s)"
+    said = threading.Event()
+    notice = threading.Timer(QUIET, _say, (waiting, said))  # where the question itself hangs
+    notice.daemon = True
+    if limit > QUIET and not uri.startswith("sqlite"):
+        notice.start()
+    try:
+        while True:
+            try:
+                return _attempt(uri, what, question)
+            except UnreachableError as error:
+                left = limit - (time.monotonic() - started)
+                if left <= 0:
+                    if limit:
+                        error.reason += f"; waited for {limit:g} s"
+                    raise
+                if limit > QUIET and limit - left > QUIET:
+                    _say(f"{waiting}: {error.why}", said)
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, 1.0)
+    finally:
+        notice.cancel()
+
+
+def _say(line: str, said: threading.Event) -> None:
+    """Says once that a store is waited for."""
+    if said.is_set():
+        return
+    said.set()
+    tqdm.write(f"gradpath: {line}", file=sys.stderr)
+
+
+def _attempt(uri: str, what: str, question: Callable[[], T]) -> T:
+    """One question, with whatever MLflow, SQLAlchemy, a driver or the system raise as a StoreError."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return question()
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
+        why, passes = _reason(error)
+        line = masked(" ".join(why.split())[:300], uri)
+        place = f"{named(uri)}: " if uri else ""
+        refusal = (UnreachableError if passes else StoreError)(f"{place}cannot {what}: {line}")
+        if isinstance(refusal, UnreachableError):
+            refusal.why = line
+        raise refusal from error
+
+
+def _reason(error: BaseException) -> tuple[str, bool]:
+    """Why a store did not do it, and whether waiting helps: read from the innermost error that tells."""
+    import requests
+    from sqlalchemy import exc
+
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = getattr(link, "orig", None) or link.__cause__ or link.__context__
+    for link in links:
+        code = getattr(link, "sqlite_errorcode", None)
+        if isinstance(code, int):
+            busy = code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            return SQLITE.get(code) or SQLITE.get(code & 0xFF) or str(link), busy
+        if isinstance(link, ImportError):
+            return (
+                f"needs a package that is not installed: pip install '{DRIVERS.get(link.name or '', link.name)}'",
+                False,
+            )
+        if isinstance(link, requests.exceptions.RequestException):
+            return _http(link)
+        if isinstance(link, OSError) and link.strerror:
+            return f"{link.strerror}{f': {link.filename}' if link.filename else ''}", False
+        if isinstance(link, exc.NoSuchModuleError):
+            return f"{link}; MLflow's databases are sqlite, postgresql, mysql, mssql", False
+        if isinstance(link, exc.OperationalError | exc.InterfaceError) and not isinstance(link.orig, sqlite3.Error):
+            return str(link.orig), True
+    return str(error).partition("\n")[0] or type(error).__name__, False
+
+
+def _http(error: Any) -> tuple[str, bool]:
+    """The same for a request to a server."""
+    import re
+
+    import requests
+
+    said = str(error)
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"TLS: {said[-200:]}", False
+    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
+        return said, False
+    if isinstance(error, requests.exceptions.Timeout) or "imed out" in said:
+        return "the server does not answer (tracking.timeout=SECONDS waits longer)", True
+    if status := re.search(r"too many (\d+) error responses", said):
+        return f"the server answers with status {status[1]}", True
+    if number := re.search(r"\[Errno -?\d+\] ([^'\")]+)", said):
+        return number[1], True
+    return "the connection was broken", True

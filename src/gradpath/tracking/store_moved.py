@@ -1,0 +1,84 @@
+"""A store that has been moved or copied finds its artifacts, which MLflow keeps under absolute paths.
+
+Only what is proven to be gradpath's own is rewritten: a run whose folder lies beside the database under its own id, and
+an experiment that gradpath has made (by a tag with its location), or whose runs or whose original prove the same.
+"""
+
+import os
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+
+from gradpath.tracking.store_uri import artifact_root, local_path, sqlite_file
+
+OWN_LOCATION = "gradpath.artifact_location"
+"""Tag of an experiment: the artifact location that gradpath has given it."""
+
+
+def rehome(uri: str) -> None:
+    """Lets the experiments and runs of an SQLite store point at the artifacts beside it, in one transaction."""
+    file, root = sqlite_file(uri), artifact_root(uri)
+    if file is None or root is None:
+        return
+    folder = file.parent / "artifacts"
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=1)) as database:
+        runs = [
+            (run, artifacts, f"{root}/{run}/artifacts")
+            for run, artifacts in database.execute(
+                "SELECT run_uuid, artifact_uri FROM runs WHERE substr(artifact_uri, 1, ?) <> ?",
+                (len(root) + 1, root + "/"),
+            )
+            if _elsewhere(artifacts, folder / run / "artifacts", run) and (folder / run / "artifacts").is_dir()
+        ]
+        experiments = [
+            (experiment, place)
+            for experiment, name, place in database.execute(
+                "SELECT experiment_id, name, artifact_location FROM experiments WHERE artifact_location <> ?", (root,)
+            ).fetchall()
+            if _elsewhere(place, folder, "") and _own(database, file, experiment, name, place)
+        ]
+        if not runs and not experiments:
+            return
+        with database:
+            database.executemany(
+                "UPDATE runs SET artifact_uri = ? WHERE run_uuid = ? AND artifact_uri = ?",
+                [(new, run, old) for run, old, new in runs],
+            )
+            for experiment, place in experiments:
+                database.execute(
+                    "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ? AND artifact_location = ?",
+                    (root, experiment, place),
+                )
+                database.execute(
+                    "INSERT INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, ?) "
+                    "ON CONFLICT (key, experiment_id) DO UPDATE SET value = excluded.value",
+                    (OWN_LOCATION, root, experiment),
+                )
+
+
+def _elsewhere(place: str | None, here: Path, run: str) -> bool:
+    """Whether a location is a folder of a file system, shaped as gradpath's are, and another than the one here."""
+    path = local_path(place or "")
+    if path is None or path.name != "artifacts" or (run and path.parent.name != run):
+        return False
+    return path.resolve() != here.resolve()
+
+
+def _own(database: sqlite3.Connection, file: Path, experiment: int, name: str, place: str) -> bool:
+    """Whether gradpath has given an experiment its location: by its tag. Where there is none, as in version 0.1: by a
+    run whose folder has come along, or by the store beside the location, of which this is a copy.
+    """
+    query = "SELECT value FROM experiment_tags WHERE experiment_id = ? AND key = ?"
+    if (tag := database.execute(query, (experiment, OWN_LOCATION)).fetchone()) is not None:
+        return bool(tag[0] == place)
+    runs = database.execute("SELECT run_uuid, artifact_uri FROM runs WHERE experiment_id = ?", (experiment,)).fetchall()
+    beside = file.parent / "artifacts"
+    if any(uri == f"{place}/{run}/artifacts" and (beside / run / "artifacts").is_dir() for run, uri in runs):
+        return True
+    original = (local_path(place) or file).with_name(file.name)
+    with suppress(OSError, sqlite3.Error):
+        if original.is_file() and not os.path.samefile(original, file):
+            with closing(sqlite3.connect(f"{original.as_uri()}?mode=ro", uri=True, timeout=1)) as there:
+                query = "SELECT artifact_location FROM experiments WHERE experiment_id = ? AND name = ?"
+                return there.execute(query, (experiment, name)).fetchone() == (place,)
+    return False

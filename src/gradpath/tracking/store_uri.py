@@ -1,0 +1,221 @@
+"""Where an MLflow store is: the tracking URI, the files behind it, and how a person may be shown it.
+
+URIs are taken apart and put together by SQLAlchemy, urllib and pathlib, so that a folder may be called what it likes.
+"""
+
+import atexit
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import url2pathname
+
+from gradpath.schema import locations
+from gradpath.schema.text import without_passwords
+
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+SERVERS = ("http://", "https://")
+ALLOWED = "must be a database (sqlite:////absolute/path.db, postgresql://…) or a server (http://…)"
+_key: ContextVar[str] = ContextVar("key", default="tracking.uri")
+
+
+class StoreError(Exception):
+    """The store cannot be used; the message says why in one line, and where what was measured is kept."""
+
+    def __init__(self, reason: str, kept: tuple[Path, ...] = ()) -> None:
+        super().__init__(reason)
+        self.reason, self.kept = reason, kept
+
+    def __str__(self) -> str:
+        if not self.kept:
+            return self.reason
+        where = str(self.kept[0]) if len(self.kept) == 1 else f"{len(self.kept)} files in {self.kept[0].parent}"
+        return f"{self.reason}; what was measured is kept in {where}"
+
+    def but_kept(self, where: Path | str) -> Self:
+        """The same, with the file in which what was measured is kept, or why it could not be."""
+        if isinstance(where, Path):
+            return type(self)(self.reason, (*self.kept, where))
+        return type(self)(f"{self.reason}; nor could what was measured be kept: {where}", self.kept)
+
+
+def tracking_uri(given: str | None) -> str:
+    """The tracking URI to use: the one given, else ``$MLFLOW_TRACKING_URI``, else the project's own SQLite database;
+    a path is made absolute.
+    """
+    key = _key.get()
+    if given is None and (given := os.environ.get("MLFLOW_TRACKING_URI", "").strip() or None):
+        key = "MLFLOW_TRACKING_URI"
+    if given is None:
+        return sqlite_uri(_regular(locations.database(), str(locations.database())))
+    written = f"{key}={masked(given)}"
+    if given.startswith(SERVERS):
+        try:
+            known = bool(urlsplit(given).hostname) and urlsplit(given).port != 0
+        except ValueError:
+            known = False
+        if not known:
+            raise StoreError(f"{written}: must name a host, and a port from 1 to 65535 if any, as in http://host:5000")
+        return given
+    if not re.match(rf"(?:{'|'.join(DATABASES)})(?:\+\w+)?://", given):
+        raise StoreError(f"{written}: {ALLOWED}")
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(given)
+    except (ArgumentError, ValueError):
+        raise StoreError(f"{written}: {ALLOWED}") from None
+    if url.get_backend_name() != "sqlite":
+        return given
+    path = url.database or ""
+    if "?" in given:
+        raise StoreError(f"{written}: must end with the path of a file, in which a ? is written %3F")
+    if url.host or path in ("", ":memory:") or path.startswith("file:") or "\0" in path:
+        raise StoreError(f"{written}: must name a file, as in sqlite:////absolute/path.db")
+    return sqlite_uri(_regular(Path(path).absolute(), written))
+
+
+def _regular(file: Path, written: str) -> Path:
+    """The file of a database, which is one or is not there yet: a device, a pipe or a link that leads nowhere (as to a
+    disk that is not mounted) would be replaced when the database is created.
+    """
+    try:
+        if not file.is_file() and (file.exists() or file.is_symlink()):
+            what = "is a link that leads nowhere" if not file.exists() else "is no file"
+            raise StoreError(f"{written}: {what}; must name a file, as in sqlite:////absolute/path.db")
+    except OSError as error:
+        raise StoreError(f"{written}: {error.strerror}") from error
+    return file
+
+
+def sqlite_uri(file: Path, **query: str) -> str:
+    """The URI of an SQLite file, whatever characters its path has; with a query as SQLite itself reads one."""
+    from sqlalchemy.engine import URL
+
+    if not query:
+        return URL.create("sqlite", database=str(file)).render_as_string(hide_password=False)
+    url = URL.create("sqlite+pysqlite", database=file.as_uri(), query=query | {"uri": "true"})
+    return url.render_as_string(hide_password=False)
+
+
+def own_is_missing(given: str | None) -> bool:
+    """Whether the store is the project's own and not there yet: the one that the UI may create, to show it empty."""
+    return tracking_uri(given) == sqlite_uri(locations.database()) and not locations.database().exists()
+
+
+def backend_uri(uri: str) -> str:
+    """The same store as MLflow is to open it: an SQLite file that is there already and is never created by opening it,
+    read-only where it cannot be written. (MLflow makes folders out of what stands behind a plain ``sqlite:///``.)
+    """
+    file = sqlite_file(uri)
+    if file is None:
+        return uri
+    if writable(file):
+        return sqlite_uri(file, mode="rw")
+    if not in_wal_mode(file):
+        return sqlite_uri(file, mode="ro")
+    # Beside a file in WAL mode SQLite wants to make a file of shared memory, which it cannot there.
+    wal = file.with_name(file.name + "-wal")
+    if not (wal.exists() and wal.stat().st_size):
+        return sqlite_uri(file, mode="ro", immutable="1")
+    return sqlite_uri(_copy_with_wal(file), mode="rw")
+
+
+@cache
+def _copy_with_wal(file: Path) -> Path:
+    """A copy for as long as the program runs: what a kill left in the WAL is only read where it can be written."""
+    folder = Path(tempfile.mkdtemp(prefix="gradpath-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for suffix in ("", "-wal"):
+        shutil.copyfile(f"{file}{suffix}", f"{folder / file.name}{suffix}")
+    return folder / file.name
+
+
+def writable(file: Path) -> bool:
+    """Whether an SQLite file, and its journal beside it, can be written."""
+    return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
+
+
+def in_wal_mode(file: Path) -> bool:
+    """Whether an SQLite file is in WAL mode, in which another file holds its newest part (bytes 18 and 19 of it)."""
+    with file.open("rb") as stream:
+        return stream.read(20)[18:20] == b"\2\2"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite store."""
+    if not uri.startswith("sqlite"):
+        return None
+    from sqlalchemy.engine import make_url
+
+    database = make_url(uri).database or ""
+    return Path(url2pathname(urlsplit(database).path) if database.startswith("file:") else database).absolute()
+
+
+def artifact_root(uri: str) -> str | None:
+    """Where the artifacts of a new MLflow experiment go: beside an SQLite file, the server's own choice elsewhere."""
+    file = sqlite_file(uri)
+    return location(file.parent / "artifacts") if file else None
+
+
+def location(folder: Path) -> str:
+    """A folder as MLflow's artifact location: its path, and the ``file:`` URI where the path has characters that MLflow
+    would take for parts of a URI.
+    """
+    uri = folder.as_uri()
+    return str(folder) if uri == f"file://{folder}" else uri
+
+
+def local_path(place: str) -> Path | None:
+    """The folder that an artifact location names, as MLflow reads it; None for a store of objects or a server."""
+    parts = urlsplit(place)
+    if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
+        return None
+    path = Path(url2pathname(parts.path if parts.scheme else place))
+    return path if path.is_absolute() else None
+
+
+@contextmanager
+def named_as(key: str) -> Iterator[None]:
+    """What the tracking URI is called where a person gives it in here: ``tracking.uri``, or ``uri`` of a report."""
+    before = _key.set(key)
+    try:
+        yield
+    finally:
+        _key.reset(before)
+
+
+def named(uri: str) -> str:
+    """A tracking URI as a person gives it, without its password."""
+    return f"{_key.get()}={shown(uri)}"
+
+
+def shown(uri: str) -> str:
+    """A tracking URI for a person to read, without its password."""
+    file = sqlite_file(uri)
+    return sqlite_uri(file) if file else masked(uri)
+
+
+def masked(text: str, uri: str = "") -> str:
+    """A message without the passwords of URIs and connection strings in it, nor that of the store at ``uri``."""
+    for secret in _secrets(uri):
+        text = text.replace(secret, "***")
+    return without_passwords(text)
+
+
+def _secrets(uri: str) -> Iterator[str]:
+    """The passwords that belong to a store, as they may stand in a message."""
+    found = [os.environ.get("MLFLOW_TRACKING_PASSWORD"), os.environ.get("MLFLOW_TRACKING_TOKEN")]
+    if "@" in uri:
+        found.append(urlsplit(uri).password)
+    for secret in found:
+        if secret and len(secret) > 2:
+            yield from {secret, unquote(secret), quote(unquote(secret), safe="")}

@@ -1,0 +1,33 @@
+"""Where the measurements of a run go that its store did not take."""
+
+import secrets
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from gradpath.schema import locations
+
+
+def keep(run_id: str, arrays: Mapping[str, NDArray], config: Mapping[str, Any]) -> Path | str:
+    """Saves what a store did not take, ``RUN.npz`` with ``RUN.yaml`` beside it, where this machine has room for it;
+    the file, or why there is none.
+    """
+    why = ""
+    for folder in (locations.unsent(), Path(tempfile.gettempdir()) / "gradpath-unsent"):
+        file = folder / f"{run_id or secrets.token_hex(8)}.npz"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.with_suffix(".yaml").write_text(yaml.safe_dump(dict(config), allow_unicode=True), encoding="utf-8")
+            return file
+        except OSError as error:
+            why = why or f"{error.strerror}: {folder}"
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+    return why

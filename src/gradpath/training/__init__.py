@@ -1,0 +1,1 @@
+"""An experiment, its seeds and its loop: sample, forward, backward, clip, update, measure."""

@@ -1,0 +1,186 @@
+"""One run: sample, forward, backward, measure, clip, update, as a stream of what happened at each step."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import repeat
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.core.network import Network
+from gradpath.core.tape import Batch
+from gradpath.core.trace import Measurement, Trace
+from gradpath.instruments import WINDOW, spike
+from gradpath.training.experiment import Experiment
+from gradpath.training.threads import cuts
+
+TOGETHER = 2**20
+"""Pre-activations, T·B·n·H of each seed, that are differentiated together: 4 MB in float32. Measured, 16 LSTMs with
+H = 64 in one piece took longer than one after another."""
+EVALUATED, STATES = 500, 2**25
+"""Sequences, and elements of their H_t, that are evaluated at once."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and the task's own score on the evaluation set, which no update ever sees."""
+
+    loss: float
+    score: float
+    solved: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happened at one training step; ``step`` counts the updates made before it."""
+
+    step: int
+    loss: float
+    log10_grad_norm: float
+    measurements: dict[str, Measurement]
+    evaluation: Evaluation | None
+    diverged: bool
+    """Loss or gradient is not finite, and this is the run's last step."""
+
+
+def train(experiment: Experiment) -> Iterator[Step]:
+    """Trains for ``train.steps`` updates and yields steps 0 … train.steps; the last measures the trained network.
+
+    Deterministic: the same experiment gives bit-identical results. Initialisation, data and evaluation draw from
+    streams of their own, so that another cell trains on the same data.
+    """
+    for steps in train_seeds([experiment]):
+        yield from steps.values()
+
+
+def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator[dict[int, Step]]:
+    """Trains experiments that differ in their seed only, side by side as one array axis: at each step, index of the
+    experiment → what happened to it. Each gets, bit for bit, what ``train`` gives it alone; who diverges drops out.
+    Each of the ``threads`` has its share of the seeds; one seed alone has two of them, where its passes are cut in
+    halves.
+    """
+    if len({replace(experiment, seed=0).config_hash for experiment in experiments}) != 1:
+        raise ValueError("experiments that are trained side by side may differ in their seed only")
+    first, turn, workers = experiments[0], Lock(), min(threads, len(experiments))
+    # The loops that a cell has recorded and the memory that they run in serve one thread: so each has its own.
+    networks = [Network(replace(first.cell), *first.task.sizes, first.task.loss) for _ in range(workers)]
+    for network in networks:
+        network.cell.loops.cuts = cuts(first)
+        network.cell.loops.turn = turn if workers > 1 else None
+    seeds = {index: _Seed(experiment, networks[0]) for index, experiment in enumerate(experiments)}
+    alone = first.task.timesteps * first.train.batch_size * len(first.cell.blocks) * first.cell.hidden_size
+    size = max(1, TOGETHER // alone)
+
+    def advance(step: int, network: Network, share: Sequence[int]) -> dict[int, Step]:
+        """One training step of one thread's seeds."""
+        happened: dict[int, Step] = {}
+        with turn:
+            for start in range(0, len(share), size):
+                group = share[start : start + size]
+                happened |= zip(group, _advance(step, network, [seeds[index] for index in group]), strict=True)
+        return happened
+
+    with ThreadPoolExecutor(threads) as pool:
+        if workers == 1 and threads > 1:
+            networks[0].cell.loops.pool = pool
+        for step in range(first.train.steps + 1):
+            shares = [share.tolist() for share in np.array_split(list(seeds), workers)]
+            parts = (pool.map if workers > 1 else map)(advance, repeat(step), networks, shares)
+            happened = {index: one for part in parts for index, one in part.items()}
+            yield happened
+            seeds = {index: seed for index, seed in seeds.items() if not happened[index].diverged}
+            if not seeds:
+                return
+
+
+class _Seed:
+    """One network in training: its streams, parameters and optimiser state, and what its instruments have read."""
+
+    def __init__(self, experiment: Experiment, network: Network) -> None:
+        init_stream, self._data, eval_stream = (
+            np.random.default_rng(child) for child in np.random.SeedSequence(experiment.seed).spawn(3)
+        )
+        settings = experiment.train
+        self.experiment = experiment
+        self.theta = experiment.init.draw(init_stream, network, settings.dtype.numpy)
+        self._state = experiment.optimizer.start(self.theta)
+        self._held_out = experiment.task.sample(eval_stream, settings.eval_size).astype(settings.dtype.numpy)
+        self._plan = {name: i.schedule.steps(settings.steps) for name, i in experiment.instruments.items()}
+        self._largest_read = dict.fromkeys(self._plan, -np.inf)
+        self._largest_spike = dict.fromkeys(self._plan, 0.0)
+        self._norms: deque[float] = deque(maxlen=WINDOW)
+
+    def batch(self) -> Batch:
+        """The next training minibatch."""
+        settings = self.experiment.train
+        return self.experiment.task.sample(self._data, settings.batch_size).astype(settings.dtype.numpy)
+
+    def advance(self, step: int, trace: Trace) -> Step:
+        """Clips, measures, evaluates where it is due, and updates unless this was the last step."""
+        settings, network = self.experiment.train, trace.tape.network
+        trained = trace.gradient if settings.readout else network.without_readout(trace)
+        update, scale = self.experiment.clip.apply(trained)
+        update = update.astype(self.theta.dtype, copy=False)  # the trace may be in a wider type
+        trace = replace(trace, clip_scale=scale, trained=trained, applied=update)
+        norm, last = trace.gradient.log10_norm, step == settings.steps
+        diverged = not (np.isfinite(trace.tape.loss) and norm < np.inf and np.isfinite(update).all())
+        risen = spike([*self._norms], norm) if self._norms else 0.0
+        self._norms.append(norm)
+        measurements = {}
+        for name, instrument in self.experiment.instruments.items():
+            schedule = instrument.schedule
+            record = step > 0 and (
+                (schedule.new_max is not None and norm > self._largest_read[name] + np.log10(schedule.new_max))
+                or (
+                    schedule.new_spike is not None
+                    and risen > max(self._largest_spike[name], np.log10(schedule.new_spike))
+                )
+            )
+            if step in self._plan[name] or record or (diverged and schedule.last):
+                with np.errstate(over="ignore", invalid="ignore"):
+                    measurements[name] = instrument.measure(trace)
+                self._largest_read[name] = max(self._largest_read[name], norm)
+                self._largest_spike[name] = max(self._largest_spike[name], risen)
+        evaluate = last or (settings.eval_every is not None and step % settings.eval_every == 0)
+        evaluation = (
+            _evaluate(self.experiment, network, self.theta, self._held_out) if evaluate and not diverged else None
+        )
+        if not (diverged or last):
+            with np.errstate(over="ignore", invalid="ignore"):
+                self.theta, self._state = self.experiment.optimizer.update(self.theta, update, self._state, step)
+        return Step(step, trace.tape.loss, norm, measurements, evaluation, diverged)
+
+
+def _advance(step: int, network: Network, seeds: Sequence[_Seed]) -> list[Step]:
+    """One training step of several seeds. Their traces end with it, so that the next ones lie in the same memory."""
+    traces = _differentiate(network, seeds)
+    return [seed.advance(step, trace) for seed, trace in zip(seeds, traces, strict=True)]
+
+
+def _differentiate(network: Network, seeds: Sequence[_Seed]) -> list[Trace]:
+    """Forward and backward; a network that has blown up yields inf and NaN, which is a result and not a warning."""
+    thetas = np.stack([seed.theta for seed in seeds])
+    with np.errstate(over="ignore", invalid="ignore"):
+        layers, tapes = network.forward_seeds(thetas, [seed.batch() for seed in seeds])
+        return network.backward_seeds(thetas, layers, tapes)
+
+
+def _evaluate(experiment: Experiment, network: Network, theta: NDArray, held_out: Batch) -> Evaluation:
+    """Scores the evaluation set in minibatches of at most ``EVALUATED``, so that memory does not grow with its size."""
+    losses, scores, weights = [], [], []
+    length, size = held_out.mask.shape
+    at_once = max(1, min(EVALUATED, STATES // (length * network.cell.hidden_size * network.cell.layers)))
+    for start in range(0, size, at_once):
+        part = slice(start, start + at_once)
+        batch = Batch(held_out.inputs[:, part], held_out.targets[:, part], held_out.mask[:, part])
+        with np.errstate(over="ignore", invalid="ignore"):
+            tape = network.forward(theta, batch)
+        losses.append(tape.loss)
+        scores.append(experiment.task.score(tape))
+        weights.append(int(batch.mask.sum()))
+        del tape  # the next one takes its memory
+    score = float(np.average(scores, weights=weights))
+    return Evaluation(float(np.average(losses, weights=weights)), score, experiment.task.solved(score))
