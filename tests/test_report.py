@@ -73,10 +73,13 @@ def test_what_is_not_there_is_answered_with_what_is(place) -> None:
     with pytest.raises(store.StoreError, match=r"sweep=no: no finished run; the newest is s, of gradpath$"):
         write("sweep=no")
     with pytest.raises(
-        store.StoreError, match=r"there are: gradpath; train it with: gradpath run -m \+experiment=gates$"
+        store.StoreError, match=r"there are: gradpath; train one with: gradpath run -m \+experiment=gates$"
     ):
         write("study=gates")
-    with pytest.raises(store.StoreError, match=r"study=nothing: no such MLflow experiment; there are: gradpath$"):
+    with pytest.raises(
+        store.StoreError,
+        match=r"study=nothing: no such MLflow experiment; there are: gradpath; train one with: gradpath run$",
+    ):
         write("study=nothing")
 
 

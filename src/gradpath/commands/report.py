@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gradpath.commands.hints import report_command
+from gradpath.commands.hints import report_command, run_command
 from gradpath.commands.signals import ending
 from gradpath.figures import CannotDrawError, Figure
 from gradpath.figures._shared import common
@@ -57,7 +57,10 @@ def write(report: Report, named: bool = False) -> int:
     matplotlib.rcParams["svg.hashsalt"] = "gradpath"
     experiment, sweep = report.study, report.sweep
     if experiment is None or sweep is None:
-        experiment, sweep = loader.newest_sweep(report.uri, experiment, sweep)
+        try:
+            experiment, sweep = loader.newest_sweep(report.uri, experiment, sweep)
+        except loader.NothingFinishedError as error:
+            raise store.StoreError(f"{error}; train one with: {run_command(experiment)}") from error
     found = loader.sweep(report.uri, experiment, sweep)
     title = _title(experiment, sweep)
     runs, doubts = _complete(found, experiment, sweep, report)

@@ -40,4 +40,4 @@ def _seen(text: str) -> str:
 
 
 def escape(character: str) -> str:
-    return character.encode("unicodeescape").decode("ascii")
+    return character.encode("unicode_escape").decode("ascii")

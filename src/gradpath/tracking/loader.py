@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from gradpath.commands.hints import run_command
 from gradpath.schema.text import printable
 from gradpath.tracking import artifact, plan, store
 from gradpath.tracking.artifact import DamagedError, Series
@@ -21,7 +20,11 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment as MlflowExperiment
     from mlflow.entities import Run as MlflowRun
 
-__all__ = ["Run", "Series", "Sweep", "load", "newest_sweep", "outcomes", "sweep"]
+__all__ = ["NothingFinishedError", "Run", "Series", "Sweep", "load", "newest_sweep", "outcomes", "sweep"]
+
+
+class NothingFinishedError(store.StoreError):
+    """The store holds no finished run of what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,7 @@ def newest_sweep(uri: str | None, experiment: str | None, sweep_id: str | None =
         _active(client, str(experiment))
         names = [printable(name, 80) for name in sorted(set(known.values()) - {"Default"})]
         there = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none yet"
-        begin = f"; train it with: {run_command(experiment)}" if run_command(experiment) != run_command(None) else ""
-        raise store.StoreError(f"study={printable(experiment)}: no such MLflow experiment; there are: {there}{begin}")
+        raise NothingFinishedError(f"study={printable(experiment)}: no such MLflow experiment; there are: {there}")
     finished = "attributes.status = 'FINISHED' and tags.sweep_id != '' and tags.config_hash != ''"
     query = f"{finished} and {_is_sweep(sweep_id)}" if sweep_id is not None else finished
     # Mostly the first is one of ours; with other tools' runs among them it is the first that is.
@@ -93,9 +95,7 @@ def newest_sweep(uri: str | None, experiment: str | None, sweep_id: str | None =
             return known[run.info.experiment_id], run.data.tags["sweep_id"]
     where = f" in experiment {printable(experiment)}" if experiment is not None else ""
     if sweep_id is None:
-        raise store.StoreError(
-            f"nothing to report: no run has finished{where}; start one with: {run_command(experiment)}"
-        )
+        raise NothingFinishedError(f"nothing to report: no run has finished{where}")
     newest = newest_sweep(uri, experiment)  # which says itself that there is none
     there = f"the newest is {printable(newest[1])}, of {printable(newest[0])}"
     raise store.StoreError(f"sweep={printable(sweep_id)}: no finished run{where}; {there}")
