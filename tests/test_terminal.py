@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from conftest import PATIENCE
 from gradpath.commands import terminal
+from gradpath.schema.text import printable
 
 GRADPATH = [sys.executable, "-m", "gradpath"]
 
@@ -31,14 +32,14 @@ GRADPATH = [sys.executable, "-m", "gradpath"]
     ],
 )
 def test_a_stores_text_is_shown_and_does_nothing(text: object, shown: str) -> None:
-    assert terminal.printable(text) == shown
+    assert printable(text) == shown
 
 
 @given(st.text())
 def test_any_text_is_one_line_that_is_seen(text: str) -> None:
-    shown = terminal.printable(text)
+    shown = printable(text)
     assert shown.isprintable()
-    assert terminal.printable(shown, 10_000) == shown
+    assert printable(shown, 10_000) == shown
     assert shown == text or not text.isprintable()
 
 
