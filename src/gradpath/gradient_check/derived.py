@@ -143,16 +143,21 @@ def singular_values(reference: Reference, trace: Trace, instrument: Instrument) 
 
 
 def counterfactual_loss(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
-    """The loss of an untied forward pass, in the tape's type and in float64."""
+    """The loss of an untied forward pass: in float64, in the tape's type, and in float64 with every weight moved by one
+    rounding of that type, which tells how much of the loss rounding can decide.
+    """
     tape, network = reference.tape, reference.tape.network
+    dtype = tape.theta.dtype.type
+    theta, batch = tape.theta.astype(np.float64), tape.batch.astype(np.float64)
+    moved = theta * (1 + np.finfo(dtype).eps * np.random.default_rng(0).choice((-1, 1), theta.shape))
     for name, cell in {"factual": reference.cell, **reference.cell.counterfactuals()}.items():
         held = replace(network, cell=cell)
-        losses = [
-            untied_loss(held, np.tile(tape.theta.astype(kind), (tape.length, 1)), tape.batch.astype(kind))
-            for kind in (np.float64, tape.theta.dtype.type)
-        ]
-        scale = max(1.0, abs(losses[0]))
-        yield name, Column(np.asarray(losses[0]), abs(losses[1] - losses[0]) + np.finfo(tape.theta.dtype).eps * scale)
+        exact, rounded, sensitive = (
+            untied_loss(held, np.tile(weights, (tape.length, 1)), of_type)
+            for weights, of_type in ((theta, batch), (tape.theta, tape.batch.astype(dtype)), (moved, batch))
+        )
+        doubt = abs(rounded - exact) + abs(sensitive - exact) + np.finfo(dtype).eps * max(1.0, abs(exact))
+        yield name, Column(np.asarray(exact), doubt)
 
 
 def credit(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
