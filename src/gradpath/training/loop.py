@@ -140,8 +140,7 @@ class _Seed:
                 )
             )
             if step in self._plan[name] or record or (diverged and schedule.last):
-                with np.errstate(over="ignore", invalid="ignore"):
-                    measurements[name] = instrument.measure(trace)
+                measurements[name] = instrument.measure(trace)
                 self._largest_read[name] = max(self._largest_read[name], norm)
                 self._largest_spike[name] = max(self._largest_spike[name], risen)
         evaluate = last or (settings.eval_every is not None and step % settings.eval_every == 0)
@@ -149,23 +148,24 @@ class _Seed:
             _evaluate(self.experiment, network, self.theta, self._held_out) if evaluate and not diverged else None
         )
         if not (diverged or last):
-            with np.errstate(over="ignore", invalid="ignore"):
-                self.theta, self._state = self.experiment.optimizer.update(self.theta, update, self._state, step)
+            self.theta, self._state = self.experiment.optimizer.update(self.theta, update, self._state, step)
         return Step(step, trace.tape.loss, norm, measurements, evaluation, diverged)
 
 
 def _advance(step: int, network: Network, seeds: Sequence[_Seed]) -> list[Step]:
-    """One training step of several seeds. Their traces end with it, so that the next ones lie in the same memory."""
-    traces = _differentiate(network, seeds)
-    return [seed.advance(step, trace) for seed, trace in zip(seeds, traces, strict=True)]
+    """One training step of several seeds. Their traces end with it, so that the next ones lie in the same memory. A
+    network that has blown up yields inf and NaN, which is a result and not a warning.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        traces = _differentiate(network, seeds)
+        return [seed.advance(step, trace) for seed, trace in zip(seeds, traces, strict=True)]
 
 
 def _differentiate(network: Network, seeds: Sequence[_Seed]) -> list[Trace]:
-    """Forward and backward; a network that has blown up yields inf and NaN, which is a result and not a warning."""
+    """Forward and backward."""
     thetas = np.stack([seed.theta for seed in seeds])
-    with np.errstate(over="ignore", invalid="ignore"):
-        layers, tapes = network.forward_seeds(thetas, [seed.batch() for seed in seeds])
-        return network.backward_seeds(thetas, layers, tapes)
+    layers, tapes = network.forward_seeds(thetas, [seed.batch() for seed in seeds])
+    return network.backward_seeds(thetas, layers, tapes)
 
 
 def _evaluate(experiment: Experiment, network: Network, theta: NDArray, held_out: Batch) -> Evaluation:
@@ -176,8 +176,7 @@ def _evaluate(experiment: Experiment, network: Network, theta: NDArray, held_out
     for start in range(0, size, at_once):
         part = slice(start, start + at_once)
         batch = Batch(held_out.inputs[:, part], held_out.targets[:, part], held_out.mask[:, part])
-        with np.errstate(over="ignore", invalid="ignore"):
-            tape = network.forward(theta, batch)
+        tape = network.forward(theta, batch)
         losses.append(tape.loss)
         scores.append(experiment.task.score(tape))
         weights.append(int(batch.mask.sum()))
