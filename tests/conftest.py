@@ -14,6 +14,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import hypothesis
@@ -51,6 +52,40 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 for ending in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
     if signal.getsignal(ending) is signal.SIG_IGN:
         signal.signal(ending, signal.SIG_DFL)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-combination", action="store_true", help="of tests marked pairwise too")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a test that is marked ``pairwise`` the combinations are kept in which every value of a parameter meets every
+    value of every other one: almost all faults depend on one parameter or two (Kuhn, Wallace & Gallo 2004).
+    """
+    if config.getoption("--every-combination"):
+        return
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("pairwise"):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    gone = {item for found in tests.values() for item in set(found) - covering(found)}
+    config.hook.pytest_deselected(items=[item for item in items if item in gone])
+    items[:] = [item for item in items if item not in gone]
+
+
+def covering(found: list[pytest.Item]) -> set[pytest.Item]:
+    """Of the combinations of one test those that hold every pair, each time the one with the most that are left."""
+    pairs = {}
+    for item in found:
+        values = {name: repr(value) for name, value in item.callspec.params.items()}  # type: ignore[attr-defined]
+        pairs[item] = set(combinations(sorted(values.items()), 2))
+    left, kept = set().union(*pairs.values()), set()
+    while left:
+        best = max(found, key=lambda item: len(pairs[item] & left))
+        kept.add(best)
+        left -= pairs[best]
+    return kept
 
 
 @dataclass

@@ -201,6 +201,7 @@ def assert_right(trace: Trace, reference, dtype: type) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [-200, -100, -20, -10, 20, 60])
 @pytest.mark.parametrize(("name", "biases"), [(name, b) for name, (*_, each) in CELLS.items() for b in each])
+@pytest.mark.pairwise
 def test_norms_with_closed_and_open_gates_equal_arbitrary_precision(
     name: str, biases: str, value: float, dtype: type
 ) -> None:

@@ -80,6 +80,7 @@ def test_credit_equals_untied_central_differences_of_the_steps_loss(cell: Cell, 
 
 
 @pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.pairwise
 def test_the_parts_add_up_to_the_whole(cell: Cell, loss: Loss, every_step: bool) -> None:
     trace = make_case(cell, loss, 5, every_step).trace
     parts = [trace_of_step(trace, row) for row in range(len(trace.tape.scored))]

@@ -84,6 +84,7 @@ def test_per_step_losses_and_stacks_neither_under_nor_overflow(factor: float, dt
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.pairwise
 def test_bit_identical_to_the_plain_recursion_where_that_stays_in_range(
     cell: Cell, dtype: type, every_step: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +307,7 @@ def adversarial(kind: str, cell: Cell, dtype: type) -> Trace:
     "kind",
     ["cancelling", "B = 1", "B >> H", "H >> B", "constant inputs", "saturated", "nothing scored in the middle"],
 )
+@pytest.mark.pairwise
 def test_norms_are_exact_on_adversarial_batches(kind: str, cell: Cell, dtype: type) -> None:
     assert_norms_exact(adversarial(kind, cell, dtype), dtype)
 

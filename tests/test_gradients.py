@@ -30,6 +30,7 @@ from gradpath.instruments.param_grad_norm import ParamGradNorm
 from gradpath.instruments.state_grad_norm import StateGradNorm
 
 
+@pytest.mark.pairwise
 def test_every_parameter_at_every_step_equals_untied_central_differences(case: Case) -> None:
     relu = getattr(case.network.cell, "activation", None) is Activation.relu
     reference = untied_differences(case.network, case.theta, case.batch, 1e-4 if relu else EPSILON)
@@ -40,11 +41,13 @@ def test_every_parameter_at_every_step_equals_untied_central_differences(case: C
             assert relative_error(found[name][t], expected[t]) < 1e-7, (name, t)
 
 
+@pytest.mark.pairwise
 def test_the_untied_forward_pass_with_equal_copies_is_the_forward_pass(case: Case) -> None:
     thetas = np.tile(case.theta, (len(case.batch.mask), 1))
     assert untied_loss(case.network, thetas, case.batch) == pytest.approx(case.trace.tape.loss, rel=1e-13)
 
 
+@pytest.mark.pairwise
 def test_sum_over_time_is_the_gradient(case: Case) -> None:
     trace = case.trace
     total = case.network.parameters(trace.gradient.scaled.plain())
@@ -52,6 +55,7 @@ def test_sum_over_time_is_the_gradient(case: Case) -> None:
         np.testing.assert_allclose(steps.sum(axis=0), total[name], rtol=1e-11, atol=1e-14 * np.abs(steps).max())
 
 
+@pytest.mark.pairwise
 def test_instruments_equal_a_naive_computation(case: Case) -> None:
     trace = case.trace
     read = ParamGradNorm().measure(trace)
@@ -66,6 +70,7 @@ def test_instruments_equal_a_naive_computation(case: Case) -> None:
     assert norms.values[norms.names.index("global")] == pytest.approx(overall, rel=1e-12)
 
 
+@pytest.mark.pairwise
 def test_total_state_derivatives_equal_central_differences(case: Case) -> None:
     """Perturb one element of a state where it leaves step t, and let the rest of the sequence follow."""
     trace, batch = case.trace, case.batch
@@ -142,6 +147,7 @@ def test_total_and_direct_derivative_of_doubling() -> None:
     assert trace.direct["H"].plain().ravel().tolist() == [0, 0, 1]
 
 
+@pytest.mark.pairwise
 def test_pure_and_repeatable(case: Case) -> None:
     """A second pass is bit-equal and no argument is written to."""
     theta, batch = case.theta.copy(), copy.deepcopy(case.batch)

@@ -64,6 +64,7 @@ def case_of(cell: Cell, every_step: bool, dtype: type, gain: float, pool: Execut
 @pytest.mark.parametrize("gain", [0.3, 1, 4])
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)
+@pytest.mark.pairwise
 def test_in_halves_as_whole(cell: Cell, every_step: bool, gain: float, request: pytest.FixtureRequest) -> None:
     """In log10, because with a small gain the gradient leaves the range of floats."""
     whole = case_of(cell, every_step, np.float64, gain).trace
@@ -80,6 +81,7 @@ def test_in_halves_as_whole(cell: Cell, every_step: bool, gain: float, request: 
 @pytest.mark.parametrize("gain", [0.3, 1])
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)
+@pytest.mark.pairwise
 def test_two_threads_give_the_bits_of_one(
     cell: Cell, every_step: bool, gain: float, dtype: type, cut: None, pool: Executor
 ) -> None:

@@ -38,6 +38,7 @@ def total_of(trace: Trace, layer: int) -> Scaled:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.pairwise
 def test_the_parts_add_up_to_the_total_in_every_element(cell: Cell, steps: int, every_step: bool, dtype: type) -> None:
     """To the rounding of the adjoint's own matrix product: n·H products of the type, whose sizes are bounded here."""
     trace = make_case(cell, Loss.squared_error, steps, every_step, dtype).trace
@@ -135,6 +136,7 @@ def test_a_truncated_cell_has_true_zeros_on_the_gates_paths(cell: Cell) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.pairwise
 def test_carousel_and_rest_add_up_to_the_total(cell: Cell, steps: int, every_step: bool, dtype: type) -> None:
     trace = make_case(cell, Loss.squared_error, steps, every_step, dtype).trace
     for layer in range(cell.layers):
@@ -257,6 +259,7 @@ def test_the_rest_is_right_where_total_and_carousel_agree_to_all_digits(cell: Ce
 # --- the readings --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.pairwise
 def test_norms_and_cosines_equal_a_naive_computation_and_the_shares_add_up_to_one(case: Case) -> None:
     trace = case.trace
     read = PathGradNorm().measure(trace)

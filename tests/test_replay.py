@@ -38,6 +38,7 @@ def arrays_of(trace: Trace) -> Iterator[NDArray]:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)
+@pytest.mark.pairwise
 def test_compiled_and_not_give_the_same_bits(
     cell: Cell, every_step: bool, dtype: type, apart: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ OF_THE_WRITING = {"sweep_id", "attempt", "heartbeat"}
     ],
     ids=" ".join,
 )
+@pytest.mark.pairwise
 def test_side_by_side_is_bit_identical_to_one_by_one(
     overrides: list[str], threads: int, hidden: int, dtype: str
 ) -> None:

@@ -111,14 +111,20 @@ class Composer:
         return (key == "seed" or dotted) and not set(key) & set("+~@/") and "${" not in override
 
 
+@cache
+def _shared(name: str) -> Composer:
+    """A composer for the whole process: whoever describes many experiments reads the files once."""
+    return Composer(name)
+
+
 def load(name: str, given: Sequence[str]) -> DictConfig:
     """The one configuration that overrides describe; raises ConfigError."""
-    return Composer(name)(given)
+    return _shared(name)(given)
 
 
 def experiments(given: Sequence[str], composer: Composer | None = None) -> list[Experiment]:
     """The experiments that a list of overrides describes, one a seed; raises ConfigError."""
-    config = (composer or Composer())(given)
+    config = (composer or _shared("config"))(given)
     made: Replicates = messages.explained(given, lambda: build(config, given))
     return made.experiments()
 
