@@ -89,11 +89,11 @@ static void invoke(const Call *call, char *const *at)
 /* Is the largest |x| of every row, over all arguments, 0 or in [low, high]? Compared as integers, whose order is that of
  * non-negative floats, and whose maximum the compiler vectorises. A NaN counts as outside.
  */
-#define DEFINE_GUARD(NAME, TYPE, BITS)                                                                                \
+#define DEFINE_GUARD(NAME, TYPE, BITS, WITHOUT_SIGN)                                                                  \
     static int NAME(const Call *call, char *const *at, double lower, double upper)                                    \
     {                                                                                                                 \
         TYPE bounds[2] = {(TYPE)lower, (TYPE)upper};                                                                  \
-        BITS low, high, sign = (BITS)((BITS)1 << (8 * sizeof(BITS) - 1));                                             \
+        BITS low, high;                                                                                               \
         memcpy(&low, &bounds[0], sizeof low);                                                                         \
         memcpy(&high, &bounds[1], sizeof high);                                                                       \
         for (npy_int64 i = 0; i < call->is.outer[0]; i++)                                                             \
@@ -101,9 +101,11 @@ static void invoke(const Call *call, char *const *at)
                 BITS largest = 0;                                                                                     \
                 for (int a = 0; a < call->is.args; a++) {                                                             \
                     const npy_int64 *outer = call->is.operands[a].outer;                                              \
-                    const BITS *x = (const BITS *)(at[a] + i * outer[0] + j * outer[1]);                              \
+                    const char *x = at[a] + i * outer[0] + j * outer[1];                                              \
                     for (npy_int64 k = 0; k < call->is.dims[0]; k++) {                                                \
-                        BITS size = x[k] & ~sign;                                                                     \
+                        BITS size;                                                                                    \
+                        memcpy(&size, x + k * (npy_int64)sizeof size, sizeof size);                                   \
+                        size &= WITHOUT_SIGN;                                                                         \
                         largest = size > largest ? size : largest;                                                    \
                     }                                                                                                 \
                 }                                                                                                     \
@@ -112,8 +114,8 @@ static void invoke(const Call *call, char *const *at)
             }                                                                                                         \
         return 1;                                                                                                     \
     }
-DEFINE_GUARD(guard_float, float, npy_int32)
-DEFINE_GUARD(guard_double, double, npy_int64)
+DEFINE_GUARD(guard_float, float, npy_int32, NPY_MAX_INT32)
+DEFINE_GUARD(guard_double, double, npy_int64, NPY_MAX_INT64)
 
 /* What a recording depends on of an array: its type, strides and shape but for the time axis. */
 static npy_intp *describe(PyArrayObject *array, npy_intp *field)

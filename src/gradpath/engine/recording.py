@@ -109,6 +109,8 @@ class _Notes:
         core = 2 if ufunc is np.matmul else 1 if ufunc is np.vecdot else 0
         if (ufunc.signature is not None and not core) or any(x.ndim < core for x in operands):
             raise CannotRecordError(f"{name}, or calls it on too few axes")
+        if core and operands[0].shape[-1] != operands[1].shape[-core]:
+            raise CannotRecordError(f"{name} on arrays that do not match")
         given = [out] if out is not None else []
         shape = np.broadcast_shapes(
             *(x.shape[: x.ndim - core] for x in operands), *(x.shape[: x.ndim - core // 2 * 2] for x in given)

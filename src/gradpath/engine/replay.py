@@ -80,7 +80,7 @@ class Loop:
         while t != last and inside:
             rows = [array[t] for array in arrays]
             self._silently(rows)
-            guarded = [np.abs(rows[index]).max(axis=-1) for index in self._guarded]
+            guarded = [np.abs(rows[index]).max(axis=-1, initial=0) for index in self._guarded]
             if guarded:
                 largest = np.max(guarded, axis=0)
                 inside = bool((((largest >= low) & (largest <= high)) | (largest == 0)).all())
@@ -116,9 +116,14 @@ class Loop:
             raise CannotRecordError(str(error)) from error
         finally:
             restored()  # a body may have computed behind the watched arrays' back, and is found out now
-        self._silently(rows)
-        expected = restored()
-        _replay.run(recording, (*arrays,), t, t + 1, 0.0, np.inf)
+        try:
+            self._silently(rows)
+        finally:
+            expected = restored()
+        try:
+            _replay.run(recording, (*arrays,), t, t + 1, 0.0, np.inf)
+        except _replay.UnprovedError as error:
+            raise CannotRecordError(str(error)) from error
         if restored() != expected:
             raise CannotRecordError("computes what its calls of ufuncs do not")
         return recording
