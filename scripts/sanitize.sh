@@ -24,5 +24,5 @@ under_sanitizers() {
         PYTHONMALLOC=malloc PYTHONPATH="$scratch/src" "$python" "$@"
 }
 under_sanitizers -c 'import gradpath.engine._replay as built; print("Under the sanitizers:", built.__file__)'
-under_sanitizers -m pytest -q -n0 -s -p no:cacheprovider tests/test_replay.py
+under_sanitizers -m pytest -q -n0 -s -p no:cacheprovider tests/test_replay.py tests/test_replay_border.py
 under_sanitizers -W ignore tests/fuzz/replay_border.py "${2:-60}" "${3:-0}"

@@ -261,6 +261,8 @@ static const char *wrong_call(Recording *of, Call *call, PyObject *ufunc_or_none
         if (is->operands[a].array < 0 || is->operands[a].array >= of->count)
             return "array";
     call->type = of->arrays[is->operands[0].array].type;
+    if (call->type != NPY_FLOAT && call->type != NPY_DOUBLE)
+        return "type";
     if (ufunc_or_none == Py_None) {
         if (is->outer[2] != 1)
             return "size of an outer loop";

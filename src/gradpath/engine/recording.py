@@ -134,7 +134,7 @@ class _Notes:
     ) -> None:
         signature = dtype.char * ufunc.nin + "->" + dtype.char
         if dtype.char not in "fd" or signature not in ufunc.types or len(operands) > ARGS:
-            raise CannotRecordError(f"calls {ufunc.__name__} on {dtype}")
+            raise CannotRecordError(f"calls {ufunc.__name__}, which does not take and give {dtype} alone")
         loops = len(shape)
         strides = [np.broadcast_to(x, shape + x.shape[x.ndim - core :]).strides[:loops] for x in operands[:-1]]
         sizes, moves = _coalesced(shape, [*strides, operands[-1].strides[:loops]])

@@ -99,33 +99,36 @@ class Loop:
         if any(array.ndim == 1 for array in arrays):
             raise CannotRecordError("has rows that are single numbers")
         rows = [array[t] for array in arrays]
-        before = [row.copy() for row in rows]
+        before, rng = [row.copy() for row in rows], np.random.default_rng(0)
+        others = [rng.normal(size=row.shape) if row.dtype.kind == "f" else row.copy() for row in rows]
 
-        def restored() -> list[bytes]:
-            """What the rows hold, which then hold what they did before."""
-            found = [row.tobytes() for row in rows]
-            for row, value in zip(rows, before, strict=True):
+        def put(values: Sequence[NDArray]) -> None:
+            for row, value in zip(rows, values, strict=True):
                 if row.flags.writeable:
                     row[...] = value
-            return found
+
+        def result(values: Sequence[NDArray], work: Callable[[], Any]) -> list[bytes]:
+            """What some work makes of these values of the rows, which then hold what they did before."""
+            try:
+                put(values)
+                work()
+                return [row.tobytes() for row in rows]
+            finally:
+                put(before)
 
         try:
             calls = recorded(self._body, rows, self._guarded)
             recording = _replay.record(calls.ufuncs, calls.table, (*arrays,), t, calls.kept)
+            # A body may have computed behind the watched arrays' back, or taken a number out of one for a constant.
+            for values in (before, others):
+                expected = result(values, lambda: self._silently(rows))
+                found = result(values, lambda: _replay.run(recording, (*arrays,), t, t + 1, 0.0, np.inf))
+                if found != expected:
+                    raise CannotRecordError("computes what its calls of ufuncs do not")
         except ValueError as error:  # of the border: NumPy lets happen what it does not
             raise CannotRecordError(str(error)) from error
         finally:
-            restored()  # a body may have computed behind the watched arrays' back, and is found out now
-        try:
-            self._silently(rows)
-        finally:
-            expected = restored()
-        try:
-            _replay.run(recording, (*arrays,), t, t + 1, 0.0, np.inf)
-        except _replay.UnprovedError as error:
-            raise CannotRecordError(str(error)) from error
-        if restored() != expected:
-            raise CannotRecordError("computes what its calls of ufuncs do not")
+            put(before)
         return recording
 
 
