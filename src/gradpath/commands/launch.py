@@ -110,9 +110,10 @@ def _counted(points: list[list[str]], seconds: float = 2.0) -> Iterator[list[str
 
 def _hand_over(options: Options, jobs: list[Job], sweep_id: str) -> dict[int, str]:
     """Has Hydra run the jobs; returns why those failed of which it knows."""
-    from hydra._internal.callbacks import Callbacks
     from hydra.core.plugins import Plugins
     from hydra.types import HydraContext, RunMode
+
+    from gradpath.commands.hydra_internals import Callbacks
 
     starts = [0]
     for job in jobs:
