@@ -1,6 +1,7 @@
 #!/bin/sh
-# The compiled loop under the sanitizers of addresses and of undefined behaviour, in the environment $1: its tests, and
-# its fuzzer for $2 seconds from seed $3. The first report ends it, with a status that is not 0.
+# The compiled loop under the sanitizers of addresses and of undefined behaviour, in the environment
+# $1: its tests, and its fuzzer for $2 seconds from seed $3. The first report ends it, with a status
+# that is not 0.
 set -eu
 python=$PWD/$1/bin/python
 compiler=${CC:-gcc}

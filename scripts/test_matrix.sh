@@ -1,7 +1,8 @@
 #!/bin/sh
-# Runs tests on every Python in $PYTHONS with the oldest and the newest NumPy that it has: $TESTS, as one would write them
-# behind `pytest`, or without any the whole default suite. In a copy of the checkout, which is gone afterwards. What is
-# not installed on this machine is said; the status is 0 where everything else has run and passed.
+# Runs tests on every Python in $PYTHONS with the oldest and the newest NumPy that it has: $TESTS,
+# as one would write them behind `pytest`, or without any the whole default suite. In a copy of the
+# checkout, which is gone afterwards. What is not installed on this machine is said; the status is 0
+# where everything else has run and passed.
 set -eu
 oldest="2.0.0 2.1.0 2.2.0 2.3.0" # the first of them that there is for a Python
 scratch=$(mktemp -d)

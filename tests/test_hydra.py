@@ -1,4 +1,6 @@
-"""What gradpath stands on and cannot change: Hydra's inner parts, and which Python and NumPy it is set up with."""
+"""What gradpath stands on and cannot change: Hydra's inner parts, and which Python and NumPy it is
+set up with.
+"""
 
 import inspect
 import os

@@ -52,7 +52,9 @@ class Memory:
         return tuple(int(size) for size in self.rng.integers(least, 4, self.rng.integers(fewest, 4)))
 
     def array(self, shape: tuple[int, ...], dtype: str) -> NDArray:
-        """An array of a layout of its own; some are read-only, overlap others, or lie about their memory."""
+        """An array of a layout of its own; some are read-only, overlap others, or lie about their
+        memory.
+        """
         rng, steps = self.rng, shape[0]
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         fitting = [block for block in self.blocks if len(block) >= size]

@@ -1,4 +1,6 @@
-"""What is used of Hydra that Hydra keeps to itself, in one place; ``tests/test_hydra.py`` names what has changed."""
+"""What is used of Hydra that Hydra keeps to itself, in one place; ``tests/test_hydra.py`` names
+what has changed.
+"""
 
 import hydra
 

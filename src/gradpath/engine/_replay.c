@@ -1,9 +1,11 @@
-/* Replays the NumPy calls of one timestep for many timesteps, without Python in between: see replay.py, and recording.py,
- * which takes note of them. The inner loops called here are NumPy's own, so that every bit is what NumPy gives.
+/* Replays the NumPy calls of one timestep for many timesteps, without Python in between: see
+ * replay.py, and recording.py, which takes note of them. The inner loops called here are NumPy's
+ * own, so that every bit is what NumPy gives.
  *
- * Nothing that Python hands over is believed. `record` looks at every field once, and makes of them an object that only
- * it can make; `run` then compares the arrays with those of the recording, and the bytes that will be touched with the
- * memory that they lie in, once for all timesteps. What is wrong raises and leaves the arrays as they were.
+ * Nothing that Python hands over is believed. `record` looks at every field once, and makes of them
+ * an object that only it can make; `run` then compares the arrays with those of the recording, and
+ * the bytes that will be touched with the memory that they lie in, once for all timesteps. What is
+ * wrong raises and leaves the arrays as they were.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -19,13 +21,16 @@ enum { MAX_FIELDS = 4 + 2 * NPY_MAXDIMS };
 
 _Static_assert(sizeof(npy_intp) == sizeof(npy_int64), "addresses of 64 bits");
 
-/* Where an argument lies: in array `array`, `offset` bytes from its row; and how far it moves in each outer loop. */
+/* Where an argument lies: in array `array`, `offset` bytes from its row; and how far it moves in
+ * each outer loop.
+ */
 typedef struct {
     npy_int64 array, offset, outer[MAX_OUTER];
 } Operand;
 
-/* One call, as recording.py packs it into int64: the `index` of a ufunc's inner loop, with its `dims` and `steps`, for
- * each outer index; or, without a ufunc, a guard over (outer[0], outer[1]) rows of dims[0] elements.
+/* One call, as recording.py packs it into int64: the `index` of a ufunc's inner loop, with its
+ * `dims` and `steps`, for each outer index; or, without a ufunc, a guard over (outer[0], outer[1])
+ * rows of dims[0] elements.
  */
 typedef struct {
     npy_int64 index, args, outer[MAX_OUTER], dims[1 + MAX_CORE], steps[MAX_STEPS];
@@ -47,8 +52,8 @@ typedef struct {
     Py_buffer view;
 } Memory;
 
-/* One array of a step: where its row was when it was recorded, how far the next one is, and what the calls touch of it,
- * in bytes from the beginning of its row.
+/* One array of a step: where its row was when it was recorded, how far the next one is, and what
+ * the calls touch of it, in bytes from the beginning of its row.
  */
 typedef struct {
     uintptr_t start;
@@ -86,8 +91,9 @@ static void invoke(const Call *call, char *const *at)
             }
 }
 
-/* Is the largest |x| of every row, over all arguments, 0 or in [low, high]? Compared as integers, whose order is that of
- * non-negative floats, and whose maximum the compiler vectorises. A NaN counts as outside.
+/* Is the largest |x| of every row, over all arguments, 0 or in [low, high]? Compared as integers,
+ * whose order is that of non-negative floats, and whose maximum the compiler vectorises. A NaN
+ * counts as outside.
  */
 #define DEFINE_GUARD(NAME, TYPE, BITS, WITHOUT_SIGN)                                                                  \
     static int NAME(const Call *call, char *const *at, double lower, double upper)                                    \
@@ -174,8 +180,8 @@ static void let_go(Memory *memory)
         PyBuffer_Release(&memory->view);
 }
 
-/* Finds the memory of an array that is at its owner's, and holds it: an array to which there is a weak reference does
- * not resize, nor does what has handed out its buffer.
+/* Finds the memory of an array that is at its owner's, and holds it: an array to which there is a
+ * weak reference does not resize, nor does what has handed out its buffer.
  */
 static int hold(PyArrayObject *array, Memory *memory, Py_ssize_t index)
 {
@@ -210,8 +216,9 @@ static int reach(npy_int64 size, npy_int64 move, npy_int64 *low, npy_int64 *high
     return *low >= -LIMIT && *high <= LIMIT;
 }
 
-/* What a call touches of its argument `a`; the core dimensions of a ufunc are those of its signature. Of the loops, outer,
- * inner and core, sets a bit in `moved` for those in which the argument moves.
+/* What a call touches of its argument `a`; the core dimensions of a ufunc are those of its
+ * signature. Of the loops, outer, inner and core, sets a bit in `moved` for those in which the
+ * argument moves.
  */
 static int touched(const Fields *call, const PyUFuncObject *ufunc, int a, npy_int64 item, npy_int64 *low, npy_int64 *high,
                    unsigned *moved)
@@ -304,7 +311,9 @@ static const char *wrong_call(Recording *of, Call *call, PyObject *ufunc_or_none
     return NULL;
 }
 
-/* The bytes of an array's row, or without a time axis of all of it; none, low = high, where one axis has no length. */
+/* The bytes of an array's row, or without a time axis of all of it; none, low = high, where one
+ * axis has no length.
+ */
 static int row(PyArrayObject *array, int moves, npy_int64 *low, npy_int64 *high)
 {
     int within = 1, empty = 0;
@@ -449,7 +458,9 @@ static int fill(Recording *self, PyObject *arrays, Py_ssize_t t, const Fields *f
     return 1;
 }
 
-/* An index, or an exception; without an OverflowError, which would be a third kind beside type and range. */
+/* An index, or an exception; without an OverflowError, which would be a third kind beside type and
+ * range.
+ */
 static int is_index(PyObject *given, Py_ssize_t *index)
 {
     *index = PyNumber_AsSsize_t(given, PyExc_IndexError);
@@ -508,7 +519,9 @@ static PyObject *record(PyObject *module, PyObject *args)
     return (PyObject *)self;
 }
 
-/* Compares the arrays with those of the recording, and what t = `from` … `to` touch with their memory, which is held. */
+/* Compares the arrays with those of the recording, and what t = `from` … `to` touch with their
+ * memory, which is held.
+ */
 static int proved(const Recording *of, PyObject *arrays, npy_int64 from, npy_int64 to, Memory *memory)
 {
     npy_intp fields[MAX_FIELDS];

@@ -1,7 +1,7 @@
 """Which loop over time runs, the compiled one or Python's, and why; both give the same bits.
 
-``GRADPATH_REPLAY=0`` runs Python's loops, ``1`` (as if it were not set) the compiled one where it is built and NumPy is
-one that it was proved on, ``require`` refuses to run without it.
+``GRADPATH_REPLAY=0`` runs Python's loops, ``1`` (as if it were not set) the compiled one where it
+is built and NumPy is one that it was proved on, ``require`` refuses to run without it.
 """
 
 import os
@@ -14,8 +14,9 @@ import numpy as np
 
 VARIABLE = "GRADPATH_REPLAY"
 PROVED_NUMPY = ((2, 0), (2, 5))
-"""The first version of NumPy on which the compiled loop was proved to give the bits of Python's, and the first on which
-it was not: ``make test-matrix`` proves it."""
+"""The first version of NumPy on which the compiled loop was proved to give the bits of Python's,
+and the first on which it was not: ``make test-matrix`` proves it.
+"""
 
 
 class ReplayError(RuntimeError):
@@ -95,7 +96,9 @@ def way(reasons: Sequence[str]) -> str:
 
 
 def name(body: Callable[..., None], error: Exception | None = None) -> str:
-    """Of the function in which recording a body failed, where an error tells, or of the one that made the body."""
+    """Of the function in which recording a body failed, where an error tells, or of the one that
+    made the body.
+    """
     found = getattr(body, "__qualname__", type(body).__qualname__)
     trace = error.__traceback__ if error else None
     while trace is not None:

@@ -1,7 +1,8 @@
 """Takes note of the NumPy calls of one timestep, for :mod:`gradpath.engine.replay`.
 
-The body runs on arrays that compute nothing and write down which ufunc is called on which of them. What comes of it is
-a table of int64, a row for each call, with the layout of ``Fields`` in ``_replay.c``, which checks it.
+The body runs on arrays that compute nothing and write down which ufunc is called on which of them.
+What comes of it is a table of int64, a row for each call, with the layout of ``Fields`` in
+``_replay.c``, which checks it.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 ARGS, OUTER, CORE, ARRAYS = 4, 3, 3, 64
-"""As in ``_replay.c``: a call's arguments, outer loops and core dimensions, and the arrays of a step."""
+"""As in ``_replay.c``: a call's arguments, outer loops and core dimensions, and the arrays of a
+step.
+"""
 
 Body = Callable[[Sequence[Any]], None]
 Region = tuple[int, int, int]
@@ -21,8 +24,8 @@ Region = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Calls:
-    """Those of one step: ``ufuncs``, None for a guard; ``table`` (calls, fields), int64; and the memory that they use
-    beside the arrays', ``kept``.
+    """Those of one step: ``ufuncs``, None for a guard; ``table`` (calls, fields), int64; and the
+    memory that they use beside the arrays', ``kept``.
     """
 
     ufuncs: tuple[np.ufunc | None, ...]
@@ -35,8 +38,8 @@ class CannotRecordError(Exception):
 
 
 def recorded(body: Body, rows: Sequence[NDArray], guarded: Sequence[int]) -> Calls:
-    """The calls of the body on these rows, which it leaves as they are, and of a guard on the ``guarded`` ones; raises
-    CannotRecordError.
+    """The calls of the body on these rows, which it leaves as they are, and of a guard on the
+    ``guarded`` ones; raises CannotRecordError.
     """
     notes = _Notes(rows)
     body([notes.watched(row) for row in rows])
@@ -74,7 +77,9 @@ class _Watched(np.ndarray):
 
 
 class _Notes:
-    """The calls of one step, and the memory that they use beside the arrays': intermediate results and constants."""
+    """The calls of one step, and the memory that they use beside the arrays': intermediate results
+    and constants.
+    """
 
     def __init__(self, rows: Sequence[NDArray]) -> None:
         self.ufuncs: list[np.ufunc | None] = []
@@ -95,7 +100,9 @@ class _Notes:
         return array
 
     def call(self, ufunc: np.ufunc, inputs: Sequence[Any], out: NDArray | None) -> NDArray:
-        """Takes note of one call; its result is ``out``, or memory that is used again at every step."""
+        """Takes note of one call; its result is ``out``, or memory that is used again at every
+        step.
+        """
         name = f"calls {ufunc.__name__}"
         dtypes = {x.dtype for x in (*inputs, out) if isinstance(x, np.ndarray)}
         if len(dtypes) != 1 or not isinstance(out, np.ndarray | None):
@@ -190,7 +197,9 @@ class _Notes:
 
 
 def _coalesced(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> tuple[list[int], list[list[int]]]:
-    """Sizes and strides of the loops, outermost first, with neighbours that can run as one made one."""
+    """Sizes and strides of the loops, outermost first, with neighbours that can run as one made
+    one.
+    """
     order = sorted((axis for axis, size in enumerate(shape) if size != 1), key=lambda axis: -abs(strides[-1][axis]))
     sizes: list[int] = []
     moves: list[list[int]] = []

@@ -1,12 +1,13 @@
 """A loop over time whose body is recorded once and replayed in compiled code, where that is built.
 
-At the sizes of recurrent networks a NumPy call costs more in Python than in arithmetic. A body that calls ufuncs alone,
-and the same ones at every timestep, is a list of (inner loop, addresses) in which only the addresses move, by one row a
-step. :class:`Loop` records that list by running the body once on arrays that take note of their ufunc calls, and
-``_replay.c`` goes through it for every t, calling NumPy's own inner loops. So the body stays plain NumPy, is written
-once, and gives the same bits with the compiled module and without; a recording is trusted only after it has given the
-bits of the body itself. A body that cannot be recorded, because it calls anything but ufuncs or branches on the data,
-runs in Python.
+At the sizes of recurrent networks a NumPy call costs more in Python than in arithmetic. A body that
+calls ufuncs alone, and the same ones at every timestep, is a list of (inner loop, addresses) in
+which only the addresses move, by one row a step. :class:`Loop` records that list by running the
+body once on arrays that take note of their ufunc calls, and ``_replay.c`` goes through it for every
+t, calling NumPy's own inner loops. So the body stays plain NumPy, is written once, and gives the
+same bits with the compiled module and without; a recording is trusted only after it has given the
+bits of the body itself. A body that cannot be recorded, because it calls anything but ufuncs or
+branches on the data, runs in Python.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,9 +33,10 @@ _replay = compiled.CHOICE.module
 class Loop:
     """``body([a[t] for a in arrays])`` for one t after the other.
 
-    ``arrays`` have the time axis in front (what is the same at every t is broadcast along it); ``guarded`` are the
-    indices of those whose rows (…, H) must stay between two bounds. Recorded at step ``t``. Raises IndexError where an
-    array has no such step, ReplayError where ``GRADPATH_REPLAY`` is not to be had.
+    ``arrays`` have the time axis in front (what is the same at every t is broadcast along it);
+    ``guarded`` are the indices of those whose rows (…, H) must stay between two bounds. Recorded at
+    step ``t``. Raises IndexError where an array has no such step, ReplayError where
+    ``GRADPATH_REPLAY`` is not to be had.
     """
 
     def __init__(self, body: Body, arrays: Sequence[NDArray], t: int, guarded: Sequence[int] = ()) -> None:
@@ -62,9 +64,10 @@ class Loop:
     def run(
         self, arrays: Sequence[NDArray], first: int, last: int, low: float = 0.0, high: float = np.inf
     ) -> tuple[int, bool]:
-        """Runs t = first … towards ``last``, which is left out, or until the largest element of a guarded row is
-        neither 0 nor within the bounds. Returns the t after the last one done, and whether all was within them. Raises
-        IndexError, before anything is done, where an array has not so many steps.
+        """Runs t = first … towards ``last``, which is left out, or until the largest element of a
+        guarded row is neither 0 nor within the bounds. Returns the t after the last one done, and
+        whether all was within them. Raises IndexError, before anything is done, where an array has
+        not so many steps.
         """
         why = self.why
         if self._recording is not None:
@@ -108,7 +111,9 @@ class Loop:
                     row[...] = value
 
         def result(values: Sequence[NDArray], work: Callable[[], Any]) -> list[bytes]:
-            """What some work makes of these values of the rows, which then hold what they did before."""
+            """What some work makes of these values of the rows, which then hold what they did
+            before.
+            """
             try:
                 put(values)
                 work()
@@ -119,7 +124,8 @@ class Loop:
         try:
             calls = recorded(self._body, rows, self._guarded)
             recording = _replay.record(calls.ufuncs, calls.table, (*arrays,), t, calls.kept)
-            # A body may have computed behind the watched arrays' back, or taken a number out of one for a constant.
+            # A body may have computed behind the watched arrays' back, or taken a number out of one
+            # for a constant.
             for values in (before, others):
                 expected = result(values, lambda: self._silently(rows))
                 found = result(values, lambda: _replay.run(recording, (*arrays,), t, t + 1, 0.0, np.inf))
@@ -133,7 +139,9 @@ class Loop:
 
 
 def _check_steps(arrays: Sequence[NDArray], first: int, last: int) -> None:
-    """Raises IndexError where one of the arrays has not all the steps from ``first`` towards ``last``."""
+    """Raises IndexError where one of the arrays has not all the steps from ``first`` towards
+    ``last``.
+    """
     steps = min((len(array) for array in arrays), default=0)
     lowest, highest = (first, last - 1) if last > first else (last + 1, first)
     if first != last and not 0 <= lowest <= highest < steps:
