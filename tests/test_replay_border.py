@@ -439,13 +439,13 @@ def test_whatever_is_handed_over(seed: int) -> None:
     ("setting", "numpy", "why", "refusal"),
     [
         ("0", "2.1.0", "switched off by GRADPATH_REPLAY=0", ""),
-        ("1", "1.26.4", "not proved on NumPy 1.26.4, but from 2.0 to before 2.5", ""),
-        ("1", "2.5.0rc1", "not proved on NumPy 2.5.0rc1, but from 2.0 to before 2.5", ""),
-        ("1", "3.0.0.dev0", "not proved on NumPy 3.0.0.dev0, but from 2.0 to before 2.5", ""),
+        ("1", "1.26.4", "not proved on NumPy 1.26.4, but from 2.0 to before 2.6", ""),
+        ("1", "2.6.0rc1", "not proved on NumPy 2.6.0rc1, but from 2.0 to before 2.6", ""),
+        ("1", "3.0.0.dev0", "not proved on NumPy 3.0.0.dev0, but from 2.0 to before 2.6", ""),
         (
             "require",
             "2.10.0",
-            "not proved on NumPy 2.10.0, but from 2.0 to before 2.5",
+            "not proved on NumPy 2.10.0, but from 2.0 to before 2.6",
             "GRADPATH_REPLAY=require: the compi",
         ),
         ("", "2.1.0", "", "GRADPATH_REPLAY=: must be 0, 1 or require"),
@@ -462,7 +462,7 @@ def test_which_loop_runs_and_why(setting: str, numpy: str, why: str, refusal: st
 
 
 @built
-@pytest.mark.parametrize("numpy", ["2.0.0", "2.4.6", "2.4.99"])
+@pytest.mark.parametrize("numpy", ["2.0.0", "2.4.6", "2.5.99"])
 def test_the_compiled_loop_runs_within_the_range_that_it_was_proved_on(numpy: str) -> None:
     assert compiled.choose("1", numpy) == compiled.Choice(replay._replay)
     assert compiled.choose("require", numpy) == compiled.Choice(replay._replay, required=True)

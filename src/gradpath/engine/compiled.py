@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 VARIABLE = "GRADPATH_REPLAY"
-PROVED_NUMPY = ((2, 0), (2, 5))
+PROVED_NUMPY = ((2, 0), (2, 6))
 """The first version of NumPy on which the compiled loop was proved to give the bits of Python's,
 and the first on which it was not: ``make test-matrix`` proves it.
 """
