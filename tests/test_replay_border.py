@@ -73,6 +73,15 @@ def test_a_step_that_is_not_there(first: int, last: int, module: str, monkeypatc
     assert loop.run(arrays, 4, 4) == (4, True)
 
 
+@pytest.mark.parametrize("junk", [1, None, [[1.0]], Liar(), np.ones(()), np.float64(1)], ids=range(6))
+def test_a_loop_over_what_is_no_array(junk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = some_arrays()
+    refuses(TypeError, "must be an array", lambda: Loop(accumulate, [junk, *arrays[1:]], 0), arrays)
+    monkeypatch.setattr(replay, "_replay", None)
+    loop = Loop(accumulate, arrays, 0)
+    refuses(TypeError, "must be an array", lambda: loop.run([junk, *arrays[1:]], 0, 9), arrays)
+
+
 @pytest.mark.parametrize("t", [-1, 9, 2**62])
 def test_a_recording_of_a_step_that_is_not_there(t: int) -> None:
     arrays = some_arrays()

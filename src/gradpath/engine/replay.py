@@ -142,6 +142,9 @@ def _check_steps(arrays: Sequence[NDArray], first: int, last: int) -> None:
     """Raises IndexError where one of the arrays has not all the steps from ``first`` towards
     ``last``.
     """
+    for index, array in enumerate(arrays):
+        if not isinstance(array, np.ndarray) or not array.ndim:
+            raise TypeError(f"arrays[{index}]: must be an array with a time axis, not {type(array).__name__}")
     steps = min((len(array) for array in arrays), default=0)
     lowest, highest = (first, last - 1) if last > first else (last + 1, first)
     if first != last and not 0 <= lowest <= highest < steps:
