@@ -1,5 +1,5 @@
 # Everything a newcomer types. `make demo` and `make test` set up what they need.
-.PHONY: help setup demo test test-slow test-peers peers lint check format ui benchmark lock clean
+.PHONY: help setup demo test test-slow test-peers test-matrix sanitize peers lint check format ui benchmark lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,6 +11,8 @@ help:
 	@echo "make test       set up, run the tests"
 	@echo "make test-slow  the long tests"
 	@echo "make test-peers what needs PyTorch, JAX or a plugin of Hydra's, which it installs"
+	@echo "make test-matrix  every Python with its oldest and newest NumPy; PYTHONS=\"3.12\" TESTS=\"tests/test_replay.py\" for less"
+	@echo "make sanitize   the compiled loop under the sanitizers of addresses and undefined behaviour; SECONDS=60 of its fuzzer"
 	@echo "make benchmark  our step against PyTorch and JAX: experiments/performance"
 	@echo "make check      formatting, lint, types and tests"
 	@echo "make setup      the environment in $(VENV), with the command $(BIN)/gradpath in it"
@@ -45,6 +47,13 @@ test-slow: setup
 test-peers: peers
 	$(BIN)/python -c 'import torch, jax, hydra_plugins.hydra_joblib_launcher' # what is missing would only be skipped
 	$(BIN)/python -m pytest -m peers
+
+# In environments of its own.
+test-matrix:
+	@PYTHONS='$(PYTHONS)' TESTS='$(TESTS)' sh scripts/test_matrix.sh
+
+sanitize: setup
+	@sh scripts/sanitize.sh $(VENV) $(or $(SECONDS),60) $(or $(SEED),0)
 
 peers: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[peers,joblib]'

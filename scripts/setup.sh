@@ -4,15 +4,21 @@ set -eu
 venv=$1
 
 python=
+fits='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
+found=
 for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
-    if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-        python=$candidate
-        break
+    if [ -n "$candidate" ] && version=$("$candidate" --version 2>/dev/null); then
+        if "$candidate" -c "$fits" 2>/dev/null; then
+            python=$candidate
+            break
+        fi
+        found="${found:+$found, }$candidate, which is $version"
+        [ "$candidate" != "${PYTHON:-}" ] || break # as it was asked for, or not at all
     fi
 done
 if [ -z "$python" ]; then
-    echo "gradpath needs Python 3.11 or newer and found none. Install it (Debian, Ubuntu: apt install python3 python3-venv)," >&2
-    echo "or say where it is: make setup PYTHON=/path/to/python3.12" >&2
+    echo "gradpath needs Python 3.11, 3.12 or 3.13 (Hydra 1.3 does not start on 3.14) and found ${found:-none}. Install one" \
+        "(Debian, Ubuntu: apt install python3 python3-venv), or say where it is: make setup PYTHON=/path/to/python3.12" >&2
     exit 1
 fi
 if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then

@@ -154,6 +154,7 @@ def check(arguments: list[str]) -> int:
 
     from gradpath import gradient_check as checking
     from gradpath.commands import compose
+    from gradpath.commands.execute import check_loops
 
     if {"-h", "--help"} & set(arguments):
         _help(CHECK_HELP, "config", compose.GROUPS, without="figures", extra=("arm",))
@@ -161,6 +162,7 @@ def check(arguments: list[str]) -> int:
     experiment = compose.experiment(_only_overrides(arguments))
     if experiment.cell.truncated:
         raise ConfigError("cell.truncate=true: a truncated gradient is not the loss's gradient; nothing to check")
+    check_loops([experiment])
     rows: list[checking.Row] = []
     print(f"{experiment.title}: {checking.cases.sizes(experiment)}")
     with threadpool_limits(1, "blas"):

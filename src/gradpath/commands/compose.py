@@ -13,14 +13,13 @@ from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gradpath.commands import messages, overrides, trust
+from gradpath.commands.hydra_internals import apply_overrides, split_arguments
 from gradpath.commands.messages import as_written, no_such_key, settable, written
 from gradpath.commands.report import Report
 from gradpath.commands.units import GROUPS, options
@@ -101,7 +100,7 @@ class Composer:
                 del base["hydra"]
             self._bases[rest] = base
         config = copy.deepcopy(self._bases[rest])
-        ConfigLoaderImpl._apply_overrides_to_config([overrides.parse(o) for o in plain], config)
+        apply_overrides([overrides.parse(o) for o in plain], config)
         return config
 
     @staticmethod
@@ -160,7 +159,7 @@ def points(given: Sequence[str]) -> list[list[str]]:
             parameters, theirs = overrides.read_sweep(study, loader)
             if parameters:
                 raise ConfigError(f"{parameters[0]}: Hydra's own settings are the same for every point of a sweep")
-            batches = BasicSweeper.split_arguments(theirs + parsed, None)
+            batches = split_arguments(theirs + parsed, None)
         return [list(point) for batch in batches for point in batch]
 
     found: list[list[str]] = messages.explained(given, expand)

@@ -3,16 +3,22 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.metadata import version
 from statistics import median
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from gradpath.commands.signals import Terminated, terminable
+from gradpath.core.network import Network
+from gradpath.engine import compiled
 from gradpath.schema import locations
+from gradpath.schema.settings import ConfigError
+from gradpath.schema.text import printable
 from gradpath.tracking.recorder import Recorder
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Step, train_seeds
@@ -36,13 +42,19 @@ def execute_seeds(
     """
     threads = chosen(experiments[0], jobs, len(experiments))
     tags = {"sweep_id": sweep_id, "code_version": code_version(), "threads": str(threads)}
-    with terminable(), threadpool_limits(1, "blas"), ExitStack() as runs:
+    said, name = "", f"{position} {label(experiments)}".strip()
+    with terminable(), threadpool_limits(1, "blas"), compiled.watched() as in_python, ExitStack() as runs:
         lives = [runs.enter_context(ExitStack()) for _ in experiments]
         recorders = [
             life.enter_context(Recorder(experiment, tags)) for life, experiment in zip(lives, experiments, strict=True)
         ]
         for happened in progress(_no_exit(train_seeds(experiments, threads)), experiments, position):
+            went = printable(compiled.way([*in_python]))
+            if went != said:
+                tqdm.write(f"{name}: loop over time: {went}", file=sys.stderr)
+                said = went
             for index, step in happened.items():
+                recorders[index].tag("replay", went)
                 recorders[index].record(step)
                 if step.diverged:  # its run ends here, whatever becomes of the others
                     lives[index].close()
@@ -57,6 +69,27 @@ def _no_exit(steps: Iterator[dict[int, Step]]) -> Iterator[dict[int, Step]]:
         raise
     except SystemExit as error:
         raise RuntimeError(f"sys.exit({error.code!r}) was called") from error
+
+
+def check_loops(experiments: Iterable[Experiment]) -> None:
+    """Raises ConfigError where the loops over time cannot run as ``GRADPATH_REPLAY`` asks: with ``require``, which one
+    pass of a single sequence through each network tells.
+    """
+    try:
+        compiled.check()
+        if not compiled.CHOICE.required:
+            return
+        shapes = {(repr(e.cell), e.task.sizes, e.train.dtype): e for e in experiments}
+        for e in shapes.values():
+            network, rng = Network(replace(e.cell), *e.task.sizes, e.task.loss), np.random.default_rng(0)
+            theta, batch = (
+                e.init.draw(rng, network, e.train.dtype.numpy),
+                e.task.sample(rng, 1).astype(e.train.dtype.numpy),
+            )
+            with np.errstate(all="ignore"):
+                network.backward(theta, network.forward(theta, batch))
+    except compiled.ReplayError as error:
+        raise ConfigError(str(error)) from None
 
 
 def label(experiments: Sequence[Experiment]) -> str:

@@ -9,11 +9,11 @@ from io import StringIO
 from pathlib import Path
 from typing import NoReturn
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf.errors import OmegaConfBaseException
 
 from gradpath.commands import compose, messages, overrides
+from gradpath.commands.hydra_internals import get_args_parser
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import without_passwords
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from gradpath.commands import compose, overrides
-from gradpath.commands.execute import execute_seeds, label
+from gradpath.commands.execute import check_loops, execute_seeds, label
 from gradpath.commands.hints import report_command, ui_command
 from gradpath.commands.hydra_options import Options
 from gradpath.commands.reasons import reason
@@ -45,6 +45,7 @@ class StoreLostError(BaseException):
 def launch(options: Options) -> int:
     """Runs what the options describe; 1 where a run failed. Raises ConfigError or StoreError before the first one."""
     jobs = planned(options)
+    check_loops(_all(jobs))
     sweep_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     timeout = jobs[0].experiments[0].tracking.timeout
     with store.patience(timeout):
@@ -109,9 +110,10 @@ def _counted(points: list[list[str]], seconds: float = 2.0) -> Iterator[list[str
 
 def _hand_over(options: Options, jobs: list[Job], sweep_id: str) -> dict[int, str]:
     """Has Hydra run the jobs; returns why those failed of which it knows."""
-    from hydra._internal.callbacks import Callbacks
     from hydra.core.plugins import Plugins
     from hydra.types import HydraContext, RunMode
+
+    from gradpath.commands.hydra_internals import Callbacks
 
     starts = [0]
     for job in jobs:

@@ -1,12 +1,13 @@
 """A loop over time whose body is recorded once and replayed in compiled code, where that is built.
 
-At the sizes of recurrent networks a NumPy call costs more in Python than in arithmetic. A body that calls ufuncs alone,
-and the same ones at every timestep, is a list of (inner loop, addresses) in which only the addresses move, by one row a
-step. :class:`Loop` records that list by running the body once on arrays that take note of their ufunc calls, and
-``_replay.c`` goes through it for every t, calling NumPy's own inner loops. So the body stays plain NumPy, is written
-once, and gives the same bits with the compiled module and without; a recording is trusted only after it has given the
-bits of the body itself. A body that cannot be recorded, because it calls anything but ufuncs or branches on the data,
-runs in Python.
+At the sizes of recurrent networks a NumPy call costs more in Python than in arithmetic. A body that
+calls ufuncs alone, and the same ones at every timestep, is a list of (inner loop, addresses) in
+which only the addresses move, by one row a step. :class:`Loop` records that list by running the
+body once on arrays that take note of their ufunc calls, and ``_replay.c`` goes through it for every
+t, calling NumPy's own inner loops. So the body stays plain NumPy, is written once, and gives the
+same bits with the compiled module and without; a recording is trusted only after it has given the
+bits of the body itself. A body that cannot be recorded, because it calls anything but ufuncs or
+branches on the data, runs in Python.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,53 +20,70 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.engine import compiled
 from gradpath.engine.buffer_pool import Memory
 from gradpath.engine.partition import halves
+from gradpath.engine.recording import ARRAYS, Body, CannotRecordError, recorded
 
-try:
-    from gradpath.engine import _replay  # type: ignore[attr-defined]
-except ImportError:  # not compiled on this machine
-    _replay = None
+__all__ = ["Body", "Loop", "Loops", "given_up", "repeated"]
 
-ARGS, OUTER, CORE, ARRAYS = 4, 3, 3, 64
-"""As in ``_replay.c``: a call's arguments, outer loops and core dimensions, and the arrays of a step."""
-
-Body = Callable[[Sequence[Any]], None]
-Region = tuple[int, int, int]
-"""First byte, byte after the last, index of the array."""
+_replay = compiled.CHOICE.module
 
 
 class Loop:
     """``body([a[t] for a in arrays])`` for one t after the other.
 
-    ``arrays`` have the time axis in front (what is the same at every t is broadcast along it); ``guarded`` are the
-    indices of those whose rows (…, H) must stay between two bounds.
+    ``arrays`` have the time axis in front (what is the same at every t is broadcast along it);
+    ``guarded`` are the indices of those whose rows (…, H) must stay between two bounds. Recorded at
+    step ``t``. Raises IndexError where an array has no such step, ReplayError where
+    ``GRADPATH_REPLAY`` is not to be had.
     """
 
     def __init__(self, body: Body, arrays: Sequence[NDArray], t: int, guarded: Sequence[int] = ()) -> None:
+        compiled.check()
+        _check_steps(arrays, t, t + 1)
         self._body, self._guarded = body, guarded
         self.turn: Lock | None = None
-        self._kept: list[NDArray] = []
-        self._calls = self._record(arrays, t) if _replay is not None and len(arrays) <= ARRAYS else None
+        self._recording: Any = None
+        self.why = ""
+        """Why it runs in Python, where it does."""
+        if _replay is None:
+            self.why = compiled.CHOICE.why or "not built"
+            return
+        try:
+            self._recording = self._record(arrays, t)
+        except CannotRecordError as error:
+            self.why = f"{compiled.name(body, error)}: {error}"
+            compiled.refuse(self.why)
 
     @property
     def calls(self) -> int | None:
         """Calls of one step, where it runs without Python; None where it does not."""
-        return None if self._calls is None else len(self._calls)
+        return None if self._recording is None else len(self._recording)
 
     def run(
         self, arrays: Sequence[NDArray], first: int, last: int, low: float = 0.0, high: float = np.inf
     ) -> tuple[int, bool]:
-        """Runs t = first … towards ``last``, which is left out, or until the largest element of a guarded row is
-        neither 0 nor within the bounds. Returns the t after the last one done, and whether all was within them.
+        """Runs t = first … towards ``last``, which is left out, or until the largest element of a
+        guarded row is neither 0 nor within the bounds. Returns the t after the last one done, and
+        whether all was within them. Raises IndexError, before anything is done, where an array has
+        not so many steps.
         """
-        if self._calls is not None:
-            return self._replay(self._calls, arrays, first, last, low, high)
+        why = self.why
+        if self._recording is not None:
+            try:
+                with given_up(self.turn):
+                    return _replay.run(self._recording, (*arrays,), first, last, low, high)
+            except _replay.UnprovedError as error:
+                why = f"{compiled.name(self._body)}: {error}"
+                compiled.refuse(why)
+        compiled.note(why)
+        _check_steps(arrays, first, last)
         t, inside = first, True
         while t != last and inside:
             rows = [array[t] for array in arrays]
             self._silently(rows)
-            guarded = [np.abs(rows[index]).max(axis=-1) for index in self._guarded]
+            guarded = [np.abs(rows[index]).max(axis=-1, initial=0) for index in self._guarded]
             if guarded:
                 largest = np.max(guarded, axis=0)
                 inside = bool((((largest >= low) & (largest <= high)) | (largest == 0)).all())
@@ -77,39 +95,60 @@ class Loop:
         with np.errstate(all="ignore"):
             self._body(rows)
 
-    def _replay(
-        self, calls: NDArray, arrays: Sequence[NDArray], first: int, last: int, low: float, high: float
-    ) -> tuple[int, bool]:
-        with given_up(self.turn):
-            return _replay.run(calls, (*arrays, *self._kept), len(arrays), first, last, low, high)
-
-    def _record(self, arrays: Sequence[NDArray], t: int) -> NDArray | None:
-        """The calls of one step as int64 (calls, fields), or None where the body cannot be replayed."""
+    def _record(self, arrays: Sequence[NDArray], t: int) -> Any:
+        """The recording of step ``t``, which gives the bits of the body; raises CannotRecordError."""
+        if len(arrays) > ARRAYS:
+            raise CannotRecordError(f"has more than {ARRAYS} arrays")
+        if any(array.ndim == 1 for array in arrays):
+            raise CannotRecordError("has rows that are single numbers")
         rows = [array[t] for array in arrays]
-        before = [row.copy() for row in rows]
+        before, rng = [row.copy() for row in rows], np.random.default_rng(0)
+        others = [rng.normal(size=row.shape) if row.dtype.kind == "f" else row.copy() for row in rows]
 
-        def restored() -> list[bytes]:
-            """What the rows hold, which then hold what they did before."""
-            found = [row.tobytes() for row in rows]
-            for row, value in zip(rows, before, strict=True):
-                row[...] = value
-            return found
+        def put(values: Sequence[NDArray]) -> None:
+            for row, value in zip(rows, values, strict=True):
+                if row.flags.writeable:
+                    row[...] = value
 
-        notes = _Notes(rows)
+        def result(values: Sequence[NDArray], work: Callable[[], Any]) -> list[bytes]:
+            """What some work makes of these values of the rows, which then hold what they did
+            before.
+            """
+            try:
+                put(values)
+                work()
+                return [row.tobytes() for row in rows]
+            finally:
+                put(before)
+
         try:
-            self._body([notes.watched(row) for row in rows])
-            if self._guarded:
-                notes.guard([rows[index] for index in self._guarded])
-        except _CannotRecordError:
-            restored()
-            return None
-        self._kept = notes.kept
-        calls = np.concatenate(notes.calls)
-        restored()  # a body may have computed behind the watched arrays' back, and is found out now
-        self._silently(rows)
-        expected = restored()
-        self._replay(calls, arrays, t, t + 1, 0.0, np.inf)
-        return calls if restored() == expected else None
+            calls = recorded(self._body, rows, self._guarded)
+            recording = _replay.record(calls.ufuncs, calls.table, (*arrays,), t, calls.kept)
+            # A body may have computed behind the watched arrays' back, or taken a number out of one
+            # for a constant.
+            for values in (before, others):
+                expected = result(values, lambda: self._silently(rows))
+                found = result(values, lambda: _replay.run(recording, (*arrays,), t, t + 1, 0.0, np.inf))
+                if found != expected:
+                    raise CannotRecordError("computes what its calls of ufuncs do not")
+        except ValueError as error:  # of the border: NumPy lets happen what it does not
+            raise CannotRecordError(str(error)) from error
+        finally:
+            put(before)
+        return recording
+
+
+def _check_steps(arrays: Sequence[NDArray], first: int, last: int) -> None:
+    """Raises IndexError where one of the arrays has not all the steps from ``first`` towards
+    ``last``.
+    """
+    for index, array in enumerate(arrays):
+        if not isinstance(array, np.ndarray) or not array.ndim:
+            raise TypeError(f"arrays[{index}]: must be an array with a time axis, not {type(array).__name__}")
+    steps = min((len(array) for array in arrays), default=0)
+    lowest, highest = (first, last - 1) if last > first else (last + 1, first)
+    if first != last and not 0 <= lowest <= highest < steps:
+        raise IndexError(f"t = {lowest} … {highest}: the arrays have {steps} steps")
 
 
 class Loops:
@@ -183,160 +222,3 @@ def given_up(turn: "Lock | None") -> Iterator[None]:
         yield
     finally:
         turn.acquire()
-
-
-class _CannotRecordError(Exception):
-    """The body does what a list of ufunc calls cannot say."""
-
-
-class _Watched(np.ndarray):
-    """An array that takes note of the ufuncs that are called on it instead of computing."""
-
-    notes: "_Notes"
-
-    def __array_finalize__(self, other: Any) -> None:
-        self.notes = getattr(other, "notes", None)  # type: ignore[assignment]
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        out = options.pop("out", (None,))[0]
-        if method != "__call__" or options or ufunc.nout != 1:
-            raise _CannotRecordError
-        return self.notes.call(ufunc, inputs, out)
-
-    def __array_function__(self, *_: Any) -> Any:
-        raise _CannotRecordError
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.notes.call(np.positive, (value,), self[key])
-
-    def __bool__(self) -> bool:
-        raise _CannotRecordError
-
-
-class _Notes:
-    """The calls of one step, and the memory that they use beside the arrays': intermediate results and constants."""
-
-    def __init__(self, rows: Sequence[NDArray]) -> None:
-        self.calls: list[NDArray] = []
-        self.kept: list[NDArray] = []
-        self._regions: list[Region] = [(*np.lib.array_utils.byte_bounds(row), i) for i, row in enumerate(rows)]
-        self._starts = [row.ctypes.data for row in rows]
-
-    def watched(self, array: NDArray) -> NDArray:
-        view = array.view(_Watched)
-        view.notes = self
-        return view
-
-    def _keep(self, array: NDArray) -> NDArray:
-        self._regions.append((*np.lib.array_utils.byte_bounds(array), len(self._starts)))
-        self._starts.append(array.ctypes.data)
-        self.kept.append(array)
-        return array
-
-    def call(self, ufunc: np.ufunc, inputs: Sequence[Any], out: NDArray | None) -> NDArray:
-        """Takes note of one call; its result is ``out``, or memory that is used again at every step."""
-        dtypes = {x.dtype for x in (*inputs, out) if isinstance(x, np.ndarray)}
-        if len(dtypes) != 1 or not isinstance(out, np.ndarray | None):
-            raise _CannotRecordError
-        (dtype,) = dtypes
-        operands = [
-            x.view(np.ndarray) if isinstance(x, np.ndarray) else self._keep(np.asarray(x, dtype)) for x in inputs
-        ]
-        core = 2 if ufunc is np.matmul else 1 if ufunc is np.vecdot else 0
-        if (ufunc.signature is not None and not core) or any(x.ndim < core for x in operands):
-            raise _CannotRecordError
-        given = [out] if out is not None else []
-        shape = np.broadcast_shapes(
-            *(x.shape[: x.ndim - core] for x in operands), *(x.shape[: x.ndim - core // 2 * 2] for x in given)
-        )
-        of_result = shape + ((operands[0].shape[-2], operands[1].shape[-1]) if core == 2 else ())
-        if out is None:
-            result = self._keep(np.empty(of_result, dtype))
-        else:
-            result = out.view(np.ndarray)
-            if result.shape != of_result:
-                raise _CannotRecordError
-        for x in operands:
-            same = x.ctypes.data == result.ctypes.data and x.strides == result.strides and not core
-            if not same and np.shares_memory(x, result):
-                raise _CannotRecordError
-        self._note(ufunc, dtype, core, shape, [*operands, result])
-        return self.watched(result)
-
-    def _note(
-        self, ufunc: np.ufunc, dtype: np.dtype, core: int, shape: tuple[int, ...], operands: list[NDArray]
-    ) -> None:
-        signature = dtype.char * ufunc.nin + "->" + dtype.char
-        if dtype.char not in "fd" or signature not in ufunc.types or len(operands) > ARGS:
-            raise _CannotRecordError
-        loops = len(shape)
-        strides = [np.broadcast_to(x, shape + x.shape[x.ndim - core :]).strides[:loops] for x in operands[:-1]]
-        sizes, moves = _coalesced(shape, [*strides, operands[-1].strides[:loops]])
-        inner_size, inner = (sizes.pop(), moves.pop()) if sizes else (1, [0] * len(operands))
-        if core == 2:
-            left, right, result = operands
-            of_core = [left.shape[-2], left.shape[-1], right.shape[-1]]
-            steps = [*inner, *left.strides[-2:], *right.strides[-2:], *result.strides[-2:]]
-        elif core == 1:
-            of_core = [operands[0].shape[-1]]
-            steps = [*inner, operands[0].strides[-1], operands[1].strides[-1]]
-        else:
-            of_core, steps = [], inner
-        self._pack(
-            _replay.loop(ufunc, ufunc.types.index(signature)), sizes, moves, [inner_size, *of_core], steps, operands
-        )
-
-    def guard(self, rows: Sequence[NDArray]) -> None:
-        """Takes note that the largest element of each row is to be looked at."""
-        *outer, width = rows[0].shape
-        if len(outer) > 2 or any(row.strides[-1] != row.itemsize for row in rows):
-            raise _CannotRecordError
-        moves = [[row.strides[axis] for row in rows] for axis in range(len(outer))]
-        self._pack((0, rows[0].itemsize), outer, moves, [width], [], rows)
-
-    def _pack(
-        self,
-        loop: tuple[int, int],
-        sizes: Sequence[int],
-        moves: Sequence[Sequence[int]],
-        dims: Sequence[int],
-        steps: Sequence[int],
-        operands: Sequence[NDArray],
-    ) -> None:
-        if len(sizes) > OUTER or len(operands) > ARGS or len(self._starts) > ARRAYS:
-            raise _CannotRecordError
-        fields = [*loop, len(operands), *_filled(sizes, OUTER, 1), *_filled(dims, 1 + CORE, 0)]
-        fields += _filled(steps, 3 * ARGS, 0)
-        for index in range(ARGS):
-            if index < len(operands):
-                fields += [*self._place(operands[index]), *_filled([move[index] for move in moves], OUTER, 0)]
-            else:
-                fields += [0] * (2 + OUTER)
-        self.calls.append(np.array([fields], np.int64))
-
-    def _place(self, array: NDArray) -> tuple[int, int]:
-        """The array that an operand lies in, and where in its row, in bytes."""
-        low, high = np.lib.array_utils.byte_bounds(array)
-        for start, stop, index in self._regions:
-            if start <= low and high <= stop:
-                return index, array.ctypes.data - self._starts[index]
-        raise _CannotRecordError
-
-
-def _coalesced(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> tuple[list[int], list[list[int]]]:
-    """Sizes and strides of the loops, outermost first, with neighbours that can run as one made one."""
-    order = sorted((axis for axis, size in enumerate(shape) if size != 1), key=lambda axis: -abs(strides[-1][axis]))
-    sizes: list[int] = []
-    moves: list[list[int]] = []
-    for axis in order:
-        size, move = shape[axis], [stride[axis] for stride in strides]
-        if sizes and moves[-1] == [m * size for m in move]:
-            sizes[-1], moves[-1] = sizes[-1] * size, move
-        else:
-            sizes.append(size)
-            moves.append(move)
-    return sizes, moves
-
-
-def _filled(values: Sequence[int], size: int, with_: int) -> list[int]:
-    return [*values, *[with_] * (size - len(values))]

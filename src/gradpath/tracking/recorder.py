@@ -121,6 +121,11 @@ class Recorder:
             failure = failure or raised
         return failure
 
+    def tag(self, key: str, value: str) -> None:
+        """Sets a tag of the run, with the next points that are sent."""
+        if self._tags.get(key) != value:
+            self._tags[key] = self._news[key] = value
+
     def record(self, step: Step) -> None:
         """Takes in one training step."""
         self._losses.append((step.step, step.loss))

@@ -1,0 +1,109 @@
+"""Which loop over time runs, the compiled one or Python's, and why; both give the same bits.
+
+``GRADPATH_REPLAY=0`` runs Python's loops, ``1`` (as if it were not set) the compiled one where it
+is built and NumPy is one that it was proved on, ``require`` refuses to run without it.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+VARIABLE = "GRADPATH_REPLAY"
+PROVED_NUMPY = ((2, 0), (2, 6))
+"""The first version of NumPy on which the compiled loop was proved to give the bits of Python's,
+and the first on which it was not: ``make test-matrix`` proves it.
+"""
+
+
+class ReplayError(RuntimeError):
+    """The loop over time cannot run as ``GRADPATH_REPLAY`` asks."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    module: Any = None
+    """The compiled loop, where it runs."""
+    why: str = ""
+    """Why it does not."""
+    required: bool = False
+    refusal: str = ""
+    """Why nothing may run at all."""
+
+
+def choose(setting: str, numpy: str) -> Choice:
+    """What a value of ``GRADPATH_REPLAY`` comes to under a version of NumPy."""
+    if setting not in ("0", "1", "require"):
+        return Choice(refusal=f"{VARIABLE}={setting}: must be 0, 1 or require")
+    module, why = (None, f"switched off by {VARIABLE}=0") if setting == "0" else _load(numpy)
+    required = setting == "require"
+    return Choice(module, why, required, f"{VARIABLE}=require: the compiled loop is {why}" if required and why else "")
+
+
+def _load(numpy: str) -> tuple[Any, str]:
+    low, high = (".".join(map(str, version)) for version in PROVED_NUMPY)
+    if not PROVED_NUMPY[0] <= tuple(int(part) for part in numpy.split(".")[:2]) < PROVED_NUMPY[1]:
+        return None, f"not proved on NumPy {numpy}, but from {low} to before {high}"
+    try:
+        from gradpath.engine import _replay  # type: ignore[attr-defined]
+    except ImportError as error:
+        missing = getattr(error, "name_from", None) == "_replay" or "cannot import name" in str(error)
+        return None, "not built" if missing else f"not to be loaded: {error}"
+    return _replay, ""
+
+
+CHOICE = choose(os.environ.get(VARIABLE) or "1", np.__version__)
+
+
+def check() -> None:
+    """Raises ReplayError where the loop cannot run as it is asked to."""
+    if CHOICE.refusal:
+        raise ReplayError(CHOICE.refusal)
+
+
+def refuse(why: str) -> None:
+    """Raises ReplayError where a body would run in Python and may not."""
+    if CHOICE.required:
+        raise ReplayError(f"{VARIABLE}=require: {why}")
+
+
+_noted: list[dict[str, None]] = []
+
+
+@contextmanager
+def watched() -> Iterator[dict[str, None]]:
+    """Collects why loops run in Python meanwhile, in whatever thread."""
+    reasons: dict[str, None] = {}
+    _noted.append(reasons)
+    try:
+        yield reasons
+    finally:
+        _noted[:] = [other for other in _noted if other is not reasons]
+
+
+def note(why: str) -> None:
+    """A loop runs in Python."""
+    for reasons in _noted:
+        reasons[why] = None
+
+
+def way(reasons: Sequence[str]) -> str:
+    """Which way a run went: ``compiled``, or ``python: `` and why."""
+    return f"python: {'; '.join(reasons)}" if reasons else "compiled"
+
+
+def name(body: Callable[..., None], error: Exception | None = None) -> str:
+    """Of the function in which recording a body failed, where an error tells, or of the one that
+    made the body.
+    """
+    found = getattr(body, "__qualname__", type(body).__qualname__)
+    trace = error.__traceback__ if error else None
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        if not module.startswith(("gradpath.engine.", "numpy.")):
+            found = trace.tb_frame.f_code.co_qualname
+        trace = trace.tb_next
+    return str(found).partition(".<locals>")[0]
