@@ -13,7 +13,9 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import hypothesis
@@ -30,6 +32,7 @@ from gradpath.core.losses import Loss
 from gradpath.core.network import Network
 from gradpath.core.tape import Batch
 from gradpath.core.trace import Trace
+from gradpath.engine.workspace import Workspace
 from gradpath.inits.uniform import Uniform
 from gradpath.schema.discovery import discover
 from gradpath.training.loop import Step
@@ -60,10 +63,16 @@ class Case:
     network: Network
     theta: NDArray
     batch: Batch
+    executor: Executor | None = None
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        return self.network.workspace(executor=self.executor)
 
     @property
     def trace(self) -> Trace:
-        return self.network.backward(self.theta, self.network.forward(self.theta, self.batch))
+        tape = self.network.forward(self.theta, self.batch, self.workspace)
+        return self.network.backward(self.theta, tape, self.workspace)
 
 
 def make_case(

@@ -191,7 +191,7 @@ def test_gradients_formed_a_column_at_a_time_give_the_same(monkeypatch: pytest.M
     formed = []
     original = credit._flat
     monkeypatch.setattr(credit, "_flat", lambda step, size: formed.append(step.array.size) or original(step, size))
-    monkeypatch.setattr(credit, "BUDGET", 1)
+    monkeypatch.setattr(credit, "CHUNK_ELEMENTS", 1)
     np.testing.assert_allclose(Credit().measure(trace).values, whole, rtol=1e-13, atol=1e-14)
     assert max(formed) == 7 * 4 * 5, "T·n·H numbers, one column of the input"
 

@@ -9,14 +9,16 @@ from conftest import cell_id, cells, make_case
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
-from gradpath.core import bptt
+from gradpath.core import backward as backward_module
 from gradpath.core.activations import Activation
+from gradpath.core.backward import backward
 from gradpath.core.cell import Cell
 from gradpath.core.clipping import Clip
 from gradpath.core.losses import Loss
 from gradpath.core.network import Network
 from gradpath.core.tape import Batch
 from gradpath.core.trace import Trace
+from gradpath.engine.workspace import Workspace
 from gradpath.inits.gaussian import Gaussian
 from gradpath.inits.uniform import Uniform
 from gradpath.instruments.grad_norm import GradNorm
@@ -93,7 +95,7 @@ def test_bit_identical_to_the_plain_recursion_where_that_stays_in_range(
     theta = (case.theta * dtype(0.6)).astype(dtype)
     scaled = run(case.network, theta, case.batch)
     rescaled = any(np.ptp(factor.delta.exponent) for factor in scaled.factors)
-    monkeypatch.setattr(bptt, "_rescale", lambda adjoint, exponent: None)
+    monkeypatch.setattr(backward_module, "_renormalise", lambda adjoint, exponent: None)
     plain = run(case.network, theta, case.batch)
     assert not any(np.ptp(factor.delta.exponent) for factor in plain.factors)
     smallest = min(np.abs(f.delta.array[f.delta.array != 0]).min(initial=1) for f in plain.factors)
@@ -356,7 +358,7 @@ def test_a_sequence_that_vanishes_beside_another_is_kept() -> None:
 
     weights, tape = next(network.layers(theta[None])), trace.tape.layers[0].alone()
     received = Scaled(direct[:, None], trace.direct["H"].exponent[:, None])
-    adjoint = bptt.backward(network.cell, weights, tape, received).states["H"].seed(0)
+    adjoint = backward(network.cell, weights, tape, received, workspace=Workspace()).states["H"].seed(0)
     first, second = (adjoint.array[0, b] for b in range(2))
     powers = adjoint.exponent[0]
     np.testing.assert_allclose(first * 2.0 ** (powers[0] - powers[1] - 600), second, rtol=1e-12)

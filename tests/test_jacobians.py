@@ -74,7 +74,7 @@ def test_jacobians_equal_central_differences_of_the_step(cell: Cell) -> None:
 def test_a_long_sequence_in_several_runs_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     tape = make_case(LSTM(3), Loss.squared_error, 50, every_step=False).trace.tape
     whole = jacobians(tape)
-    monkeypatch.setattr("gradpath.core.jacobians.RUN", 7 * 6 * 3 * 4)
+    monkeypatch.setattr("gradpath.core.jacobians.CHUNK_ELEMENTS", 7 * 6 * 3 * 4)
     np.testing.assert_array_equal(jacobians(tape), whole)
 
 

@@ -470,7 +470,7 @@ def test_a_sequence_in_several_runs_of_steps_reads_the_same(
     trace = make_case(cell, Loss.squared_error, 40, True, dtype).trace
     instruments = NodeGradNorm(), PathGradNorm(), StateGradNorm(), Counterfactual(), Reach(), Credit()
     whole = [instrument.measure(trace) for instrument in instruments]
-    monkeypatch.setattr("gradpath.engine.buffer_pool.AT_ONCE", 7 * 3 * 4)
+    monkeypatch.setattr("gradpath.engine.partition.CHUNK_ELEMENTS", 7 * 3 * 4)
     for instrument, expected in zip(instruments, whole, strict=True):
         found = instrument.measure(trace)
         assert found.names == expected.names

@@ -25,7 +25,7 @@ Value = TypeVar("Value", float, NDArray)
 # Sixth-order central differences: error O(ε⁶), so that ε can be large enough for rounding not to matter.
 STENCIL = ((1, 3 / 4), (2, -3 / 20), (3, 1 / 60))
 EPSILON = 1e-2
-TOGETHER = 2**22
+CHUNK_ELEMENTS = 2**22
 """Elements of θ that are moved at once."""
 
 
@@ -85,7 +85,7 @@ def untied_differences(network: Network, theta: NDArray, batch: Batch, epsilon: 
     """
     steps = len(batch.mask)
     gradient = np.zeros((steps, network.size))
-    at_once = max(1, TOGETHER // (2 * len(STENCIL) * network.size))
+    at_once = max(1, CHUNK_ELEMENTS // (2 * len(STENCIL) * network.size))
     for t in range(steps):
         for start in range(0, network.size, at_once):
             moved = slice(start, min(start + at_once, network.size))

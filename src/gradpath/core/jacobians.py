@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gradpath.core.activations import slope
 from gradpath.core.tape import LayerTape, Tape
 
-RUN = 2**20
+CHUNK_ELEMENTS = 2**20
 """Elements of the arrays in which some steps' Jacobians are computed together."""
 DEPENDENT = 1e-12
 """A diagonal of R so much smaller than its largest element is looked into: is the Jacobian singular?"""
@@ -38,7 +38,7 @@ def step_jacobians(tape: Tape, layer: int, sequence: int) -> Iterator[NDArray]:
     _check_finite(alone.pre, *alone.states.values())
     slopes = [slope(*of) for of in cell.nonlinear(alone)]
     units = np.eye(len(cell.states) * width)
-    run = max(1, RUN // (len(units) * width * len(cell.blocks)))
+    run = max(1, CHUNK_ELEMENTS // (len(units) * width * len(cell.blocks)))
     for stop in range(tape.length, 0, -run):
         rows = slice(max(0, stop - run), stop)
         shape = (rows.stop - rows.start, len(units))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.engine.buffer_pool import in_runs
+from gradpath.engine.partition import chunks
 
 LOG10_2, TINY = float(np.log10(2.0)), float(np.finfo(np.float64).tiny)
 NOTHING = np.int32(-(2**29))
@@ -76,7 +76,7 @@ class Scaled:
 
     def log10_norm_by_step(self) -> NDArray:
         """log10 of the norm of each index of the first axis (T,); -inf for a true zero."""
-        runs = in_runs(len(self.array), self.array[0].size)
+        runs = chunks(len(self.array), self.array[0].size)
         return np.concatenate([self.steps(rows).aligned_by_step.log10_norm() for rows in runs])
 
     def log10_norm(self) -> NDArray:

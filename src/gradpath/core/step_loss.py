@@ -12,14 +12,15 @@ from gradpath.core.losses import evaluate
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Batch, Tape
 from gradpath.core.trace import Trace
+from gradpath.engine.workspace import Workspace
 
 
-def trace_of_step(trace: Trace, row: int) -> Trace:
+def trace_of_step(trace: Trace, row: int, workspace: Workspace | None = None) -> Trace:
     """The trace of L_s alone, s the scored timestep of this row: it ends with step s, since nothing later bears on
     L_s. Where s is the only scored timestep it is the trace itself.
     """
     tape = trace.tape
-    return trace if len(tape.scored) == 1 else tape.network.backward(tape.theta, _up_to(tape, row))
+    return trace if len(tape.scored) == 1 else tape.network.backward(tape.theta, _up_to(tape, row), workspace)
 
 
 def states_of_step(trace: Trace, row: int) -> dict[str, Scaled]:

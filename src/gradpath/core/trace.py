@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Tape
-from gradpath.engine.buffer_pool import in_runs
+from gradpath.engine.partition import chunks
 
 if TYPE_CHECKING:
     from gradpath.core.weight_gradients import StepGradients
@@ -38,7 +38,7 @@ class Factor:
         """
         steps, _, blocks, width = self.delta.array.shape
         inner = 1 if self.entered is None else self.entered.shape[-1]
-        for rows in in_runs(steps, inner * blocks * width):
+        for rows in chunks(steps, inner * blocks * width):
             delta = self.delta.steps(rows).aligned_by_step
             by_block = delta.array.transpose(0, 2, 1, 3).astype(np.float64)
             if self.entered is None:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from gradpath.core.scaled import NOTHING, Scaled, log10_of_root, magnitude, shift
 from gradpath.core.trace import Factor
-from gradpath.engine.buffer_pool import in_runs
-from gradpath.engine.replay import Loops, repeated
+from gradpath.engine.partition import chunks
+from gradpath.engine.workspace import Workspace, repeated
 
-RUN = 2**19
-"""Elements of δ in a run of steps that are brought to one exponent each."""
+CHUNK_ELEMENTS = 2**19
+"""Elements of δ in a chunk of steps that are brought to one exponent each."""
 ROUNDING = 2.0**-14
 """Relative rounding of a norm from which on it is formed in float64."""
 LARGE = 60
@@ -112,7 +112,7 @@ class StepGradients:
             norms = log10_of_root(square, self.exponent[..., None, None])
             doubt = self._doubt(square)
             steps, seeds = np.nonzero(doubt.any(axis=(2, 3)))
-            for rows in in_runs(len(steps), self.delta.array[0, 0].size):
+            for rows in chunks(len(steps), self.delta.array[0, 0].size):
                 few = steps[rows], seeds[rows]
                 norms[few] = np.where(doubt[few], self._in_float64(few), norms[few])
         return np.concatenate([norms[:, :, index, part.blocks] for index, part in enumerate(self.parts)], axis=-1)
@@ -163,36 +163,36 @@ def _of_size_1(array: NDArray, leading: int) -> tuple[NDArray, NDArray]:
 
 
 def step_gradients(
-    loops: Loops, parts: tuple[Part, ...], times: NDArray, entered: NDArray, delta: Scaled
+    workspace: Workspace, parts: tuple[Part, ...], times: NDArray, entered: NDArray, delta: Scaled
 ) -> StepGradients:
     """Of S networks side by side: ``entered`` (R, S, B, K), ``delta`` (R, S, B, n, H)."""
     scaled = bool((delta.exponent != delta.exponent[:1, :, :1]).any())
-    found = _pass(loops, parts, entered, delta, scaled)
+    found = _pass(workspace, parts, entered, delta, scaled)
     if not (scaled or np.isfinite(found[-2]).all()) and np.isfinite(entered).all() and np.isfinite(delta.array).all():
-        found = _pass(loops, parts, entered, delta, scaled=True)  # a product has left the range of the type
+        found = _pass(workspace, parts, entered, delta, scaled=True)  # a product has left the range of the type
     return StepGradients(parts, times, entered, delta, *found)
 
 
 def _pass(
-    loops: Loops, parts: Sequence[Part], entered: NDArray, delta: Scaled, scaled: bool
+    workspace: Workspace, parts: Sequence[Part], entered: NDArray, delta: Scaled, scaled: bool
 ) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
     """Squares (R, S, n, parts), sizes (R, S, B, n), their exponents (R, S), Σ_t (S, K, n, H) and its exponents
-    (S, parts); ``scaled`` where powers of two have to be carried along. In halves of the steps, with a total each.
+    (S, parts); ``scaled`` where powers of two have to be carried along. In parts of the steps, with a total each.
     """
     steps, seeds, batch, blocks, width = delta.array.shape
-    inner, dtype, memory = entered.shape[-1], delta.array.dtype, loops.memory
-    squares = memory.empty((steps, seeds, blocks, len(parts)), dtype)
-    sizes = memory.empty((steps, seeds, batch, blocks), dtype)
+    inner, dtype, buffers = entered.shape[-1], delta.array.dtype, workspace.buffers
+    squares = buffers.empty((steps, seeds, blocks, len(parts)), dtype)
+    sizes = buffers.empty((steps, seeds, batch, blocks), dtype)
     exponent = np.zeros((steps, seeds), np.int32) if scaled else np.array(delta.exponent[:, :, 0])
-    rows = loops.halves(steps, steps * batch * inner * blocks * width)
-    totals = [memory.empty((seeds, blocks, inner, width), dtype) for _ in rows]
+    rows = workspace.parts(steps, steps * batch * inner * blocks * width)
+    totals = [buffers.empty((seeds, blocks, inner, width), dtype) for _ in rows]
     sums = np.full((len(rows), seeds, len(parts)), NOTHING)
 
-    def add(half: int, some: slice) -> None:
-        found = squares[some], sizes[some], exponent[some], totals[half], sums[half]
-        _add_up(loops, half, parts, entered[some], delta.steps(some), found, scaled)
+    def add(part: int, some: slice) -> None:
+        found = squares[some], sizes[some], exponent[some], totals[part], sums[part]
+        _add_up(workspace, part, parts, entered[some], delta.steps(some), found, scaled)
 
-    loops.each(add, rows)
+    workspace.for_each(add, rows)
     common = sums.max(axis=0)
     if len(totals) > 1:
         for total, own in zip(totals, sums, strict=True):
@@ -203,39 +203,22 @@ def _pass(
 
 
 def _add_up(
-    loops: Loops,
-    half: int,
+    workspace: Workspace,
+    part: int,
     parts: Sequence[Part],
     entered: NDArray,
     delta: Scaled,
     found: tuple[NDArray, NDArray, NDArray, NDArray, NDArray],
     scaled: bool,
 ) -> None:
-    """Fills what one half of the steps has ``found``, in the order of ``_pass``; the total as (S, n, K, H)."""
+    """Fills what one part of the steps has ``found``, in the order of ``_pass``; the total as (S, n, K, H)."""
     squares, sizes, exponent, total, sums = found
-
-    def formed(entered: NDArray, delta: NDArray, squares: NDArray, sizes: NDArray) -> NDArray:
-        """∂L/∂W_t (S, n, K, H) of one step, in which a part of a block is one run of numbers, and its norms."""
-        of_step = np.matmul(entered.swapaxes(-1, -2)[:, None], delta.swapaxes(-2, -3))
-        for index, part in enumerate(parts):
-            of_part = of_step[:, :, part.rows].reshape(*of_step.shape[:2], -1)
-            np.vecdot(of_part, of_part, out=squares[..., index])
-        np.vecdot(delta, delta, out=sizes)
-        return of_step
-
-    def add(rows: Sequence[NDArray]) -> None:
-        *given, total = rows
-        total += formed(*given)
-
-    def scale_and_add(rows: Sequence[NDArray]) -> None:
-        *given, total, scale = rows
-        total += formed(*given) * scale
 
     total[:] = 0
     if not scaled:
         sums[:] = exponent[0, :, None]
-    steps = len(entered)
-    run = max(1, RUN * steps // max(delta.array.size, 1)) if scaled else steps
+    steps, body = len(entered), _Accumulate(tuple((part.rows.start, part.rows.stop) for part in parts), scaled)
+    run = max(1, CHUNK_ELEMENTS * steps // max(delta.array.size, 1)) if scaled else steps
     for start in range(0, steps, run):
         rows = slice(start, min(start + run, steps))
         aligned, e = delta.steps(rows), entered[rows]
@@ -243,11 +226,28 @@ def _add_up(
             aligned, (e, enters) = aligned.aligned_to(2), _moderate(parts, e, exponent[rows])
             exponent[rows] += aligned.exponent
         arrays = [e, aligned.array, squares[rows], sizes[rows], repeated(total, len(e))]
-        name, body = "gradients", add
         if scaled:
             arrays.append(_scales(parts, enters, aligned.array, exponent[rows], total, sums))
-            name, body = "scaled gradients", scale_and_add
-        loops.get(f"{name} {parts[0].names[0]} {half}", body, arrays, 0).run(arrays, 0, len(e))
+        workspace.loop(body, arrays, 0, part=part).run(arrays, 0, len(e))
+
+
+@dataclass(frozen=True)
+class _Accumulate:
+    """∂L/∂W_t (S, n, K, H) of one step, in which a part of a block is one run of numbers; its norms; and its sum with
+    those of the other steps. ``rows``: where each part begins and ends.
+    """
+
+    rows: tuple[tuple[int | None, int | None], ...]
+    scaled: bool
+
+    def __call__(self, arrays: Sequence[NDArray]) -> None:
+        entered, delta, squares, sizes, total, *scale = arrays
+        of_step = np.matmul(entered.swapaxes(-1, -2)[:, None], delta.swapaxes(-2, -3))
+        for index, (start, stop) in enumerate(self.rows):
+            of_part = of_step[:, :, start:stop].reshape(*of_step.shape[:2], -1)
+            np.vecdot(of_part, of_part, out=squares[..., index])
+        np.vecdot(delta, delta, out=sizes)
+        total += of_step * scale[0] if self.scaled else of_step
 
 
 def _moderate(parts: Sequence[Part], entered: NDArray, exponent: NDArray) -> tuple[NDArray, NDArray]:

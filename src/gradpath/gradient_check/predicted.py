@@ -1,7 +1,6 @@
 """The same of ``reach`` and ``theory``, from the definitions by other means than theirs."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +9,7 @@ from gradpath.cells.rnn import RNN
 from gradpath.core import bptt
 from gradpath.core.activations import Activation
 from gradpath.core.trace import Trace
+from gradpath.engine.workspace import Workspace
 from gradpath.gradient_check.columns import Column
 from gradpath.gradient_check.declared import PHI
 from gradpath.gradient_check.pointwise import HELD, Derivative
@@ -189,7 +189,7 @@ def _of_carousel(reference: Reference, layer: int) -> dict[str, tuple[NDArray, N
     weights, cell = reference.weights[layer], reference.cell
     x, h, b = (np.zeros_like(w, np.float64)[None] for w in (weights.x, weights.h, weights.b))
     alone = bptt.LayerWeights(x, h, b + weights.b)
-    step = bptt.forward(replace(cell), alone, np.zeros((1, 1, 1, len(weights.x)))).seed(0)
+    step = bptt.forward(cell, alone, np.zeros((1, 1, 1, len(weights.x))), Workspace()).seed(0)
     both = Derivative(cell, step, reference.exact).at(0)[:, -1, -1, 0].astype(np.longdouble)
     lags = np.maximum(int(reference.tape.scored[-1]) - np.arange(reference.tape.length), 0)
     with np.errstate(divide="ignore", invalid="ignore", under="ignore"):

@@ -1,18 +1,20 @@
 """All that a pass claims, by the textbook: the adjoints, every parameter's gradient at every step, and their sum."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core import bptt, readout
+from gradpath.core import readout
+from gradpath.core.backward import LayerAdjoint
 from gradpath.core.losses import Loss
 from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import LayerTape, Tape
 from gradpath.core.trace import Trace
+from gradpath.engine.workspace import Workspace
 from gradpath.gradient_check.pointwise import Derivative
 from gradpath.gradient_check.textbook import LayerReference, Stepwise, Textbook, summed, total
 
@@ -90,9 +92,10 @@ class Reference:
     @cached_property
     def stand_ins(self) -> list[Trace]:
         """The trace with the textbook's passes in the place of the network's own, and with what is uncertain moved."""
-        plain, found = self.tape.network, []
+        own = {of.name: getattr(self.tape.network, of.name) for of in fields(Network)}
+        found = []
         for moved in (0, 1):
-            network = LongHand(plain.cell, plain.input_size, plain.output_size, plain.loss, moved, self.exact)
+            network = LongHand(**own, moved=moved, exact=self.exact)
             tape = replace(self.tape, network=network)
             found.append(network.backward(tape.theta, tape))
         return found
@@ -131,8 +134,8 @@ class LongHand(Network):
     """Can the derivative of the cell's step be taken by a complex step?"""
 
     def _adjoints(
-        self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[readout.Sent]
-    ) -> tuple[list[bptt.LayerAdjoint], list[Scaled]]:
+        self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[readout.Sent], workspace: Workspace
+    ) -> tuple[list[LayerAdjoint], list[Scaled]]:
         """In the place of the layers' own BPTT."""
         own, (each,) = [layer.seed(0) for layer in layers], sent
         derivatives = [Derivative(self.cell, layer, self.exact) for layer in own]
@@ -146,7 +149,7 @@ class LongHand(Network):
             return Scaled(array, np.ascontiguousarray(exponent))
 
         adjoints = [
-            bptt.LayerAdjoint(
+            LayerAdjoint(
                 scaled(one.delta), {name: scaled(value) for name, value in one.states.items()}, np.zeros(1, bool)
             )
             for one in found

@@ -14,7 +14,7 @@ from gradpath.gradient_check.reference import Reference
 from gradpath.instruments import Instrument
 from gradpath.instruments.loss_surface import LossSurface
 
-AT_ONCE = 2**18
+CHUNK_ELEMENTS = 2**18
 """Sequences times units of a forward pass of several points."""
 
 
@@ -44,7 +44,7 @@ def loss_surface(reference: Reference, trace: Trace, instrument: Instrument) -> 
 def _losses(network: Network, thetas: NDArray, batch: Batch) -> NDArray:
     """(S,) the loss at each θ (S, P)."""
     cell, (steps, sequences) = network.cell, batch.mask.shape
-    run = max(1, AT_ONCE // (sequences * cell.hidden_size))
+    run = max(1, CHUNK_ELEMENTS // (sequences * cell.hidden_size))
     found = []
     for part in np.split(thetas, range(run, len(thetas), run)):
         below = np.broadcast_to(batch.inputs[:, None], (steps, len(part), *batch.inputs.shape[1:]))

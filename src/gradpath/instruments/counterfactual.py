@@ -26,9 +26,12 @@ class Counterfactual(Instrument):
     def measure(self, trace: Trace) -> Measurement:
         columns = _norms("factual", trace.states)
         theta, batch = trace.tape.theta, trace.tape.batch
-        for name, network in held(trace.tape):
+        workspace = trace.tape.network.workspace()
+        for name, network in counterfactual_networks(trace.tape):
             # No two passes at a time: each is as large as the trace, and gone once its norms are read.
-            columns |= _norms(name, network.state_adjoints(theta, network.forward(theta, batch)))
+            tape = network.forward(theta, batch, workspace)
+            columns |= _norms(name, network.state_adjoints(theta, tape, workspace))
+            del tape
         return Measurement(tuple(columns), np.stack(list(columns.values()), axis=-1))
 
 
@@ -36,9 +39,7 @@ def _norms(name: str, states: Mapping[str, Scaled]) -> dict[str, NDArray]:
     return {f"{name}/{state}": adjoint.log10_norm_by_step() for state, adjoint in states.items()}
 
 
-def held(tape: Tape) -> Iterator[tuple[str, Network]]:
-    """(name, network) of every counterfactual of the cell, one after the other in the same memory."""
+def counterfactual_networks(tape: Tape) -> Iterator[tuple[str, Network]]:
+    """(name, network) of every counterfactual of the cell."""
     for name, cell in tape.cell.counterfactuals().items():
-        cell.loops.share(tape.cell.loops)
         yield name, replace(tape.network, cell=cell)
-    tape.cell.loops.memory.release()

@@ -6,7 +6,7 @@ import numpy as np
 
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
-from gradpath.instruments.counterfactual import held
+from gradpath.instruments.counterfactual import counterfactual_networks
 
 
 @dataclass
@@ -20,6 +20,7 @@ class CounterfactualLoss(Instrument):
 
     def measure(self, trace: Trace) -> Measurement:
         tape = trace.tape
-        losses = {name: network.forward(tape.theta, tape.batch).loss for name, network in held(tape)}
+        workspace, networks = tape.network.workspace(), counterfactual_networks(tape)
+        losses = {name: network.forward(tape.theta, tape.batch, workspace).loss for name, network in networks}
         losses = {"factual": tape.loss} | losses
         return Measurement(tuple(losses), np.array(list(losses.values())))

@@ -13,7 +13,7 @@ from gradpath.instruments import Instrument
 from gradpath.instruments.param_grad_norm import ParamGradNorm
 from gradpath.schema.settings import setting
 
-BUDGET = 2**22
+CHUNK_ELEMENTS = 2**22
 """Numbers of per-step gradients that are formed at once."""
 
 
@@ -52,9 +52,10 @@ def _credit(trace: Trace, steps: NDArray) -> NDArray:
     values = np.full((trace.tape.length, len(steps)), -np.inf)
     rows = {int(s): row for row, s in enumerate(trace.tape.scored)}
     names = sum(len(factor.names) for factor in _recurrent(trace))
+    workspace = trace.tape.network.workspace()
     for column, s in enumerate(steps.tolist()):
         if s in rows:
-            norms = combined(ParamGradNorm().measure(trace_of_step(trace, rows[s])).values[:, :names])
+            norms = combined(ParamGradNorm().measure(trace_of_step(trace, rows[s], workspace)).values[:, :names])
             values[: len(norms), column] = norms
     return values
 
@@ -89,7 +90,7 @@ def _parts(factor: Factor) -> Iterator[Factor]:
         yield factor
         return
     length, _, blocks, width = factor.delta.array.shape
-    run = max(1, BUDGET // (length * blocks * width))
+    run = max(1, CHUNK_ELEMENTS // (length * blocks * width))
     for start in range(0, factor.entered.shape[-1], run):
         yield replace(factor, entered=factor.entered[..., start : start + run])
 

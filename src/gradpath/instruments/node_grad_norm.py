@@ -7,7 +7,7 @@ import numpy as np
 
 from gradpath.core.scaled import Scaled
 from gradpath.core.trace import Measurement, Trace
-from gradpath.engine.buffer_pool import in_runs
+from gradpath.engine.partition import chunks
 from gradpath.instruments import Instrument
 
 
@@ -24,7 +24,7 @@ class NodeGradNorm(Instrument):
 
     def measure(self, trace: Trace) -> Measurement:
         layers = range(trace.tape.cell.layers)
-        steps = in_runs(trace.tape.length, trace.deltas[0].array[0].size)
+        steps = chunks(trace.tape.length, trace.deltas[0].array[0].size)
         read = [
             {name: node.log10_norm_by_step() for k in layers for name, node in _nodes(trace, k, rows)} for rows in steps
         ]

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core import bptt
+from gradpath.core.backward import backward
 from gradpath.core.scaled import Scaled, magnitude, shift
 from gradpath.core.trace import Measurement, Trace
-from gradpath.engine.buffer_pool import in_runs
+from gradpath.engine.partition import chunks
 from gradpath.instruments import Instrument
 
 NOT_SHOWN = ("total", "direct", "rest")
@@ -76,7 +77,7 @@ def one_step(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
     weights = _weights(trace, layer).h[0].reshape(cell.hidden_size, -1, cell.hidden_size)
     for index, block in enumerate(list(cell.blocks)[cell.reads_h]):
         sent = np.zeros(shape)
-        for rows in in_runs(0 if cell.truncated else steps - 1, delta.array[0].size):
+        for rows in chunks(0 if cell.truncated else steps - 1, delta.array[0].size):
             arriving = delta.array[1:][rows, :, cell.reads_h.start + index].astype(np.float64)
             sent[rows] = arriving @ weights[:, index].T * to_carrier[rows]
         yield cell.paths[block], Scaled(sent, exponent)
@@ -98,13 +99,15 @@ def whole_lag(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
     through = np.zeros_like(received.array)
     exponent = np.zeros_like(delta.exponent)
     if not cell.truncated:
-        for rows in in_runs(trace.tape.length - 1, delta.array[0].size):
+        for rows in chunks(trace.tape.length - 1, delta.array[0].size):
             to_h = delta.array[1:][rows, :, cell.reads_h]
             through[rows] = to_h.reshape(*to_h.shape[:2], -1) @ weights.h[0].T
         exponent[:-1] = delta.exponent[1:]
+    workspace = trace.tape.network.workspace()
     for name, arriving in (("carousel", received), ("rest", Scaled(through, exponent))):
         source = Scaled(arriving.array[:, None], arriving.exponent[:, None])
-        yield name, bptt.backward(cell, weights, tape, source, truncate=True).states[cell.states[-1]].seed(0)
+        adjoint = backward(cell, weights, tape, source, truncate=True, workspace=workspace)
+        yield name, adjoint.states[cell.states[-1]].seed(0)
 
 
 def _weights(trace: Trace, layer: int) -> bptt.LayerWeights:
@@ -114,7 +117,7 @@ def _weights(trace: Trace, layer: int) -> bptt.LayerWeights:
 
 def _cosine(part: Scaled, total: Scaled) -> NDArray:
     """(T,); beyond ±1 there is rounding only."""
-    runs = in_runs(len(part.array), part.array[0].size)
+    runs = chunks(len(part.array), part.array[0].size)
     cosines = [np.vecdot(*(_unit(of.steps(rows).aligned_by_step) for of in (part, total))) for rows in runs]
     return np.clip(np.concatenate(cosines), -1, 1)
 

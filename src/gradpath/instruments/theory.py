@@ -9,6 +9,7 @@ from gradpath.cells.rnn import RNN
 from gradpath.core import bptt, theory
 from gradpath.core.scaled import Scaled
 from gradpath.core.trace import Measurement, Trace
+from gradpath.engine.workspace import Workspace
 from gradpath.instruments import Instrument
 
 
@@ -107,7 +108,7 @@ def _carousel(trace: Trace, layer: int) -> dict[str, NDArray]:
     cell, last = trace.tape.cell, int(trace.tape.scored[-1])
     weights = list(trace.tape.network.layers(trace.tape.theta[None].astype(np.float64)))[layer]
     at_bias = bptt.LayerWeights(np.zeros_like(weights.x), np.zeros_like(weights.h), weights.b)
-    step = bptt.forward(cell, at_bias, np.zeros((1, 1, 1, weights.x.shape[1])))
+    step = bptt.forward(cell, at_bias, np.zeros((1, 1, 1, weights.x.shape[1])), Workspace())
     gate = np.broadcast_to(cell.highway(step), (1, 1, 1, cell.hidden_size))[0, 0, 0]
     line = np.full(trace.tape.length, -np.inf)
     with np.errstate(divide="ignore"):

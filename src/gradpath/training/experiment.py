@@ -42,7 +42,7 @@ class Train(Settings):
     readout: bool = setting(True, "train the readout W_hy, b_y; false holds it, and clipping sees the rest alone")
     eval_every: int | None = setting(None, "evaluate every n steps; null for only after training", ge=1)
     eval_size: int = setting(2000, "sequences of the evaluation set", ge=1, le=1_000_000)
-    threads: int | None = setting(None, "threads at most, for seeds or halves of a minibatch; null for two", ge=1)
+    threads: int | None = setting(None, "threads at most, for seeds or parts of a minibatch; null for two", ge=1)
 
 
 LONGEST_NAME = 200
