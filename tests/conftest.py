@@ -17,6 +17,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -38,6 +39,8 @@ from gradpath.schema.discovery import discover
 from gradpath.training.loop import Step
 
 INPUTS, OUTPUTS, SEQUENCES = 2, 3, 3
+UNREAD: Any = None
+"""The network, for instruments that read the trace alone."""
 DIVERGES = ["arm=rnn", "cell.activation=relu", "init=orthogonal", "init.gain=3", "optimizer=sgd", "optimizer.lr=1000"]
 """Overrides with which training blows up within 30 updates."""
 PATIENCE = 3600
@@ -86,7 +89,7 @@ def make_case(
 ) -> Case:
     """A random case; ``every_step`` scores random positions of every step, otherwise the last step alone is scored."""
     rng = np.random.default_rng(seed)
-    network = Network(cell, INPUTS, OUTPUTS, loss)
+    network = Network(cell, INPUTS, OUTPUTS, loss, cell.layers, cell.initial_state)
     theta = Uniform(gain=1.5).draw(rng, network, np.float64)
     inputs = rng.normal(size=(steps, sequences, INPUTS))
     mask = np.zeros((steps, sequences), bool)

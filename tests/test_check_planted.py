@@ -19,10 +19,9 @@ from gradpath.core.clipping import Clip
 from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
 from gradpath.core.trace import Gradient, Measurement, Trace
-from gradpath.core.weight_gradients import StepGradients
 from gradpath.engine.workspace import Workspace
 from gradpath.gradient_check import Row, as_asked, past_the_band, place, small
-from gradpath.instruments import Instrument
+from gradpath.instruments import Instrument, param_grad_norm
 from gradpath.instruments import reach as reach_module
 from gradpath.instruments.clipping_ledger import ClippingLedger
 from gradpath.instruments.counterfactual import Counterfactual
@@ -180,7 +179,7 @@ def test_a_reading_that_is_wrong_in_training_alone(monkeypatch: Patch) -> None:
 
 
 def test_recorded_norms_times_1_1(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, StepGradients, "log10_norms", lambda norms, *_: norms + np.log10(1.1))
+    wrap(monkeypatch, param_grad_norm, "log10_norms", lambda norms, *_: norms + np.log10(1.1))
     found = {row.quantity: row for row in wrong(reads=("credit",))}
     assert found.keys() == {"param_grad_norm", *USERS["param_grad_norm"]}
     assert found["param_grad_norm"].t == 5, "the latest wrong timestep"
@@ -460,21 +459,21 @@ def test_the_second_run_of_steps_alone(monkeypatch: Patch) -> None:
 @pytest.mark.parametrize("overrides", [["cell=rnn"], ["cell=lstm"], ["cell=gru"]])
 def test_rescaling(overrides: list[str], monkeypatch: Patch) -> None:
     """An exponent that is one too large once the adjoint has left its band."""
-    original = backward._renormalise
+    original = backward.renormalise
 
     def rescale(adjoint, exponent):
         before = exponent.copy()
         original(adjoint, exponent)
         exponent += exponent != before
 
-    monkeypatch.setattr(backward, "_renormalise", rescale)
+    monkeypatch.setattr(backward, "renormalise", rescale)
     experiment = composed(*overrides)
     assert not wrong_in(small(experiment))
     assert {"∂L/∂H", "state_grad_norm"} <= names(wrong_in(past_the_band(experiment, Dtype.float64)))
 
 
 def test_sums_under_several_exponents(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, weight_gradients, "_scales", lambda scale, *_: scale * 2)
+    wrap(monkeypatch, weight_gradients, "_row_scales", lambda scale, *_: scale * 2)
     experiment = composed("cell=lstm")
     assert not wrong_in(small(experiment))
     assert "Σ_t ∂L/∂θ_t, each parameter" in names(wrong_in(past_the_band(experiment, Dtype.float32)))

@@ -8,7 +8,7 @@ from threading import get_ident
 import numpy as np
 import pytest
 
-from conftest import Case, cell_id, cells, make_case, signature
+from conftest import UNREAD, Case, cell_id, cells, make_case, signature
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
 from gradpath.commands import compose
@@ -65,10 +65,10 @@ def case_of(cell: Cell, every_step: bool, dtype: type, gain: float, pool: Execut
 def test_in_parts_as_whole(cell: Cell, every_step: bool, gain: float, request: pytest.FixtureRequest) -> None:
     """In log10, because with a small gain the gradient leaves the range of floats."""
     whole = case_of(cell, every_step, np.float64, gain).trace
-    expected = ParamGradNorm().measure(whole).values
+    expected = ParamGradNorm().measure(UNREAD, whole).values
     request.getfixturevalue("cut")
     found = case_of(cell, every_step, np.float64, gain).trace
-    np.testing.assert_allclose(ParamGradNorm().measure(found).values, expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ParamGradNorm().measure(UNREAD, found).values, expected, rtol=0, atol=1e-9)
     np.testing.assert_allclose(found.tape.loss, whole.tape.loss, rtol=1e-12)
     for name, norm in whole.gradient.by_parameter.items():
         assert found.gradient.by_parameter[name] == pytest.approx(norm, rel=0, abs=1e-9) or norm == -np.inf
@@ -82,7 +82,9 @@ def test_two_threads_give_the_bits_of_one(
     cell: Cell, every_step: bool, gain: float, dtype: type, cut: None, pool: Executor
 ) -> None:
     one, two = (case_of(cell, every_step, dtype, gain, given).trace for given in (None, pool))
-    assert ParamGradNorm().measure(one).values.tobytes() == ParamGradNorm().measure(two).values.tobytes()
+    assert (
+        ParamGradNorm().measure(UNREAD, one).values.tobytes() == ParamGradNorm().measure(UNREAD, two).values.tobytes()
+    )
     assert one.gradient.scaled.array.tobytes() == two.gradient.scaled.array.tobytes()
     for name, states in one.states.items():
         assert states.array.tobytes() == two.states[name].array.tobytes()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from conftest import Case, cell_id, cells, make_case
+from conftest import UNREAD, Case, cell_id, cells, make_case
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
 from gradpath.core import backward, bptt, weight_gradients
@@ -29,7 +29,7 @@ def arrays_of(trace: Trace) -> Iterator[NDArray]:
         yield from (layer.entered, layer.pre, layer.gates, *layer.states.values(), *layer.saved.values())
     for scaled in (*trace.deltas, *trace.states.values(), trace.gradient.scaled):
         yield from (scaled.array, scaled.exponent)
-    yield ParamGradNorm().measure(trace).values
+    yield ParamGradNorm().measure(UNREAD, trace).values
 
 
 @compiled
@@ -161,7 +161,7 @@ def test_a_guard_stops_the_loop_after_the_step_that_left_the_bounds(
 def trained(cell: Cell, steps: int, dtype: type = np.float32) -> Case:
     case = make_case(cell, Loss.squared_error, steps, True, dtype)
     for _ in range(2):
-        ParamGradNorm().measure(case.trace)
+        ParamGradNorm().measure(case.network, case.trace)
     return case
 
 
@@ -228,7 +228,7 @@ def test_a_training_step_calls_and_allocates_as_often_whatever_its_length(
 
         gc.disable()  # at a collection Hypothesis, once imported, calls functions of its own
         sys.setprofile(counting)
-        ParamGradNorm().measure(case.trace)
+        ParamGradNorm().measure(case.network, case.trace)
         sys.setprofile(None)
         gc.enable()
         counts.append(count)

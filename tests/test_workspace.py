@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from conftest import Case, cell_id, cells, make_case
+from conftest import UNREAD, Case, cell_id, cells, make_case
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
@@ -29,7 +29,7 @@ def arrays_of(trace: Trace) -> Iterator[NDArray]:
         yield from (layer.entered, layer.pre, layer.gates, *layer.states.values(), *layer.saved.values())
     for scaled in (*trace.deltas, *trace.states.values(), *trace.direct.values(), trace.gradient.scaled):
         yield from (scaled.array, scaled.exponent)
-    yield ParamGradNorm().measure(trace).values
+    yield ParamGradNorm().measure(UNREAD, trace).values
 
 
 def bits(trace: Trace) -> list[bytes]:
@@ -149,7 +149,7 @@ def test_an_instrument_leaves_the_memory_of_training_alone() -> None:
     trace = case.trace
     size, free = case.workspace.buffers.size, case.workspace.buffers.free
     assert free > 0
-    Counterfactual().measure(trace)
+    Counterfactual().measure(case.network, trace)
     assert (case.workspace.buffers.size, case.workspace.buffers.free) == (size, free)
 
 
@@ -158,7 +158,7 @@ def test_nothing_of_a_pass_outlives_its_trace(every_step: bool) -> None:
     """The recordings of its loops neither."""
     case = make_case(LSTM(5, layers=2), Loss.squared_error, 12, every_step)
     trace, buffers = case.trace, case.workspace.buffers
-    ParamGradNorm().measure(trace)
+    ParamGradNorm().measure(case.network, trace)
     assert buffers.free < buffers.size / 2
     del trace
     gc.collect()

@@ -69,7 +69,7 @@ def estimate(problem: Problem, instruments: dict[str, Instrument]) -> float:
     batch = Batch(problem.batch.inputs[:part], problem.batch.targets[:part], problem.batch.mask[:part])
     trace = problem.network.backward(problem.theta, problem.network.forward(problem.theta, batch))
     start = perf_counter()
-    _measure(instruments, trace)
+    _measure(problem.network, instruments, trace)
     return (perf_counter() - start) * problem.shape.steps / part
 
 
@@ -78,13 +78,13 @@ def contestant(problem: Problem, workspace: Workspace, name: str, instruments: d
     stages: dict[str, Callable[[Any], Any]] = {
         "forward": lambda _: network.forward(theta, batch, workspace),
         "backward": lambda tape: network.backward(theta, tape, workspace),
-        "instruments": partial(_measure, instruments),
+        "instruments": partial(_measure, network, instruments),
     }
     return Contestant(name, "", stages, partial(_read, network))
 
 
-def _measure(instruments: dict[str, Instrument], trace: Trace) -> Read:
-    return trace, {name: instrument.measure(trace) for name, instrument in instruments.items()}
+def _measure(network: Network, instruments: dict[str, Instrument], trace: Trace) -> Read:
+    return trace, {name: instrument.measure(network, trace) for name, instrument in instruments.items()}
 
 
 def _read(network: Network, result: Read) -> Answer:

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from gradpath.core.activations import Activation, mend_slope, slope_of_output
 from gradpath.core.bptt import LayerWeights, parts
 from gradpath.core.cell import Cell
-from gradpath.core.scaled import HIGH, LOW, NOTHING, Scaled, magnitude, shift
+from gradpath.core.scaled import HIGH, LOW, NOTHING, Scaled, add_direct, magnitude, renormalise
 from gradpath.core.tape import LayerTape
 from gradpath.engine.gate_layout import empty, grouped
 from gradpath.engine.workspace import Workspace, repeated
 
 CHUNK_ELEMENTS = 2**19
 """Elements of δa in a chunk of steps whose slopes are computed together: few calls, and far less than the tape."""
-BAND = int(np.log2(HIGH))
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,8 @@ class BackwardSweep:
         uniform = bool((direct.exponent == direct.exponent[0]).all())
         entering = range(4 + len(cell.states), 4 + 2 * len(cell.states))
         if has_direct[steps]:
-            _add_direct([row[steps] for row in adjoint], exponent[steps], direct.array[-1], direct.exponent[-1])
-        _renormalise([row[steps] for row in adjoint], exponent[steps])
+            add_direct([row[steps] for row in adjoint], exponent[steps], direct.array[-1], direct.exponent[-1])
+        renormalise([row[steps] for row in adjoint], exponent[steps])
         for stop in range(steps, 0, -self.length):
             start = max(stop - self.length, 0)
             slopes = self.slopes([(kind, x[start:stop], y[start:stop]) for kind, x, y in nonlinear])
@@ -147,8 +146,8 @@ class BackwardSweep:
                 if receives or not inside:
                     rows = [row[i + 1] for row in adjoint]
                     if receives:
-                        _add_direct(rows, exponent[i + 1], direct.array[i], direct.exponent[i])
-                    _renormalise(rows, exponent[i + 1])
+                        add_direct(rows, exponent[i + 1], direct.array[i], direct.exponent[i])
+                    renormalise(rows, exponent[i + 1])
 
     def step_views(self, start: int, stop: int, slopes: Sequence[NDArray]) -> list[NDArray]:
         """The arrays of one step back, for some consecutive steps."""
@@ -227,40 +226,3 @@ def _closed(kinds: Sequence[Activation], values: Sequence[NDArray], slopes: Sequ
             shape = factor.shape
             product = product * factor.reshape(*shape[:3], -1, shape[-1]).prod(axis=3)
     return np.any(product < floor, axis=(0, 2, 3))
-
-
-def _add_direct(adjoint: list[NDArray], exponent: NDArray, addend: NDArray, addend_exponent: NDArray) -> None:
-    """Adds what arrives directly at H_t, in place, after bringing both to the larger of the two sizes."""
-    if (exponent != addend_exponent).any():
-        arriving = magnitude(addend, exponent.ndim) + addend_exponent
-        carried = np.max([magnitude(row, exponent.ndim) for row in adjoint], axis=0) + exponent
-        # Only a sequence to which something arrives changes its exponent, and only as far as that needs.
-        common = np.where(arriving > carried, addend_exponent, exponent)
-        for row in adjoint:
-            row[:] = shift(row, exponent - common)
-        addend = shift(addend, addend_exponent - common)
-        exponent[:] = common
-    adjoint[0] += addend
-
-
-def _renormalise(adjoint: list[NDArray], exponent: NDArray) -> None:
-    """Where a sequence has left the band LOW … HIGH, brings it back to size 1, in place and exactly; with all others of
-    its network by the same power of two if that leaves each in the band, so that a step has one exponent where it can,
-    and else with those that are on their way out, because a loop stops for it.
-    """
-    largest = np.abs(adjoint[0]).max(axis=-1)
-    for row in adjoint[1:]:
-        np.maximum(largest, np.abs(row).max(axis=-1), out=largest)
-    some = (largest > 0) & np.isfinite(largest)
-    outside = some & ((largest > HIGH) | (largest < LOW))
-    if not outside.any():
-        return
-    size = np.where(some, np.frexp(largest)[1], NOTHING)
-    top = size.max(axis=-1, keepdims=True)
-    alike = ((size == NOTHING) | (size >= top - BAND // 2)) & (exponent == exponent[..., :1])
-    leaving = np.where(some & (np.abs(size) > BAND // 2), size, 0)
-    change = np.where(alike.all(axis=-1, keepdims=True), top, leaving)
-    change = np.where(outside.any(axis=-1, keepdims=True), change, 0)
-    for row in adjoint:
-        row[:] = shift(row, -change)
-    exponent += change

@@ -53,12 +53,14 @@ class LayerWeights:
         return matrix
 
 
-def forward(cell: Cell, weights: LayerWeights, inputs: NDArray, workspace: Workspace) -> LayerTape:
+def forward(
+    cell: Cell, weights: LayerWeights, inputs: NDArray, workspace: Workspace, initial_state: float = 0.0
+) -> LayerTape:
     """Runs the cell over ``inputs`` (T, S, B, I) from H_0 = ``initial_state`` and C_0 = 0."""
     (steps, *shape, size), dtype = inputs.shape, inputs.dtype
     blocks, width, buffers = len(cell.blocks), cell.hidden_size, workspace.buffers
     entered = buffers.empty((steps + 1, *shape, width + 1 + size), dtype)
-    entered[0, ..., :width] = cell.initial_state
+    entered[0, ..., :width] = initial_state
     entered[..., width] = 1
     entered[:-1, ..., width + 1 :] = inputs
     entered[-1, ..., width + 1 :] = 0

@@ -94,10 +94,6 @@ class Cell(Settings, ABC):
         reads = [index for index, block in enumerate(self.blocks.values()) if block.h]
         return slice(reads[0], reads[-1] + 1)
 
-    def prefix(self, layer: int) -> str:
-        """``layer1/`` … in a stack, nothing in a single layer; ``layer`` counts from 0."""
-        return f"layer{layer + 1}/" if self.layers > 1 else ""
-
     @property
     def truncated(self) -> bool:
         """Does the adjoint stop at the gates instead of passing on to H_{t-1}?"""

@@ -1,6 +1,5 @@
 """A stack of recurrent layers with a linear readout: where its parameters lie, its forward and its backward pass."""
 
-import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -10,28 +9,16 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core import backward, bptt, readout
+from gradpath.core import backward, bptt, parameters, readout
 from gradpath.core.backward import LayerAdjoint
 from gradpath.core.cell import Cell
 from gradpath.core.losses import Loss
+from gradpath.core.parameters import Packed
 from gradpath.core.scaled import NOTHING, Scaled, shift
 from gradpath.core.tape import Batch, LayerTape, Tape
-from gradpath.core.trace import Gradient, Trace
-from gradpath.core.weight_gradients import Part, StepGradients, step_gradients
+from gradpath.core.trace import Gradient, ParameterSlice, Trace, WeightGradients
+from gradpath.core.weight_gradients import step_gradients
 from gradpath.engine.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Packed:
-    """One packed matrix (K, n, H), or bias (n, H), in the flat vector: its place, and its blocks' own names."""
-
-    names: tuple[str, ...]
-    shape: tuple[int, ...]
-    start: int
-
-    @cached_property
-    def stop(self) -> int:
-        return self.start + math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -46,29 +33,17 @@ class Network:
     input_size: int
     output_size: int
     loss: Loss
+    layers: int = 1
+    initial_state: float = 0.0
+    """H_0 of every unit; what else a cell hands on starts from 0."""
     splits_large_passes: bool = False
     """Are its large passes cut in two (:mod:`gradpath.engine.partition`)? The last bits depend on it."""
 
     @cached_property
     def layout(self) -> tuple[Packed, ...]:
         """Where each packed matrix lies: x, h, b of every layer from the bottom, then W_hy and b_y."""
-        width, blocks = self.cell.hidden_size, self.cell.blocks.values()
-        places: list[Packed] = []
-
-        def place(names: tuple[str, ...], *shape: int) -> None:
-            places.append(Packed(names, shape, places[-1].stop if places else 0))
-
-        for layer in range(self.cell.layers):
-            inputs = width if layer else self.input_size
-            x, h, b = (
-                tuple(self.cell.prefix(layer) + name for name in kind if name) for kind in zip(*blocks, strict=True)
-            )
-            place(x, inputs, len(x), width)
-            place(h, width, len(h), width)
-            place(b, len(b), width)
-        place(("W_hy",), width, 1, self.output_size)
-        place(("b_y",), 1, self.output_size)
-        return tuple(places)
+        prefixes = [self.prefix(layer) for layer in range(self.layers)]
+        return parameters.layout(self.cell, self.input_size, self.output_size, prefixes)
 
     @property
     def size(self) -> int:
@@ -77,35 +52,27 @@ class Network:
 
     def packed(self, theta: NDArray) -> list[NDArray]:
         """Views of θ (P,), or of the θ of S seeds (S, P), in the order of ``layout``: each (…, K, n·H) or (…, n·H)."""
-        return [
-            theta[..., place.start : place.stop].reshape(*theta.shape[:-1], *place.shape[:-2], -1)
-            for place in self.layout
-        ]
+        return parameters.packed(self.layout, theta)
 
     def parameters(self, theta: NDArray) -> dict[str, NDArray]:
         """Every parameter under its own name, as a view of θ: W_·· (K, H), b_· (H,)."""
-        named = {}
-        for place in self.layout:
-            blocks = theta[place.start : place.stop].reshape(place.shape)
-            for index, name in enumerate(place.names):
-                named[name] = blocks[..., index, :]
-        return named
+        return parameters.named(self.layout, theta)
 
     @cached_property
     def elements(self) -> tuple[str, ...]:
         """The name of each element of θ in its order: ``b_h`` where a parameter has one element, else ``W_hh[0,1]``."""
-        found = [""] * self.size
-        for name, places in self.parameters(np.arange(self.size)).items():
-            for index, place in np.ndenumerate(places):
-                found[place] = name if places.size == 1 else f"{name}[{','.join(map(str, index))}]"
-        return tuple(found)
+        return parameters.element_names(self.layout)
 
-    def layers(self, theta: NDArray) -> Iterator[bptt.LayerWeights]:
+    def prefix(self, layer: int) -> str:
+        """``layer1/`` … in a stack, nothing in a single layer; ``layer`` counts from 0."""
+        return f"layer{layer + 1}/" if self.layers > 1 else ""
+
+    def layer_weights(self, theta: NDArray) -> Iterator[bptt.LayerWeights]:
         """The packed weights of each layer from the bottom."""
-        yield from self._layers(self.packed(theta))
+        yield from self._layer_weights(self.packed(theta))
 
-    def _layers(self, packed: Sequence[NDArray]) -> Iterator[bptt.LayerWeights]:
-        for layer in range(self.cell.layers):
+    def _layer_weights(self, packed: Sequence[NDArray]) -> Iterator[bptt.LayerWeights]:
+        for layer in range(self.layers):
             yield bptt.LayerWeights(*packed[3 * layer : 3 * layer + 3])
 
     def workspace(self, python_lock: "Lock | None" = None, executor: Executor | None = None) -> Workspace:
@@ -135,7 +102,7 @@ class Network:
         *_, w_hy, b_y = self.packed(thetas)
         found = readout.read_out(self.loss, w_hy, b_y, layers[-1].states[self.cell.states[0]][1:], batches)
         tapes = [
-            Tape(self, thetas[s], batches[s], tuple(layer.seed(s) for layer in layers), *of_outputs)
+            Tape(thetas[s], batches[s], tuple(layer.seed(s) for layer in layers), *of_outputs)
             for s, of_outputs in enumerate(found)
         ]
         return layers, tapes
@@ -143,8 +110,8 @@ class Network:
     def _run(self, thetas: NDArray, inputs: NDArray, workspace: Workspace) -> list[LayerTape]:
         """The layers' tapes, from the bottom, of ``inputs`` (T, S, B, I)."""
         layers: list[LayerTape] = []
-        for weights in self.layers(thetas):
-            layers.append(bptt.forward(self.cell, weights, inputs, workspace))
+        for weights in self.layer_weights(thetas):
+            layers.append(bptt.forward(self.cell, weights, inputs, workspace, self.initial_state))
             inputs = layers[-1].states[self.cell.states[0]][1:]
         return layers
 
@@ -179,7 +146,7 @@ class Network:
             gradients = [*(of.seeds(each.seeds) for of in packed), of_readout]
             for index, whole in enumerate(self._gradients(gradients)):
                 s = each.seeds.start + index
-                received = {self.cell.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
+                received = {self.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
                 deltas = tuple(adjoint.delta.seed(s) for adjoint in adjoints)
                 own = tuple(of.seeds(slice(index, index + 1)) for of in gradients)
                 if self._lost(adjoints, s):
@@ -208,12 +175,12 @@ class Network:
     ) -> tuple[list[LayerAdjoint], list[Scaled]]:
         """Of each layer from the bottom: its adjoint, and what its H_1 … H_T receive directly."""
         *packed, w_hy, _ = self.packed(thetas)
-        weights, top = list(self._layers(packed)), layers[-1].states[self.cell.states[0]][1:]
+        weights, top = list(self._layer_weights(packed)), layers[-1].states[self.cell.states[0]][1:]
         has_direct: NDArray | None
         direct, has_direct = readout.received(w_hy, top, sent, workspace.buffers)
         adjoints: list[LayerAdjoint] = []
         directs: list[Scaled] = []
-        for layer in reversed(range(self.cell.layers)):
+        for layer in reversed(range(self.layers)):
             adjoint = backward.backward(
                 self.cell, weights[layer], layers[layer], direct, has_direct, workspace=workspace
             )
@@ -229,19 +196,19 @@ class Network:
         """The total derivatives of one seed's states under their names."""
         found: dict[str, Scaled] = {}
         for layer, adjoint in enumerate(adjoints):
-            found |= {self.cell.prefix(layer) + name: value.seed(s) for name, value in adjoint.states.items()}
+            found |= {self.prefix(layer) + name: value.seed(s) for name, value in adjoint.states.items()}
         return found
 
-    def _of_layer(self, layer: int, entered: NDArray, delta: Scaled, workspace: Workspace) -> StepGradients:
+    def _of_layer(self, layer: int, entered: NDArray, delta: Scaled, workspace: Workspace) -> WeightGradients:
         """The gradients of one layer's packed weights: of W_·x, W_·h and b."""
         x, h, b = (place.names for place in self.layout[3 * layer : 3 * layer + 3])
         width, every = self.cell.hidden_size, slice(0, len(self.cell.blocks))
-        parts = (
-            Part(x, slice(width + 1, None), self.cell.reads_x),
-            Part(h, slice(0, width), self.cell.reads_h),
-            Part(b, slice(width, width + 1), every, reads=False),
+        slices = (
+            ParameterSlice(x, slice(width + 1, None), self.cell.reads_x),
+            ParameterSlice(h, slice(0, width), self.cell.reads_h),
+            ParameterSlice(b, slice(width, width + 1), every, reads=False),
         )
-        return step_gradients(workspace, parts, np.arange(len(entered)), entered, delta)
+        return step_gradients(workspace, slices, np.arange(len(entered)), entered, delta)
 
     def without_readout(self, trace: Trace) -> Gradient:
         """∂L/∂θ with W_hy and b_y held fixed: true zeros in their place, in the elements and in the norms."""
@@ -251,7 +218,7 @@ class Network:
         array[: self.layout[-2].start] = gradient.scaled.array
         return replace(gradient, scaled=Scaled(array, gradient.scaled.exponent))
 
-    def _gradients(self, packed: Sequence[StepGradients]) -> list[Gradient]:
+    def _gradients(self, packed: Sequence[WeightGradients]) -> list[Gradient]:
         """Σ_t of every matrix, laid end to end under one exponent, for each seed."""
         totals = [total for of in packed for total in of.totals]
         exponents = np.stack([total.exponent for _, total in totals])
@@ -269,7 +236,7 @@ class Network:
             Gradient(
                 Scaled(flat[s], np.asarray(common[s])),
                 norms[s],
-                [(part.names, Scaled(total.array[s], np.asarray(total.exponent[s]))) for part, total in totals],
+                [(one.names, Scaled(total.array[s], np.asarray(total.exponent[s]))) for one, total in totals],
             )
             for s in range(len(common))
         ]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from gradpath.core.losses import Loss, evaluate
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Batch, Tape
-from gradpath.core.weight_gradients import Part, StepGradients, step_gradients
+from gradpath.core.trace import ParameterSlice, WeightGradients
+from gradpath.core.weight_gradients import step_gradients
 from gradpath.engine.buffer_pool import BufferPool
 from gradpath.engine.workspace import Workspace
 
@@ -74,17 +75,17 @@ def received(weights: NDArray, top: NDArray, sent: Sequence[Sent], buffers: Buff
     return Scaled(arriving, exponent), has_direct
 
 
-def gradients(workspace: Workspace, width: int, entered: NDArray, sent: Sent) -> StepGradients:
+def gradients(workspace: Workspace, width: int, entered: NDArray, sent: Sent) -> WeightGradients:
     """The gradients of W_hy and b_y at the scored timesteps, where [H_t, 1], the first of what ``entered`` (T, S, B, K)
     the step after, is multiplied.
     """
-    parts = (
-        Part(("W_hy",), slice(0, width), slice(0, 1)),
-        Part(("b_y",), slice(width, None), slice(0, 1), reads=False),
+    slices = (
+        ParameterSlice(("W_hy",), slice(0, width), slice(0, 1)),
+        ParameterSlice(("b_y",), slice(width, None), slice(0, 1), reads=False),
     )
     delta = Scaled(sent.gradient.array[..., None, :], sent.gradient.exponent)
     multiplied = entered[_rows(sent.scored), sent.seeds, :, : width + 1]
-    return step_gradients(workspace, parts, sent.scored, multiplied, delta)
+    return step_gradients(workspace, slices, sent.scored, multiplied, delta)
 
 
 def beside(arrays: Sequence[NDArray], axis: int) -> NDArray:

@@ -67,11 +67,11 @@ class Off(Uniform):
         theta = self.init.draw(rng, network, np.float64)
         theta += rng.uniform(-1, 1, network.size) / np.sqrt(network.cell.hidden_size)
         named = network.parameters(theta)
-        for layer in range(network.cell.layers):
+        for layer in range(network.layers):
             for block in network.cell.blocks.values():
-                named[network.cell.prefix(layer) + block.b][:] += self.shift
+                named[network.prefix(layer) + block.b][:] += self.shift
                 if block.h:
-                    named[network.cell.prefix(layer) + block.h][:] *= self.recurrent_gain
+                    named[network.prefix(layer) + block.h][:] *= self.recurrent_gain
         return theta.astype(dtype)
 
 
@@ -140,7 +140,7 @@ def _far(
     task = shortened(replace(experiment.task, length=max(length, experiment.task.length)), length)
     for gain, shift in gains:
         rng = np.random.default_rng(experiment.seed)
-        network = Network(replace(cell), *task.sizes, task.loss)
+        network = Network(cell, *task.sizes, task.loss, cell.layers, cell.initial_state)
         init = Off(init=experiment.init, recurrent_gain=gain, shift=shift)
         theta = init.draw(rng, network, dtype.numpy)
         batch = task.sample(rng, SEQUENCES)

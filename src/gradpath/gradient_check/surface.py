@@ -21,7 +21,7 @@ CHUNK_ELEMENTS = 2**18
 def loss_surface(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
     """The loss of every point of the plane by the textbook's equations, in the tape's type and in float64."""
     assert isinstance(instrument, LossSurface)
-    tape, network, points = reference.tape, reference.tape.network, instrument.points
+    tape, network, points = reference.tape, reference.network, instrument.points
     thetas = np.repeat(tape.theta[None], points**2, axis=0)
     for name, repeats in ((instrument.x, (points, 1)), (instrument.y, (1, points))):
         start, stop = (getattr(instrument, f"{'x' if name == instrument.x else 'y'}_{end}") for end in ("from", "to"))
@@ -48,9 +48,9 @@ def _losses(network: Network, thetas: NDArray, batch: Batch) -> NDArray:
     found = []
     for part in np.split(thetas, range(run, len(thetas), run)):
         below = np.broadcast_to(batch.inputs[:, None], (steps, len(part), *batch.inputs.shape[1:]))
-        for weights in network.layers(part):
+        for weights in network.layer_weights(part):
             states = [np.zeros((len(part), sequences, cell.hidden_size), part.dtype) for _ in cell.states]
-            states[0] += cell.initial_state
+            states[0] += network.initial_state
             outputs = []
             for x in below:
                 pre = np.zeros((len(part), sequences, len(cell.blocks), cell.hidden_size), part.dtype)

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
-from gradpath.core.tape import Tape
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
 
@@ -23,14 +22,14 @@ class Counterfactual(Instrument):
 
     per_timestep = True
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         columns = _norms("factual", trace.states)
         theta, batch = trace.tape.theta, trace.tape.batch
-        workspace = trace.tape.network.workspace()
-        for name, network in counterfactual_networks(trace.tape):
+        workspace = network.workspace()
+        for name, other in counterfactual_networks(network):
             # No two passes at a time: each is as large as the trace, and gone once its norms are read.
-            tape = network.forward(theta, batch, workspace)
-            columns |= _norms(name, network.state_adjoints(theta, tape, workspace))
+            tape = other.forward(theta, batch, workspace)
+            columns |= _norms(name, other.state_adjoints(theta, tape, workspace))
             del tape
         return Measurement(tuple(columns), np.stack(list(columns.values()), axis=-1))
 
@@ -39,7 +38,7 @@ def _norms(name: str, states: Mapping[str, Scaled]) -> dict[str, NDArray]:
     return {f"{name}/{state}": adjoint.log10_norm_by_step() for state, adjoint in states.items()}
 
 
-def counterfactual_networks(tape: Tape) -> Iterator[tuple[str, Network]]:
+def counterfactual_networks(network: Network) -> Iterator[tuple[str, Network]]:
     """(name, network) of every counterfactual of the cell."""
-    for name, cell in tape.cell.counterfactuals().items():
-        yield name, replace(tape.network, cell=cell)
+    for name, cell in network.cell.counterfactuals().items():
+        yield name, replace(network, cell=cell)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradpath.core.network import Network
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
 from gradpath.instruments.counterfactual import counterfactual_networks
@@ -18,9 +19,9 @@ class CounterfactualLoss(Instrument):
 
     per_timestep = False
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         tape = trace.tape
-        workspace, networks = tape.network.workspace(), counterfactual_networks(tape)
-        losses = {name: network.forward(tape.theta, tape.batch, workspace).loss for name, network in networks}
+        workspace, networks = network.workspace(), counterfactual_networks(network)
+        losses = {name: other.forward(tape.theta, tape.batch, workspace).loss for name, other in networks}
         losses = {"factual": tape.loss} | losses
         return Measurement(tuple(losses), np.array(list(losses.values())))

@@ -44,8 +44,8 @@ class LossSurface(Instrument):
             if getattr(self, key) not in network.elements:
                 raise SettingError(key, getattr(self, key), f"one of {', '.join(network.elements)}")
 
-    def measure(self, trace: Trace) -> Measurement:
-        tape, network = trace.tape, trace.tape.network
+    def measure(self, network: Network, trace: Trace) -> Measurement:
+        tape, network = trace.tape, network
         grid = np.meshgrid(
             np.linspace(self.x_from, self.x_to, self.points), np.linspace(self.y_from, self.y_to, self.points)
         )

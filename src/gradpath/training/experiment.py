@@ -86,12 +86,18 @@ class Experiment(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        network = Network(self.cell, *self.task.sizes, self.task.loss)
+        network = self.network
         for name, instrument in self.instruments.items():
             try:
                 instrument.check(network)
             except SettingError as error:
                 raise SettingError(f"instruments.{name}.{error.name}", error.value, error.allowed) from None
+
+    @property
+    def network(self) -> Network:
+        """What is trained."""
+        sizes, cell = self.task.sizes, self.cell
+        return Network(cell, *sizes, self.task.loss, layers=cell.layers, initial_state=cell.initial_state)
 
     def resolved(self) -> dict[str, Any]:
         """Everything that determines the numbers, as plain values, each unit with the name it was chosen by."""

@@ -66,7 +66,7 @@ def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator
     if len({replace(experiment, seed=0).config_hash for experiment in experiments}) != 1:
         raise ValueError("experiments that are trained side by side may differ in their seed only")
     first, python_lock, workers = experiments[0], Lock(), min(threads, len(experiments))
-    network = Network(first.cell, *first.task.sizes, first.task.loss, splits_large_passes(first))
+    network = replace(first.network, splits_large_passes=splits_large_passes(first))
     seeds = {index: _Seed(experiment, network) for index, experiment in enumerate(experiments)}
     alone = first.task.timesteps * first.train.batch_size * len(first.cell.blocks) * first.cell.hidden_size
     size = max(1, CHUNK_ELEMENTS // alone)
@@ -117,9 +117,9 @@ class _Seed:
         settings = self.experiment.train
         return self.experiment.task.sample(self._data, settings.batch_size).astype(settings.dtype.numpy)
 
-    def advance(self, step: int, trace: Trace, workspace: Workspace) -> Step:
+    def advance(self, step: int, network: Network, workspace: Workspace, trace: Trace) -> Step:
         """Clips, measures, evaluates where it is due, and updates unless this was the last step."""
-        settings, network = self.experiment.train, trace.tape.network
+        settings = self.experiment.train
         trained = trace.gradient if settings.readout else network.without_readout(trace)
         update, scale = self.experiment.clip.apply(trained)
         update = update.astype(self.theta.dtype, copy=False)  # the trace may be in a wider type
@@ -140,7 +140,7 @@ class _Seed:
             )
             if step in self._plan[name] or record or (diverged and schedule.last):
                 with np.errstate(over="ignore", invalid="ignore"):
-                    measurements[name] = instrument.measure(trace)
+                    measurements[name] = instrument.measure(network, trace)
                 self._largest_read[name] = max(self._largest_read[name], norm)
                 self._largest_spike[name] = max(self._largest_spike[name], risen)
         evaluate = last or (settings.eval_every is not None and step % settings.eval_every == 0)
@@ -158,7 +158,7 @@ class _Seed:
 def _advance(step: int, network: Network, workspace: Workspace, seeds: Sequence[_Seed]) -> list[Step]:
     """One training step of several seeds. Their traces end with it, so that the next ones lie in the same memory."""
     traces = _differentiate(network, workspace, seeds)
-    return [seed.advance(step, trace, workspace) for seed, trace in zip(seeds, traces, strict=True)]
+    return [seed.advance(step, network, workspace, trace) for seed, trace in zip(seeds, traces, strict=True)]
 
 
 def _differentiate(network: Network, workspace: Workspace, seeds: Sequence[_Seed]) -> list[Trace]:
@@ -175,7 +175,7 @@ def _evaluate(
     """Scores the evaluation set in minibatches of at most ``EVALUATED``, so that memory does not grow with its size."""
     losses, scores, weights = [], [], []
     length, size = held_out.mask.shape
-    at_once = max(1, min(EVALUATED, STATES // (length * network.cell.hidden_size * network.cell.layers)))
+    at_once = max(1, min(EVALUATED, STATES // (length * network.cell.hidden_size * network.layers)))
     for start in range(0, size, at_once):
         part = slice(start, start + at_once)
         batch = Batch(held_out.inputs[:, part], held_out.targets[:, part], held_out.mask[:, part])
