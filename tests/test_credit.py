@@ -72,7 +72,7 @@ def test_credit_equals_untied_central_differences_of_the_steps_loss(cell: Cell, 
             continue
         batch, share = scored_only(case, s)
         reference = untied_differences(case.network, case.theta, batch)
-        part = per_step_gradients(trace_of_step(case.network, case.network, case.trace, rows[s]))
+        part = per_step_gradients(trace_of_step(case.network, case.trace, rows[s]))
         for name, expected in reference.items():
             assert relative_error(part[name], share * expected[: s + 1]) < 1e-7, (name, s)
         flat = np.concatenate([g.reshape(3, -1) for name, g in reference.items() if not name.endswith("y")], axis=1)

@@ -260,7 +260,7 @@ def test_the_bound_holds_beside_far_larger_direct_parts() -> None:
         theta = rng.normal(size=network.size)
         network.parameters(theta)["W_hh"][:] /= size
         far = replace(batch, targets=batch.targets * size)
-        Theory().measure(network.backward(theta, network.forward(theta, far)))
+        Theory().measure(network, network.backward(theta, network.forward(theta, far)))
 
 
 def spoiled(trace: Trace, what: str, t: int, factor: float) -> Trace:
