@@ -13,9 +13,12 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -31,11 +34,14 @@ from gradpath.core.losses import Loss
 from gradpath.core.network import Network
 from gradpath.core.tape import Batch
 from gradpath.core.trace import Trace
+from gradpath.engine.workspace import Workspace
 from gradpath.inits.uniform import Uniform
 from gradpath.schema.discovery import discover
 from gradpath.training.loop import Step
 
 INPUTS, OUTPUTS, SEQUENCES = 2, 3, 3
+UNREAD: Any = None
+"""The network, for instruments that read the trace alone."""
 DIVERGES = ["arm=rnn", "cell.activation=relu", "init=orthogonal", "init.gain=3", "optimizer=sgd", "optimizer.lr=1000"]
 """Overrides with which training blows up within 30 updates."""
 PATIENCE = 3600
@@ -95,10 +101,16 @@ class Case:
     network: Network
     theta: NDArray
     batch: Batch
+    executor: Executor | None = None
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        return self.network.workspace(executor=self.executor)
 
     @property
     def trace(self) -> Trace:
-        return self.network.backward(self.theta, self.network.forward(self.theta, self.batch))
+        tape = self.network.forward(self.theta, self.batch, self.workspace)
+        return self.network.backward(self.theta, tape, self.workspace)
 
 
 def make_case(
@@ -112,7 +124,7 @@ def make_case(
 ) -> Case:
     """A random case; ``every_step`` scores random positions of every step, otherwise the last step alone is scored."""
     rng = np.random.default_rng(seed)
-    network = Network(cell, INPUTS, OUTPUTS, loss)
+    network = Network(cell, INPUTS, OUTPUTS, loss, cell.layers, cell.initial_state)
     theta = Uniform(gain=1.5).draw(rng, network, np.float64)
     inputs = rng.normal(size=(steps, sequences, INPUTS))
     mask = np.zeros((steps, sequences), bool)

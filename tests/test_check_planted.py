@@ -14,15 +14,14 @@ from gradpath import gradient_check
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
 from gradpath.commands import compose
-from gradpath.core import bptt, scaled, theory, weight_gradients
+from gradpath.core import backward, bptt, scaled, theory, weight_gradients
 from gradpath.core.clipping import Clip
 from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
 from gradpath.core.trace import Gradient, Measurement, Trace
-from gradpath.core.weight_gradients import StepGradients
-from gradpath.engine import replay
+from gradpath.engine.workspace import Workspace
 from gradpath.gradient_check import Row, as_asked, past_the_band, place, small
-from gradpath.instruments import Instrument
+from gradpath.instruments import Instrument, param_grad_norm
 from gradpath.instruments import reach as reach_module
 from gradpath.instruments.clipping_ledger import ClippingLedger
 from gradpath.instruments.counterfactual import Counterfactual
@@ -180,7 +179,7 @@ def test_a_reading_that_is_wrong_in_training_alone(monkeypatch: Patch) -> None:
 
 
 def test_recorded_norms_times_1_1(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, StepGradients, "log10_norms", lambda norms, *_: norms + np.log10(1.1))
+    wrap(monkeypatch, param_grad_norm, "log10_norms", lambda norms, *_: norms + np.log10(1.1))
     found = {row.quantity: row for row in wrong(reads=("credit",))}
     assert found.keys() == {"param_grad_norm", *USERS["param_grad_norm"]}
     assert found["param_grad_norm"].t == 5, "the latest wrong timestep"
@@ -323,16 +322,16 @@ def test_seeds_side_by_side(monkeypatch: Patch) -> None:
 @pytest.mark.parametrize("layer", [0, 1])
 def test_an_error_in_one_layer_at_one_step_is_placed(layer: int, monkeypatch: Patch) -> None:
     """At t = 3 of one of two layers; from there it goes back to t = 1, and from the second layer down to the first."""
-    original, calls = bptt.backward, []
+    original, calls = backward.backward, []
 
-    def spoiled(cell, weights, tape, direct, arrives=None, truncate=False):
-        adjoint = original(cell, weights, tape, direct, arrives, truncate)
+    def spoiled(cell, weights, *given, **named):
+        adjoint = original(cell, weights, *given, **named)
         calls.append(None)
         if weights.x.shape[1] == (2 if layer == 0 else 4):
             adjoint.delta.array[:3] *= 1.01
         return adjoint
 
-    monkeypatch.setattr(bptt, "backward", spoiled)
+    monkeypatch.setattr(backward, "backward", spoiled)
     where = place(wrong("cell.layers=2"))
     assert calls
     assert where is not None
@@ -340,7 +339,7 @@ def test_an_error_in_one_layer_at_one_step_is_placed(layer: int, monkeypatch: Pa
 
 
 def test_the_latest_wrong_step_and_not_the_worst(monkeypatch: Patch) -> None:
-    original = bptt.backward
+    original = backward.backward
 
     def spoiled(*arguments, **named):
         adjoint = original(*arguments, **named)
@@ -348,7 +347,7 @@ def test_the_latest_wrong_step_and_not_the_worst(monkeypatch: Patch) -> None:
         adjoint.delta.array[3] *= 1.001
         return adjoint
 
-    monkeypatch.setattr(bptt, "backward", spoiled)
+    monkeypatch.setattr(backward, "backward", spoiled)
     where = place(wrong("cell=rnn"))
     assert where is not None
     assert where.t == 4
@@ -389,9 +388,8 @@ def test_a_loss_whose_gradient_is_of_the_sum(monkeypatch: Patch) -> None:
 def test_an_initial_state_that_is_ignored(monkeypatch: Patch) -> None:
     original = bptt.forward
 
-    def ignoring(cell, weights, inputs):
-        tape = original(replace(cell, initial_state=0.0), weights, inputs)
-        return tape
+    def ignoring(cell, *given):
+        return original(replace(cell, initial_state=0.0), *given)
 
     monkeypatch.setattr(bptt, "forward", ignoring)
     assert "step: gates and states" in names(wrong("cell.initial_state=0.4"))
@@ -428,32 +426,32 @@ def test_wide_layers_alone(monkeypatch: Patch) -> None:
 
 def test_the_second_half_alone(monkeypatch: Patch) -> None:
     """Of a minibatch that is cut at the full length, and at the length that is checked would not be."""
-    original = replay.Loops.each
+    original = Workspace.for_each
 
-    def each(self, work, parts):
+    def for_each(self, work, parts):
         original(self, lambda index, part: work(index, part) if not index else None, parts)
 
     experiment = composed(
         "cell=rnn", "task.length=1000", "train.batch_size=64", "cell.hidden_size=32", "train.threads=2"
     )
     assert not wrong_in([as_asked(experiment, Dtype.float64)])
-    monkeypatch.setattr(replay.Loops, "each", each)
+    monkeypatch.setattr(Workspace, "for_each", for_each)
     assert not wrong_in(small(experiment))
     assert wrong_in([as_asked(experiment, Dtype.float64)])
 
 
 def test_the_second_run_of_steps_alone(monkeypatch: Patch) -> None:
     """Slopes of a run of steps: of all but the last, which is the first to be computed."""
-    original = bptt._Way.windows
+    original = backward.BackwardSweep.step_views
 
-    def windows(self, start, stop, slopes):
+    def step_views(self, start, stop, slopes):
         if stop < len(self.delta):
             slopes = [slope * 1.001 for slope in slopes]
         return original(self, start, stop, slopes)
 
     experiment = composed("task.length=1000", "cell.hidden_size=16", "train.batch_size=32")
     assert not wrong_in([as_asked(experiment, Dtype.float64)])
-    monkeypatch.setattr(bptt._Way, "windows", windows)
+    monkeypatch.setattr(backward.BackwardSweep, "step_views", step_views)
     assert not wrong_in(small(experiment))
     assert "∂L/∂a" in names(wrong_in([as_asked(experiment, Dtype.float64)]))
 
@@ -461,21 +459,21 @@ def test_the_second_run_of_steps_alone(monkeypatch: Patch) -> None:
 @pytest.mark.parametrize("overrides", [["cell=rnn"], ["cell=lstm"], ["cell=gru"]])
 def test_rescaling(overrides: list[str], monkeypatch: Patch) -> None:
     """An exponent that is one too large once the adjoint has left its band."""
-    original = bptt._rescale
+    original = backward.renormalise
 
     def rescale(adjoint, exponent):
         before = exponent.copy()
         original(adjoint, exponent)
         exponent += exponent != before
 
-    monkeypatch.setattr(bptt, "_rescale", rescale)
+    monkeypatch.setattr(backward, "renormalise", rescale)
     experiment = composed(*overrides)
     assert not wrong_in(small(experiment))
     assert {"∂L/∂H", "state_grad_norm"} <= names(wrong_in(past_the_band(experiment, Dtype.float64)))
 
 
 def test_sums_under_several_exponents(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, weight_gradients, "_scales", lambda scale, *_: scale * 2)
+    wrap(monkeypatch, weight_gradients, "_row_scales", lambda scale, *_: scale * 2)
     experiment = composed("cell=lstm")
     assert not wrong_in(small(experiment))
     assert "Σ_t ∂L/∂θ_t, each parameter" in names(wrong_in(past_the_band(experiment, Dtype.float32)))

@@ -77,7 +77,7 @@ def test_the_surface_is_the_scalar_recursion() -> None:
 
 def test_the_surface_in_several_passes_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run("train.steps=0")[0].measurements["loss_surface"].values
-    monkeypatch.setattr("gradpath.instruments.loss_surface.AT_ONCE", 50 * 10)
+    monkeypatch.setattr("gradpath.instruments.loss_surface.CHUNK_ELEMENTS", 50 * 10)
     assert run("train.steps=0")[0].measurements["loss_surface"].values.tobytes() == whole.tobytes()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from conftest import DIVERGES, make_case
+from conftest import DIVERGES, UNREAD, make_case
 from gradpath.cells.rnn import RNN
 from gradpath.commands import compose, report
 from gradpath.commands.execute import execute
@@ -31,7 +31,7 @@ def read(values: NDArray, clip: Clip, exponent: int = 0, **thresholds: float) ->
     gradient = Gradient(scaled, float(scaled.log10_norm()), {})
     applied, scale = clip.apply(gradient)
     trace: Trace = replace(BASE.trace, gradient=gradient, clip_scale=scale, applied=applied)
-    measured = ClippingLedger(**thresholds).measure(trace)
+    measured = ClippingLedger(**thresholds).measure(UNREAD, trace)
     assert measured.names == NAMES
     return dict(zip(measured.names, measured.values.tolist(), strict=True))
 
@@ -133,7 +133,7 @@ def test_a_step_that_is_not_finite_is_counted_apart(values: list[float], clip: C
 
 
 def test_outside_training_the_gradient_is_its_own_applied_one() -> None:
-    measured = ClippingLedger().measure(BASE.trace)
+    measured = ClippingLedger().measure(UNREAD, BASE.trace)
     row = dict(zip(measured.names, measured.values.tolist(), strict=True))
     assert row["log10_applied_norm"] == pytest.approx(row["log10_raw_norm"], abs=1e-14)
     assert row["engaged"] == 0

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mpmath import mpf
 
+from conftest import UNREAD, Case
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
@@ -14,7 +15,6 @@ from gradpath.core.activations import Activation, activate, complement, derivati
 from gradpath.core.cell import Cell
 from gradpath.core.losses import Loss
 from gradpath.core.network import Network
-from gradpath.core.trace import Trace
 from gradpath.inits.gaussian import Gaussian
 from gradpath.instruments.gate_activation import GateActivation
 from gradpath.instruments.param_grad_norm import ParamGradNorm
@@ -98,7 +98,7 @@ def test_a_relu_that_has_blown_up_is_not_shown_as_one_that_is_off() -> None:
     theta = np.full(network.size, 1e38, np.float32)
     network.parameters(theta)["W_hh"][1] = -1e38  # ∞ − ∞ in the second step
     batch = Adding(length=6).sample(np.random.default_rng(0), 2).astype(np.float32)
-    read = GateActivation().measure(run(network, theta, batch))
+    read = GateActivation().measure(network, run(network, theta, batch))
     assert np.isnan(read.values[-1, read.names.index("phi_prime/mean")])
 
 
@@ -164,9 +164,9 @@ CELLS = {
 }
 
 
-def closed(cell: Cell, biases: str, value: float, dtype: type, alone: bool = False) -> Trace:
+def closed(cell: Cell, biases: str, value: float, dtype: type, alone: bool = False) -> Case:
     """A network with some biases held at ``value``; if ``alone``, W_·h = 0 and the carousel is all there is."""
-    network = Network(cell, 2, 1, Loss.squared_error)
+    network = Network(cell, 2, 1, Loss.squared_error, cell.layers, cell.initial_state)
     theta = Gaussian(gain=0.7).draw(np.random.default_rng(1), network, dtype)
     for name, parameter in network.parameters(theta).items():
         if name in biases.split():
@@ -174,19 +174,23 @@ def closed(cell: Cell, biases: str, value: float, dtype: type, alone: bool = Fal
         elif alone and name.startswith("W_") and name.endswith("h"):
             parameter[:] = 0
     steps = 12 if alone else 4
-    return run(network, theta, Adding(length=steps).sample(np.random.default_rng(2), 2).astype(dtype))
+    return Case(network, theta, Adding(length=steps).sample(np.random.default_rng(2), 2).astype(dtype))
 
 
-def assert_right(trace: Trace, reference, dtype: type) -> None:
+def assert_right(case: Case, reference, dtype: type) -> None:
     """Every norm at every lag; and ∂L/∂θ itself where float64 can hold a product of two of its factors."""
     mpmath.mp.dps = DIGITS
+    trace = run(case.network, case.theta, case.batch)
     tape = trace.tape
-    p = {k: to_mp(v) for k, v in tape.network.parameters(tape.theta.astype(np.float64)).items()}
+    p = {k: to_mp(v) for k, v in case.network.parameters(tape.theta.astype(np.float64)).items()}
     x = [to_mp(row) for row in tape.batch.inputs.astype(np.float64)]
     gradients, states = reference(p, x, to_mp(tape.batch.targets[-1].astype(np.float64)))
     tolerance = TOLERANCE[dtype] / np.log(10)
     expected = {name: [log10_norm(g) for g in values] for name, values in gradients.items()}
-    for read, norms in ((ParamGradNorm().measure(trace), expected), (StateGradNorm().measure(trace), states)):
+    for read, norms in (
+        (ParamGradNorm().measure(UNREAD, trace), expected),
+        (StateGradNorm().measure(UNREAD, trace), states),
+    ):
         for name, values in norms.items():
             found = read.values[::-1, read.names.index(name)]
             assert (np.isneginf(found) == np.isneginf(values)).all(), name
@@ -226,7 +230,10 @@ def test_only_who_needs_float64_gets_it_and_a_neighbours_bits_do_not_change() ->
     assert [trace.tape.theta.dtype for trace in together] == [np.float32, np.float64, np.float32]
     for theta, batch, trace in zip(thetas, batches, together, strict=True):
         alone = run(network, theta, batch)
-        assert ParamGradNorm().measure(alone).values.tobytes() == ParamGradNorm().measure(trace).values.tobytes()
+        assert (
+            ParamGradNorm().measure(network, alone).values.tobytes()
+            == ParamGradNorm().measure(network, trace).values.tobytes()
+        )
         assert alone.gradient.scaled.array.tobytes() == trace.gradient.scaled.array.tobytes()
         assert network.state_adjoints(theta, network.forward(theta, batch))["C"].array.tobytes() == (
             trace.states["C"].array.tobytes()

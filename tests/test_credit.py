@@ -64,7 +64,7 @@ def scored_only(case: Case, s: int) -> tuple[Batch, float]:
 def test_credit_equals_untied_central_differences_of_the_steps_loss(cell: Cell, loss: Loss) -> None:
     case = make_case(cell, loss, 3, every_step=True)
     assert len({int(n) for n in case.batch.mask.sum(axis=1)}) > 1, "unequal numbers of scored sequences are the point"
-    found = block(Credit().measure(case.trace), "credit")
+    found = block(Credit().measure(case.network, case.trace), "credit")
     rows = {int(s): row for row, s in enumerate(case.trace.tape.scored)}
     for s in range(3):
         if s not in rows:
@@ -72,7 +72,7 @@ def test_credit_equals_untied_central_differences_of_the_steps_loss(cell: Cell, 
             continue
         batch, share = scored_only(case, s)
         reference = untied_differences(case.network, case.theta, batch)
-        part = per_step_gradients(trace_of_step(case.trace, rows[s]))
+        part = per_step_gradients(trace_of_step(case.network, case.trace, rows[s]))
         for name, expected in reference.items():
             assert relative_error(part[name], share * expected[: s + 1]) < 1e-7, (name, s)
         flat = np.concatenate([g.reshape(3, -1) for name, g in reference.items() if not name.endswith("y")], axis=1)
@@ -82,8 +82,9 @@ def test_credit_equals_untied_central_differences_of_the_steps_loss(cell: Cell, 
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.pairwise
 def test_the_parts_add_up_to_the_whole(cell: Cell, loss: Loss, every_step: bool) -> None:
-    trace = make_case(cell, loss, 5, every_step).trace
-    parts = [trace_of_step(trace, row) for row in range(len(trace.tape.scored))]
+    case = make_case(cell, loss, 5, every_step)
+    trace = case.trace
+    parts = [trace_of_step(case.network, trace, row) for row in range(len(trace.tape.scored))]
     assert sum(part.tape.loss for part in parts) == pytest.approx(trace.tape.loss, rel=1e-13)
     whole = vectors(trace)
     total = np.zeros_like(whole)
@@ -99,7 +100,7 @@ def test_the_loss_of_a_step_does_not_reach_what_comes_after_it(cell: Cell) -> No
     mask[2] = False
     batch = Batch(case.batch.inputs, case.batch.targets, mask)
     trace = case.network.backward(case.theta, case.network.forward(case.theta, batch))
-    found = block(Credit().measure(trace), "credit")
+    found = block(Credit().measure(case.network, trace), "credit")
     reaches = np.tri(6, dtype=bool).T
     reaches[:, 2] = False
     assert (np.isfinite(found) == reaches).all()
@@ -107,8 +108,9 @@ def test_the_loss_of_a_step_does_not_reach_what_comes_after_it(cell: Cell) -> No
 
 
 def test_alignment_equals_the_cosines_of_naive_vectors(cell: Cell, every_step: bool) -> None:
-    trace = make_case(cell, Loss.cross_entropy, 6, every_step).trace
-    read = Credit().measure(trace)
+    case = make_case(cell, Loss.cross_entropy, 6, every_step)
+    trace = case.trace
+    read = Credit().measure(case.network, trace)
     found, norms, naive = block(read, "alignment"), read.values[:, -1], vectors(trace)
     with np.errstate(divide="ignore", invalid="ignore"):
         np.testing.assert_allclose(norms, np.log10(np.linalg.norm(naive, axis=1)), rtol=1e-12, atol=1e-12)
@@ -129,21 +131,20 @@ def test_alignment_and_norms_add_up_to_the_squared_norm_of_the_gradient(cell: Ce
     trace = case.trace
     total = case.network.parameters(trace.gradient.scaled.plain())
     expected = sum(float(np.sum(g**2)) for name, g in total.items() if not name.endswith("y"))
-    assert squared_norm(Credit().measure(trace)) == pytest.approx(expected, rel=1e-12)
+    assert squared_norm(Credit().measure(case.network, trace)) == pytest.approx(expected, rel=1e-12)
 
 
-def fading(cell: Cell) -> Trace:
+def fading(cell: Cell) -> Case:
     """A small Gaussian network on random inputs: far more than 308 decades lost over 500 steps."""
-    network = Network(cell, 2, 1, Loss.squared_error)
+    network = Network(cell, 2, 1, Loss.squared_error, cell.layers, cell.initial_state)
     rng = np.random.default_rng(1)
     theta = Gaussian(gain=0.05).draw(rng, network, np.float64)
     mask = np.zeros((500, 2), bool)
     mask[-1] = True
-    batch = Batch(rng.normal(size=(500, 2, 2)), np.ones((500, 2, 1)), mask)
-    return network.backward(theta, network.forward(theta, batch))
+    return Case(network, theta, Batch(rng.normal(size=(500, 2, 2)), np.ones((500, 2, 1)), mask))
 
 
-def at_rest(gain: float, length: int, scored: NDArray, activation: Activation = Activation.tanh) -> Trace:
+def at_rest(gain: float, length: int, scored: NDArray, activation: Activation = Activation.tanh) -> Case:
     """An RNN whose adjoint is permuted and multiplied by ``gain`` at each step: tanh at H = 0, or relu with H > 0."""
     network = Network(RNN(4, activation=activation), 1, 2, Loss.squared_error)
     rng = np.random.default_rng(0)
@@ -153,18 +154,18 @@ def at_rest(gain: float, length: int, scored: NDArray, activation: Activation = 
     named["b_h"][:] = 0.0 if activation is Activation.tanh else 1.0
     mask = np.zeros((length, 3), bool)
     mask[scored] = True
-    batch = Batch(np.zeros((length, 3, 1)), rng.normal(size=(length, 3, 2)), mask)
-    return network.backward(theta, network.forward(theta, batch))
+    return Case(network, theta, Batch(np.zeros((length, 3, 1)), rng.normal(size=(length, 3, 2)), mask))
 
 
 @pytest.mark.parametrize(
-    "trace",
+    "case",
     [fading(RNN(3)), fading(RNN(3, layers=2)), at_rest(5.0, 500, np.array([499]))],
     ids=["falls", "falls in a stack", "rises"],
 )
-def test_alignment_over_more_decades_than_float64_has(trace: Trace) -> None:
+def test_alignment_over_more_decades_than_float64_has(case: Case) -> None:
     """The identity holds for the whole sum, and for that of the hundred farthest steps."""
-    read = Credit(max_steps=500).measure(trace)
+    trace = case.trace
+    read = Credit(max_steps=500).measure(case.network, trace)
     cosines, norms = block(read, "alignment"), read.values[:, -1]
     assert np.isfinite(norms).all()
     assert np.ptp(norms) > 308
@@ -187,29 +188,31 @@ def log10_norm_of_sum(trace: Trace, rows: slice) -> float:
 
 
 def test_gradients_formed_a_column_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    trace = make_case(LSTM(5, layers=2), Loss.squared_error, 7, every_step=True).trace
-    whole = Credit().measure(trace).values
+    case = make_case(LSTM(5, layers=2), Loss.squared_error, 7, every_step=True)
+    trace = case.trace
+    whole = Credit().measure(case.network, trace).values
     formed = []
     original = credit._flat
     monkeypatch.setattr(credit, "_flat", lambda step, size: formed.append(step.array.size) or original(step, size))
-    monkeypatch.setattr(credit, "BUDGET", 1)
-    np.testing.assert_allclose(Credit().measure(trace).values, whole, rtol=1e-13, atol=1e-14)
+    monkeypatch.setattr(credit, "CHUNK_ELEMENTS", 1)
+    np.testing.assert_allclose(Credit().measure(case.network, trace).values, whole, rtol=1e-13, atol=1e-14)
     assert max(formed) == 7 * 4 * 5, "T·n·H numbers, one column of the input"
 
 
 def test_beyond_max_steps_evenly_spaced_columns_remain() -> None:
-    trace = make_case(LSTM(3), Loss.squared_error, 9, every_step=True).trace
-    whole, some = Credit().measure(trace), Credit(max_steps=5).measure(trace)
+    case = make_case(LSTM(3), Loss.squared_error, 9, every_step=True)
+    trace = case.trace
+    whole, some = Credit().measure(case.network, trace), Credit(max_steps=5).measure(case.network, trace)
     names = [f"{kind}/{s}" for kind in ("credit", "alignment") for s in (1, 3, 5, 7, 9)] + ["norm"]
     assert list(some.names) == names
     columns = whole.values[:, [whole.names.index(name) for name in names]]
     np.testing.assert_allclose(some.values, columns, rtol=1e-14, atol=1e-15)
-    assert Credit(max_steps=1).measure(trace).names == ("credit/9", "alignment/9", "norm")
+    assert Credit(max_steps=1).measure(case.network, trace).names == ("credit/9", "alignment/9", "norm")
 
 
 def test_the_names_do_not_depend_on_what_a_minibatch_scores() -> None:
-    one, two = (make_case(RNN(2), Loss.squared_error, 6, every).trace for every in (False, True))
-    assert Credit().measure(one).names == Credit().measure(two).names
+    one, two = (make_case(RNN(2), Loss.squared_error, 6, every) for every in (False, True))
+    assert Credit().measure(one.network, one.trace).names == Credit().measure(two.network, two.trace).names
 
 
 @pytest.mark.parametrize("gain", [0.3, 0.8, 0.95])
@@ -217,20 +220,22 @@ def test_the_names_do_not_depend_on_what_a_minibatch_scores() -> None:
 @pytest.mark.parametrize("activation", [Activation.tanh, Activation.relu])
 def test_reach_of_an_exponential_is_its_time_constant(gain: float, scored: list[int], activation: Activation) -> None:
     """Whatever else is scored: the last scored step's loss alone is followed."""
-    read = Reach().measure(at_rest(gain, 60, np.array(scored), activation))
+    case = at_rest(gain, 60, np.array(scored), activation)
+    read = Reach().measure(case.network, case.trace)
     assert read.names == ("reach", "reach_censored", "decades_lost")
     assert read.values == pytest.approx([-1 / np.log(gain), 0, -max(scored) * np.log10(gain)], rel=1e-12)
 
 
 @pytest.mark.parametrize(("gain", "length", "scored"), [(1.0, 30, [29]), (0.99, 30, [5, 20]), (0.1, 1, [0])])
 def test_a_reach_beyond_the_sequence_is_censored_at_its_largest_lag(gain: float, length: int, scored: list) -> None:
-    assert Reach().measure(at_rest(gain, length, np.array(scored))).values[:2].tolist() == [scored[-1], 1]
+    case = at_rest(gain, length, np.array(scored))
+    assert Reach().measure(case.network, case.trace).values[:2].tolist() == [scored[-1], 1]
 
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_reach_of_a_carousel_alone_is_that_of_its_forget_gate(layers: int) -> None:
     """Without recurrent weights δC_{t−1} = F ∘ δC_t. The loss of size from H to C would shorten the reach of both."""
-    network = Network(LSTM(3, layers=layers), 2, 3, Loss.squared_error)
+    network = Network(LSTM(3), 2, 3, Loss.squared_error, layers=layers)
     theta = np.random.default_rng(0).normal(size=network.size)
     for name, value in network.parameters(theta).items():
         if not name.endswith("y"):
@@ -238,9 +243,9 @@ def test_reach_of_a_carousel_alone_is_that_of_its_forget_gate(layers: int) -> No
     batch = make_case(LSTM(3), Loss.squared_error, 80, every_step=True).batch
     trace = network.backward(theta, network.forward(theta, batch))
     constant = 1 / np.log1p(np.exp(-3))
-    assert Reach().measure(trace).values[:2] == pytest.approx([constant, 0], rel=1e-10)
-    states = trace_of_step(trace, len(trace.tape.scored) - 1).states
-    top = [states[network.cell.prefix(layers - 1) + name].aligned_by_step.log10_norm() for name in "HC"]
+    assert Reach().measure(network, trace).values[:2] == pytest.approx([constant, 0], rel=1e-10)
+    states = trace_of_step(network, trace, len(trace.tape.scored) - 1).states
+    top = [states[network.prefix(layers - 1) + name].aligned_by_step.log10_norm() for name in "HC"]
     both, _ = reach(np.log10(np.hypot(*np.power(10, top)))[::-1])
     assert both == pytest.approx((1 - np.log(5) / 2) * constant, rel=1e-10)
 

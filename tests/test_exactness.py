@@ -5,18 +5,20 @@ import numpy as np
 import pytest
 from mpmath import mpf
 
-from conftest import cell_id, cells, make_case
+from conftest import UNREAD, cell_id, cells, make_case
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
-from gradpath.core import bptt
+from gradpath.core import backward as backward_module
 from gradpath.core.activations import Activation
+from gradpath.core.backward import backward
 from gradpath.core.cell import Cell
 from gradpath.core.clipping import Clip
 from gradpath.core.losses import Loss
 from gradpath.core.network import Network
 from gradpath.core.tape import Batch
 from gradpath.core.trace import Trace
+from gradpath.engine.workspace import Workspace
 from gradpath.inits.gaussian import Gaussian
 from gradpath.inits.uniform import Uniform
 from gradpath.instruments.grad_norm import GradNorm
@@ -36,7 +38,7 @@ def run(network: Network, theta: np.ndarray, batch: Batch) -> Trace:
 
 def linear_rnn(factor: float, steps: int, dtype: type, layers: int = 1, every_step: bool = False) -> Trace:
     """A tanh RNN at rest (H = 0, φ′ = 1) whose adjoint is multiplied by ``factor`` at each step, exactly."""
-    network = Network(RNN(hidden_size=3, layers=layers), 1, 2, Loss.squared_error)
+    network = Network(RNN(hidden_size=3), 1, 2, Loss.squared_error, layers=layers)
     theta = np.zeros(network.size)
     for name, value in network.parameters(theta).items():
         if name.endswith("W_hh"):
@@ -55,14 +57,14 @@ def linear_rnn(factor: float, steps: int, dtype: type, layers: int = 1, every_st
 @pytest.mark.parametrize("factor", [0.3, 1 / 0.3])
 def test_523_decades_over_a_thousand_steps_on_a_straight_line(factor: float, dtype: type) -> None:
     trace = linear_rnn(factor, 1001, dtype)
-    read = StateGradNorm().measure(trace)
+    read = StateGradNorm().measure(UNREAD, trace)
     curve = read.values[::-1, read.names.index("H")]
     slope = np.log10(float(dtype(factor)))
     np.testing.assert_allclose(
         curve, curve[0] + slope * np.arange(1001), rtol=0, atol=1e-3 if dtype is np.float32 else 1e-9
     )
     assert abs(curve[-1] - curve[0]) == pytest.approx(522.88, abs=0.01)
-    bias = ParamGradNorm().measure(trace)
+    bias = ParamGradNorm().measure(UNREAD, trace)
     assert np.isfinite(bias.values[:, bias.names.index("b_h")]).all()
     assert np.isneginf(bias.values[:, bias.names.index("W_xh")]).all(), "the input is 0: a true zero at every step"
 
@@ -71,7 +73,7 @@ def test_523_decades_over_a_thousand_steps_on_a_straight_line(factor: float, dty
 @pytest.mark.parametrize("factor", [0.3, 1 / 0.3])
 def test_per_step_losses_and_stacks_neither_under_nor_overflow(factor: float, dtype: type) -> None:
     trace = linear_rnn(factor, 600, dtype, layers=2, every_step=True)
-    read = StateGradNorm().measure(trace)
+    read = StateGradNorm().measure(UNREAD, trace)
     for state in ("layer1/H", "layer2/H"):
         assert np.isfinite(read.values[:, read.names.index(state)]).all()
     # With a loss at every step the top layer's adjoint is the geometric series Σ_k factor^k, times one step's gradient.
@@ -94,7 +96,7 @@ def test_bit_identical_to_the_plain_recursion_where_that_stays_in_range(
     theta = (case.theta * dtype(0.6)).astype(dtype)
     scaled = run(case.network, theta, case.batch)
     rescaled = any(np.ptp(factor.delta.exponent) for factor in scaled.factors)
-    monkeypatch.setattr(bptt, "_rescale", lambda adjoint, exponent: None)
+    monkeypatch.setattr(backward_module, "renormalise", lambda adjoint, exponent: None)
     plain = run(case.network, theta, case.batch)
     assert not any(np.ptp(factor.delta.exponent) for factor in plain.factors)
     smallest = min(np.abs(f.delta.array[f.delta.array != 0]).min(initial=1) for f in plain.factors)
@@ -105,9 +107,12 @@ def test_bit_identical_to_the_plain_recursion_where_that_stays_in_range(
         assert one.delta.plain().tobytes() == two.delta.plain().tobytes()
     assert scaled.gradient.scaled.plain().tobytes() == plain.gradient.scaled.plain().tobytes()
     for instrument in (StateGradNorm(), GradNorm()):
-        assert instrument.measure(scaled).values.tobytes() == instrument.measure(plain).values.tobytes()
+        assert (
+            instrument.measure(case.network, scaled).values.tobytes()
+            == instrument.measure(case.network, plain).values.tobytes()
+        )
     # Squares that leave the range of the type are taken in float64, on the one side and not on the other.
-    both = [ParamGradNorm().measure(trace).values for trace in (scaled, plain)]
+    both = [ParamGradNorm().measure(case.network, trace).values for trace in (scaled, plain)]
     np.testing.assert_allclose(*both, rtol=0, atol=TOLERANCE[dtype] / np.log(10))
 
 
@@ -181,7 +186,7 @@ def lstm_reference(p, x, y):
 
 
 def tiny(cell: Cell, gain: float, steps: int, dtype: type) -> tuple[Network, np.ndarray, Batch]:
-    network = Network(cell, 2, 1, Loss.squared_error)
+    network = Network(cell, 2, 1, Loss.squared_error, cell.layers, cell.initial_state)
     theta = Gaussian(gain=gain).draw(np.random.default_rng(1), network, dtype)
     return network, theta, Adding(length=steps).sample(np.random.default_rng(2), 2).astype(dtype)
 
@@ -194,7 +199,7 @@ def test_norms_equal_arbitrary_precision_over_500_steps(cell: Cell, gain: float,
     network, theta, batch = tiny(cell, gain, 500, dtype)
     gradients, states = reference(network, theta, batch)
     trace = run(network, theta, batch)
-    parameters, adjoints = ParamGradNorm().measure(trace), StateGradNorm().measure(trace)
+    parameters, adjoints = ParamGradNorm().measure(network, trace), StateGradNorm().measure(network, trace)
     tolerance = TOLERANCE[dtype] / np.log(10)
     lowest = 0.0
     for read, expected in (
@@ -255,7 +260,7 @@ def exact_norms(trace: Trace) -> dict[str, list[float]]:
 
 
 def assert_norms_exact(trace: Trace, dtype: type) -> None:
-    read, expected = ParamGradNorm().measure(trace), exact_norms(trace)
+    read, expected = ParamGradNorm().measure(UNREAD, trace), exact_norms(trace)
     for name, values in expected.items():
         found = read.values[:, read.names.index(name)]
         assert not np.isnan(found).any()
@@ -271,7 +276,7 @@ def adversarial(kind: str, cell: Cell, dtype: type) -> Trace:
     sequences, steps = {"B = 1": (1, 9), "B >> H": (40, 4), "H >> B": (2, 4)}.get(kind, (4, 9))
     if kind == "H >> B":
         cell = type(cell)(hidden_size=24)
-    network = Network(cell, 2, 2, Loss.squared_error)
+    network = Network(cell, 2, 2, Loss.squared_error, cell.layers, cell.initial_state)
     theta = Uniform(gain=1.5).draw(rng, network, np.float64)
     inputs, targets = rng.normal(size=(steps, sequences, 2)), rng.normal(size=(steps, sequences, 2))
     mask = np.zeros((steps, sequences), bool)
@@ -327,11 +332,11 @@ def test_dead_relu_units_are_true_zeros(dtype: type) -> None:
     theta = Uniform().draw(np.random.default_rng(0), network, dtype)
     network.parameters(theta)["b_h"][:] = -100
     trace = run(network, theta, Adding(length=8).sample(np.random.default_rng(0), 3).astype(dtype))
-    read = ParamGradNorm().measure(trace)
+    read = ParamGradNorm().measure(network, trace)
     for name in ("W_xh", "W_hh", "b_h", "W_hy"):
         assert np.isneginf(read.values[:, read.names.index(name)]).all(), name
     assert np.isfinite(read.values[-1, read.names.index("b_y")])
-    assert GradNorm().measure(trace).values[-1] > -10
+    assert GradNorm().measure(network, trace).values[-1] > -10
 
 
 def test_a_squared_norm_below_float64_is_not_a_false_zero() -> None:
@@ -356,9 +361,9 @@ def test_a_sequence_that_vanishes_beside_another_is_kept() -> None:
     direct[-1, 1] *= 2.0**-600
     from gradpath.core.scaled import Scaled
 
-    weights, tape = next(network.layers(theta[None])), trace.tape.layers[0].alone()
+    weights, tape = next(network.layer_weights(theta[None])), trace.tape.layers[0].alone()
     received = Scaled(direct[:, None], trace.direct["H"].exponent[:, None])
-    adjoint = bptt.backward(network.cell, weights, tape, received).states["H"].seed(0)
+    adjoint = backward(network.cell, weights, tape, received, workspace=Workspace()).states["H"].seed(0)
     first, second = (adjoint.array[0, b] for b in range(2))
     powers = adjoint.exponent[0]
     np.testing.assert_allclose(first * 2.0 ** (powers[0] - powers[1] - 600), second, rtol=1e-12)
@@ -423,7 +428,7 @@ def test_the_summed_gradient_has_no_false_zero_where_one_small_step_is_all_there
     inputs, mask = np.zeros((steps, 1, 1)), np.zeros((steps, 1), bool)
     inputs[0], mask[-1] = 1, True
     trace = run(network, theta, Batch(inputs, np.zeros((steps, 1, 1)), mask).astype(dtype))
-    read = ParamGradNorm().measure(trace)
+    read = ParamGradNorm().measure(network, trace)
     at_first = read.values[0, read.names.index("W_xh")]
     assert np.isfinite(at_first)
     assert trace.gradient.by_parameter["W_xh"] == pytest.approx(at_first, abs=1e-5)
@@ -436,9 +441,9 @@ def test_a_saturated_network_is_measured_and_not_a_true_zero(dtype: type) -> Non
     network.parameters(theta)["b_h"][:] = 15
     gradients, states = reference(network, theta, batch)
     trace = run(network, theta, batch)
-    read = StateGradNorm().measure(trace)
+    read = StateGradNorm().measure(network, trace)
     np.testing.assert_allclose(read.values[::-1, read.names.index("H")], states["H"], rtol=0, atol=1e-3)
-    parameters = ParamGradNorm().measure(trace)
+    parameters = ParamGradNorm().measure(network, trace)
     expected = [log10_norm(g) for g in gradients["b_h"]]
     np.testing.assert_allclose(parameters.values[::-1, parameters.names.index("b_h")], expected, rtol=0, atol=1e-3)
     assert min(expected) < -300

@@ -58,8 +58,8 @@ def test_sum_over_time_is_the_gradient(case: Case) -> None:
 @pytest.mark.pairwise
 def test_instruments_equal_a_naive_computation(case: Case) -> None:
     trace = case.trace
-    read = ParamGradNorm().measure(trace)
-    norms = GradNorm().measure(trace)
+    read = ParamGradNorm().measure(case.network, trace)
+    norms = GradNorm().measure(case.network, trace)
     with np.errstate(divide="ignore"):
         for name, steps in per_step_gradients(trace).items():
             naive = np.log10([np.linalg.norm(step) for step in steps])
@@ -78,7 +78,7 @@ def test_total_state_derivatives_equal_central_differences(case: Case) -> None:
     cell, steps = case.network.cell, len(batch.mask)
     for layer in range(cell.layers):
         for row, state in enumerate(cell.states):
-            found = trace.states[case.network.cell.prefix(layer) + state].plain()
+            found = trace.states[case.network.prefix(layer) + state].plain()
             for t in {0, steps // 2, steps - 1}:
                 reference = np.zeros_like(found[t])
                 for index in np.ndindex(reference.shape):
@@ -96,7 +96,7 @@ def _loss_with_state_moved(case: Case, layer: int, row: int, at: int, index: tup
     """
     cell, network = case.network.cell, case.network
     below = case.batch.inputs
-    for k, weights in enumerate(network.layers(case.theta)):
+    for k, weights in enumerate(network.layer_weights(case.theta)):
         states = [np.zeros((below.shape[1], cell.hidden_size)) for _ in cell.states]
         states[0] += cell.initial_state
         outputs = []
@@ -127,7 +127,7 @@ def test_direct_derivative_of_a_last_step_loss_is_zero_before_the_end() -> None:
     assert not direct[:-1].any()
     assert direct[-1].any()
     assert all(total[t].any() for t in range(6))
-    read = StateGradNorm().measure(trace)
+    read = StateGradNorm().measure(case.network, trace)
     assert np.isneginf(read.values[:-1, read.names.index("direct/H")]).all()
     assert np.isfinite(read.values[:, read.names.index("H")]).all()
 

@@ -21,21 +21,20 @@ from gradpath.core.jacobians import adjoint_qr, lyapunov_exponents, step_jacobia
 from gradpath.core.losses import Loss
 from gradpath.core.network import Network
 from gradpath.core.tape import Batch, Tape
-from gradpath.core.trace import Trace
 from gradpath.inits.uniform import Uniform
 from gradpath.instruments.jacobian_log_singular_values import JacobianLogSingularValues
 from gradpath.instruments.lyapunov_spectrum import LyapunovSpectrum
 
 
-def jacobians(tape: Tape, layer: int = 0, sequence: int = 0) -> NDArray:
+def jacobians(case: Case, layer: int = 0, sequence: int = 0) -> NDArray:
     """J_1 … J_T (T, n, n) in the order of time."""
-    return np.stack(list(step_jacobians(tape, layer, sequence)))[::-1]
+    return np.stack(list(step_jacobians(case.network, case.trace.tape, layer, sequence)))[::-1]
 
 
 def textbook_jacobian(case: Case, tape: Tape, layer: int, sequence: int, t: int) -> NDArray:
     """∂s_t/∂s_{t-1} by central differences of one step; with a truncated cell the pre-activations do not move."""
     cell = case.network.cell
-    weights = list(case.network.layers(case.theta))[layer]
+    weights = list(case.network.layer_weights(case.theta))[layer]
     rows = tape.layers[layer]
     start = np.stack([rows.states[name][t, sequence] for name in cell.states])
     relu = getattr(cell, "activation", None) is Activation.relu
@@ -65,17 +64,17 @@ def test_jacobians_equal_central_differences_of_the_step(cell: Cell) -> None:
     tape = case.trace.tape
     for layer in range(cell.layers):
         for sequence in (0, 2):
-            found = jacobians(tape, layer, sequence)
+            found = jacobians(case, layer, sequence)
             for t in range(4):
                 expected = textbook_jacobian(case, tape, layer, sequence, t)
                 assert relative_error(found[t], expected) < 1e-8, (layer, sequence, t)
 
 
 def test_a_long_sequence_in_several_runs_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    tape = make_case(LSTM(3), Loss.squared_error, 50, every_step=False).trace.tape
-    whole = jacobians(tape)
-    monkeypatch.setattr("gradpath.core.jacobians.RUN", 7 * 6 * 3 * 4)
-    np.testing.assert_array_equal(jacobians(tape), whole)
+    case = make_case(LSTM(3), Loss.squared_error, 50, every_step=False)
+    whole = jacobians(case)
+    monkeypatch.setattr("gradpath.core.jacobians.CHUNK_ELEMENTS", 7 * 6 * 3 * 4)
+    np.testing.assert_array_equal(jacobians(case), whole)
 
 
 @pytest.mark.parametrize(
@@ -83,12 +82,13 @@ def test_a_long_sequence_in_several_runs_is_the_same(monkeypatch: pytest.MonkeyP
 )
 def test_the_product_of_jacobians_carries_the_adjoint(cell: Cell) -> None:
     """p_{t-1} = p_t J_t from p_T = ∂L/∂H_T. The trace's total ∂L/∂C_t also has what reaches the loss through H_t."""
-    trace = make_case(cell, Loss.squared_error, 8, every_step=False).trace
+    case = make_case(cell, Loss.squared_error, 8, every_step=False)
+    trace = case.trace
     for sequence in range(3):
         adjoint = np.zeros(len(cell.states) * 4)
         adjoint[:4] = trace.states["H"].plain()[-1, sequence]
         to_carrier = np.broadcast_to(cell.to_carrier(trace.tape.layers[0]), (8, 3, 4))
-        for t, jacobian in zip(range(7, 0, -1), step_jacobians(trace.tape, 0, sequence), strict=False):
+        for t, jacobian in zip(range(7, 0, -1), step_jacobians(case.network, trace.tape, 0, sequence), strict=False):
             adjoint = adjoint @ jacobian
             np.testing.assert_allclose(adjoint[:4], trace.states["H"].plain()[t - 1, sequence], rtol=1e-12, atol=1e-17)
             if "C" in cell.states:
@@ -168,7 +168,7 @@ def scored_last(network: Network, inputs: NDArray) -> Batch:
 def run(cell: Cell, steps: int, gain: float = 1.0, recurrent: float = 1.0, seed: int = 0) -> Case:
     """A network on noise, its recurrent weights multiplied by ``recurrent``."""
     rng = np.random.default_rng(seed)
-    network = Network(cell, 2, 1, Loss.squared_error)
+    network = Network(cell, 2, 1, Loss.squared_error, cell.layers, cell.initial_state)
     theta = Uniform(gain=gain).draw(rng, network, np.float64)
     for name, value in network.parameters(theta).items():
         if name[0] == "W" and name[-1] == "h":
@@ -176,8 +176,8 @@ def run(cell: Cell, steps: int, gain: float = 1.0, recurrent: float = 1.0, seed:
     return Case(network, theta, scored_last(network, rng.normal(size=(steps, 2, 2))))
 
 
-def exponents(tape: Tape, warm_up: int = 0) -> NDArray:
-    return lyapunov_exponents(adjoint_qr(step_jacobians(tape, 0, 0)), warm_up)
+def exponents(case: Case, warm_up: int = 0) -> NDArray:
+    return lyapunov_exponents(adjoint_qr(step_jacobians(case.network, case.trace.tape, 0, 0)), warm_up)
 
 
 @pytest.mark.parametrize("f", [0.3, 0.9, 1.0])
@@ -186,12 +186,12 @@ def test_without_recurrent_weights_the_exponents_are_log_f(f: float) -> None:
     are ln f to rounding, and the product [[0, A_T f^T], [0, f^T]] has the singular values f^T √(1 + A_T²), 523 decades
     down for f = 0.3.
     """
-    tape = run(LSTM(5, freeze_f=f), 1000, recurrent=0).trace.tape
-    found = exponents(tape, warm_up=1)
+    case = run(LSTM(5, freeze_f=f), 1000, recurrent=0)
+    found = exponents(case, warm_up=1)
     np.testing.assert_allclose(found[:5], np.log(f), rtol=1e-13, atol=1e-15)
     assert np.isneginf(found[5:]).all()
-    last = tape.cell.to_carrier(tape.layers[0])[-1, 0]
-    values = log_singular_values(jacobians(tape)[::-1])
+    last = case.network.cell.to_carrier(case.trace.tape.layers[0])[-1, 0]
+    values = log_singular_values(jacobians(case)[::-1])
     expected = 1000 * np.log(f) + np.sort(np.log1p(last**2))[::-1] / 2
     np.testing.assert_allclose(values[:5], expected, rtol=1e-13, atol=1e-12)  # a thousand roundings
     assert np.isneginf(values[5:]).all()
@@ -202,16 +202,16 @@ def test_with_a_forget_gate_that_reads_only_its_bias_the_exponents_are_log_sigmo
     case = run(LSTM(4), 60, recurrent=0)
     named = case.network.parameters(case.theta)
     named["W_fx"][:], named["b_f"][:] = 0, bias
-    found = exponents(case.trace.tape, warm_up=1)
+    found = exponents(case, warm_up=1)
     np.testing.assert_allclose(found[:4], -np.log1p(np.exp(-bias)), rtol=1e-13)
 
 
 @pytest.mark.parametrize("cell", [RNN(6), LSTM(4), GRU(5), LSTM(4, ablation=Ablation.coupled_gates)], ids=cell_id)
 def test_the_exponents_sum_to_the_mean_log_determinant(cell: Cell) -> None:
-    tape = run(cell, 80).trace.tape
-    _, logs = np.linalg.slogdet(jacobians(tape))
+    case = run(cell, 80)
+    _, logs = np.linalg.slogdet(jacobians(case))
     for warm_up in (0, 10):
-        assert exponents(tape, warm_up).sum() == pytest.approx(logs[: 80 - warm_up].mean(), rel=1e-10)
+        assert exponents(case, warm_up).sum() == pytest.approx(logs[: 80 - warm_up].mean(), rel=1e-10)
 
 
 @pytest.mark.parametrize("gain", [1.0, 2.5])
@@ -221,15 +221,15 @@ def test_the_largest_exponent_is_the_slope_of_the_adjoint(cell: Cell, gain: floa
     direction. Where the next exponents are close to the first they have not yet quite: a factor that does not grow
     with T, here e^3 at most.
     """
-    trace = run(cell, 1500, gain).trace
-    assert exponents(trace.tape, 750)[0] == pytest.approx(slope(trace, 750), abs=3 / 750)
+    case = run(cell, 1500, gain)
+    assert exponents(case, 750)[0] == pytest.approx(slope(case, 750), abs=3 / 750)
 
 
-def slope(trace: Trace, warm_up: int) -> float:
+def slope(case: Case, warm_up: int) -> float:
     """Mean change of ln ‖∂L/∂(carrier)‖ a step back, without the last steps: where an LSTM's C has grown large,
     ∂H_T/∂C_T is next to nothing, and the adjoint starts with a drop.
     """
-    norms = np.log(10) * trace.states[trace.tape.cell.states[-1]].seed(0).log10_norm()
+    norms = np.log(10) * case.trace.states[case.network.cell.states[-1]].seed(0).log10_norm()
     return float((norms[0] - norms[-1 - warm_up]) / (len(norms) - 1 - warm_up))
 
 
@@ -240,26 +240,24 @@ def test_identity_weights_and_active_units_have_exponents_of_zero() -> None:
     case = run(RNN(6, activation=Activation.relu), 40)
     named = case.network.parameters(case.theta)
     named["W_xh"][:], named["W_hh"][:], named["b_h"][:] = 0, np.eye(6), 0.1
-    np.testing.assert_allclose(exponents(case.trace.tape), np.zeros(6), atol=1e-14)
+    np.testing.assert_allclose(exponents(case), np.zeros(6), atol=1e-14)
     named["W_xh"][0, 2] = -100
     case.batch.inputs[..., 0] = 0
     case.batch.inputs[17, :, 0] = 1
-    tape = case.trace.tape
-    values = log_singular_values(jacobians(tape)[::-1])
+    values = log_singular_values(jacobians(case)[::-1])
     rounding = 40 * 6 * np.finfo(np.float64).eps  # of 40 factors of 6 columns each, by whichever kernel of BLAS
     np.testing.assert_allclose(values[:5], np.zeros(5), atol=rounding)
     assert np.isneginf(values[5])
-    assert np.isneginf(exponents(tape)).tolist() == [False] * 5 + [True]
+    assert np.isneginf(exponents(case)).tolist() == [False] * 5 + [True]
 
 
 def test_units_that_depend_on_each_other_leave_true_zeros() -> None:
     """Without output gate H_t = tanh C_t, so that a Jacobian has rank H although no row or column of it is 0."""
     case = run(LSTM(4, ablation=Ablation.no_output_gate), 50)
-    tape = case.trace.tape
-    found, values = exponents(tape), log_singular_values(jacobians(tape)[::-1])
+    found, values = exponents(case), log_singular_values(jacobians(case)[::-1])
     assert np.isfinite(found[:4]).all()
     assert np.isneginf(found[4:]).all()
-    explicit = np.linalg.multi_dot(jacobians(tape)[::-1])
+    explicit = np.linalg.multi_dot(jacobians(case)[::-1])
     largest = np.linalg.svd(explicit, compute_uv=False)[0]
     assert values[0] == pytest.approx(np.log(largest), rel=1e-12)
     assert np.isneginf(values[4:]).all()
@@ -271,10 +269,10 @@ def test_the_jacobian_of_h_alone_never_sees_the_forget_gate() -> None:
     """
     slopes, alone, whole = [], [], []
     for bias in (-2.0, 1.0, 6.0):
-        trace = run(LSTM(6, forget_bias=bias), 400).trace
-        slopes.append(slope(trace, 10))
-        alone.append(lyapunov_exponents(adjoint_qr(jacobians(trace.tape)[::-1, :6, :6]), 10)[0])
-        whole.append(exponents(trace.tape, 10)[0])
+        case = run(LSTM(6, forget_bias=bias), 400)
+        slopes.append(slope(case, 10))
+        alone.append(lyapunov_exponents(adjoint_qr(jacobians(case)[::-1, :6, :6]), 10)[0])
+        whole.append(exponents(case, 10)[0])
     np.testing.assert_allclose(whole, slopes, atol=3 / 400)
     assert whole[0] < -1.4 < -0.02 < whole[2] < 0.02
     assert max(alone) < -2
@@ -282,46 +280,48 @@ def test_the_jacobian_of_h_alone_never_sees_the_forget_gate() -> None:
 
 
 def test_instruments_equal_a_naive_computation() -> None:
-    trace = run(LSTM(3), 9).trace
-    read = JacobianLogSingularValues(lags=4).measure(trace)
+    case = run(LSTM(3), 9)
+    read = JacobianLogSingularValues(lags=4).measure(case.network, case.trace)
     assert read.names[0] == "lag=1/sigma_1"
     assert read.values.shape == (4 * 6,) == (len(read.names),)
     for lag in (1, 2, 4, 8):
         expected = np.zeros(6)
         for sequence in (0, 1):
-            steps = jacobians(trace.tape, 0, sequence)[::-1][:lag]
+            steps = jacobians(case, 0, sequence)[::-1][:lag]
             product = np.linalg.multi_dot([np.eye(6), *steps])
             expected += np.log10(np.linalg.svd(product, compute_uv=False)) / 2
         found = [read.values[read.names.index(f"lag={lag}/sigma_{k}")] for k in range(1, 7)]
         np.testing.assert_allclose(found[:3], expected[:3], atol=1e-12)
         np.testing.assert_allclose(found, expected, atol=1e-9 if lag < 4 else 1e-1)  # LAPACK's, lost beside the largest
-    spectrum = LyapunovSpectrum(sequences=1, warm_up=0).measure(trace)
+    spectrum = LyapunovSpectrum(sequences=1, warm_up=0).measure(case.network, case.trace)
     assert spectrum.names == tuple(f"lambda_{k}" for k in range(1, 7))
-    whole = JacobianLogSingularValues(sequences=1).measure(trace)
-    assert spectrum.values.sum() == pytest.approx(np.linalg.slogdet(jacobians(trace.tape))[1].mean(), rel=1e-10)
+    whole = JacobianLogSingularValues(sequences=1).measure(case.network, case.trace)
+    assert spectrum.values.sum() == pytest.approx(np.linalg.slogdet(jacobians(case))[1].mean(), rel=1e-10)
     assert whole.values.dtype == spectrum.values.dtype == np.float64
 
 
 def test_instruments_of_a_stack_name_the_layer_and_show_one_number_of_it() -> None:
-    trace = make_case(GRU(3, layers=2), Loss.squared_error, 5, True, np.float32).trace
+    case = make_case(GRU(3, layers=2), Loss.squared_error, 5, True, np.float32)
+    trace = case.trace
     spectrum, values = LyapunovSpectrum(), JacobianLogSingularValues()
-    names = spectrum.measure(trace).names
+    names = spectrum.measure(case.network, trace).names
     assert names == tuple(f"layer{k}/lambda_{i}" for k in (1, 2) for i in (1, 2, 3))
     assert [spectrum.metric(name) for name in names if spectrum.metric(name)] == [
         "train/lyapunov_layer1_lambda_1",
         "train/lyapunov_layer2_lambda_1",
     ]
     assert spectrum.metric("lambda_11") is None
-    assert values.measure(trace).names[0] == "layer1/lag=1/sigma_1"
-    assert all(values.metric(name) is None for name in values.measure(trace).names)
+    assert values.measure(case.network, trace).names[0] == "layer1/lag=1/sigma_1"
+    assert all(values.metric(name) is None for name in values.measure(case.network, trace).names)
 
 
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("cell", [RNN(3), LSTM(3)], ids=cell_id)
 def test_the_shortest_sequences(cell: Cell, steps: int) -> None:
-    trace = make_case(cell, Loss.squared_error, steps, False).trace
+    case = make_case(cell, Loss.squared_error, steps, False)
+    trace = case.trace
     for instrument in (LyapunovSpectrum(), JacobianLogSingularValues()):
-        assert not np.isnan(instrument.measure(trace).values).any()
+        assert not np.isnan(instrument.measure(case.network, trace).values).any()
 
 
 @pytest.mark.parametrize(
@@ -329,11 +329,11 @@ def test_the_shortest_sequences(cell: Cell, steps: int) -> None:
 )
 def test_a_network_that_blew_up_reads_nan_and_a_dead_one_zero(instrument) -> None:
     case = run(RNN(4, activation=Activation.relu), 20)
-    names = instrument.measure(case.trace).names
+    names = instrument.measure(case.network, case.trace).names
     with np.errstate(over="ignore", invalid="ignore"):
-        blown = instrument.measure(replace(case, theta=case.theta * 1e300).trace)
+        blown = instrument.measure(case.network, replace(case, theta=case.theta * 1e300).trace)
     assert blown.names == names
     assert np.isnan(blown.values).all()
     named = case.network.parameters(case.theta)
     named["b_h"][:] = -1e3
-    assert np.isneginf(instrument.measure(case.trace).values).all()
+    assert np.isneginf(instrument.measure(case.network, case.trace).values).all()

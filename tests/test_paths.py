@@ -29,9 +29,8 @@ from gradpath.instruments.state_grad_norm import StateGradNorm
 GATED = [cell for cell in cells() if not isinstance(cell, RNN)]
 
 
-def total_of(trace: Trace, layer: int) -> Scaled:
-    cell = trace.tape.cell
-    return trace.states[cell.prefix(layer) + cell.states[-1]]
+def total_of(case: Case, trace: Trace, layer: int) -> Scaled:
+    return trace.states[case.network.prefix(layer) + case.network.cell.states[-1]]
 
 
 # --- the parts of one step ---------------------------------------------------------------------------------------
@@ -41,25 +40,26 @@ def total_of(trace: Trace, layer: int) -> Scaled:
 @pytest.mark.pairwise
 def test_the_parts_add_up_to_the_total_in_every_element(cell: Cell, steps: int, every_step: bool, dtype: type) -> None:
     """To the rounding of the adjoint's own matrix product: n·H products of the type, whose sizes are bounded here."""
-    trace = make_case(cell, Loss.squared_error, steps, every_step, dtype).trace
+    case = make_case(cell, Loss.squared_error, steps, every_step, dtype)
+    trace = case.trace
     for layer in range(cell.layers):
-        parts = dict(one_step(trace, layer))
+        parts = dict(one_step(case.network, trace, layer))
         assert list(parts) == ["highway", *(cell.paths[b] for b in list(cell.blocks)[cell.reads_h]), "direct"]
-        total = total_of(trace, layer).plain().astype(np.float64)
+        total = total_of(case, trace, layer).plain().astype(np.float64)
         assert {p.array.dtype for p in parts.values()} == {np.dtype(np.float64)}
-        size = sum(np.abs(part.plain()) for part in parts.values()) + _products(trace, layer)
+        size = sum(np.abs(part.plain()) for part in parts.values()) + _products(case, trace, layer)
         rounding = 4 * np.finfo(dtype).eps * (size + np.abs(total))
         assert (np.abs(sum(part.plain() for part in parts.values()) - total) <= rounding).all()
         for name, part in parts.items():
             assert name == "direct" or not part.array[-1].any(), "nothing follows T"
 
 
-def _products(trace: Trace, layer: int) -> NDArray:
+def _products(case: Case, trace: Trace, layer: int) -> NDArray:
     """Σ |δa| |W_·h|ᵀ ∘ ∂H/∂C: what rounds in the product."""
-    cell = trace.tape.cell
+    cell = case.network.cell
     delta = np.abs(trace.deltas[layer].plain()[:, :, cell.reads_h].astype(np.float64))
-    weights = np.abs(trace.tape.network.packed(trace.tape.theta)[3 * layer + 1])
-    found = np.zeros(total_of(trace, layer).array.shape)
+    weights = np.abs(case.network.packed(trace.tape.theta)[3 * layer + 1])
+    found = np.zeros(total_of(case, trace, layer).array.shape)
     found[:-1] = delta[1:].reshape(*delta[1:].shape[:2], delta.shape[-2] * delta.shape[-1]) @ weights.T
     return found * np.abs(cell.to_carrier(trace.tape.layers[layer]))
 
@@ -71,7 +71,7 @@ def test_each_part_equals_central_differences_of_its_own_edge(cell: Cell) -> Non
     epsilon = 1e-4 if getattr(cell, "activation", None) is Activation.relu else EPSILON
     trace, rng = case.trace, np.random.default_rng(5)
     for layer in range(cell.layers):
-        parts = {name: part.plain() for name, part in one_step(trace, layer)}
+        parts = {name: part.plain() for name, part in one_step(case.network, trace, layer)}
         for t in (0, 2, 3):
             direction = rng.normal(size=parts["direct"][t].shape)
             for name, part in parts.items():
@@ -85,9 +85,9 @@ def test_each_part_equals_central_differences_of_its_own_edge(cell: Cell) -> Non
 def _loss_with_edge_moved(case: Case, layer: int, at: int, path: str, change: NDArray) -> float:
     cell, below = case.network.cell, case.batch.inputs
     readers = [cell.paths.get(block) if cell.blocks[block].h else None for block in cell.blocks]
-    for k, weights in enumerate(case.network.layers(case.theta)):
+    for k, weights in enumerate(case.network.layer_weights(case.theta)):
         states = [np.zeros((below.shape[1], cell.hidden_size)) for _ in cell.states]
-        states[0] += cell.initial_state
+        states[0] += case.network.initial_state
         outputs, moved = [], None
         for t in range(len(below)):
             pre = pre_activations(cell, weights, below[t], states[0])
@@ -123,13 +123,14 @@ def _score(case: Case, top: NDArray) -> float:
     "cell", [LSTM(3, truncate=True), LSTM(3, 2, truncate=True), GRU(3, truncate=True)], ids=cell_id
 )
 def test_a_truncated_cell_has_true_zeros_on_the_gates_paths(cell: Cell) -> None:
-    trace = make_case(cell, Loss.squared_error, 5, True).trace
+    case = make_case(cell, Loss.squared_error, 5, True)
+    trace = case.trace
     for layer in range(cell.layers):
-        parts, lag = dict(one_step(trace, layer)), dict(whole_lag(trace, layer))
+        parts, lag = dict(one_step(case.network, trace, layer)), dict(whole_lag(case.network, trace, layer))
         for block in list(cell.blocks)[cell.reads_h]:
             assert not parts[cell.paths[block]].array.any()
         assert not lag["rest"].array.any()
-        assert (lag["carousel"].plain() == total_of(trace, layer).plain()).all()
+        assert (lag["carousel"].plain() == total_of(case, trace, layer).plain()).all()
 
 
 # --- the carousel alone, and the rest ------------------------------------------------------------------------------
@@ -138,22 +139,24 @@ def test_a_truncated_cell_has_true_zeros_on_the_gates_paths(cell: Cell) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.pairwise
 def test_carousel_and_rest_add_up_to_the_total(cell: Cell, steps: int, every_step: bool, dtype: type) -> None:
-    trace = make_case(cell, Loss.squared_error, steps, every_step, dtype).trace
+    case = make_case(cell, Loss.squared_error, steps, every_step, dtype)
+    trace = case.trace
     for layer in range(cell.layers):
-        parts = {name: part.plain().astype(np.float64) for name, part in whole_lag(trace, layer)}
-        total = total_of(trace, layer).plain()
+        parts = {name: part.plain().astype(np.float64) for name, part in whole_lag(case.network, trace, layer)}
+        total = total_of(case, trace, layer).plain()
         largest = max(np.abs(part).max() for part in parts.values())
         np.testing.assert_allclose(sum(parts.values()), total, rtol=0, atol=16 * np.finfo(dtype).eps * largest)
 
 
 @pytest.mark.parametrize("cell", GATED, ids=cell_id)
 def test_the_carousel_of_a_last_step_loss_is_a_product_of_keeping_gates(cell: Cell) -> None:
-    trace = make_case(cell, Loss.cross_entropy, 6, False).trace
+    case = make_case(cell, Loss.cross_entropy, 6, False)
+    trace = case.trace
     top = cell.layers - 1
     gates = dict(zip(cell.blocks, np.moveaxis(trace.tape.layers[top].gates, -2, 0), strict=True))
     keep = gates.get("z", gates.get("f", 1 - gates["i"] if cell.variant == "coupled_gates" else np.ones((6, 1, 1))))
-    carousel = dict(whole_lag(trace, top))["carousel"].plain()
-    expected = total_of(trace, top).plain()[-1]
+    carousel = dict(whole_lag(case.network, trace, top))["carousel"].plain()
+    expected = total_of(case, trace, top).plain()[-1]
     for t in range(5, -1, -1):
         np.testing.assert_allclose(carousel[t], expected, rtol=1e-13)
         expected = expected * keep[t]
@@ -165,8 +168,8 @@ def test_the_carousel_over_a_thousand_steps_is_right_in_logs(bias: float, dtype:
     case = make_case(LSTM(3), Loss.squared_error, 1001, False, dtype)
     case.network.parameters(case.theta)["b_f"][:] = bias
     trace = case.trace
-    read = PathGradNorm().measure(trace)
-    carried = np.log(np.abs(total_of(trace, 0).plain()[-1].astype(np.float64)))
+    read = PathGradNorm().measure(case.network, trace)
+    carried = np.log(np.abs(total_of(case, trace, 0).plain()[-1].astype(np.float64)))
     keeps = np.log(trace.tape.layers[0].gates[..., 1, :].astype(np.float64))
     logs = carried + np.concatenate([np.cumsum(keeps[::-1], axis=0)[-2::-1], np.zeros((1, *carried.shape))])
     largest = logs.max(axis=(1, 2))
@@ -178,7 +181,7 @@ def test_the_carousel_over_a_thousand_steps_is_right_in_logs(bias: float, dtype:
     assert np.isfinite(read.values[:-1, others]).all(), "no false zero"
 
 
-def vanishing(cell: Cell, dtype: type) -> Trace:
+def vanishing(cell: Cell, dtype: type) -> Case:
     """400 steps whose adjoint leaves float64, each sequence with exponents of its own."""
     case = make_case(cell, Loss.squared_error, 400, False, dtype)
     for name, value in case.network.parameters(case.theta).items():
@@ -186,7 +189,7 @@ def vanishing(cell: Cell, dtype: type) -> Trace:
             value[:] = -2 if name.endswith("b_f") else -5
         elif name.endswith("h") and name != "b_h":
             value *= 0.1
-    return case.trace
+    return case
 
 
 def at_size(value: Scaled, exponent: NDArray) -> NDArray:
@@ -197,21 +200,23 @@ def at_size(value: Scaled, exponent: NDArray) -> NDArray:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("cell", [LSTM(3), LSTM(3, 2), GRU(3), RNN(3)], ids=cell_id)
 def test_both_splits_add_up_where_the_gradient_has_left_floating_point(cell: Cell, dtype: type) -> None:
-    trace = vanishing(cell, dtype)
+    case = vanishing(cell, dtype)
+    trace = case.trace
     for layer in range(cell.layers):
-        total = total_of(trace, layer)
+        total = total_of(case, trace, layer)
         assert total.exponent[0].max() < (-300 if layer == cell.layers - 1 else 0)
         expected = at_size(total, total.exponent)
         for split in (one_step, whole_lag):
-            parts = [at_size(part, total.exponent) for _, part in split(trace, layer)]
+            parts = [at_size(part, total.exponent) for _, part in split(case.network, trace, layer)]
             size = np.max([np.abs(part) for part in parts], axis=(0, -1), keepdims=True)[0]
             assert (np.abs(sum(parts) - expected) <= 64 * np.finfo(dtype).eps * size).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_nodes_where_the_gradient_has_left_floating_point(dtype: type) -> None:
-    trace = vanishing(LSTM(3), dtype)
-    read = NodeGradNorm().measure(trace)
+    case = vanishing(LSTM(3), dtype)
+    trace = case.trace
+    read = NodeGradNorm().measure(case.network, trace)
     tape, d_c = trace.tape.layers[0], trace.states["C"]
     common = d_c.exponent.max(axis=1, keepdims=True)
     for name, factor in (("I", tape.gates[:, :, 3]), ("G", tape.gates[:, :, 0]), ("F", tape.states["C"][:-1])):
@@ -227,7 +232,7 @@ def test_a_cosine_where_the_squares_of_the_adjoint_underflow() -> None:
     named = case.network.parameters(case.theta)
     for gate in "ifc":
         named[f"b_{gate}"][:] = 50
-    read = PathGradNorm().measure(case.trace)
+    read = PathGradNorm().measure(case.network, case.trace)
     columns = dict(zip(read.names, read.values.T, strict=True))
     assert -300 < columns["C/total"][-1] < -200
     for part in ("C/direct", "C/carousel"):
@@ -245,7 +250,7 @@ def test_the_rest_is_right_where_total_and_carousel_agree_to_all_digits(cell: Ce
             if name[0] == "W" and name[-1] == "h":
                 value *= size
         case = Case(case.network, case.theta.astype(dtype), case.batch.astype(dtype))
-        parts = {name: part.plain().astype(np.float64) for name, part in whole_lag(case.trace, 0)}
+        parts = {name: part.plain().astype(np.float64) for name, part in whole_lag(case.network, case.trace, 0)}
         return parts["rest"], total_of(case.trace, 0).plain() - parts["carousel"]
 
     exact, subtracted = rest(1e-5, np.float64)
@@ -262,14 +267,17 @@ def test_the_rest_is_right_where_total_and_carousel_agree_to_all_digits(cell: Ce
 @pytest.mark.pairwise
 def test_norms_and_cosines_equal_a_naive_computation_and_the_shares_add_up_to_one(case: Case) -> None:
     trace = case.trace
-    read = PathGradNorm().measure(trace)
+    read = PathGradNorm().measure(case.network, trace)
     columns = dict(zip(read.names, read.values.T, strict=True))
-    cell = trace.tape.cell
+    cell = case.network.cell
     assert not np.isnan(read.values).any()
     for layer in range(cell.layers):
-        prefix = f"{cell.prefix(layer)}{cell.states[-1]}/"
-        total = total_of(trace, layer).plain()
-        splits = [dict(one_step(trace, layer)), dict(whole_lag(trace, layer))]
+        prefix = f"{case.network.prefix(layer)}{cell.states[-1]}/"
+        total = total_of(case, trace, layer).plain()
+        splits = [
+            dict(one_step(case.network, trace, layer)),
+            dict(whole_lag(case.network, trace, layer)),
+        ]
         for t, size in enumerate(np.linalg.norm(total.reshape(len(total), -1), axis=1)):
             assert 10 ** columns[f"{prefix}total"][t] == pytest.approx(size, rel=1e-12)
             for split in splits:
@@ -289,7 +297,8 @@ def test_norms_and_cosines_equal_a_naive_computation_and_the_shares_add_up_to_on
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_cosines_are_right_where_the_gradient_has_left_floating_point(dtype: type) -> None:
     """All rows of a batch scaled by 2^-3000: norms move by as many decades and the directions stay."""
-    trace = make_case(LSTM(3), Loss.squared_error, 6, True, dtype).trace
+    case = make_case(LSTM(3), Loss.squared_error, 6, True, dtype)
+    trace = case.trace
 
     def smaller(value: Scaled) -> Scaled:
         return Scaled(value.array, value.exponent - 3000)
@@ -300,7 +309,7 @@ def test_cosines_are_right_where_the_gradient_has_left_floating_point(dtype: typ
         states={k: smaller(v) for k, v in trace.states.items()},
         direct={k: smaller(v) for k, v in trace.direct.items()},
     )
-    ordinary, tiny = PathGradNorm().measure(trace), PathGradNorm().measure(small)
+    ordinary, tiny = PathGradNorm().measure(case.network, trace), PathGradNorm().measure(case.network, small)
     for name, before, after in zip(ordinary.names, ordinary.values.T, tiny.values.T, strict=True):
         moved = 0.0 if name.endswith("cosine") else 3000 * np.log10(2)
         tolerance = 1e-6 if dtype is np.float32 else 1e-12
@@ -312,7 +321,8 @@ def test_cosines_are_right_where_the_gradient_has_left_floating_point(dtype: typ
 def test_mlflow_shows_the_paths_of_the_bottom_layer() -> None:
     shown = {}
     for cell in (LSTM(3), LSTM(3, 3), GRU(3), RNN(3, 2)):
-        names = PathGradNorm().measure(make_case(cell, Loss.squared_error, 3, True).trace).names
+        case = make_case(cell, Loss.squared_error, 3, True)
+        names = PathGradNorm().measure(case.network, case.trace).names
         shown[cell_id(cell)] = [key.partition("/")[2] for name in names if (key := PathGradNorm().metric(name))]
     lstm = ["highway", "input_gate", "forget_gate", "output_gate", "internal_node", "carousel"]
     assert shown["LSTM-1"] == shown["LSTM-3"] == lstm
@@ -355,7 +365,7 @@ def _loss_with_node_moved(case: Case, layer: int, at: int, name: str, change: ND
     named = case.network.parameters(case.theta)
     for k in range(cell.layers):
         states = [np.zeros((below.shape[1], cell.hidden_size)) for _ in cell.states]
-        states[0] += cell.initial_state
+        states[0] += case.network.initial_state
         outputs = []
         for t in range(len(below)):
 
@@ -363,7 +373,7 @@ def _loss_with_node_moved(case: Case, layer: int, at: int, name: str, change: ND
                 return value + change if now and here == name else value
 
             step = lstm_step if isinstance(cell, LSTM) else gru_step
-            states = step(cell, lambda key, k=k: named[cell.prefix(k) + key], below[t], states, node)
+            states = step(cell, lambda key, k=k: named[case.network.prefix(k) + key], below[t], states, node)
             outputs.append(states[0])
         below = np.stack(outputs)
     return _score(case, below)
@@ -372,11 +382,11 @@ def _loss_with_node_moved(case: Case, layer: int, at: int, name: str, change: ND
 @pytest.mark.parametrize("cell", GATED, ids=cell_id)
 def test_every_node_equals_central_differences_of_a_textbook_forward_pass(cell: Cell) -> None:
     case = make_case(cell, Loss.squared_error, 3, True)
-    read = NodeGradNorm().measure(case.trace)
+    read = NodeGradNorm().measure(case.network, case.trace)
     inner = {"LSTM": "IFOG", "GRU": "ZRN"}[type(cell).__name__]
     gone = WITHOUT.get(getattr(cell, "ablation", Ablation.none), "").upper()
     names = [*cell.states, *(g for g in inner if g != gone), *(f"a_{block}" for block in cell.blocks)]
-    assert read.names == tuple(cell.prefix(k) + name for k in range(cell.layers) for name in names)
+    assert read.names == tuple(case.network.prefix(k) + name for k in range(cell.layers) for name in names)
     shape = (case.batch.mask.shape[1], cell.hidden_size)
     for layer in range(cell.layers):
         for t in (0, 2):
@@ -388,13 +398,14 @@ def test_every_node_equals_central_differences_of_a_textbook_forward_pass(cell: 
                     gradient[index] = central_difference(
                         lambda change, at=(layer, t, name), v=unit: _loss_with_node_moved(case, *at, change * v), 3e-3
                     )
-                found = 10 ** read.values[t, read.names.index(cell.prefix(layer) + name)]
+                found = 10 ** read.values[t, read.names.index(case.network.prefix(layer) + name)]
                 assert found == pytest.approx(np.linalg.norm(gradient), rel=1e-7, abs=1e-12), (layer, t, name)
 
 
 def test_nodes_of_the_rnn() -> None:
-    trace = make_case(RNN(3, 2), Loss.squared_error, 5, True).trace
-    read = NodeGradNorm().measure(trace)
+    case = make_case(RNN(3, 2), Loss.squared_error, 5, True)
+    trace = case.trace
+    read = NodeGradNorm().measure(case.network, trace)
     assert read.names == ("layer1/H", "layer1/a_h", "layer2/H", "layer2/a_h")
     for k in range(2):
         naive = np.linalg.norm(trace.deltas[k].plain().reshape(5, -1), axis=1)
@@ -414,8 +425,8 @@ def _by_hand(case: Case, name: str) -> Case:
     gate, _, value = name.partition("=")
     theta = case.theta.copy()
     named = case.network.parameters(theta)
-    for k in range(case.network.cell.layers):
-        prefix = f"{case.network.cell.prefix(k)}"
+    for k in range(case.network.layers):
+        prefix = f"{case.network.prefix(k)}"
         named[f"{prefix}W_{gate.lower()}x"][:] = 0
         named[f"{prefix}W_{gate.lower()}h"][:] = 0
         named[f"{prefix}b_{gate.lower()}"][:] = CONSTANT[value]
@@ -425,7 +436,10 @@ def _by_hand(case: Case, name: str) -> Case:
 @pytest.mark.parametrize("cell", [LSTM(4), LSTM(4, 2), GRU(4), GRU(4, 2)], ids=cell_id)
 def test_a_held_gate_is_the_network_with_that_constant(cell: Cell) -> None:
     case = make_case(cell, Loss.squared_error, 7, True)
-    read, losses = Counterfactual().measure(case.trace), CounterfactualLoss().measure(case.trace)
+    read, losses = (
+        Counterfactual().measure(case.network, case.trace),
+        CounterfactualLoss().measure(case.network, case.trace),
+    )
     gates = ["F=1", "F=0.5", "I=1", "O=1"] if isinstance(cell, LSTM) else ["Z=1", "Z=0.5", "R=1"]
     assert losses.names == ("factual", *gates, "truncated")
     assert read.names == tuple(f"{name}/{state}" for name in losses.names for state in case.trace.states)
@@ -450,16 +464,20 @@ def test_truncated_is_the_carousel_and_leaves_the_loss_alone(cell: Cell) -> None
     for t in range(6, -1, -1):
         keep = tape.gates[t + 1, :, block] if t < 6 else 0.0
         expected.insert(0, expected[0] * keep + arriving[t])
-    read, losses = Counterfactual().measure(trace), CounterfactualLoss().measure(trace)
+    read, losses = (
+        Counterfactual().measure(case.network, trace),
+        CounterfactualLoss().measure(case.network, trace),
+    )
     naive = np.linalg.norm(np.stack(expected[:-1]).reshape(7, -1), axis=1)
     np.testing.assert_allclose(10 ** read.values[:, read.names.index(f"truncated/{carrier}")], naive, rtol=1e-12)
     assert losses.values[-1] == losses.values[0] == trace.tape.loss
 
 
 def test_the_rnn_has_no_gate_to_hold() -> None:
-    trace = make_case(RNN(3), Loss.squared_error, 3, True).trace
-    assert Counterfactual().measure(trace).names == ("factual/H",)
-    assert CounterfactualLoss().measure(trace).values.tolist() == [trace.tape.loss]
+    case = make_case(RNN(3), Loss.squared_error, 3, True)
+    trace = case.trace
+    assert Counterfactual().measure(case.network, trace).names == ("factual/H",)
+    assert CounterfactualLoss().measure(case.network, trace).values.tolist() == [trace.tape.loss]
 
 
 # --- long sequences ------------------------------------------------------------------------------------------------
@@ -470,20 +488,22 @@ def test_the_rnn_has_no_gate_to_hold() -> None:
 def test_a_sequence_in_several_runs_of_steps_reads_the_same(
     cell: Cell, dtype: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trace = make_case(cell, Loss.squared_error, 40, True, dtype).trace
+    case = make_case(cell, Loss.squared_error, 40, True, dtype)
+    trace = case.trace
     instruments = NodeGradNorm(), PathGradNorm(), StateGradNorm(), Counterfactual(), Reach(), Credit()
-    whole = [instrument.measure(trace) for instrument in instruments]
-    monkeypatch.setattr("gradpath.engine.buffer_pool.AT_ONCE", 7 * 3 * 4)
+    whole = [instrument.measure(case.network, trace) for instrument in instruments]
+    monkeypatch.setattr("gradpath.engine.partition.CHUNK_ELEMENTS", 7 * 3 * 4)
     for instrument, expected in zip(instruments, whole, strict=True):
-        found = instrument.measure(trace)
+        found = instrument.measure(case.network, trace)
         assert found.names == expected.names
         np.testing.assert_array_equal(found.values, expected.values)
 
 
 def test_the_states_adjoints_alone_are_those_of_the_trace() -> None:
-    trace = make_case(LSTM(4, layers=2), Loss.squared_error, 7, True).trace
+    case = make_case(LSTM(4, layers=2), Loss.squared_error, 7, True)
+    trace = case.trace
     for row in range(len(trace.tape.scored)):
-        found, expected = states_of_step(trace, row), trace_of_step(trace, row).states
+        found, expected = states_of_step(case.network, trace, row), trace_of_step(case.network, trace, row).states
         assert list(found) == list(expected)
         for name, adjoint in expected.items():
             np.testing.assert_array_equal(found[name].array, adjoint.array)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import INPUTS, OUTPUTS, cells, random_batch
+from conftest import INPUTS, OUTPUTS, UNREAD, cells, random_batch
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.core.cell import Cell
 from gradpath.core.clipping import Clip
@@ -32,7 +32,7 @@ def traces(draw: st.DrawFn, dtypes: tuple[type, ...] = (np.float32, np.float64))
     loss, dtype = draw(st.sampled_from(list(Loss))), draw(st.sampled_from(dtypes))
     steps, sequences = draw(st.integers(1, 12)), draw(st.integers(1, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    network = Network(cell, INPUTS, OUTPUTS, loss)
+    network = Network(cell, INPUTS, OUTPUTS, loss, cell.layers, cell.initial_state)
     theta = Gaussian(gain=draw(st.sampled_from([0.01, 0.5, 1.5]))).draw(rng, network, dtype)
     mask = rng.random((steps, sequences)) < draw(st.sampled_from([0.1, 0.5, 1.0]))
     mask[draw(st.integers(0, steps - 1)), 0] = True
@@ -72,7 +72,7 @@ def test_sum_over_time_is_the_gradient(trace: Trace) -> None:
 @given(traces((np.float64,)))
 def test_squared_norm_is_the_sum_of_all_inner_products(trace: Trace) -> None:
     """‖∂L/∂θ‖² = Σ_{s,t} ⟨∂L/∂θ_s, ∂L/∂θ_t⟩."""
-    norms = GradNorm().measure(trace)
+    norms = GradNorm().measure(UNREAD, trace)
     for name, steps in per_step_gradients(trace).items():
         flat = steps.reshape(len(steps), -1)
         total = 10 ** (2 * norms.values[norms.names.index(name)])
@@ -82,7 +82,7 @@ def test_squared_norm_is_the_sum_of_all_inner_products(trace: Trace) -> None:
 @many
 @given(traces())
 def test_norms_equal_those_of_the_gradients_themselves(trace: Trace) -> None:
-    read = ParamGradNorm().measure(trace)
+    read = ParamGradNorm().measure(UNREAD, trace)
     assert not np.isnan(read.values).any()
     assert not np.isposinf(read.values).any()
     for name, steps in per_step_gradients(trace).items():
@@ -95,10 +95,10 @@ def test_norms_equal_those_of_the_gradients_themselves(trace: Trace) -> None:
 @many
 @given(traces())
 def test_states_before_the_first_loss_count_and_after_the_last_do_not(trace: Trace) -> None:
-    read, last = StateGradNorm().measure(trace), int(trace.tape.scored[-1])
+    read, last = StateGradNorm().measure(UNREAD, trace), int(trace.tape.scored[-1])
     for column, _ in enumerate(read.names):
         assert np.isneginf(read.values[last + 1 :, column]).all()
-    parameters = ParamGradNorm().measure(trace)
+    parameters = ParamGradNorm().measure(UNREAD, trace)
     assert np.isneginf(parameters.values[last + 1 :]).all()
 
 
@@ -125,7 +125,7 @@ def test_the_slope_of_the_cell_gradient_is_log_sigma_of_the_forget_bias(
 ) -> None:
     """Recurrent weights 0 and F constant: ∂L/∂C_{t-1} = σ(b_f) ∂L/∂C_t, to 1e-12."""
     trace = carousel(LSTM(hidden_size=hidden, forget_bias=bias), steps, seed)
-    read = StateGradNorm().measure(trace)
+    read = StateGradNorm().measure(UNREAD, trace)
     curve = read.values[::-1, read.names.index("C")]
     np.testing.assert_allclose(np.diff(curve), -np.log1p(np.exp(-bias)) / np.log(10), rtol=0, atol=1e-12)
 
@@ -136,7 +136,7 @@ def test_the_cell_of_1997_has_slope_exactly_zero(steps: int, hidden: int, single
     """F ≡ 1 and the gradient truncated to the cell: the constant error carousel, with any recurrent weights."""
     cell = LSTM(hidden_size=hidden, ablation=Ablation.no_forget_gate, truncate=True)
     trace = carousel(cell, steps, seed, recurrent=True, dtype=np.float32 if single else np.float64)
-    read = StateGradNorm().measure(trace)
+    read = StateGradNorm().measure(UNREAD, trace)
     curve = read.values[:, read.names.index("C")]
     assert np.isfinite(curve).all()
     assert (curve == curve[0]).all()
@@ -145,7 +145,7 @@ def test_the_cell_of_1997_has_slope_exactly_zero(steps: int, hidden: int, single
 def carousel(cell: Cell, steps: int, seed: int, recurrent: bool = False, dtype: type = np.float64) -> Trace:
     """A last-step loss on a cell whose forget gate sees nothing but its bias."""
     rng = np.random.default_rng(seed)
-    network = Network(cell, INPUTS, 1, Loss.squared_error)
+    network = Network(cell, INPUTS, 1, Loss.squared_error, cell.layers, cell.initial_state)
     theta = Uniform().draw(rng, network, dtype)
     for name, value in network.parameters(theta).items():
         if (name.endswith("h") and name.startswith("W") and not recurrent) or name == "W_fx":

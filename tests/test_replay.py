@@ -3,23 +3,22 @@
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from threading import Lock
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from conftest import Case, cell_id, cells, make_case
+from conftest import UNREAD, Case, cell_id, cells, make_case
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
-from gradpath.core import bptt, weight_gradients
+from gradpath.core import backward, bptt, weight_gradients
 from gradpath.core.cell import Cell
 from gradpath.core.losses import Loss
 from gradpath.core.trace import Trace
 from gradpath.engine import gate_layout, replay
-from gradpath.engine.buffer_pool import Memory
-from gradpath.engine.replay import Loop, repeated
+from gradpath.engine.replay import Loop
+from gradpath.engine.workspace import repeated
 from gradpath.instruments.param_grad_norm import ParamGradNorm
 
 compiled = pytest.mark.skipif(replay._replay is None, reason="gradpath.engine._replay is not built: no C compiler here")
@@ -30,7 +29,7 @@ def arrays_of(trace: Trace) -> Iterator[NDArray]:
         yield from (layer.entered, layer.pre, layer.gates, *layer.states.values(), *layer.saved.values())
     for scaled in (*trace.deltas, *trace.states.values(), trace.gradient.scaled):
         yield from (scaled.array, scaled.exponent)
-    yield ParamGradNorm().measure(trace).values
+    yield ParamGradNorm().measure(UNREAD, trace).values
 
 
 @compiled
@@ -47,11 +46,10 @@ def test_compiled_and_not_give_the_same_bits(
     found = []
     for module in (replay._replay, None):
         monkeypatch.setattr(replay, "_replay", module)
-        fresh = replace(cell)
-        case = make_case(fresh, Loss.squared_error, 40, every_step, dtype)
+        case = make_case(cell, Loss.squared_error, 40, every_step, dtype)
         case.theta *= dtype(0.6)
         found.append(list(arrays_of(case.trace)))
-        assert {loop.calls is not None for _, loop in fresh.loops} == {module is not None}
+        assert {loop.calls is not None for _, loop in case.workspace} == {module is not None}
     for one, other in zip(*found, strict=True):
         assert one.tobytes() == other.tobytes()
 
@@ -62,7 +60,7 @@ def test_blocks_apart_and_side_by_side_agree(cell: Cell, every_step: bool, monke
     found = []
     for apart in (1, 10**9):
         monkeypatch.setattr(gate_layout, "APART", apart)
-        found.append(list(arrays_of(make_case(replace(cell), Loss.squared_error, 6, every_step).trace)))
+        found.append(list(arrays_of(make_case(cell, Loss.squared_error, 6, every_step).trace)))
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-14)
 
@@ -164,20 +162,20 @@ def test_a_guard_stops_the_loop_after_the_step_that_left_the_bounds(
 def trained(cell: Cell, steps: int, dtype: type = np.float32) -> Case:
     case = make_case(cell, Loss.squared_error, steps, True, dtype)
     for _ in range(2):
-        ParamGradNorm().measure(case.trace)
+        ParamGradNorm().measure(case.network, case.trace)
     return case
 
 
 @compiled
-def test_a_thread_gives_up_its_turn_in_the_compiled_loops(monkeypatch) -> None:
+def test_a_thread_releases_the_python_lock_in_the_compiled_loops(monkeypatch) -> None:
     """And has it everywhere else."""
     case = trained(LSTM(5), 12)
-    turn, locked, original = Lock(), [], replay._replay.run
-    monkeypatch.setattr(replay._replay, "run", lambda *given: locked.append(turn.locked()) or original(*given))
-    case.network.cell.loops.turn = turn
-    with turn:
-        case.network.backward(case.theta, case.network.forward(case.theta, case.batch))
-        assert turn.locked()
+    lock, locked, original = Lock(), [], replay._replay.run
+    monkeypatch.setattr(replay._replay, "run", lambda *given: locked.append(lock.locked()) or original(*given))
+    case.workspace.python_lock = lock
+    with lock:
+        assert case.trace
+        assert lock.locked()
     assert locked
     assert not any(locked)
 
@@ -186,17 +184,28 @@ def test_a_thread_gives_up_its_turn_in_the_compiled_loops(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("cell", "calls"),
     [
-        (RNN(5), {"forward": 3, "slopes": 2, "backward": 4, "gradients W_xh": 6, "gradients W_hy": 5}),
-        (LSTM(5), {"forward": 11, "slopes": 6, "backward": 15, "gradients W_ix": 6, "gradients W_hy": 5}),
+        (RNN(5), {"forward": 3, "slopes": 2, "backward": 4, "gradients of 3": 6, "gradients of 2": 5}),
+        (LSTM(5), {"forward": 11, "slopes": 6, "backward": 15, "gradients of 3": 6, "gradients of 2": 5}),
     ],
     ids=["RNN", "LSTM"],
 )
 def test_a_timestep_is_so_many_numpy_calls_and_none_of_python(cell: Cell, calls: dict[str, int]) -> None:
     """The guard on speed that no noise of a machine can trip: whoever adds a call to a timestep, changes it here."""
-    trained(cell, 12)
-    names = {"backward and direct False": "backward"}
-    recorded = {name.removesuffix(" 0"): loop.calls for name, loop in cell.loops}
-    found = {names.get(name, name): calls for name, calls in recorded.items() if name != "backward False"}
+
+    def name(body: object) -> str:
+        match body:
+            case bptt._Step():
+                return "forward"
+            case backward._Slopes():
+                return "slopes"
+            case backward._StepBack():
+                return "backward" if body.adds else "backward, nothing arriving"
+            case weight_gradients._Accumulate():
+                return f"gradients of {len(body.rows)}"
+        raise AssertionError(body)
+
+    found = {name(body): loop.calls for body, loop in trained(cell, 12).workspace}
+    del found["backward, nothing arriving"]
     assert found == calls
 
 
@@ -208,11 +217,11 @@ def test_a_training_step_calls_and_allocates_as_often_whatever_its_length(
     """Function calls, Python's and C's, of forward, backward and all norms, in steady state; a call that is not made
     allocates nothing.
     """
-    monkeypatch.setattr(bptt, "RUN", 10**9)
-    monkeypatch.setattr(weight_gradients, "RUN", 10**9)
+    monkeypatch.setattr(backward, "CHUNK_ELEMENTS", 10**9)
+    monkeypatch.setattr(weight_gradients, "CHUNK_ELEMENTS", 10**9)
     counts = []
     for steps in (30, 300):
-        case, count = trained(replace(cell), steps, np.float64), 0  # in float32 some norms are formed a second time
+        case, count = trained(cell, steps, np.float64), 0  # in float32 some norms are formed a second time
 
         def counting(frame: object, event: str, argument: object) -> None:
             nonlocal count
@@ -220,43 +229,8 @@ def test_a_training_step_calls_and_allocates_as_often_whatever_its_length(
 
         gc.disable()  # at a collection Hypothesis, once imported, calls functions of its own
         sys.setprofile(counting)
-        ParamGradNorm().measure(case.trace)
+        ParamGradNorm().measure(case.network, case.trace)
         sys.setprofile(None)
         gc.enable()
         counts.append(count)
     assert counts[0] == counts[1]
-
-
-@pytest.mark.parametrize("every_step", [False, True])
-def test_nothing_of_a_pass_outlives_its_trace(every_step: bool) -> None:
-    """The recordings of its loops neither."""
-    case = make_case(LSTM(5, layers=2), Loss.squared_error, 12, every_step)
-    memory = case.network.cell.loops.memory
-    trace = case.network.backward(case.theta, case.network.forward(case.theta, case.batch))
-    ParamGradNorm().measure(trace)
-    assert memory._free() < sum(size * len(blocks) for size, blocks in memory._held.items()) / 2
-    del trace
-    assert memory._free() == sum(size * len(blocks) for size, blocks in memory._held.items())
-
-
-def test_memory_is_handed_out_again_only_when_no_view_of_it_is_left() -> None:
-    memory = Memory()
-    first = memory.empty((3, 4), np.float32)
-    address, view = first.ctypes.data, first[1:].T[0]
-    del first
-    second = memory.empty_like(np.empty((5, 6), np.float32), 2)
-    assert not np.shares_memory(view, second)
-    del view
-    third = memory.empty((12,), np.float32)
-    assert third.ctypes.data == address
-    assert not np.shares_memory(second, third)
-
-
-def test_memory_of_another_shape_is_given_back() -> None:
-    memory = Memory()
-    memory.empty((3, 4), np.float32)
-    kept = memory.empty((5,), np.float64)
-    assert sorted(memory._held) == [40]
-    memory.empty((7,), np.float64)
-    assert sorted(memory._held) == [40, 56]
-    assert kept.size == 5

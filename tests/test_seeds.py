@@ -57,7 +57,7 @@ def test_a_seed_that_diverges_drops_out_and_leaves_the_others_as_they_are(
     monkeypatch, together: int, threads: int
 ) -> None:
     """However many are differentiated at once."""
-    monkeypatch.setattr(loop, "TOGETHER", together * 30 * 7 * 64)
+    monkeypatch.setattr(loop, "CHUNK_ELEMENTS", together * 30 * 7 * 64)
     one = compose.experiment([*SMALL, *WILD, "train.steps=40"])
     experiments = [replace(one, seed=seed) for seed in range(6)]
     side_by_side = list(train_seeds(experiments, threads))

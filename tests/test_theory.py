@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import INPUTS, OUTPUTS, make_case, random_batch
+from conftest import INPUTS, OUTPUTS, UNREAD, Case, make_case, random_batch
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
@@ -38,28 +38,28 @@ LINES = ("sigma_max_bound", "spectral_radius", "mean_field")
 many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def column(trace: Trace, name: str) -> np.ndarray:
-    read = Theory().measure(trace)
+def column(network: Network, trace: Trace, name: str) -> np.ndarray:
+    read = Theory().measure(network, trace)
     return read.values[:, read.names.index(name)]
 
 
 def state(trace: Trace, name: str = "H") -> np.ndarray:
     """Measured log10 ‖∂L/∂state_t‖ relative to the last step."""
-    read = StateGradNorm().measure(trace)
+    read = StateGradNorm().measure(UNREAD, trace)
     values = read.values[:, read.names.index(name)]
     return values - values[-1]
 
 
-def trace_of(
+def case_of(
     cell: Cell, theta: np.ndarray, inputs: np.ndarray, outputs: int = 1, loss: Loss = Loss.squared_error
-) -> Trace:
+) -> Case:
     """A last-step loss with targets away from the outputs."""
     steps, sequences, size = inputs.shape
     mask = np.zeros((steps, sequences), bool)
     mask[-1] = True
     targets = np.full((steps, sequences, outputs), 3.0)
-    network = Network(cell, size, outputs, loss)
-    return network.backward(theta, network.forward(theta, Batch(inputs, targets, mask).astype(theta.dtype.type)))
+    network = Network(cell, size, outputs, loss, cell.layers, cell.initial_state)
+    return Case(network, theta, Batch(inputs, targets, mask).astype(theta.dtype.type))
 
 
 # --- the moments, the lines ---------------------------------------------------------------------------------------
@@ -133,14 +133,14 @@ def test_all_lines_coincide_with_the_measurement_where_theory_is_exact() -> None
     singular value and every eigenvalue has the modulus g, and ‖∂L/∂H_t‖ falls by g a step.
     """
     cell = RNN(hidden_size=12, activation=Activation.relu)
-    network = Network(cell, 1, 1, Loss.squared_error)
+    network = Network(cell, 1, 1, Loss.squared_error, cell.layers, cell.initial_state)
     for gain in (0.4, 1.0, 1.7):
         theta = Orthogonal(gain=gain).draw(np.random.default_rng(0), network, np.float64)
         network.parameters(theta)["W_xh"][:] = 1
-        trace = trace_of(cell, theta, np.tile(100.0 ** np.arange(7)[:, None, None], (1, 2, 1)))
+        trace = case_of(cell, theta, np.tile(100.0 ** np.arange(7)[:, None, None], (1, 2, 1))).trace
         for name in LINES:
-            np.testing.assert_allclose(column(trace, name), state(trace), atol=1e-13, err_msg=name)
-        np.testing.assert_allclose(column(trace, "bound_margin")[:-1], 0, atol=1e-13)
+            np.testing.assert_allclose(column(network, trace, name), state(trace), atol=1e-13, err_msg=name)
+        np.testing.assert_allclose(column(network, trace, "bound_margin")[:-1], 0, atol=1e-13)
 
 
 def test_lines_are_straight_with_the_slopes_of_the_matrix() -> None:
@@ -151,7 +151,7 @@ def test_lines_are_straight_with_the_slopes_of_the_matrix() -> None:
         ("spectral_radius", np.abs(np.roots(np.poly(w))).max()),
     ):
         line = np.log10(value / 4) * np.arange(5, -1, -1)
-        np.testing.assert_allclose(column(case.trace, name), line, rtol=1e-9)
+        np.testing.assert_allclose(column(case.network, case.trace, name), line, rtol=1e-9)
 
 
 def test_the_mean_field_line_adds_up_the_slopes() -> None:
@@ -160,7 +160,7 @@ def test_the_mean_field_line_adds_up_the_slopes() -> None:
     driven = case.batch.inputs @ p["W_xh"] + p["b_h"]
     slopes = theory.mean_field(p["W_hh"], Activation.tanh, driven.mean(axis=(1, 2)), driven.var(axis=(1, 2)), 0.8)
     expected = [slopes[t + 1 :].sum() / np.log(10) for t in range(6)]
-    np.testing.assert_allclose(column(case.trace, "mean_field"), expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(column(case.network, case.trace, "mean_field"), expected, rtol=1e-12, atol=1e-14)
 
 
 GAINS = (0.5, 0.9, 1.0, 1.3, 1.8, 2.5)
@@ -178,7 +178,7 @@ def test_mean_field_is_within_2_percent_of_the_slope_of_400_units(gain: float) -
         theta = Gaussian(gain=gain, input_gain=10.0).draw(rng, network, np.float32)
         batch = task.sample(rng, 32).astype(np.float32)
         trace = network.backward(theta, network.forward(theta, batch))
-        read = Theory().measure(trace)
+        read = Theory().measure(network, trace)
         lines = dict(zip(read.names, (read.values * np.log(10)).T, strict=True))
         measured = theory.slope(lag, state(trace) * np.log(10), 0, 20)
         slopes = {name: theory.slope(lag, lines[name], 0, 20) for name in LINES}
@@ -204,8 +204,8 @@ def test_slope_is_the_least_squares_fit() -> None:
 
 
 @st.composite
-def recurrent_traces(draw: st.DrawFn) -> Trace:
-    """A trace of a random stack of RNNs, steep or flat, with any loss at any steps, in either type."""
+def recurrent_cases(draw: st.DrawFn) -> Case:
+    """A random stack of RNNs, steep or flat, with any loss at any steps, in either type."""
     cell = RNN(
         hidden_size=draw(st.integers(1, 8)),
         layers=draw(st.integers(1, 3)),
@@ -215,29 +215,29 @@ def recurrent_traces(draw: st.DrawFn) -> Trace:
     loss, dtype = draw(st.sampled_from(list(Loss))), draw(st.sampled_from([np.float32, np.float64]))
     steps, sequences = draw(st.integers(1, 40)), draw(st.integers(1, 5))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    network = Network(cell, INPUTS, OUTPUTS, loss)
+    network = Network(cell, INPUTS, OUTPUTS, loss, cell.layers, cell.initial_state)
     init = draw(st.sampled_from([Gaussian, Orthogonal]))(gain=draw(st.sampled_from([1e-9, 0.3, 1.0, 3.0, 30.0])))
     theta = init.draw(rng, network, dtype)
     if draw(st.booleans()):  # a per-step loss that dwarfs what comes from later
         network.parameters(theta)["W_hy"][:] *= 1e6
     mask = rng.random((steps, sequences)) < draw(st.sampled_from([0.1, 0.5, 1.0]))
     mask[draw(st.integers(0, steps - 1)), 0] = True
-    batch = random_batch(rng, loss, mask, dtype)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return network.backward(theta, network.forward(theta, batch))
+    return Case(network, theta, random_batch(rng, loss, mask, dtype))
 
 
 @many
-@given(recurrent_traces())
-def test_the_bound_holds_at_every_step_and_its_margin_is_that_of_plain_arithmetic(trace: Trace) -> None:
-    read = Theory().measure(trace)
-    tape, cell = trace.tape, trace.tape.cell
+@given(recurrent_cases())
+def test_the_bound_holds_at_every_step_and_its_margin_is_that_of_plain_arithmetic(case: Case) -> None:
+    network, cell = case.network, case.network.cell
+    with np.errstate(over="ignore", invalid="ignore"):
+        trace = case.trace
+    read, tape = Theory().measure(network, trace), trace.tape
     epsilon = float(np.finfo(tape.theta.dtype).eps)
     for layer in range(cell.layers):
-        margin = read.values[:, read.names.index(f"{cell.prefix(layer)}bound_margin")]
+        margin = read.values[:, read.names.index(f"{network.prefix(layer)}bound_margin")]
         assert margin[-1] == np.inf
-        w = tape.network.parameters(tape.theta)[f"{cell.prefix(layer)}W_hh"].astype(np.float64)
-        total = trace.states[f"{cell.prefix(layer)}H"]
+        w = network.parameters(tape.theta)[f"{network.prefix(layer)}W_hh"].astype(np.float64)
+        total = trace.states[f"{network.prefix(layer)}H"]
         delta = trace.deltas[layer]
         for t in range(tape.length - 1):
             if not np.isfinite(total.array[t + 1]).all():  # the forward pass has blown up
@@ -260,7 +260,7 @@ def test_the_bound_holds_beside_far_larger_direct_parts() -> None:
         theta = rng.normal(size=network.size)
         network.parameters(theta)["W_hh"][:] /= size
         far = replace(batch, targets=batch.targets * size)
-        Theory().measure(network.backward(theta, network.forward(theta, far)))
+        Theory().measure(network, network.backward(theta, network.forward(theta, far)))
 
 
 def spoiled(trace: Trace, what: str, t: int, factor: float) -> Trace:
@@ -281,7 +281,7 @@ def test_a_gradient_beyond_the_bound_is_refused(what: str, every_step: bool, dty
     """The trace spoiled just past its own margin raises, and just short of it does not."""
     case = make_case(RNN(hidden_size=6), Loss.squared_error, 12, every_step, dtype)
     trace, t = case.trace, 5
-    Theory().measure(trace)
+    Theory().measure(case.network, trace)
     if what == "states":  # of which the direct part may be any share
         total, direct = trace.states["H"].log10_norm()[:, 1], trace.direct["H"].log10_norm()[t, 1]
         w = case.network.parameters(case.theta)["W_hh"].astype(np.float64)
@@ -291,9 +291,9 @@ def test_a_gradient_beyond_the_bound_is_refused(what: str, every_step: bool, dty
         carried = np.linalg.norm(trace.deltas[0].plain()[t, 1, 0].astype(np.float64) @ w.T)
         room = np.log10(np.linalg.norm(w, 2)) + trace.states["H"].log10_norm()[t, 1] - np.log10(carried)
     assert room > 0.01
-    Theory().measure(spoiled(trace, what, t, 10 ** (room - 1e-4)))
+    Theory().measure(case.network, spoiled(trace, what, t, 10 ** (room - 1e-4)))
     with pytest.raises(RuntimeError, match=r"‖∂L/∂H‖ .* sequence 1, exceeds the bound σ_max"):
-        Theory().measure(spoiled(trace, what, t, 10 ** (room + 1e-4)))
+        Theory().measure(case.network, spoiled(trace, what, t, 10 ** (room + 1e-4)))
 
 
 def test_true_zeros_and_a_loss_before_the_end_neither_raise_nor_warn() -> None:
@@ -305,7 +305,7 @@ def test_true_zeros_and_a_loss_before_the_end_neither_raise_nor_warn() -> None:
         if silent:
             named["b_h"][:] = -1e3  # no unit is ever active
         trace = replace(case, batch=replace(case.batch, mask=mask)).trace
-        margin, line = column(trace, "bound_margin"), column(trace, "mean_field")
+        margin, line = (column(case.network, trace, name) for name in ("bound_margin", "mean_field"))
         assert (margin[4:] == np.inf).all()
         assert (margin[:4] == np.inf).all() == silent
         assert line[4] == 0
@@ -315,7 +315,7 @@ def test_true_zeros_and_a_loss_before_the_end_neither_raise_nor_warn() -> None:
 def test_a_network_without_recurrence_keeps_nothing() -> None:
     case = make_case(RNN(hidden_size=4), Loss.squared_error, 5, False)
     case.network.parameters(case.theta)["W_hh"][:] = 0
-    read = Theory().measure(case.trace)
+    read = Theory().measure(case.network, case.trace)
     for name in LINES:
         assert read.values[:, read.names.index(name)].tolist() == [-np.inf] * 4 + [0.0]
     assert (read.values[:, read.names.index("bound_margin")] == np.inf).all()
@@ -328,7 +328,7 @@ def test_what_is_not_finite_is_not_a_violation(name: str, value: float) -> None:
     case.network.parameters(case.theta)[name][0] = value
     with np.errstate(all="ignore"):
         trace = case.trace
-    read = Theory().measure(trace)
+    read = Theory().measure(case.network, trace)
     assert read.values.shape == (5, 4)
     if name == "W_hh":
         assert np.isnan(read.values).all()
@@ -336,10 +336,10 @@ def test_what_is_not_finite_is_not_a_violation(name: str, value: float) -> None:
 
 def test_a_product_of_a_thousand_steps_leaves_floating_point_and_not_the_line() -> None:
     cell = RNN(hidden_size=6)
-    network = Network(cell, INPUTS, 1, Loss.squared_error)
+    network = Network(cell, INPUTS, 1, Loss.squared_error, cell.layers, cell.initial_state)
     theta = Orthogonal(gain=0.3).draw(np.random.default_rng(0), network, np.float32)
-    trace = trace_of(cell, theta, np.random.default_rng(1).normal(size=(1500, 2, INPUTS)))
-    read = Theory().measure(trace)
+    trace = case_of(cell, theta, np.random.default_rng(1).normal(size=(1500, 2, INPUTS))).trace
+    read = Theory().measure(network, trace)
     assert np.isfinite(read.values[:-1]).all()
     assert read.values[0, read.names.index("sigma_max_bound")] == pytest.approx(1499 * np.log10(0.3), rel=1e-6)
     assert (read.values[:-1, read.names.index("bound_margin")] >= -1e-6).all()
@@ -348,18 +348,18 @@ def test_a_product_of_a_thousand_steps_leaves_floating_point_and_not_the_line() 
 # --- the carousel -------------------------------------------------------------------------------------------------
 
 
-def carousel_case(cell: Cell, steps: int = 60) -> Trace:
+def carousel_case(cell: Cell, steps: int = 60) -> Case:
     """No recurrent weights, a gate that sees its bias alone, nothing stored: every unit's adjoint is multiplied by its
     own gate and starts from the same value.
     """
-    network = Network(cell, INPUTS, 1, Loss.squared_error)
+    network = Network(cell, INPUTS, 1, Loss.squared_error, cell.layers, cell.initial_state)
     theta = Orthogonal().draw(np.random.default_rng(3), network, np.float64)
     for name, value in network.parameters(theta).items():
         if name == "W_hy":
             value[:] = 0.5
         elif name.startswith("W"):
             value[:] = 0
-    return trace_of(cell, theta, np.random.default_rng(4).normal(size=(steps, 3, INPUTS)))
+    return case_of(cell, theta, np.random.default_rng(4).normal(size=(steps, 3, INPUTS)))
 
 
 @pytest.mark.parametrize(
@@ -378,14 +378,14 @@ def carousel_case(cell: Cell, steps: int = 60) -> Trace:
     ids=str,
 )
 def test_the_carousel_is_the_measured_gradient_where_nothing_else_is_left(cell: Cell) -> None:
-    trace = carousel_case(cell)
-    measured = state(trace, cell.states[-1])
-    np.testing.assert_allclose(column(trace, "carousel"), measured, rtol=0, atol=1e-12)
+    case = carousel_case(cell)
+    measured = state(case.trace, cell.states[-1])
+    np.testing.assert_allclose(column(case.network, case.trace, "carousel"), measured, rtol=0, atol=1e-12)
 
 
 def test_the_carousel_line_of_each_layer_has_its_own_biases() -> None:
     case = make_case(LSTM(hidden_size=5, layers=2, chrono_t_max=30), Loss.squared_error, 20, False)
-    read = Theory().measure(case.trace)
+    read = Theory().measure(case.network, case.trace)
     assert read.names == ("layer1/carousel", "layer2/carousel")
     for k, line in enumerate(read.values.T):
         bias = case.network.parameters(case.theta)[f"layer{k + 1}/b_f"]

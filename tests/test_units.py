@@ -28,7 +28,8 @@ from gradpath.schema.settings import SettingError
 
 
 def drawn(init: Init, cell: RNN | LSTM | None = None, seed: int = 0) -> dict[str, np.ndarray]:
-    network = Network(cell or RNN(hidden_size=200), 3, 2, Loss.squared_error)
+    cell = cell or RNN(hidden_size=200)
+    network = Network(cell, 3, 2, Loss.squared_error, layers=cell.layers)
     return network.parameters(init.draw(np.random.default_rng(seed), network, np.float64))
 
 

@@ -219,12 +219,14 @@ def test_what_is_lost_is_the_adjoint_of_the_carrier_by_hand(
     case = make_case(cell(3, layers=layers), Loss.squared_error, length, every_step)
     trace = case.trace
     readings = {
-        "state_grad_norm": (lambda read: (read.names, [0], [read.values]))(StateGradNorm().measure(trace)),
-        "reach": (lambda read: (read.names, [0], [read.values]))(Reach().measure(trace)),
+        "state_grad_norm": (lambda read: (read.names, [0], [read.values]))(
+            StateGradNorm().measure(case.network, trace)
+        ),
+        "reach": (lambda read: (read.names, [0], [read.values]))(Reach().measure(case.network, trace)),
     }
     found = weigh(Evidence(lag=length - 1), readings, {0: 0.0})
-    name = case.network.cell.prefix(0) + case.network.cell.states[-1]
-    alone = trace_of_step(trace, len(trace.tape.scored) - 1).states[name]
+    name = case.network.prefix(0) + case.network.cell.states[-1]
+    alone = trace_of_step(case.network, trace, len(trace.tape.scored) - 1).states[name]
     plain = np.ldexp(alone.aligned_by_step.array, np.asarray(alone.aligned_by_step.exponent)[:, None, None])
     norms = np.sqrt((plain**2).sum(axis=(1, 2)))
     assert found.lost == pytest.approx(np.log10(norms[-1] / norms[0]), abs=1e-12)

@@ -1,6 +1,7 @@
 """gradpath's own step, through its public interface: forward and loss, backward, and what is read of the trace."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import replace
 from functools import cache, partial
 from time import perf_counter
@@ -13,6 +14,7 @@ from gradpath.commands import compose
 from gradpath.core.network import Network
 from gradpath.core.tape import Batch
 from gradpath.core.trace import Measurement, Trace
+from gradpath.engine.workspace import Workspace
 from gradpath.instruments import Instrument
 from gradpath.schema.discovery import discover
 from gradpath.schema.settings import SettingError
@@ -45,17 +47,18 @@ def every_instrument(network: Network) -> dict[str, Instrument]:
     return found
 
 
-def contestants(problem: Problem) -> Iterator[Contestant]:
+def contestants(problem: Problem, executor: Executor | None = None) -> Iterator[Contestant]:
     """The step with no instrument, with ``param_grad_norm``, with the default ones, and with every one that applies but
     the slow ones, unless that takes more than ``LONGEST``.
     """
+    workspace = problem.network.workspace(executor=executor)
     default = default_instruments()
     every = {name: one for name, one in every_instrument(problem.network).items() if name not in SLOW}
-    yield contestant(problem, "ours", {})
-    yield contestant(problem, "ours, norms", {"param_grad_norm": default["param_grad_norm"]})
-    yield contestant(problem, "ours, default instruments", default)
+    yield contestant(problem, workspace, "ours", {})
+    yield contestant(problem, workspace, "ours, norms", {"param_grad_norm": default["param_grad_norm"]})
+    yield contestant(problem, workspace, "ours, default instruments", default)
     if estimate(problem, every) < LONGEST:
-        yield replace(contestant(problem, "ours, every instrument", every), most=FEWEST)
+        yield replace(contestant(problem, workspace, "ours, every instrument", every), most=FEWEST)
 
 
 def estimate(problem: Problem, instruments: dict[str, Instrument]) -> float:
@@ -66,22 +69,22 @@ def estimate(problem: Problem, instruments: dict[str, Instrument]) -> float:
     batch = Batch(problem.batch.inputs[:part], problem.batch.targets[:part], problem.batch.mask[:part])
     trace = problem.network.backward(problem.theta, problem.network.forward(problem.theta, batch))
     start = perf_counter()
-    _measure(instruments, trace)
+    _measure(problem.network, instruments, trace)
     return (perf_counter() - start) * problem.shape.steps / part
 
 
-def contestant(problem: Problem, name: str, instruments: dict[str, Instrument]) -> Contestant:
+def contestant(problem: Problem, workspace: Workspace, name: str, instruments: dict[str, Instrument]) -> Contestant:
     network, theta, batch = problem.network, problem.theta, problem.batch
     stages: dict[str, Callable[[Any], Any]] = {
-        "forward": lambda _: network.forward(theta, batch),
-        "backward": lambda tape: network.backward(theta, tape),
-        "instruments": partial(_measure, instruments),
+        "forward": lambda _: network.forward(theta, batch, workspace),
+        "backward": lambda tape: network.backward(theta, tape, workspace),
+        "instruments": partial(_measure, network, instruments),
     }
     return Contestant(name, "", stages, partial(_read, network))
 
 
-def _measure(instruments: dict[str, Instrument], trace: Trace) -> Read:
-    return trace, {name: instrument.measure(trace) for name, instrument in instruments.items()}
+def _measure(network: Network, instruments: dict[str, Instrument], trace: Trace) -> Read:
+    return trace, {name: instrument.measure(network, trace) for name, instrument in instruments.items()}
 
 
 def _read(network: Network, result: Read) -> Answer:

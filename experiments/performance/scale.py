@@ -43,7 +43,7 @@ def measure_case(cell: str, shape: Shape, names: Sequence[str], repeats: int, se
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 10))
     problem = pose(cell, shape, "float32")
     every = ours.every_instrument(problem.network)
-    step = ours.contestant(problem, "ours", {name: every[name] for name in names})
+    step = ours.contestant(problem, problem.network.workspace(), "ours", {name: every[name] for name in names})
     before, times = _largest_resident(), []
     for _ in range(repeats):
         start = process_time()

@@ -1,4 +1,4 @@
-"""Where it pays to cut a pass in halves for two threads: a whole training step, over cell, T, B, H and dtype.
+"""Where it pays to cut a pass in two for two threads: a whole training step, over cell, T, B, H and dtype.
 
     python experiments/performance/threads.py [FILE.json]
 

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,10 +42,11 @@ def play(threads: dict[str, int], cell: str, shape: tuple[int, int, int], dtype:
     from problem import Shape, pose
 
     problem = pose(cell, Shape(*shape), dtype)
+    executor = None
     if threads["gradpath"] > 1:
-        loops = problem.network.cell.loops
-        loops.cuts, loops.pool = True, ThreadPoolExecutor(threads["gradpath"] - 1)
-    own = list(ours.contestants(problem))
+        problem = replace(problem, network=replace(problem.network, splits_large_passes=True))
+        executor = ThreadPoolExecutor(threads["gradpath"] - 1)
+    own = list(ours.contestants(problem, executor))
     torch_peer = PyTorch(problem)
     reference = own[1].read(own[1].run())
     chosen = [*own, floor.contestant(problem, threads["numpy"] or 1)]

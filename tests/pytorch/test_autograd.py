@@ -60,7 +60,7 @@ def autograd(case: Case, step: Callable, layers: int) -> tuple[dict[str, NDArray
     below = [torch.tensor(x) for x in case.batch.inputs]
     states_kept: dict[str, list] = {}
     for layer in range(layers):
-        prefix = case.network.cell.prefix(layer)
+        prefix = case.network.prefix(layer)
         width, names = case.network.cell.hidden_size, case.network.cell.states
         states = tuple(torch.zeros(sequences, width, dtype=below[0].dtype) for _ in names)
         above = []

@@ -56,7 +56,7 @@ class Graph:
         return h.detach() if layer == self.cut else h
 
     def _a(self, layer: int, x, h, t: int, block: str, names: tuple[str | None, str | None, str]):
-        prefix = self.case.network.cell.prefix(layer)
+        prefix = self.case.network.prefix(layer)
         w_x, w_h, b = (name and self.p[prefix + name] for name in names)
         parts = [x @ w_x] if w_x is not None else []
         parts += [h @ w_h] if w_h is not None else []
@@ -106,16 +106,18 @@ class Graph:
 def test_paths_and_nodes_equal_autograd(cell: Cell, steps: int, every: bool) -> None:
     case = make_case(cell, Loss.squared_error, steps, every, seed=4)
     trace, graph = case.trace, Graph(case)
-    read = NodeGradNorm().measure(trace)
+    read = NodeGradNorm().measure(case.network, trace)
     for layer in range(cell.layers):
-        for name, part in one_step(trace, layer):
+        for name, part in one_step(case.network, trace, layer):
             assert relative_error(part.plain(), graph.gradient(layer, name)) < 1e-9, (layer, name)
         total = graph.gradient(layer, cell.states[-1])
         carousel = Graph(case, cut=layer).gradient(layer, cell.states[-1])
-        for name, part in whole_lag(trace, layer):
+        for name, part in whole_lag(case.network, trace, layer):
             expected = carousel if name == "carousel" else total - carousel
             assert relative_error(part.plain(), expected) < 1e-9, (layer, name)
         for name in read.names:
-            if name.startswith(cell.prefix(layer)) and name != cell.prefix(layer) + "H":
-                naive = np.linalg.norm(graph.gradient(layer, name.removeprefix(cell.prefix(layer))), axis=(1, 2))
+            if name.startswith(case.network.prefix(layer)) and name != case.network.prefix(layer) + "H":
+                naive = np.linalg.norm(
+                    graph.gradient(layer, name.removeprefix(case.network.prefix(layer))), axis=(1, 2)
+                )
                 np.testing.assert_allclose(10 ** read.values[:, read.names.index(name)], naive, rtol=1e-9, atol=1e-300)

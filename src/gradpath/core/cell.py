@@ -7,16 +7,15 @@ by side in one matrix, so that a step is one product, and carry their own names 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gradpath.core.activations import Activation
 from gradpath.core.tape import LayerTape
-from gradpath.engine.replay import Loops
 from gradpath.schema.settings import Settings, setting
 
 
@@ -32,6 +31,9 @@ class Block(NamedTuple):
 class Cell(Settings, ABC):
     """Base of the cells: what a new one must say. Arrays of a step are (…, B, H), gates (…, B, n, H), with an axis of
     seeds in front or not; so count axes from the right: ``gates[..., 0, :]``.
+
+    A cell is its values: set once, when it is made (``dataclasses.replace`` makes another), equal and of one hash where
+    they are equal. So what has been recorded of a cell is found again by any equal one, and never stale.
     """
 
     hidden_size: int = setting(64, "units in each layer", ge=1, le=1_000_000)
@@ -47,6 +49,23 @@ class Cell(Settings, ABC):
     """Does H_{t-1} reach the next states outside the gates too?"""
     paths: ClassVar[dict[str, str]]
     """Block → the name of the way that the gradient takes through it, for the blocks that read H."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.__hash__ = Cell.__hash__  # type: ignore[method-assign]  # where a class has none, ``dataclass`` makes it None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Not by ``dataclass(frozen=True)``, for OmegaConf takes a frozen schema for values that nobody may override.
+        if name in vars(self):
+            raise AttributeError(f"{name} of a cell cannot be changed: dataclasses.replace makes another cell")
+        object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((type(self), *(getattr(self, value.name) for value in fields(self))))
 
     @property
     @abstractmethod
@@ -64,11 +83,6 @@ class Cell(Settings, ABC):
         return ""
 
     @cached_property
-    def loops(self) -> Loops:
-        """The loops over time that this cell has run, recorded."""
-        return Loops()
-
-    @cached_property
     def reads_x(self) -> slice:
         """The blocks with input weights, as a slice of all."""
         reads = [index for index, block in enumerate(self.blocks.values()) if block.x]
@@ -79,10 +93,6 @@ class Cell(Settings, ABC):
         """The blocks with recurrent weights, as a slice of all."""
         reads = [index for index, block in enumerate(self.blocks.values()) if block.h]
         return slice(reads[0], reads[-1] + 1)
-
-    def prefix(self, layer: int) -> str:
-        """``layer1/`` … in a stack, nothing in a single layer; ``layer`` counts from 0."""
-        return f"layer{layer + 1}/" if self.layers > 1 else ""
 
     @property
     def truncated(self) -> bool:

@@ -25,7 +25,7 @@ Value = TypeVar("Value", float, NDArray)
 # Sixth-order central differences: error O(ε⁶), so that ε can be large enough for rounding not to matter.
 STENCIL = ((1, 3 / 4), (2, -3 / 20), (3, 1 / 60))
 EPSILON = 1e-2
-TOGETHER = 2**22
+CHUNK_ELEMENTS = 2**22
 """Elements of θ that are moved at once."""
 
 
@@ -37,11 +37,11 @@ def untied_loss(network: Network, thetas: Sequence[NDArray] | NDArray, batch: Ba
 def untied_losses(network: Network, thetas: Sequence[NDArray] | NDArray, batch: Batch) -> NDArray:
     """The same for many networks at once: the θ of a step is (P,), shared by all of them, or (…, P)."""
     cell, (steps, sequences) = network.cell, batch.mask.shape
-    by_step = [list(network.layers(theta)) for theta in thetas]
+    by_step = [list(network.layer_weights(theta)) for theta in thetas]
     below = list(batch.inputs)
-    for layer in range(cell.layers):
+    for layer in range(network.layers):
         states = [np.zeros((sequences, cell.hidden_size), batch.inputs.dtype) for _ in cell.states]
-        states[0] += cell.initial_state
+        states[0] += network.initial_state
         for t in range(steps):
             pre = pre_activations(cell, by_step[t][layer], below[t], states[0])
             shape = (*pre.shape[:-2], cell.hidden_size)
@@ -85,7 +85,7 @@ def untied_differences(network: Network, theta: NDArray, batch: Batch, epsilon: 
     """
     steps = len(batch.mask)
     gradient = np.zeros((steps, network.size))
-    at_once = max(1, TOGETHER // (2 * len(STENCIL) * network.size))
+    at_once = max(1, CHUNK_ELEMENTS // (2 * len(STENCIL) * network.size))
     for t in range(steps):
         for start in range(0, network.size, at_once):
             moved = slice(start, min(start + at_once, network.size))
@@ -117,16 +117,16 @@ def tangent_terms(
             change = entered @ direction if name == "W_hy" else np.broadcast_to(direction, tape.outputs.shape[1:])
             yield float(np.sum(tape.loss_gradient[scored[start]] * change)), 0
         return
-    weights = list(network.layers(theta))
+    weights = list(network.layer_weights(theta))
     moved, block, kind = next(
         (k, block, kind)
-        for k in range(cell.layers)
+        for k in range(network.layers)
         for block, names in enumerate(cell.blocks.values())
         for kind, parameter in enumerate(names)
-        if parameter and cell.prefix(k) + parameter == name
+        if parameter and network.prefix(k) + parameter == name
     )
     batch = tape.batch.mask.shape[1]
-    tangents = [[np.zeros((batch, cell.hidden_size)) for _ in cell.states] for _ in range(cell.layers)]
+    tangents = [[np.zeros((batch, cell.hidden_size)) for _ in cell.states] for _ in range(network.layers)]
     power = 0
     for t in range(start, tape.length):
         below = np.zeros((batch, tape.layers[0].inputs.shape[-1]))

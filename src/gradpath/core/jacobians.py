@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core.activations import slope
+from gradpath.core.network import Network
 from gradpath.core.tape import LayerTape, Tape
 
-RUN = 2**20
+CHUNK_ELEMENTS = 2**20
 """Elements of the arrays in which some steps' Jacobians are computed together."""
 DEPENDENT = 1e-12
 """A diagonal of R so much smaller than its largest element is looked into: is the Jacobian singular?"""
 
 
-def step_jacobians(tape: Tape, layer: int, sequence: int) -> Iterator[NDArray]:
+def step_jacobians(network: Network, tape: Tape, layer: int, sequence: int) -> Iterator[NDArray]:
     """J_t = ∂s_t/∂s_{t-1} (n, n) of one layer and sequence in float64, from the last step to the first.
 
     Element [i, j] is the derivative of the i-th state that leaves with respect to the j-th that enters; s is the
@@ -31,14 +32,14 @@ def step_jacobians(tape: Tape, layer: int, sequence: int) -> Iterator[NDArray]:
     Row i is the vector-Jacobian product of the i-th unit vector, so that every cell's own ``step_backward`` gives it,
     with the unit vectors in the place of the sequences. Raises FloatingPointError where the network has blown up.
     """
-    cell, width = tape.cell, tape.cell.hidden_size
-    recurrent = list(tape.network.layers(tape.theta))[layer].h.astype(np.float64)
+    cell, width = network.cell, network.cell.hidden_size
+    recurrent = list(network.layer_weights(tape.theta))[layer].h.astype(np.float64)
     alone = _one_sequence(tape.layers[layer], sequence)
     # Of the states too, since the derivative of relu at NaN is 0.
     _check_finite(alone.pre, *alone.states.values())
     slopes = [slope(*of) for of in cell.nonlinear(alone)]
     units = np.eye(len(cell.states) * width)
-    run = max(1, RUN // (len(units) * width * len(cell.blocks)))
+    run = max(1, CHUNK_ELEMENTS // (len(units) * width * len(cell.blocks)))
     for stop in range(tape.length, 0, -run):
         rows = slice(max(0, stop - run), stop)
         shape = (rows.stop - rows.start, len(units))

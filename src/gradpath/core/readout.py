@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from gradpath.core.losses import Loss, evaluate
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Batch, Tape
-from gradpath.core.weight_gradients import Part, StepGradients, step_gradients
-from gradpath.engine.buffer_pool import Memory
-from gradpath.engine.replay import Loops
+from gradpath.core.trace import ParameterSlice, WeightGradients
+from gradpath.core.weight_gradients import step_gradients
+from gradpath.engine.buffer_pool import BufferPool
+from gradpath.engine.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,15 @@ def sent(tapes: Sequence[Tape]) -> Iterator[Sent]:
         yield Sent(scored, seeds, Scaled(np.ldexp(gradient, -size[:, None, None]), exponent))
 
 
-def received(weights: NDArray, top: NDArray, sent: Sequence[Sent], memory: Memory) -> tuple[Scaled, NDArray]:
+def received(weights: NDArray, top: NDArray, sent: Sequence[Sent], buffers: BufferPool) -> tuple[Scaled, NDArray]:
     """∂⁺L/∂H_t (T, S, B, H) of the top layer, what comes back through W_hy; and at which timesteps (T,) it does."""
-    arriving = memory.empty(top.shape, top.dtype)
+    arriving = buffers.empty(top.shape, top.dtype)
     exponent = np.zeros(arriving.shape[:-1], np.int32)
-    arrives = np.zeros(len(top), bool)
+    has_direct = np.zeros(len(top), bool)
     for each in sent:
         exponent[:, each.seeds] = each.gradient.exponent[:1]
         rows = _rows(each.scored)
-        arrives[rows] = True
+        has_direct[rows] = True
         if len(each.scored) < len(top):
             arriving[:, each.seeds] = 0
         there = isinstance(rows, slice)
@@ -71,20 +72,20 @@ def received(weights: NDArray, top: NDArray, sent: Sequence[Sent], memory: Memor
             np.matmul(each.gradient.array, weights[each.seeds].swapaxes(-1, -2), out=out)
         if not there:
             arriving[rows, each.seeds] = out
-    return Scaled(arriving, exponent), arrives
+    return Scaled(arriving, exponent), has_direct
 
 
-def gradients(loops: Loops, width: int, entered: NDArray, sent: Sent) -> StepGradients:
+def gradients(workspace: Workspace, width: int, entered: NDArray, sent: Sent) -> WeightGradients:
     """The gradients of W_hy and b_y at the scored timesteps, where [H_t, 1], the first of what ``entered`` (T, S, B, K)
     the step after, is multiplied.
     """
-    parts = (
-        Part(("W_hy",), slice(0, width), slice(0, 1)),
-        Part(("b_y",), slice(width, None), slice(0, 1), reads=False),
+    slices = (
+        ParameterSlice(("W_hy",), slice(0, width), slice(0, 1)),
+        ParameterSlice(("b_y",), slice(width, None), slice(0, 1), reads=False),
     )
     delta = Scaled(sent.gradient.array[..., None, :], sent.gradient.exponent)
     multiplied = entered[_rows(sent.scored), sent.seeds, :, : width + 1]
-    return step_gradients(loops, parts, sent.scored, multiplied, delta)
+    return step_gradients(workspace, slices, sent.scored, multiplied, delta)
 
 
 def beside(arrays: Sequence[NDArray], axis: int) -> NDArray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.engine.buffer_pool import in_runs
+from gradpath.engine.partition import chunks
 
 LOG10_2, TINY = float(np.log10(2.0)), float(np.finfo(np.float64).tiny)
 NOTHING = np.int32(-(2**29))
@@ -19,8 +19,9 @@ NOTHING = np.int32(-(2**29))
 
 # A row is brought back to size 1 when its largest element leaves 2^-40 … 2^40. The band is wide enough that ordinary
 # steps seldom rescale, and far from float32's limits (2^±126): a step leaves them only by factors below 2^-86 or so, as
-# of a gate below a = −60; then the network is computed again in float64 (:meth:`gradpath.network.Network.backward`).
-LOW, HIGH = 2.0**-40, 2.0**40
+# of a gate below a = −60; then the network is computed again in float64 (``Network.backward``).
+BAND = 40
+LOW, HIGH = 2.0**-BAND, 2.0**BAND
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Scaled:
 
     def log10_norm_by_step(self) -> NDArray:
         """log10 of the norm of each index of the first axis (T,); -inf for a true zero."""
-        runs = in_runs(len(self.array), self.array[0].size)
+        runs = chunks(len(self.array), self.array[0].size)
         return np.concatenate([self.steps(rows).aligned_by_step.log10_norm() for rows in runs])
 
     def log10_norm(self) -> NDArray:
@@ -131,3 +132,40 @@ def magnitude(array: NDArray, leading: int) -> NDArray:
     axes = tuple(range(leading, array.ndim))
     largest = np.maximum(array.max(axis=axes, initial=0), -array.min(axis=axes, initial=0))
     return np.where(largest > 0, np.frexp(largest)[1], NOTHING).astype(np.int32)
+
+
+def add_direct(adjoint: list[NDArray], exponent: NDArray, addend: NDArray, addend_exponent: NDArray) -> None:
+    """Adds what arrives directly at H_t, in place, after bringing both to the larger of the two sizes."""
+    if (exponent != addend_exponent).any():
+        arriving = magnitude(addend, exponent.ndim) + addend_exponent
+        carried = np.max([magnitude(row, exponent.ndim) for row in adjoint], axis=0) + exponent
+        # Only a sequence to which something arrives changes its exponent, and only as far as that needs.
+        common = np.where(arriving > carried, addend_exponent, exponent)
+        for row in adjoint:
+            row[:] = shift(row, exponent - common)
+        addend = shift(addend, addend_exponent - common)
+        exponent[:] = common
+    adjoint[0] += addend
+
+
+def renormalise(adjoint: list[NDArray], exponent: NDArray) -> None:
+    """Where a sequence has left the band LOW … HIGH, brings it back to size 1, in place and exactly; with all others of
+    its network by the same power of two if that leaves each in the band, so that a step has one exponent where it can,
+    and else with those that are on their way out, because a loop stops for it.
+    """
+    largest = np.abs(adjoint[0]).max(axis=-1)
+    for row in adjoint[1:]:
+        np.maximum(largest, np.abs(row).max(axis=-1), out=largest)
+    some = (largest > 0) & np.isfinite(largest)
+    outside = some & ((largest > HIGH) | (largest < LOW))
+    if not outside.any():
+        return
+    size = np.where(some, np.frexp(largest)[1], NOTHING)
+    top = size.max(axis=-1, keepdims=True)
+    alike = ((size == NOTHING) | (size >= top - BAND // 2)) & (exponent == exponent[..., :1])
+    leaving = np.where(some & (np.abs(size) > BAND // 2), size, 0)
+    change = np.where(alike.all(axis=-1, keepdims=True), top, leaving)
+    change = np.where(outside.any(axis=-1, keepdims=True), change, 0)
+    for row in adjoint:
+        row[:] = shift(row, -change)
+    exponent += change

@@ -8,32 +8,36 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradpath.core.losses import evaluate
+from gradpath.core.losses import Loss, evaluate
+from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Batch, Tape
 from gradpath.core.trace import Trace
+from gradpath.engine.workspace import Workspace
 
 
-def trace_of_step(trace: Trace, row: int) -> Trace:
+def trace_of_step(network: Network, trace: Trace, row: int, workspace: Workspace | None = None) -> Trace:
     """The trace of L_s alone, s the scored timestep of this row: it ends with step s, since nothing later bears on
     L_s. Where s is the only scored timestep it is the trace itself.
     """
     tape = trace.tape
-    return trace if len(tape.scored) == 1 else tape.network.backward(tape.theta, _up_to(tape, row))
+    return trace if len(tape.scored) == 1 else network.backward(tape.theta, _up_to(network.loss, tape, row), workspace)
 
 
-def states_of_step(trace: Trace, row: int) -> dict[str, Scaled]:
+def states_of_step(network: Network, trace: Trace, row: int) -> dict[str, Scaled]:
     """The states' adjoints of that trace alone, for which less is computed."""
     tape = trace.tape
-    return trace.states if len(tape.scored) == 1 else tape.network.state_adjoints(tape.theta, _up_to(tape, row))
+    return (
+        trace.states if len(tape.scored) == 1 else network.state_adjoints(tape.theta, _up_to(network.loss, tape, row))
+    )
 
 
-def _up_to(tape: Tape, row: int) -> Tape:
+def _up_to(kind: Loss, tape: Tape, row: int) -> Tape:
     """The tape of steps 1 … s with the loss L_s, all of it views."""
     index = tape.scored[row]
     end, one = int(index) + 1, slice(row, row + 1)
     batch = Batch(tape.batch.inputs[:end], tape.batch.targets[:end], tape.batch.mask[:end])
-    mean, _ = evaluate(tape.network.loss, tape.outputs[one], batch.targets[-1:], batch.mask[-1:])
+    mean, _ = evaluate(kind, tape.outputs[one], batch.targets[-1:], batch.mask[-1:])
     return replace(
         tape,
         batch=batch,

@@ -6,14 +6,9 @@ S seeds side by side.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from gradpath.core.cell import Cell
-    from gradpath.core.network import Network
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,6 @@ class LayerTape:
 class Tape:
     """What the whole forward pass leaves behind: a tape a layer, and readout and loss at the R scored timesteps."""
 
-    network: "Network"
     theta: NDArray
     """θ (P,) that the pass was made with."""
     batch: Batch
@@ -99,10 +93,6 @@ class Tape:
     """Mean over the scored positions of the batch."""
     loss_gradient: NDArray
     """∂L/∂Y (R, B, O)."""
-
-    @property
-    def cell(self) -> "Cell":
-        return self.network.cell
 
     @property
     def length(self) -> int:

@@ -1,19 +1,15 @@
 """The records of the backward pass: Trace → Measurement, with the axes of :mod:`gradpath.core.tape`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Tape
-from gradpath.engine.buffer_pool import in_runs
-
-if TYPE_CHECKING:
-    from gradpath.core.weight_gradients import StepGradients
+from gradpath.engine.partition import chunks
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Factor:
         """
         steps, _, blocks, width = self.delta.array.shape
         inner = 1 if self.entered is None else self.entered.shape[-1]
-        for rows in in_runs(steps, inner * blocks * width):
+        for rows in chunks(steps, inner * blocks * width):
             delta = self.delta.steps(rows).aligned_by_step
             by_block = delta.array.transpose(0, 2, 1, 3).astype(np.float64)
             if self.entered is None:
@@ -47,6 +43,77 @@ class Factor:
                 formed = self.entered[rows, None].swapaxes(-1, -2).astype(np.float64) @ by_block
             exponent = np.broadcast_to(delta.exponent[:, None], formed.shape[:2])
             yield rows, Scaled(formed, exponent)
+
+
+@dataclass(frozen=True)
+class ParameterSlice:
+    """Some rows of the packed matrix, and the blocks that they have weights for: one or several parameters."""
+
+    names: tuple[str, ...]
+    rows: slice
+    blocks: slice
+    reads: bool = True
+    """Is it multiplied by what enters? A bias is not: its row is the one that 1 enters."""
+
+
+@dataclass(frozen=True)
+class WeightGradients:
+    """The gradient of one packed matrix (K, n·H) at R steps, of S networks side by side; ``slices`` say which
+    parameters lie in it.
+    """
+
+    slices: tuple[ParameterSlice, ...]
+    times: NDArray
+    """(R,) timesteps; at all others the gradient is a true zero."""
+    entered: NDArray
+    """E (R, S, B, K)."""
+    delta: Scaled
+    """δ (R, S, B, n, H)."""
+    weight_sq_norms: NDArray
+    """‖∂L/∂W_t‖² (R, S, n, slices), of δ with one exponent a step, in its type."""
+    delta_sq_norms: NDArray
+    """Σ_h δ² (R, S, B, n), likewise."""
+    exponent: NDArray
+    """(R, S) what ∂L/∂W_t is to be shifted by."""
+    total: NDArray
+    """Σ_t ∂L/∂W_t (S, K, n, H)."""
+    total_exponents: NDArray
+    """(S, slices) what the total of each slice is to be shifted by."""
+
+    def seeds(self, which: slice) -> "WeightGradients":
+        """Some of the networks, as views."""
+        if which == slice(0, len(self.total)):
+            return self
+        return replace(
+            self,
+            entered=self.entered[:, which],
+            delta=Scaled(self.delta.array[:, which], self.delta.exponent[:, which]),
+            weight_sq_norms=self.weight_sq_norms[:, which],
+            delta_sq_norms=self.delta_sq_norms[:, which],
+            exponent=self.exponent[:, which],
+            total=self.total[which],
+            total_exponents=self.total_exponents[which],
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for one in self.slices for name in one.names)
+
+    @property
+    def totals(self) -> list[tuple[ParameterSlice, Scaled]]:
+        """Σ_t ∂L/∂W_t of each slice (S, its rows, its blocks, H), with one exponent a network."""
+        return [
+            (one, Scaled(self.total[:, one.rows, one.blocks], self.total_exponents[:, index]))
+            for index, one in enumerate(self.slices)
+        ]
+
+    def factors(self, s: int) -> list[Factor]:
+        """One network's gradients of each slice, kept as their two factors."""
+        entered, delta = self.entered[:, s], self.delta.seed(s)
+        return [
+            Factor(one.names, entered[..., one.rows] if one.reads else None, delta.blocks(one.blocks), self.times)
+            for one in self.slices
+        ]
 
 
 @dataclass(frozen=True)
@@ -83,7 +150,7 @@ class Trace:
     """
 
     tape: Tape
-    packed: tuple["StepGradients", ...]
+    packed: tuple[WeightGradients, ...]
     deltas: tuple[Scaled, ...]
     states: dict[str, Scaled]
     direct: dict[str, Scaled]

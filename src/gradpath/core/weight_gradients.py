@@ -9,253 +9,117 @@ it is squared and added. One product over all the steps would give the sum alone
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core.scaled import NOTHING, Scaled, log10_of_root, magnitude, shift
-from gradpath.core.trace import Factor
-from gradpath.engine.buffer_pool import in_runs
-from gradpath.engine.replay import Loops, repeated
+from gradpath.core.scaled import NOTHING, Scaled, magnitude, shift
+from gradpath.core.trace import ParameterSlice, WeightGradients
+from gradpath.engine.workspace import Workspace, repeated
 
-RUN = 2**19
-"""Elements of δ in a run of steps that are brought to one exponent each."""
-ROUNDING = 2.0**-14
-"""Relative rounding of a norm from which on it is formed in float64."""
+CHUNK_ELEMENTS = 2**19
+"""Elements of δ in a chunk of steps that are brought to one exponent each."""
 LARGE = 60
 """Exponent of what enters from which on a product with δ might overflow."""
 SMALL = -100
 """Exponent of what enters below which it counts as no smaller, so that no scale overflows."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """Some rows of the packed matrix, and the blocks that they have weights for: one or several parameters."""
-
-    names: tuple[str, ...]
-    rows: slice
-    blocks: slice
-    reads: bool = True
-    """Is it multiplied by what enters? A bias is not: its row is the one that 1 enters."""
-
-
-@dataclass(frozen=True)
-class StepGradients:
-    """The gradient of one packed matrix (K, n·H) at R steps, of S networks side by side; ``parts`` says which
-    parameters lie in it.
-    """
-
-    parts: tuple[Part, ...]
-    times: NDArray
-    """(R,) timesteps; at all others the gradient is a true zero."""
-    entered: NDArray
-    """E (R, S, B, K)."""
-    delta: Scaled
-    """δ (R, S, B, n, H)."""
-    squares: NDArray
-    """‖∂L/∂W_t‖² (R, S, n, parts), of δ with one exponent a step, in its type."""
-    sizes: NDArray
-    """Σ_h δ² (R, S, B, n), likewise."""
-    exponent: NDArray
-    """(R, S) what ∂L/∂W_t is to be shifted by."""
-    total: NDArray
-    """Σ_t ∂L/∂W_t (S, K, n, H)."""
-    sums: NDArray
-    """(S, parts) what the total of each part is to be shifted by."""
-
-    def seeds(self, which: slice) -> "StepGradients":
-        """Some of the networks, as views."""
-        if which == slice(0, len(self.total)):
-            return self
-        squares, sizes, exponent = (values[:, which] for values in (self.squares, self.sizes, self.exponent))
-        return replace(
-            self,
-            entered=self.entered[:, which],
-            delta=Scaled(self.delta.array[:, which], self.delta.exponent[:, which]),
-            squares=squares,
-            sizes=sizes,
-            exponent=exponent,
-            total=self.total[which],
-            sums=self.sums[which],
-        )
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(name for part in self.parts for name in part.names)
-
-    @property
-    def totals(self) -> list[tuple[Part, Scaled]]:
-        """Σ_t ∂L/∂W_t of each part (S, its rows, its blocks, H), with one exponent a network."""
-        return [
-            (part, Scaled(self.total[:, part.rows, part.blocks], self.sums[:, index]))
-            for index, part in enumerate(self.parts)
-        ]
-
-    def factors(self, s: int) -> list[Factor]:
-        """One network's gradients of each part, kept as their two factors."""
-        entered, delta = self.entered[:, s], self.delta.seed(s)
-        return [
-            Factor(part.names, entered[..., part.rows] if part.reads else None, delta.blocks(part.blocks), self.times)
-            for part in self.parts
-        ]
-
-    def log10_norms(self) -> NDArray:
-        """log10 ‖∂L/∂θ_t‖_F (R, S, names); -inf is a true zero.
-
-        From the squares in the type of δ, and from the gradient formed once more in float64, in which products of
-        float32 factors are exact, where these may be wrong: where the sequences' gradients cancel so far that the
-        rounding of their sum shows, or where squares leave the range of the type.
-        """
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            square = self.squares.swapaxes(-1, -2).astype(np.float64)
-            norms = log10_of_root(square, self.exponent[..., None, None])
-            doubt = self._doubt(square)
-            steps, seeds = np.nonzero(doubt.any(axis=(2, 3)))
-            for rows in in_runs(len(steps), self.delta.array[0, 0].size):
-                few = steps[rows], seeds[rows]
-                norms[few] = np.where(doubt[few], self._in_float64(few), norms[few])
-        return np.concatenate([norms[:, :, index, part.blocks] for index, part in enumerate(self.parts)], axis=-1)
-
-    def _doubt(self, square: NDArray) -> NDArray:
-        """Where a norm has to be formed again (R, S, parts, n)."""
-        limits = np.finfo(self.squares.dtype)
-        doubt = ~((square > float(limits.tiny) * 2.0**12) & (square < float(limits.max) * 2.0**-12))
-        outside, single = doubt, limits.dtype == np.float32
-        if single:
-            # √(Σ_b ‖E_b‖² Σ_b ‖δ_b‖²) is no less than what the norm would be if nothing cancelled; first by all that
-            # enters, twice, which is more than any part's, and where that leaves doubt part by part.
-            rounding = float(limits.eps) / 2 * np.sqrt(self.entered.shape[2])
-            certain = square * (ROUNDING / rounding) ** 2
-            sent = self.sizes.sum(axis=2, dtype=np.float64)
-            entered = 2 * np.einsum("rsbk,rsbk->rs", self.entered, self.entered).astype(np.float64)
-            doubt = outside | (certain < (entered[..., None] * sent)[:, :, None])
-        few = np.nonzero(doubt.any(axis=(2, 3)))
-        if len(few[0]):
-            each, comes = self.entered[few], np.logical_or.reduce(self.delta.array[few], axis=(1, 3))
-            rows = [each[..., part.rows] for part in self.parts]
-            # Where 0 enters, as with H_0, or no gradient comes, as by F at C_0, it is a true zero.
-            doubt[few] &= np.stack([some.any(axis=(1, 2)) for some in rows], axis=1)[:, :, None] & comes[:, None, :]
-            if single:
-                of_parts = np.stack([np.vecdot(some, some).sum(axis=-1, dtype=np.float64) for some in rows], axis=1)
-                doubt[few] &= outside[few] | (certain[few] < of_parts[:, :, None] * sent[few][:, None])
-        return doubt
-
-    def _in_float64(self, few: tuple[NDArray, NDArray]) -> NDArray:
-        """log10 ‖∂L/∂W_t‖ (F, parts, n) at a few steps and networks."""
-        delta = Scaled(self.delta.array[few], self.delta.exponent[few]).aligned_by_step
-        by_block, powers = _of_size_1(np.moveaxis(delta.array, 2, 1).astype(np.float64), 2)
-        norms = []
-        for part in self.parts:
-            entered, size = _of_size_1(self.entered[few][..., part.rows].astype(np.float64), 1)
-            formed = entered.swapaxes(-1, -2)[:, None] @ by_block
-            norms.append(Scaled(formed, powers + (delta.exponent + size)[:, None]).log10_norm())
-        return np.stack(norms, axis=1)
-
-
-def _of_size_1(array: NDArray, leading: int) -> tuple[NDArray, NDArray]:
-    """``array`` by a power of two for each of the ``leading`` indices, so that no product of two such leaves the type;
-    and the exponents of what it is to be multiplied by again.
-    """
-    size = magnitude(array, leading)
-    size[size == NOTHING] = 0
-    return shift(array, -size), size
-
-
 def step_gradients(
-    loops: Loops, parts: tuple[Part, ...], times: NDArray, entered: NDArray, delta: Scaled
-) -> StepGradients:
+    workspace: Workspace, slices: tuple[ParameterSlice, ...], times: NDArray, entered: NDArray, delta: Scaled
+) -> WeightGradients:
     """Of S networks side by side: ``entered`` (R, S, B, K), ``delta`` (R, S, B, n, H)."""
     scaled = bool((delta.exponent != delta.exponent[:1, :, :1]).any())
-    found = _pass(loops, parts, entered, delta, scaled)
+    found = _pass(workspace, slices, entered, delta, scaled)
     if not (scaled or np.isfinite(found[-2]).all()) and np.isfinite(entered).all() and np.isfinite(delta.array).all():
-        found = _pass(loops, parts, entered, delta, scaled=True)  # a product has left the range of the type
-    return StepGradients(parts, times, entered, delta, *found)
+        found = _pass(workspace, slices, entered, delta, scaled=True)  # a product has left the range of the type
+    return WeightGradients(slices, times, entered, delta, *found)
 
 
 def _pass(
-    loops: Loops, parts: Sequence[Part], entered: NDArray, delta: Scaled, scaled: bool
+    workspace: Workspace, slices: Sequence[ParameterSlice], entered: NDArray, delta: Scaled, scaled: bool
 ) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
     """Squares (R, S, n, parts), sizes (R, S, B, n), their exponents (R, S), Σ_t (S, K, n, H) and its exponents
-    (S, parts); ``scaled`` where powers of two have to be carried along. In halves of the steps, with a total each.
+    (S, parts); ``scaled`` where powers of two have to be carried along. In parts of the steps, with a total each.
     """
     steps, seeds, batch, blocks, width = delta.array.shape
-    inner, dtype, memory = entered.shape[-1], delta.array.dtype, loops.memory
-    squares = memory.empty((steps, seeds, blocks, len(parts)), dtype)
-    sizes = memory.empty((steps, seeds, batch, blocks), dtype)
+    inner, dtype, buffers = entered.shape[-1], delta.array.dtype, workspace.buffers
+    squares = buffers.empty((steps, seeds, blocks, len(slices)), dtype)
+    sizes = buffers.empty((steps, seeds, batch, blocks), dtype)
     exponent = np.zeros((steps, seeds), np.int32) if scaled else np.array(delta.exponent[:, :, 0])
-    rows = loops.halves(steps, steps * batch * inner * blocks * width)
-    totals = [memory.empty((seeds, blocks, inner, width), dtype) for _ in rows]
-    sums = np.full((len(rows), seeds, len(parts)), NOTHING)
+    rows = workspace.parts(steps, steps * batch * inner * blocks * width)
+    totals = [buffers.empty((seeds, blocks, inner, width), dtype) for _ in rows]
+    sums = np.full((len(rows), seeds, len(slices)), NOTHING)
 
-    def add(half: int, some: slice) -> None:
-        found = squares[some], sizes[some], exponent[some], totals[half], sums[half]
-        _add_up(loops, half, parts, entered[some], delta.steps(some), found, scaled)
+    def add(part: int, some: slice) -> None:
+        found = squares[some], sizes[some], exponent[some], totals[part], sums[part]
+        _accumulate(workspace, part, slices, entered[some], delta.steps(some), found, scaled)
 
-    loops.each(add, rows)
+    workspace.for_each(add, rows)
     common = sums.max(axis=0)
     if len(totals) > 1:
         for total, own in zip(totals, sums, strict=True):
-            _change(parts, total, own, common)
+            _rescale_total(slices, total, own, common)
         totals[0] += totals[1]
     common[common == NOTHING] = 0
     return squares, sizes, exponent, totals[0].swapaxes(1, 2), common
 
 
-def _add_up(
-    loops: Loops,
-    half: int,
-    parts: Sequence[Part],
+def _accumulate(
+    workspace: Workspace,
+    part: int,
+    slices: Sequence[ParameterSlice],
     entered: NDArray,
     delta: Scaled,
     found: tuple[NDArray, NDArray, NDArray, NDArray, NDArray],
     scaled: bool,
 ) -> None:
-    """Fills what one half of the steps has ``found``, in the order of ``_pass``; the total as (S, n, K, H)."""
+    """Fills what one part of the steps has ``found``, in the order of ``_pass``; the total as (S, n, K, H)."""
     squares, sizes, exponent, total, sums = found
-
-    def formed(entered: NDArray, delta: NDArray, squares: NDArray, sizes: NDArray) -> NDArray:
-        """∂L/∂W_t (S, n, K, H) of one step, in which a part of a block is one run of numbers, and its norms."""
-        of_step = np.matmul(entered.swapaxes(-1, -2)[:, None], delta.swapaxes(-2, -3))
-        for index, part in enumerate(parts):
-            of_part = of_step[:, :, part.rows].reshape(*of_step.shape[:2], -1)
-            np.vecdot(of_part, of_part, out=squares[..., index])
-        np.vecdot(delta, delta, out=sizes)
-        return of_step
-
-    def add(rows: Sequence[NDArray]) -> None:
-        *given, total = rows
-        total += formed(*given)
-
-    def scale_and_add(rows: Sequence[NDArray]) -> None:
-        *given, total, scale = rows
-        total += formed(*given) * scale
 
     total[:] = 0
     if not scaled:
         sums[:] = exponent[0, :, None]
-    steps = len(entered)
-    run = max(1, RUN * steps // max(delta.array.size, 1)) if scaled else steps
+    steps, body = len(entered), _Accumulate(tuple((one.rows.start, one.rows.stop) for one in slices), scaled)
+    run = max(1, CHUNK_ELEMENTS * steps // max(delta.array.size, 1)) if scaled else steps
     for start in range(0, steps, run):
         rows = slice(start, min(start + run, steps))
         aligned, e = delta.steps(rows), entered[rows]
         if scaled:
-            aligned, (e, enters) = aligned.aligned_to(2), _moderate(parts, e, exponent[rows])
+            aligned, (e, enters) = aligned.aligned_to(2), _prescale_inputs(slices, e, exponent[rows])
             exponent[rows] += aligned.exponent
         arrays = [e, aligned.array, squares[rows], sizes[rows], repeated(total, len(e))]
-        name, body = "gradients", add
         if scaled:
-            arrays.append(_scales(parts, enters, aligned.array, exponent[rows], total, sums))
-            name, body = "scaled gradients", scale_and_add
-        loops.get(f"{name} {parts[0].names[0]} {half}", body, arrays, 0).run(arrays, 0, len(e))
+            arrays.append(_row_scales(slices, enters, aligned.array, exponent[rows], total, sums))
+        workspace.loop(body, arrays, 0, part=part).run(arrays, 0, len(e))
 
 
-def _moderate(parts: Sequence[Part], entered: NDArray, exponent: NDArray) -> tuple[NDArray, NDArray]:
+@dataclass(frozen=True)
+class _Accumulate:
+    """∂L/∂W_t (S, n, K, H) of one step, in which a part of a block is one run of numbers; its norms; and its sum with
+    those of the other steps. ``rows``: where each part begins and ends.
+    """
+
+    rows: tuple[tuple[int | None, int | None], ...]
+    scaled: bool
+
+    def __call__(self, arrays: Sequence[NDArray]) -> None:
+        entered, delta, squares, sizes, total, *scale = arrays
+        of_step = np.matmul(entered.swapaxes(-1, -2)[:, None], delta.swapaxes(-2, -3))
+        for index, (start, stop) in enumerate(self.rows):
+            of_part = of_step[:, :, start:stop].reshape(*of_step.shape[:2], -1)
+            np.vecdot(of_part, of_part, out=squares[..., index])
+        np.vecdot(delta, delta, out=sizes)
+        total += of_step * scale[0] if self.scaled else of_step
+
+
+def _prescale_inputs(slices: Sequence[ParameterSlice], entered: NDArray, exponent: NDArray) -> tuple[NDArray, NDArray]:
     """``entered`` so that no product with δ overflows, with what it was shifted by added to ``exponent`` (R, S); and
     the exponents of its parts (R, S, parts).
     """
-    one = np.ones(exponent.shape, np.int32)
-    enters = np.stack([magnitude(entered[..., part.rows], 2) if part.reads else one for part in parts], axis=-1)
+    unit = np.ones(exponent.shape, np.int32)
+    enters = np.stack([magnitude(entered[..., one.rows], 2) if one.reads else unit for one in slices], axis=-1)
     size = enters.max(axis=-1)
     if (size > LARGE).any():
         size[size <= LARGE] = 0
@@ -265,8 +129,8 @@ def _moderate(parts: Sequence[Part], entered: NDArray, exponent: NDArray) -> tup
     return entered, enters
 
 
-def _scales(
-    parts: Sequence[Part], enters: NDArray, delta: NDArray, exponent: NDArray, total: NDArray, sums: NDArray
+def _row_scales(
+    slices: Sequence[ParameterSlice], enters: NDArray, delta: NDArray, exponent: NDArray, total: NDArray, sums: NDArray
 ) -> NDArray:
     """By what each row of ∂L/∂W_t is multiplied (R, S, 1, K, 1) before it is added to ``total``, whose exponents
     ``sums`` grow, in place, to that of the largest *contribution* yet. Under that of the largest δ a step would be lost
@@ -279,15 +143,15 @@ def _scales(
     # What would be subnormal beside the largest is lost in the sum anyway, and would slow it down tenfold.
     counts = (size > NOTHING) & (size - largest >= np.finfo(delta.dtype).minexp)
     power = np.where(counts, np.ldexp(delta.dtype.type(1), np.where(counts, exponent[..., None] - largest, 0)), 0)
-    _change(parts, total, sums, largest)
-    for index, part in enumerate(parts):
-        scale[:, :, :, part.rows, 0] = power[:, :, None, index, None]
+    _rescale_total(slices, total, sums, largest)
+    for index, one in enumerate(slices):
+        scale[:, :, :, one.rows, 0] = power[:, :, None, index, None]
     sums[:] = largest
     return scale
 
 
-def _change(parts: Sequence[Part], total: NDArray, sums: NDArray, into: NDArray) -> None:
+def _rescale_total(slices: Sequence[ParameterSlice], total: NDArray, sums: NDArray, into: NDArray) -> None:
     """Brings ``total`` from the exponents ``sums`` (S, parts) to others, in place."""
-    for index, part in enumerate(parts):
+    for index, one in enumerate(slices):
         if (into[:, index] != sums[:, index]).any():
-            total[:, :, part.rows] = shift(total[:, :, part.rows], sums[:, index] - into[:, index])
+            total[:, :, one.rows] = shift(total[:, :, one.rows], sums[:, index] - into[:, index])

@@ -641,6 +641,37 @@ static PyObject *run(PyObject *module, PyObject *args)
     return fine ? Py_BuildValue("LO", (long long)reached, inside ? Py_True : Py_False) : NULL;
 }
 
+/* The bytes [low, high) that the row t = 0 of an array takes, or all of its rows. */
+static void extent(PyArrayObject *array, int whole, npy_intp *low, npy_intp *high)
+{
+    *low = (npy_intp)PyArray_BYTES(array), *high = *low + PyArray_ITEMSIZE(array);
+    for (int axis = whole ? 0 : 1; axis < PyArray_NDIM(array); axis++) {
+        npy_intp reach = (PyArray_DIM(array, axis) - 1) * PyArray_STRIDE(array, axis);
+        *(reach < 0 ? low : high) += reach;
+    }
+}
+
+static PyObject *aliasing(PyObject *self, PyObject *arrays)
+{
+    npy_intp fields[3 * MAX_ARRAYS * MAX_ARRAYS / 2], *field = fields, low[2], high[2];
+    if (!PyTuple_Check(arrays) || PyTuple_GET_SIZE(arrays) > MAX_ARRAYS)
+        return PyErr_Format(PyExc_TypeError, "a tuple of at most %d arrays", MAX_ARRAYS);
+    for (Py_ssize_t i = 1; i < PyTuple_GET_SIZE(arrays); i++)
+        for (Py_ssize_t j = 0; j < i; j++) {
+            PyArrayObject *one = (PyArrayObject *)PyTuple_GET_ITEM(arrays, i);
+            PyArrayObject *other = (PyArrayObject *)PyTuple_GET_ITEM(arrays, j);
+            /* Arrays that move alike lie to each other at every t as they do at t = 0. */
+            int whole = PyArray_STRIDE(one, 0) != PyArray_STRIDE(other, 0);
+            extent(one, whole, &low[0], &high[0]);
+            extent(other, whole, &low[1], &high[1]);
+            if (low[0] < high[1] && low[1] < high[0]) {
+                *field++ = i, *field++ = j;
+                *field++ = PyArray_BYTES(one) - PyArray_BYTES(other);
+            }
+        }
+    return PyBytes_FromStringAndSize((char *)fields, (char *)field - (char *)fields);
+}
+
 static PyMethodDef methods[] = {
     {"record", record, METH_VARARGS,
      "record(ufuncs, calls, arrays, t, kept): the Recording of the calls of step t, each a ufunc and its row of `calls`, int64 as "
@@ -651,6 +682,7 @@ static PyMethodDef methods[] = {
      "was inside. Raises UnprovedError, before anything is done, for arrays that NumPy takes and a recording cannot: "
      "those that overlap as they did not when recorded, or whose memory nobody knows."},
     {"layout", layout, METH_O, "layout(arrays): what a recording depends on, as bytes: types, strides, shapes but for the time axis."},
+    {"aliasing", aliasing, METH_O, "aliasing(arrays): which rows of one step overlap, and how far apart they begin, as bytes."},
     {NULL, NULL, 0, NULL},
 };
 

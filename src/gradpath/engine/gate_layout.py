@@ -8,7 +8,7 @@ and every gate is one contiguous run of numbers.
 
 from numpy.typing import DTypeLike, NDArray
 
-from gradpath.engine.buffer_pool import Memory
+from gradpath.engine.buffer_pool import BufferPool
 
 APART = 96
 """H from which on the blocks lie apart. Measured with OpenBLAS 0.3.31, one thread, float32, on the three products of an
@@ -16,15 +16,15 @@ LSTM's step: at H = 50 and 64 apart takes 1.6 and 1.1 times as long, at H = 128 
 the elementwise part makes up for."""
 
 
-def empty(*shape: int, dtype: DTypeLike, memory: Memory) -> NDArray:
+def empty(*shape: int, dtype: DTypeLike, buffers: BufferPool) -> NDArray:
     """An array (…, B, n, H) for the products."""
-    return memory.empty(shape, dtype) if shape[-1] < APART else apart(*shape, dtype=dtype, memory=memory)
+    return buffers.empty(shape, dtype) if shape[-1] < APART else apart(*shape, dtype=dtype, buffers=buffers)
 
 
-def apart(*shape: int, dtype: DTypeLike, memory: Memory) -> NDArray:
+def apart(*shape: int, dtype: DTypeLike, buffers: BufferPool) -> NDArray:
     """An array (…, B, n, H) whose blocks lie apart."""
     *leading, rows, blocks, width = shape
-    return memory.empty((*leading, blocks, rows, width), dtype).swapaxes(-2, -3)
+    return buffers.empty((*leading, blocks, rows, width), dtype).swapaxes(-2, -3)
 
 
 def grouped(array: NDArray) -> NDArray:

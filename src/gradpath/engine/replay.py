@@ -10,10 +10,7 @@ bits of the body itself. A body that cannot be recorded, because it calls anythi
 branches on the data, runs in Python.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
-from contextlib import contextmanager
-from contextvars import copy_context
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any
 
@@ -21,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.engine import compiled
-from gradpath.engine.buffer_pool import Memory
-from gradpath.engine.partition import halves
+from gradpath.engine.partition import released
 from gradpath.engine.recording import ARRAYS, Body, CannotRecordError, recorded
 
-__all__ = ["Body", "Loop", "Loops", "given_up", "repeated"]
+__all__ = ["Body", "Loop", "layout"]
 
 _replay = compiled.CHOICE.module
 
@@ -42,8 +38,8 @@ class Loop:
     def __init__(self, body: Body, arrays: Sequence[NDArray], t: int, guarded: Sequence[int] = ()) -> None:
         compiled.check()
         _check_steps(arrays, t, t + 1)
-        self._body, self._guarded = body, guarded
-        self.turn: Lock | None = None
+        self.body, self._guarded = body, guarded
+        self.python_lock: Lock | None = None
         self._recording: Any = None
         self.why = ""
         """Why it runs in Python, where it does."""
@@ -72,10 +68,10 @@ class Loop:
         why = self.why
         if self._recording is not None:
             try:
-                with given_up(self.turn):
+                with released(self.python_lock):
                     return _replay.run(self._recording, (*arrays,), first, last, low, high)
             except _replay.UnprovedError as error:
-                why = f"{compiled.name(self._body)}: {error}"
+                why = f"{compiled.name(self.body)}: {error}"
                 compiled.refuse(why)
         compiled.note(why)
         _check_steps(arrays, first, last)
@@ -93,7 +89,7 @@ class Loop:
     def _silently(self, rows: Sequence[NDArray]) -> None:
         """Runs the body as compiled code would, which warns of nothing."""
         with np.errstate(all="ignore"):
-            self._body(rows)
+            self.body(rows)
 
     def _record(self, arrays: Sequence[NDArray], t: int) -> Any:
         """The recording of step ``t``, which gives the bits of the body; raises CannotRecordError."""
@@ -122,7 +118,7 @@ class Loop:
                 put(before)
 
         try:
-            calls = recorded(self._body, rows, self._guarded)
+            calls = recorded(self.body, rows, self._guarded)
             recording = _replay.record(calls.ufuncs, calls.table, (*arrays,), t, calls.kept)
             # A body may have computed behind the watched arrays' back, or taken a number out of one
             # for a constant.
@@ -151,74 +147,11 @@ def _check_steps(arrays: Sequence[NDArray], first: int, last: int) -> None:
         raise IndexError(f"t = {lowest} … {highest}: the arrays have {steps} steps")
 
 
-class Loops:
-    """The recorded loops of one cell, by name and by the layout of their arrays, and the memory that they run in; one
-    thread's alone.
+def layout(arrays: Sequence[NDArray]) -> bytes:
+    """What a recording depends on of the arrays, beside what they hold: their types, shapes, strides,
+    and where they overlap. Nothing where nothing is recorded.
     """
-
-    def __init__(self) -> None:
-        self.memory = Memory()
-        self.turn: Lock | None = None
-        """Where several threads train at once, the lock that the one of them holds that computes in Python. Left to
-        share the interpreter they would hand it to and fro at every NumPy call, which costs more than it gains."""
-        self.cuts = False
-        """Are large passes cut in halves, whoever computes them?"""
-        self.pool: Executor | None = None
-        """Threads for the halves of a pass but the first, if there are any."""
-        self._known: dict[tuple[str, bytes], Loop] = {}
-
-    def share(self, others: "Loops") -> None:
-        """Runs in the memory, and with the threads, of another cell."""
-        self.memory, self.turn, self.cuts, self.pool = others.memory, others.turn, others.cuts, others.pool
-
-    def halves(self, length: int, multiply_adds: int, multiple: int = 1) -> list[slice]:
-        """The parts of a pass (:func:`gradpath.engine.partition.halves`), one if it is not to be cut."""
-        return halves(length, multiply_adds, multiple) if self.cuts else [slice(0, length)]
-
-    def each(self, work: Callable[[int, slice], None], parts: Sequence[slice]) -> None:
-        """``work(index, part)`` of every part; in several threads, if there are, and then it may not use ``memory``."""
-        if self.pool is None:
-            for index, part in enumerate(parts):
-                work(index, part)
-            return
-        first, *others = enumerate(parts)
-        under_way = [self.pool.submit(copy_context().run, work, index, part) for index, part in others]
-        try:
-            work(*first)
-        finally:
-            for one in under_way:
-                one.result()
-
-    def __iter__(self) -> Iterator[tuple[str, Loop]]:
-        """Name and loop, of every layout."""
-        return iter((name, loop) for (name, _), loop in self._known.items())
-
-    def get(self, name: str, body: Body, arrays: Sequence[NDArray], t: int, guarded: Sequence[int] = ()) -> Loop:
-        """The loop of that name over arrays of this layout, recorded at step ``t`` when it is first asked for. Of one
-        name, ``body`` must always do the same.
-        """
-        recordable = _replay is not None and len(arrays) <= ARRAYS
-        key = (name, _replay.layout(tuple(arrays)) if recordable else b"")
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = Loop(body, arrays, t, guarded)
-        found.turn = self.turn
-        return found
-
-
-def repeated(array: NDArray, steps: int) -> NDArray:
-    """The same contiguous array, not a copy, at every t: (steps, …)."""
-    return np.ndarray((steps, *array.shape), array.dtype, array, 0, (0, *array.strides))
-
-
-@contextmanager
-def given_up(turn: "Lock | None") -> Iterator[None]:
-    """Lets another thread have its turn meanwhile."""
-    if turn is None:
-        yield
-        return
-    turn.release()
-    try:
-        yield
-    finally:
-        turn.acquire()
+    if _replay is None or len(arrays) > ARRAYS:
+        return b""
+    given = tuple(arrays)
+    return _replay.layout(given) + _replay.aliasing(given)

@@ -98,7 +98,7 @@ def _pass(network: Network, theta: NDArray, batch: Batch) -> Watch:
         network.backward(theta, network.forward(theta, batch))  # the second pass is checked: it must not add to it
         trace = network.backward(theta, tape)
         instruments = {name: cls() for name, cls in _known().items() if name in PLAIN}
-        return Watch(trace, instruments, measured(instruments, trace))
+        return Watch(network, trace, instruments, measured(instruments, network, trace))
 
 
 PLAIN = ("param_grad_norm", "state_grad_norm", "grad_norm", "node_grad_norm", "path_grad_norm", "gate_activation")
@@ -112,7 +112,7 @@ def _known() -> dict[str, type[Instrument]]:
 
 def _every_instrument(experiment: Experiment) -> dict[str, Instrument]:
     """All there are that can read the network, those of the experiment as they are set."""
-    network = Network(experiment.cell, *experiment.task.sizes, experiment.task.loss)
+    network = experiment.network
     found = {}
     for name, cls in _known().items():
         try:
@@ -125,8 +125,8 @@ def _every_instrument(experiment: Experiment) -> dict[str, Instrument]:
 
 def compare(watch: Watch, case: str, differences: bool = False, rng: Generator | None = None) -> Findings:
     """All that one pass claims and all that was recorded of it."""
-    trace = watch.trace
-    tape, network = trace.tape, trace.tape.network
+    network, trace = watch.network, watch.trace
+    tape = trace.tape
     findings = Findings(case, ALLOWED[str(tape.outputs.dtype)])
     with np.errstate(all="ignore"):
         # A tape of its own, which no backward pass has touched.
@@ -134,17 +134,19 @@ def compare(watch: Watch, case: str, differences: bool = False, rng: Generator |
         if not np.isfinite(own.loss):
             findings.add("nothing compared: the loss is not finite", exactly(0.0))
             return findings
-        reference = Reference(own)
+        reference = Reference(network, own)
         declared.forward(own, reference, findings)
         if tape.theta.dtype != tape.outputs.dtype:  # a second pass in float64, of what the first one's loss sends back
             wide = network.forward(tape.theta, tape.batch)
-            reference = Reference(replace(wide, outputs=own.outputs, loss=own.loss, loss_gradient=own.loss_gradient))
+            reference = Reference(
+                network, replace(wide, outputs=own.outputs, loss=own.loss, loss_gradient=own.loss_gradient)
+            )
         declared.check(reference, findings)
         _adjoints(trace, reference, findings)
         _gradients(trace, reference, findings)
         if differences:
             findings.case = f"{case}, untied differences"
-            _differences(trace, rng or np.random.default_rng(0), findings)
+            _differences(network, trace, rng or np.random.default_rng(0), findings)
             findings.case = case
         _totals(trace, reference, findings)
         for name, read in watch.measurements.items():
@@ -154,7 +156,7 @@ def compare(watch: Watch, case: str, differences: bool = False, rng: Generator |
                 findings.add(name, exactly(np.inf), part=str(read).splitlines()[0])
                 continue
             part, found = errors(reference, trace, watch.instruments[name], read)
-            findings.add(name, found, 0 if network.cell.layers == 1 else None, part, carried=False)
+            findings.add(name, found, 0 if network.layers == 1 else None, part, carried=False)
         training.check(watch, reference, findings)
     return findings
 
@@ -163,7 +165,7 @@ def _adjoints(trace: Trace, reference: Reference, findings: Findings) -> None:
     """The total and the direct derivatives of every state, and those of the pre-activations."""
     cell = reference.cell
     for layer, found in enumerate(reference.layers):
-        prefix = cell.prefix(layer)
+        prefix = reference.network.prefix(layer)
         hidden = prefix + cell.states[0]
         findings.add(f"∂⁺L/∂{hidden}", of_adjoint(trace.direct[hidden], found.direct), layer)
         for name, value in found.states.items():
@@ -187,14 +189,14 @@ def _gradients(trace: Trace, reference: Reference, findings: Findings) -> None:
         findings.add(name, of_adjoint(Scaled(found, exponent), expected), layer)
 
 
-def _differences(trace: Trace, rng: Generator, findings: Findings) -> None:
+def _differences(network: Network, trace: Trace, rng: Generator, findings: Findings) -> None:
     """Untied differences of every parameter at every timestep."""
-    tape, network = trace.tape, trace.tape.network
-    layers = {network.cell.prefix(k): k for k in range(network.cell.layers)}
+    tape = trace.tape
+    layers = {network.prefix(k): k for k in range(network.layers)}
     for factor in trace.factors:
         steps = assembled(factor, tape.length)
         for block, name in enumerate(factor.names):
-            layer = layers.get(name.rpartition("/")[0] + "/" * ("/" in name), network.cell.layers - 1)
+            layer = layers.get(name.rpartition("/")[0] + "/" * ("/" in name), network.layers - 1)
             found = [
                 _by_differences(network, tape.theta, tape.batch, name, t, steps.array[t, block], exponent, rng)
                 for t, exponent in enumerate(steps.exponent.tolist())

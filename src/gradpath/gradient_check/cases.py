@@ -3,7 +3,7 @@
 *small*: float64, few units, sequences and steps, with a second seed beside the first; the one at which differences of
 the loss can be taken, and at which every instrument there is reads. *as asked*: the layers, H, B and type of the
 experiment, and in float64 once more, with fewer timesteps where the whole would take long; whatever depends on the
-length of a pass, as where it is cut in halves or computed in runs, is then scaled so that it does what it does at full
+length of a pass, as where it is cut in two or computed in chunks, is then scaled so that it does what it does at full
 length. *past the band*: so many steps that the adjoint is rescaled.
 """
 
@@ -15,11 +15,11 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import DTypeLike, NDArray
 
-from gradpath.core import bptt, jacobians, weight_gradients
+from gradpath.core import backward, jacobians, weight_gradients
 from gradpath.core.cell import Cell
 from gradpath.core.network import Network
 from gradpath.core.tape import Batch
-from gradpath.engine import buffer_pool, partition
+from gradpath.engine import partition
 from gradpath.inits import Init
 from gradpath.inits.uniform import Uniform
 from gradpath.instruments import credit
@@ -39,13 +39,13 @@ FAR: dict[str, tuple[tuple[int, ...], Gains]] = {
 }
 """Lengths, and by what the recurrent weights are multiplied and what is added to the biases, tried one after the other
 until the adjoint leaves its band."""
-RUNS = (
+LENGTH_DEPENDENT = (
     (partition, "WORTH"),
-    (bptt, "RUN"),
-    (weight_gradients, "RUN"),
-    (buffer_pool, "AT_ONCE"),
-    (credit, "BUDGET"),
-    (jacobians, "RUN"),
+    (partition, "CHUNK_ELEMENTS"),
+    (backward, "CHUNK_ELEMENTS"),
+    (weight_gradients, "CHUNK_ELEMENTS"),
+    (credit, "CHUNK_ELEMENTS"),
+    (jacobians, "CHUNK_ELEMENTS"),
 )
 """What depends on the length of a pass."""
 
@@ -67,18 +67,18 @@ class Off(Uniform):
         theta = self.init.draw(rng, network, np.float64)
         theta += rng.uniform(-1, 1, network.size) / np.sqrt(network.cell.hidden_size)
         named = network.parameters(theta)
-        for layer in range(network.cell.layers):
+        for layer in range(network.layers):
             for block in network.cell.blocks.values():
-                named[network.cell.prefix(layer) + block.b][:] += self.shift
+                named[network.prefix(layer) + block.b][:] += self.shift
                 if block.h:
-                    named[network.cell.prefix(layer) + block.h][:] *= self.recurrent_gain
+                    named[network.prefix(layer) + block.h][:] *= self.recurrent_gain
         return theta.astype(dtype)
 
 
 @contextmanager
 def as_if_longer(times: float) -> Iterator[None]:
-    """Runs and halves as they fall in a pass that is so many times as long."""
-    known = [(module, name, getattr(module, name)) for module, name in RUNS]
+    """Chunks and parts as they fall in a pass that is so many times as long."""
+    known = [(module, name, getattr(module, name)) for module, name in LENGTH_DEPENDENT]
     try:
         for module, name, value in known:
             setattr(module, name, max(1, int(value / times)))
@@ -140,7 +140,7 @@ def _far(
     task = shortened(replace(experiment.task, length=max(length, experiment.task.length)), length)
     for gain, shift in gains:
         rng = np.random.default_rng(experiment.seed)
-        network = Network(replace(cell), *task.sizes, task.loss)
+        network = Network(cell, *task.sizes, task.loss, cell.layers, cell.initial_state)
         init = Off(init=experiment.init, recurrent_gain=gain, shift=shift)
         theta = init.draw(rng, network, dtype.numpy)
         batch = task.sample(rng, SEQUENCES)
@@ -167,5 +167,5 @@ def sizes(experiment: Experiment) -> str:
         f"{name} T = {e.task.timesteps}, B = {e.train.batch_size}, H = {e.cell.hidden_size}"
         for name, e in (("small", few), ("as asked", asked))
     ]
-    longer = f" (runs and halves as at {times:.3g} times the length)" if times > 1 else ""
+    longer = f" (chunks and parts as at {times:.3g} times the length)" if times > 1 else ""
     return "untied differences and a textbook pass; " + "; ".join(found) + longer

@@ -44,19 +44,19 @@ def norm_of(value: Stepwise) -> Column:
 
 def param_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
     found = {name: norm_of(steps) for _, name, steps in reference.gradients()}
-    for place in trace.tape.network.layout:
+    for place in reference.network.layout:
         yield from ((name, found[name]) for name in place.names)
 
 
 def state_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
     cell = reference.cell
-    layers = [(cell.prefix(k), layer) for k, layer in enumerate(reference.layers)]
+    layers = [(reference.network.prefix(k), layer) for k, layer in enumerate(reference.layers)]
     yield from ((prefix + name, norm_of(value)) for prefix, layer in layers for name, value in layer.states.items())
     yield from ((f"direct/{prefix}{cell.states[0]}", norm_of(layer.direct)) for prefix, layer in layers)
 
 
 def grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
-    for place in trace.tape.network.layout:
+    for place in reference.network.layout:
         for name in place.names:
             values, exponent = reference.totals[name]
             yield name, norm_of_total(values, exponent)
@@ -70,7 +70,7 @@ def norm_of_total(values: NDArray, exponent: int) -> Column:
 
 def whole(reference: Reference, trace: Trace, readout: bool = True) -> tuple[NDArray, int]:
     """∂L/∂θ (2, P) in the order of θ, under one exponent; without ``readout`` 0 there."""
-    network, totals = trace.tape.network, reference.totals
+    network, totals = reference.network, reference.totals
     if not readout:
         held = {name for place in network.layout[-2:] for name in place.names}
         totals = {name: (v * (name not in held), e) for name, (v, e) in totals.items()}
@@ -87,7 +87,7 @@ def gate_activation(reference: Reference, trace: Trace, _: Instrument) -> Iterat
     cell = reference.cell
     for layer, tape in enumerate(reference.tape.layers):
         for gate, values in cell.activations(tape).items():
-            name, flat = cell.prefix(layer) + gate, values.reshape(len(values), -1)
+            name, flat = reference.network.prefix(layer) + gate, values.reshape(len(values), -1)
             yield f"{name}/mean", Column(flat.mean(axis=1, dtype=np.float64))
             for quantile in (10, 50, 90):
                 yield f"{name}/q{quantile}", Column(np.percentile(flat, quantile, axis=1))
@@ -98,7 +98,7 @@ def gate_activation(reference: Reference, trace: Trace, _: Instrument) -> Iterat
 def node_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
     cell = reference.cell
     for layer, found in enumerate(reference.layers):
-        prefix, exponent = cell.prefix(layer), found.delta.exponent
+        prefix, exponent = reference.network.prefix(layer), found.delta.exponent
         yield from ((prefix + name, norm_of(value)) for name, value in found.states.items())
         tape = reference.tape.layers[layer]
         adjoints = [{name: value.values[row] for name, value in found.states.items()} for row in range(2)]
@@ -112,7 +112,7 @@ def node_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterato
 def path_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
     cell = reference.cell
     for layer, found in enumerate(reference.layers):
-        carrier = cell.prefix(layer) + cell.states[-1]
+        carrier = reference.network.prefix(layer) + cell.states[-1]
         total = found.states[cell.states[-1]]
         yield f"{carrier}/total", norm_of(total)
         for name, part in parts(reference, layer):
@@ -152,7 +152,7 @@ def clip_scale(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tu
 
 
 def parameter_value(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
-    network, theta, found = trace.tape.network, trace.tape.theta, {}
+    network, theta, found = reference.network, trace.tape.theta, {}
     for name, places in network.parameters(np.arange(network.size)).items():
         for index, place in np.ndenumerate(places):
             found[int(place)] = name if places.size == 1 else f"{name}[{','.join(map(str, index))}]"

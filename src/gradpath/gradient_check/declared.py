@@ -1,6 +1,7 @@
 """What a cell says of itself beside its derivative, held to what its own ``step`` does."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ def forward(tape: Tape, reference: Reference, findings: Findings) -> None:
     """Each step of a tape by itself, from the states that enter it on the tape: pre-activations, gates, the states that
     leave, Y and ∂L/∂Y, against the equations in float64. H_0 is ``initial_state`` and whatever else enters is 0.
     """
-    cell = tape.cell
+    cell = reference.cell
     for layer, of in enumerate(tape.layers):
         weights, width = reference.weights[layer], cell.hidden_size
         below = reference.below(layer)
@@ -66,12 +67,13 @@ def forward(tape: Tape, reference: Reference, findings: Findings) -> None:
                     for one, two in zip(found, [*leaving, *saved, gates], strict=True)
                 ]
             )
-        start = [np.abs(s[0] - (0 if k else cell.initial_state)).max() for k, s in enumerate(of.states.values())]
-        errors[0].append(float(max(start)) / (1 + abs(cell.initial_state)))
+        first = reference.network.initial_state
+        start = [np.abs(s[0] - (0 if k else first)).max() for k, s in enumerate(of.states.values())]
+        errors[0].append(float(max(start)) / (1 + abs(first)))
         findings.add("step: gates and states", exactly([max(row) for row in errors]), layer)
         findings.add("step: pointwise", exactly(0.0 if derivative.pointwise else np.inf), layer)
     top = tape.layers[-1].states[cell.states[0]][1:][tape.scored].astype(np.float64)
-    w_hy, b_y = (w.astype(np.float64) for w in tape.network.packed(tape.theta)[-2:])
+    w_hy, b_y = (w.astype(np.float64) for w in reference.network.packed(tape.theta)[-2:])
     size = np.abs(top) @ np.abs(w_hy) + np.abs(b_y)
     off = np.abs(tape.outputs - (top @ w_hy + b_y)) / np.maximum(size, np.finfo(tape.outputs.dtype).tiny)
     findings.add("Y_t = H_t W_hy + b_y", exactly(off.max(initial=0)))
@@ -168,19 +170,13 @@ def _counterfactuals(of: _Layer) -> Errors:
     if of.layer == 0:
         for name, cell in of.cell.counterfactuals().items():
             gate, held, value = name.partition("=")
-            tape = of.reference.tape.network.__class__(cell, *_sizes(of.reference)).forward(
-                of.reference.tape.theta, of.reference.tape.batch
-            )
+            network, made_of = replace(of.reference.network, cell=cell), of.reference.tape
+            tape = network.forward(made_of.theta, made_of.batch)
             if held:
                 watched = cell.activations(tape.layers[0]).get(gate)
                 missing = np.full(len(of.tape.pre), np.inf)
                 errors.append(missing if watched is None else _largest(np.abs(watched - float(value))))
     return exactly(np.max(errors, axis=0))
-
-
-def _sizes(reference: Reference) -> tuple:
-    network = reference.tape.network
-    return network.input_size, network.output_size, network.loss
 
 
 PHI: dict[Activation, Callable[[NDArray], NDArray]] = {

@@ -78,10 +78,11 @@ def counterfactual(reference: Reference, trace: Trace, _: Instrument) -> Iterato
     for name, other in {"factual": cell, **cell.counterfactuals()}.items():
         held = reference
         if name != "factual":
-            held = Reference(replace(tape.network, cell=other).forward(tape.theta, tape.batch))
+            network = replace(reference.network, cell=other)
+            held = Reference(network, network.forward(tape.theta, tape.batch))
         for layer, found in enumerate(held.layers):
             for state, value in found.states.items():
-                yield f"{name}/{cell.prefix(layer)}{state}", norm_of(value)
+                yield f"{name}/{reference.network.prefix(layer)}{state}", norm_of(value)
 
 
 def jacobians(reference: Reference, layer: int, sequence: int, row: int) -> Iterator[NDArray]:
@@ -109,7 +110,7 @@ def _of_sequences(
 ) -> Iterator[tuple[int, NDArray, NDArray]]:
     """What is read of the factors of the Jacobians' product, averaged over sequences: layer, value, uncertainty."""
     there_are = min(count, reference.tape.batch.mask.shape[1])
-    for layer in range(reference.cell.layers):
+    for layer in range(reference.network.layers):
         value, moved = (
             np.mean([read(adjoint_qr(jacobians(reference, layer, b, row))) for b in range(there_are)], axis=0)
             for row in range(2)
@@ -125,7 +126,7 @@ def lyapunov(reference: Reference, trace: Trace, instrument: Instrument) -> Iter
     for layer, value, doubt in _of_sequences(reference, instrument.sequences, read):
         doubt = np.where((value > -np.inf) & (value < np.log(HELD)), np.inf, doubt)  # it may be read as a true zero
         for k, column in enumerate(map(Column, value, doubt), 1):
-            yield f"{reference.cell.prefix(layer)}lambda_{k}", column
+            yield f"{reference.network.prefix(layer)}lambda_{k}", column
 
 
 def singular_values(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
@@ -139,14 +140,14 @@ def singular_values(reference: Reference, trace: Trace, instrument: Instrument) 
     for layer, value, doubt in _of_sequences(reference, instrument.sequences, read):
         for lag, row, doubts in zip(lags, value, doubt, strict=True):
             for k, (one, own) in enumerate(zip(row, doubts, strict=True), 1):
-                yield f"{reference.cell.prefix(layer)}lag={lag}/sigma_{k}", Column(one, own * np.log(10), log=True)
+                yield f"{reference.network.prefix(layer)}lag={lag}/sigma_{k}", Column(one, own * np.log(10), log=True)
 
 
 def counterfactual_loss(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
     """The loss of an untied forward pass: in float64, in the tape's type, and in float64 with every weight moved by one
     rounding of that type, which tells how much of the loss rounding can decide.
     """
-    tape, network = reference.tape, reference.tape.network
+    tape, network = reference.tape, reference.network
     dtype = tape.theta.dtype.type
     theta, batch = tape.theta.astype(np.float64), tape.batch.astype(np.float64)
     moved = theta * (1 + np.finfo(dtype).eps * np.random.default_rng(0).choice((-1, 1), theta.shape))

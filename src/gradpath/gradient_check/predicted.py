@@ -1,7 +1,6 @@
 """The same of ``reach`` and ``theory``, from the definitions by other means than theirs."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +9,7 @@ from gradpath.cells.rnn import RNN
 from gradpath.core import bptt
 from gradpath.core.activations import Activation
 from gradpath.core.trace import Trace
+from gradpath.engine.workspace import Workspace
 from gradpath.gradient_check.columns import Column
 from gradpath.gradient_check.declared import PHI
 from gradpath.gradient_check.pointwise import HELD, Derivative
@@ -30,7 +30,7 @@ def reach(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[s
     """From the textbook's pass of the loss of the last scored step alone, of each layer's carrier."""
     tape, last = reference.tape, int(reference.tape.scored[-1])
     alone = reference if len(tape.scored) == 1 else reference.of_step(len(tape.scored) - 1)
-    carriers = [layer.states[tape.cell.states[-1]] for layer in alone.layers]
+    carriers = [layer.states[reference.cell.states[-1]] for layer in alone.layers]
     eps = float(np.finfo(tape.outputs.dtype).eps)
     curves = [
         [(log10_norm(of.values[row], 1) + of.exponent * LOG10_2)[last::-1] for of in (carriers[-1], carriers[0])]
@@ -79,12 +79,12 @@ def _lost(curve: NDArray) -> float:
 
 def theory(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
     last, length = int(reference.tape.scored[-1]), reference.tape.length
-    for layer in range(reference.cell.layers):
+    for layer in range(reference.network.layers):
         lines = _of_rnn(reference, layer) if isinstance(reference.cell, RNN) else _of_carousel(reference, layer)
         for name, (line, doubt) in lines.items():
             if name != "bound_margin":
                 line = np.where(np.arange(length) <= last, line, -np.inf)
-            yield reference.cell.prefix(layer) + name, Column(line, np.nan_to_num(doubt, nan=np.inf, posinf=np.inf))
+            yield reference.network.prefix(layer) + name, Column(line, np.nan_to_num(doubt, nan=np.inf, posinf=np.inf))
 
 
 def _of_rnn(reference: Reference, layer: int) -> dict[str, tuple[NDArray, NDArray]]:
@@ -134,7 +134,7 @@ def _mean_field(reference: Reference, layer: int, recurrent: NDArray) -> tuple[N
     assert isinstance(cell, RNN)
     inputs = reference.below(layer).astype(np.float64) @ weights.x.astype(np.float64) + weights.b.astype(np.float64)
     gain = float(np.sum(recurrent * recurrent)) / len(recurrent)
-    second, line, doubt = cell.initial_state**2, np.zeros(len(inputs)), np.zeros(len(inputs))
+    second, line, doubt = reference.network.initial_state**2, np.zeros(len(inputs)), np.zeros(len(inputs))
     known, slopes = True, []
     for entering in inputs:
         mean, spread = float(entering.mean()), float(np.mean((entering - entering.mean()) ** 2))
@@ -189,7 +189,7 @@ def _of_carousel(reference: Reference, layer: int) -> dict[str, tuple[NDArray, N
     weights, cell = reference.weights[layer], reference.cell
     x, h, b = (np.zeros_like(w, np.float64)[None] for w in (weights.x, weights.h, weights.b))
     alone = bptt.LayerWeights(x, h, b + weights.b)
-    step = bptt.forward(replace(cell), alone, np.zeros((1, 1, 1, len(weights.x)))).seed(0)
+    step = bptt.forward(cell, alone, np.zeros((1, 1, 1, len(weights.x))), Workspace()).seed(0)
     both = Derivative(cell, step, reference.exact).at(0)[:, -1, -1, 0].astype(np.longdouble)
     lags = np.maximum(int(reference.tape.scored[-1]) - np.arange(reference.tape.length), 0)
     with np.errstate(divide="ignore", invalid="ignore", under="ignore"):

@@ -58,14 +58,13 @@ def errors(reference: Reference, trace: Trace, instrument: Instrument, read: Mea
 def _by_stand_in(reference: Reference, trace: Trace, instrument: Instrument, read: Measurement) -> Errors:
     """The instrument on the textbook's own trace; and on it moved by what is uncertain."""
     both = []
-    for stand_in in reference.stand_ins:
+    for network, stand_in in reference.stand_ins:
         trained = trace.trained
         if trained is not None:
-            network = stand_in.tape.network
             trained = stand_in.gradient if trained is trace.gradient else network.without_readout(stand_in)
         dressed = replace(stand_in, clip_scale=trace.clip_scale, applied=trace.applied, trained=trained)
         try:
-            both.append(instrument.measure(dressed))
+            both.append(instrument.measure(network, dressed))
         except RuntimeError:  # as of ``theory``, where what is uncertain moves a gradient beyond what can be
             if not both:
                 raise

@@ -1,18 +1,20 @@
 """All that a pass claims, by the textbook: the adjoints, every parameter's gradient at every step, and their sum."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core import bptt, readout
+from gradpath.core import readout
+from gradpath.core.backward import LayerAdjoint
 from gradpath.core.losses import Loss
 from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import LayerTape, Tape
 from gradpath.core.trace import Trace
+from gradpath.engine.workspace import Workspace
 from gradpath.gradient_check.pointwise import Derivative
 from gradpath.gradient_check.textbook import LayerReference, Stepwise, Textbook, summed, total
 
@@ -22,10 +24,16 @@ SUBNORMAL = float(np.finfo(np.float64).smallest_subnormal)
 class Reference:
     """What backpropagation from a tape must give; with ``row``, from the loss of that scored timestep alone."""
 
-    def __init__(self, tape: Tape, row: int | None = None, derivatives: Sequence[Derivative] | None = None) -> None:
-        self.tape, self.cell, network = tape, tape.cell, tape.network
+    def __init__(
+        self,
+        network: Network,
+        tape: Tape,
+        row: int | None = None,
+        derivatives: Sequence[Derivative] | None = None,
+    ) -> None:
+        self.network, self.cell, self.tape = network, network.cell, tape
         self.derivatives = derivatives or [Derivative(self.cell, layer) for layer in tape.layers]
-        self.weights = list(network.layers(tape.theta))
+        self.weights = list(network.layer_weights(tape.theta))
         self.w_hy = network.packed(tape.theta)[-2]
         self.d_outputs = loss_gradient(network.loss, tape)
         if row is not None:
@@ -51,13 +59,17 @@ class Reference:
                 delta = found.delta.values[..., block, :]
                 for name, enters in ((names.x, self.below(layer)), (names.h, previous), (names.b, None)):
                     if name:
-                        yield layer, cell.prefix(layer) + name, self._formed(enters, delta, found.delta.exponent)
+                        yield (
+                            layer,
+                            self.network.prefix(layer) + name,
+                            self._formed(enters, delta, found.delta.exponent),
+                        )
         top, scored = self.tape.layers[-1].states[cell.states[0]][1:], self.tape.scored
         sent = np.zeros((2, self.tape.length, *self.d_outputs.shape[1:]))
         sent[:, scored] = self.d_outputs
         zero = np.zeros(self.tape.length, int)
-        yield cell.layers - 1, "W_hy", self._formed(top, sent, zero)
-        yield cell.layers - 1, "b_y", self._formed(None, sent, zero)
+        yield self.network.layers - 1, "W_hy", self._formed(top, sent, zero)
+        yield self.network.layers - 1, "b_y", self._formed(None, sent, zero)
 
     def _formed(self, enters: NDArray | None, delta: NDArray, exponent: NDArray) -> Stepwise:
         """Both factors are brought to size 1 first, so that their product does not underflow where it is a number; by
@@ -81,21 +93,20 @@ class Reference:
 
     def of_step(self, row: int) -> "Reference":
         """The same of the loss of that scored timestep alone."""
-        return Reference(self.tape, row, self.derivatives)
+        return Reference(self.network, self.tape, row, self.derivatives)
 
     @property
     def exact(self) -> bool:
         return all(derivative.exact for derivative in self.derivatives)
 
     @cached_property
-    def stand_ins(self) -> list[Trace]:
-        """The trace with the textbook's passes in the place of the network's own, and with what is uncertain moved."""
-        plain, found = self.tape.network, []
-        for moved in (0, 1):
-            network = LongHand(plain.cell, plain.input_size, plain.output_size, plain.loss, moved, self.exact)
-            tape = replace(self.tape, network=network)
-            found.append(network.backward(tape.theta, tape))
-        return found
+    def stand_ins(self) -> list[tuple[Network, Trace]]:
+        """A network with the textbook's passes in the place of its own, and its trace; and one with what is uncertain
+        moved.
+        """
+        own = {of.name: getattr(self.network, of.name) for of in fields(Network)}
+        networks = [LongHand(**own, moved=moved, exact=self.exact) for moved in (0, 1)]
+        return [(network, network.backward(self.tape.theta, self.tape)) for network in networks]
 
 
 def _of_size_1(values: NDArray) -> tuple[NDArray, NDArray]:
@@ -131,14 +142,14 @@ class LongHand(Network):
     """Can the derivative of the cell's step be taken by a complex step?"""
 
     def _adjoints(
-        self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[readout.Sent]
-    ) -> tuple[list[bptt.LayerAdjoint], list[Scaled]]:
+        self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[readout.Sent], workspace: Workspace
+    ) -> tuple[list[LayerAdjoint], list[Scaled]]:
         """In the place of the layers' own BPTT."""
         own, (each,) = [layer.seed(0) for layer in layers], sent
         derivatives = [Derivative(self.cell, layer, self.exact) for layer in own]
         book = Textbook(self.cell, own, derivatives, each.gradient.array.dtype)
         outputs = np.ldexp(each.gradient.array[:, 0].astype(np.float64), each.gradient.exponent[:, 0, :, None])
-        found = book.stack(list(self.layers(thetas[0])), self.packed(thetas[0])[-2], each.scored, outputs)
+        found = book.stack(list(self.layer_weights(thetas[0])), self.packed(thetas[0])[-2], each.scored, outputs)
 
         def scaled(value: Stepwise) -> Scaled:
             array = value.values[self.moved][:, None]
@@ -146,7 +157,7 @@ class LongHand(Network):
             return Scaled(array, np.ascontiguousarray(exponent))
 
         adjoints = [
-            bptt.LayerAdjoint(
+            LayerAdjoint(
                 scaled(one.delta), {name: scaled(value) for name, value in one.states.items()}, np.zeros(1, bool)
             )
             for one in found

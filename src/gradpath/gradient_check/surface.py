@@ -14,14 +14,14 @@ from gradpath.gradient_check.reference import Reference
 from gradpath.instruments import Instrument
 from gradpath.instruments.loss_surface import LossSurface
 
-AT_ONCE = 2**18
+CHUNK_ELEMENTS = 2**18
 """Sequences times units of a forward pass of several points."""
 
 
 def loss_surface(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
     """The loss of every point of the plane by the textbook's equations, in the tape's type and in float64."""
     assert isinstance(instrument, LossSurface)
-    tape, network, points = reference.tape, reference.tape.network, instrument.points
+    tape, network, points = reference.tape, reference.network, instrument.points
     thetas = np.repeat(tape.theta[None], points**2, axis=0)
     for name, repeats in ((instrument.x, (points, 1)), (instrument.y, (1, points))):
         start, stop = (getattr(instrument, f"{'x' if name == instrument.x else 'y'}_{end}") for end in ("from", "to"))
@@ -44,13 +44,13 @@ def loss_surface(reference: Reference, trace: Trace, instrument: Instrument) -> 
 def _losses(network: Network, thetas: NDArray, batch: Batch) -> NDArray:
     """(S,) the loss at each θ (S, P)."""
     cell, (steps, sequences) = network.cell, batch.mask.shape
-    run = max(1, AT_ONCE // (sequences * cell.hidden_size))
+    run = max(1, CHUNK_ELEMENTS // (sequences * cell.hidden_size))
     found = []
     for part in np.split(thetas, range(run, len(thetas), run)):
         below = np.broadcast_to(batch.inputs[:, None], (steps, len(part), *batch.inputs.shape[1:]))
-        for weights in network.layers(part):
+        for weights in network.layer_weights(part):
             states = [np.zeros((len(part), sequences, cell.hidden_size), part.dtype) for _ in cell.states]
-            states[0] += cell.initial_state
+            states[0] += network.initial_state
             outputs = []
             for x in below:
                 pre = np.zeros((len(part), sequences, len(cell.blocks), cell.hidden_size), part.dtype)

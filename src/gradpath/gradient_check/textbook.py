@@ -98,7 +98,7 @@ class Textbook:
         top[:, scored] = self._product(np.stack([sent, moved]), w_hy.astype(np.float64).T)
         direct = Stepwise(top, np.full(steps, size))
         found: list[LayerReference] = []
-        for layer in reversed(range(self._cell.layers)):
+        for layer in reversed(range(len(self._tapes))):
             found.insert(0, self.layer(layer, weights[layer].h, direct))
             if layer:
                 direct = Stepwise(np.zeros((*top.shape[:-1], weights[layer].x.shape[0])), found[0].delta.exponent)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core.clipping import Clip
+from gradpath.core.network import Network
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument, Schedule
 from gradpath.instruments.clip_scale import ClipScale
@@ -65,17 +66,18 @@ class Tap(ClipScale):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.traces: list[Trace] = []
+        self.passes: list[tuple[Network, Trace]] = []
 
-    def measure(self, trace: Trace) -> Measurement:
-        self.traces.append(trace)
-        return Measurement(("traces",), np.array([len(self.traces)]))
+    def measure(self, network: Network, trace: Trace) -> Measurement:
+        self.passes.append((network, trace))
+        return Measurement(("passes",), np.array([len(self.passes)]))
 
 
 @dataclass(frozen=True)
 class Watch:
     """One pass as it was: what the instruments read of it, and in training what the optimiser got."""
 
+    network: Network
     trace: Trace
     instruments: Mapping[str, Instrument]
     measurements: dict[str, Measurement | Exception]
@@ -113,11 +115,13 @@ def _trained(own: dict[str, Any], reading: Mapping[str, Instrument], seeds: int)
         assert isinstance(tap, Tap)
         assert isinstance(optimizer, Watched)
         # Where training diverges at once, the first pass is the last.
-        trace = tap.traces[:2][-1]
-        read = measured(instruments, trace)
+        network, trace = tap.passes[:2][-1]
+        read = measured(instruments, network, trace)
         again = {name for name, known in of_training.items() if not _equal(known, read[name])}
         made_of = {**read, **of_training}
-        found.append(Watch(trace, instruments, made_of, optimizer.seen[:2], one.clip, one.train.readout, again))
+        found.append(
+            Watch(network, trace, instruments, made_of, optimizer.seen[:2], one.clip, one.train.readout, again)
+        )
     return found
 
 
@@ -136,13 +140,15 @@ def _equal(one: Measurement, other: Measurement | Exception) -> bool:
     )
 
 
-def measured(instruments: Mapping[str, Instrument], trace: Trace) -> dict[str, Measurement | Exception]:
+def measured(
+    instruments: Mapping[str, Instrument], network: Network, trace: Trace
+) -> dict[str, Measurement | Exception]:
     """What each instrument reads, or why it refuses: ``theory`` raises at what no gradient can be."""
     read: dict[str, Measurement | Exception] = {}
     for name, instrument in instruments.items():
         try:
             with np.errstate(over="ignore", invalid="ignore"):
-                read[name] = instrument.measure(trace)
+                read[name] = instrument.measure(network, trace)
         except Exception as error:
             read[name] = error
     return read

@@ -34,8 +34,8 @@ class Init(Settings, ABC):
         """θ (P,) of a whole network, drawn in float64 and then rounded, so that the type does not change the draw."""
         theta = np.zeros(network.size)
         named, hidden = network.parameters(theta), network.cell.hidden_size
-        for layer in range(network.cell.layers):
-            prefix = network.cell.prefix(layer)
+        for layer in range(network.layers):
+            prefix = network.prefix(layer)
             for x, h, b in network.cell.blocks.values():
                 if x:
                     drawn = self.feedforward(rng, len(named[prefix + x]), hidden, hidden)

@@ -64,7 +64,7 @@ class Instrument(Settings, ABC):
         """Refuses a network that it cannot read, before training; raises SettingError."""
 
     @abstractmethod
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         """Reads a finished trace."""
 
     def metric(self, name: str) -> str | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradpath.core.network import Network
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
 
@@ -16,7 +17,7 @@ class ClipScale(Instrument):
 
     per_timestep = False
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         return Measurement(("clip_scale",), np.array([trace.clip_scale]))
 
     def metric(self, name: str) -> str | None:

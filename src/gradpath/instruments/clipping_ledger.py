@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core.clipping import Clip
+from gradpath.core.network import Network
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
 from gradpath.schema.settings import setting
@@ -41,7 +42,7 @@ class ClippingLedger(Instrument):
 
     per_timestep = False
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         gradient = trace.gradient if trace.trained is None else trace.trained
         plain = gradient.scaled.plain()
         applied = plain if trace.applied is None else trace.applied

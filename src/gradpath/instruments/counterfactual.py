@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
-from gradpath.core.tape import Tape
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
 
@@ -23,12 +22,15 @@ class Counterfactual(Instrument):
 
     per_timestep = True
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         columns = _norms("factual", trace.states)
         theta, batch = trace.tape.theta, trace.tape.batch
-        for name, network in held(trace.tape):
+        workspace = network.workspace()
+        for name, other in counterfactual_networks(network):
             # No two passes at a time: each is as large as the trace, and gone once its norms are read.
-            columns |= _norms(name, network.state_adjoints(theta, network.forward(theta, batch)))
+            tape = other.forward(theta, batch, workspace)
+            columns |= _norms(name, other.state_adjoints(theta, tape, workspace))
+            del tape
         return Measurement(tuple(columns), np.stack(list(columns.values()), axis=-1))
 
 
@@ -36,9 +38,7 @@ def _norms(name: str, states: Mapping[str, Scaled]) -> dict[str, NDArray]:
     return {f"{name}/{state}": adjoint.log10_norm_by_step() for state, adjoint in states.items()}
 
 
-def held(tape: Tape) -> Iterator[tuple[str, Network]]:
-    """(name, network) of every counterfactual of the cell, one after the other in the same memory."""
-    for name, cell in tape.cell.counterfactuals().items():
-        cell.loops.share(tape.cell.loops)
-        yield name, replace(tape.network, cell=cell)
-    tape.cell.loops.memory.release()
+def counterfactual_networks(network: Network) -> Iterator[tuple[str, Network]]:
+    """(name, network) of every counterfactual of the cell."""
+    for name, cell in network.cell.counterfactuals().items():
+        yield name, replace(network, cell=cell)

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradpath.core.network import Network
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
-from gradpath.instruments.counterfactual import held
+from gradpath.instruments.counterfactual import counterfactual_networks
 
 
 @dataclass
@@ -18,8 +19,9 @@ class CounterfactualLoss(Instrument):
 
     per_timestep = False
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         tape = trace.tape
-        losses = {name: network.forward(tape.theta, tape.batch).loss for name, network in held(tape)}
+        workspace, networks = network.workspace(), counterfactual_networks(network)
+        losses = {name: other.forward(tape.theta, tape.batch, workspace).loss for name, other in networks}
         losses = {"factual": tape.loss} | losses
         return Measurement(tuple(losses), np.array(list(losses.values())))

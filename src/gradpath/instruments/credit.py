@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core.network import Network
 from gradpath.core.scaled import LOG10_2, NOTHING, Scaled, combined, magnitude, shift
 from gradpath.core.step_loss import trace_of_step
 from gradpath.core.trace import Factor, Measurement, Trace
@@ -13,7 +14,7 @@ from gradpath.instruments import Instrument
 from gradpath.instruments.param_grad_norm import ParamGradNorm
 from gradpath.schema.settings import setting
 
-BUDGET = 2**22
+CHUNK_ELEMENTS = 2**22
 """Numbers of per-step gradients that are formed at once."""
 
 
@@ -37,24 +38,27 @@ class Credit(Instrument):
 
     per_timestep = True
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         length = trace.tape.length
         steps = np.arange(length)
         if length > self.max_steps:
             steps = np.linspace(length - 1, 0, self.max_steps).round().astype(int)[::-1]
         cosines, norms = _alignment(trace, steps)
         names = [f"{kind}/{s + 1}" for kind in ("credit", "alignment") for s in steps]
-        return Measurement((*names, "norm"), np.column_stack([_credit(trace, steps), cosines, norms]))
+        return Measurement((*names, "norm"), np.column_stack([_credit(network, trace, steps), cosines, norms]))
 
 
-def _credit(trace: Trace, steps: NDArray) -> NDArray:
+def _credit(network: Network, trace: Trace, steps: NDArray) -> NDArray:
     """(T, steps) log10 ‖∂L_s/∂θ_t‖."""
     values = np.full((trace.tape.length, len(steps)), -np.inf)
     rows = {int(s): row for row, s in enumerate(trace.tape.scored)}
     names = sum(len(factor.names) for factor in _recurrent(trace))
+    workspace = network.workspace()
     for column, s in enumerate(steps.tolist()):
         if s in rows:
-            norms = combined(ParamGradNorm().measure(trace_of_step(trace, rows[s])).values[:, :names])
+            norms = combined(
+                ParamGradNorm().measure(network, trace_of_step(network, trace, rows[s], workspace)).values[:, :names]
+            )
             values[: len(norms), column] = norms
     return values
 
@@ -89,7 +93,7 @@ def _parts(factor: Factor) -> Iterator[Factor]:
         yield factor
         return
     length, _, blocks, width = factor.delta.array.shape
-    run = max(1, BUDGET // (length * blocks * width))
+    run = max(1, CHUNK_ELEMENTS // (length * blocks * width))
     for start in range(0, factor.entered.shape[-1], run):
         yield replace(factor, entered=factor.entered[..., start : start + run])
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradpath.core.network import Network
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
 
@@ -20,11 +21,11 @@ class GateActivation(Instrument):
 
     per_timestep = True
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         columns = {}
-        cell = trace.tape.cell
+        cell = network.cell
         for layer, tape in enumerate(trace.tape.layers):
-            prefix = cell.prefix(layer)
+            prefix = network.prefix(layer)
             for gate, values in cell.activations(tape).items():
                 flat = values.reshape(len(values), -1)
                 columns[f"{prefix}{gate}/mean"] = flat.mean(axis=1)

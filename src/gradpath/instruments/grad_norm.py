@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradpath.core.network import Network
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
 
@@ -16,7 +17,7 @@ class GradNorm(Instrument):
 
     per_timestep = False
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         norms = trace.gradient.by_parameter | {"global": trace.gradient.log10_norm}
         return Measurement(tuple(norms), np.array(list(norms.values())))
 

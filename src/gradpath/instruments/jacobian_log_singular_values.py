@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from gradpath.core.graded_product import products
 from gradpath.core.jacobians import adjoint_qr, step_jacobians
+from gradpath.core.network import Network
 from gradpath.core.tape import Tape
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
@@ -29,23 +30,23 @@ class JacobianLogSingularValues(Instrument):
 
     per_timestep = False
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         tape = trace.tape
         lags = np.unique(np.geomspace(1, max(1, tape.length - 1), self.lags).round().astype(int))
         columns: dict[str, float] = {}
-        for layer in range(tape.cell.layers):
+        for layer in range(network.layers):
             count = min(self.sequences, tape.batch.mask.shape[1])
-            values = np.mean([_read(tape, layer, sequence, lags) for sequence in range(count)], axis=0)
+            values = np.mean([_read(network, tape, layer, sequence, lags) for sequence in range(count)], axis=0)
             for lag, row in zip(lags.tolist(), values.tolist(), strict=True):
-                prefix = f"{tape.cell.prefix(layer)}lag={lag}/sigma_"
+                prefix = f"{network.prefix(layer)}lag={lag}/sigma_"
                 columns |= {f"{prefix}{k}": value for k, value in enumerate(row, 1)}
         return Measurement(tuple(columns), np.array(list(columns.values())))
 
 
-def _read(tape: Tape, layer: int, sequence: int, lags: NDArray) -> NDArray:
+def _read(network: Network, tape: Tape, layer: int, sequence: int, lags: NDArray) -> NDArray:
     """(lags, n) of one sequence."""
     wanted = set(lags.tolist())
-    factors = adjoint_qr(step_jacobians(tape, layer, sequence))
+    factors = adjoint_qr(step_jacobians(network, tape, layer, sequence))
     try:
         found = [
             product.log_singular_values()
@@ -53,5 +54,5 @@ def _read(tape: Tape, layer: int, sequence: int, lags: NDArray) -> NDArray:
             if lag in wanted
         ]
     except FloatingPointError:
-        return np.full((len(lags), len(tape.cell.states) * tape.cell.hidden_size), np.nan)
+        return np.full((len(lags), len(network.cell.states) * network.cell.hidden_size), np.nan)
     return np.stack(found) / np.log(10)

@@ -9,7 +9,7 @@ from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument, few_parameters
 from gradpath.schema.settings import SettingError, setting
 
-AT_ONCE = 2**20
+CHUNK_ELEMENTS = 2**20
 """Pre-activations of one forward pass: as many points as fit are run side by side."""
 
 
@@ -44,8 +44,8 @@ class LossSurface(Instrument):
             if getattr(self, key) not in network.elements:
                 raise SettingError(key, getattr(self, key), f"one of {', '.join(network.elements)}")
 
-    def measure(self, trace: Trace) -> Measurement:
-        tape, network = trace.tape, trace.tape.network
+    def measure(self, network: Network, trace: Trace) -> Measurement:
+        tape, network = trace.tape, network
         grid = np.meshgrid(
             np.linspace(self.x_from, self.x_to, self.points), np.linspace(self.y_from, self.y_to, self.points)
         )
@@ -53,9 +53,9 @@ class LossSurface(Instrument):
         thetas = np.tile(tape.theta, (self.points**2, 1))
         thetas[:, network.elements.index(self.x)] = x
         thetas[:, network.elements.index(self.y)] = y
-        run = max(1, AT_ONCE // sum(layer.pre.size for layer in tape.layers))
-        losses = []
+        run = max(1, CHUNK_ELEMENTS // sum(layer.pre.size for layer in tape.layers))
+        losses, workspace = [], network.workspace()
         for part in np.split(thetas, range(run, len(thetas), run)):
-            _, tapes = network.forward_seeds(part, [tape.batch] * len(part))
+            _, tapes = network.forward_seeds(part, [tape.batch] * len(part), workspace)
             losses += [each.loss for each in tapes]
         return Measurement((self.x, self.y, "loss"), np.stack([x, y, losses], axis=-1).astype(np.float64))

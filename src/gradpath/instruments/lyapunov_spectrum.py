@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core.jacobians import adjoint_qr, lyapunov_exponents, step_jacobians
+from gradpath.core.network import Network
 from gradpath.core.tape import Tape
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
@@ -32,23 +33,23 @@ class LyapunovSpectrum(Instrument):
 
     per_timestep = False
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         tape = trace.tape
         columns: dict[str, float] = {}
-        for layer in range(tape.cell.layers):
+        for layer in range(network.layers):
             count = min(self.sequences, tape.batch.mask.shape[1])
-            values = np.mean([self._read(tape, layer, sequence) for sequence in range(count)], axis=0)
-            prefix = f"{tape.cell.prefix(layer)}lambda_"
+            values = np.mean([self._read(network, tape, layer, sequence) for sequence in range(count)], axis=0)
+            prefix = f"{network.prefix(layer)}lambda_"
             columns |= {f"{prefix}{k}": value for k, value in enumerate(values.tolist(), 1)}
         return Measurement(tuple(columns), np.array(list(columns.values())))
 
-    def _read(self, tape: Tape, layer: int, sequence: int) -> NDArray:
+    def _read(self, network: Network, tape: Tape, layer: int, sequence: int) -> NDArray:
         """(n,) of one sequence."""
-        factors = adjoint_qr(step_jacobians(tape, layer, sequence))
+        factors = adjoint_qr(step_jacobians(network, tape, layer, sequence))
         try:
             return lyapunov_exponents(factors, min(self.warm_up, tape.length - 1))
         except FloatingPointError:
-            return np.full(len(tape.cell.states) * tape.cell.hidden_size, np.nan)
+            return np.full(len(network.cell.states) * network.cell.hidden_size, np.nan)
 
     def metric(self, name: str) -> str | None:
         return f"train/lyapunov_{name.replace('/', '_')}" if name.endswith("lambda_1") else None

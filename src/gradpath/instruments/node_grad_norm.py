@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
 from gradpath.core.trace import Measurement, Trace
-from gradpath.engine.buffer_pool import in_runs
+from gradpath.engine.partition import chunks
 from gradpath.instruments import Instrument
 
 
@@ -22,20 +23,21 @@ class NodeGradNorm(Instrument):
 
     per_timestep = True
 
-    def measure(self, trace: Trace) -> Measurement:
-        layers = range(trace.tape.cell.layers)
-        steps = in_runs(trace.tape.length, trace.deltas[0].array[0].size)
+    def measure(self, network: Network, trace: Trace) -> Measurement:
+        layers = range(network.layers)
+        steps = chunks(trace.tape.length, trace.deltas[0].array[0].size)
         read = [
-            {name: node.log10_norm_by_step() for k in layers for name, node in _nodes(trace, k, rows)} for rows in steps
+            {name: node.log10_norm_by_step() for k in layers for name, node in _nodes(network, trace, k, rows)}
+            for rows in steps
         ]
         values = [np.stack(list(columns.values()), axis=-1) for columns in read]
         return Measurement(tuple(read[0]), np.concatenate(values))
 
 
-def _nodes(trace: Trace, layer: int, rows: slice) -> Iterator[tuple[str, Scaled]]:
+def _nodes(network: Network, trace: Trace, layer: int, rows: slice) -> Iterator[tuple[str, Scaled]]:
     """The gradient at each node of one layer at some steps."""
-    cell = trace.tape.cell
-    prefix, delta = cell.prefix(layer), trace.deltas[layer].steps(rows)
+    cell = network.cell
+    prefix, delta = network.prefix(layer), trace.deltas[layer].steps(rows)
     states = {name: trace.states[prefix + name].steps(rows) for name in cell.states}
     # In float64, in which the product of an adjoint and a gate cannot underflow before its factors do.
     adjoint = {name: state.array.astype(np.float64) for name, state in states.items()}

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradpath.core.network import Network
+from gradpath.core.norm_precision import log10_norms
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
 
@@ -21,12 +23,12 @@ class ParamGradNorm(Instrument):
     per_timestep = True
     snapshot = True
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         names = tuple(name for packed in trace.packed for name in packed.names)
         values = np.full((trace.tape.length, len(names)), -np.inf)
         column = 0
         for packed in trace.packed:
-            values[packed.times, column : column + len(packed.names)] = packed.log10_norms()[:, 0]
+            values[packed.times, column : column + len(packed.names)] = log10_norms(packed)[:, 0]
             column += len(packed.names)
         return Measurement(names, values)
 

@@ -18,8 +18,8 @@ class ParameterValue(Instrument):
     def check(self, network: Network) -> None:
         few_parameters(network)
 
-    def measure(self, trace: Trace) -> Measurement:
-        return Measurement(trace.tape.network.elements, trace.tape.theta.astype(float))
+    def measure(self, network: Network, trace: Trace) -> Measurement:
+        return Measurement(network.elements, trace.tape.theta.astype(float))
 
     def metric(self, name: str) -> str | None:
         return None if "[" in name else f"parameters/{name}"

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core import bptt
+from gradpath.core.backward import backward
+from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled, magnitude, shift
 from gradpath.core.trace import Measurement, Trace
-from gradpath.engine.buffer_pool import in_runs
+from gradpath.engine.partition import chunks
 from gradpath.instruments import Instrument
 
 NOT_SHOWN = ("total", "direct", "rest")
@@ -39,14 +41,14 @@ class PathGradNorm(Instrument):
 
     per_timestep = True
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         columns: dict[str, NDArray] = {}
-        cell = trace.tape.cell
-        for layer in range(cell.layers):
-            carrier = cell.prefix(layer) + cell.states[-1]
+        cell = network.cell
+        for layer in range(network.layers):
+            carrier = network.prefix(layer) + cell.states[-1]
             total = trace.states[carrier]
             columns[f"{carrier}/total"] = total.log10_norm_by_step()
-            for name, part in chain(one_step(trace, layer), whole_lag(trace, layer)):
+            for name, part in chain(one_step(network, trace, layer), whole_lag(network, trace, layer)):
                 columns[f"{carrier}/{name}"] = part.log10_norm_by_step()
                 columns[f"{carrier}/{name}/cosine"] = _cosine(part, total)
         return Measurement(tuple(columns), np.stack(list(columns.values()), axis=-1))
@@ -57,12 +59,12 @@ class PathGradNorm(Instrument):
         return None if hidden else f"log10_path_grad_norm_by_lag/{part}"
 
 
-def one_step(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
+def one_step(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
     """The parts of the carrier's total adjoint at t = 1 … T by the way they came over the last step: (name, (T, B, H)
     in float64). One at a time, because each is as large as the adjoint itself.
     """
-    tape, cell = trace.tape.layers[layer], trace.tape.cell
-    prefix, steps = cell.prefix(layer), trace.tape.length
+    tape, cell = trace.tape.layers[layer], network.cell
+    prefix, steps = network.prefix(layer), trace.tape.length
     shape = tape.states[cell.states[0]][1:].shape
     carried, delta = trace.states[prefix + cell.states[-1]], trace.deltas[layer]
     to_carrier = np.broadcast_to(cell.to_carrier(tape), shape)
@@ -73,10 +75,10 @@ def one_step(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
     sent = np.zeros(shape)
     np.multiply(highway[1:], carried.array[1:], out=sent[:-1], dtype=np.float64)
     yield "highway", Scaled(sent, exponent)
-    weights = _weights(trace, layer).h[0].reshape(cell.hidden_size, -1, cell.hidden_size)
+    weights = _weights(network, trace, layer).h[0].reshape(cell.hidden_size, -1, cell.hidden_size)
     for index, block in enumerate(list(cell.blocks)[cell.reads_h]):
         sent = np.zeros(shape)
-        for rows in in_runs(0 if cell.truncated else steps - 1, delta.array[0].size):
+        for rows in chunks(0 if cell.truncated else steps - 1, delta.array[0].size):
             arriving = delta.array[1:][rows, :, cell.reads_h.start + index].astype(np.float64)
             sent[rows] = arriving @ weights[:, index].T * to_carrier[rows]
         yield cell.paths[block], Scaled(sent, exponent)
@@ -84,7 +86,7 @@ def one_step(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
     yield "direct", Scaled(np.multiply(direct.array, to_carrier, dtype=np.float64), direct.exponent)
 
 
-def whole_lag(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
+def whole_lag(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
     """``carousel``: the carrier's adjoint (T, B, H) if nothing passed through this layer's gates to H_{t-1}; ``rest``:
     its total adjoint less that.
 
@@ -92,29 +94,31 @@ def whole_lag(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
     linear in what arrives at H_t, and what arrives in truth is ∂⁺L/∂H_t, which makes the carousel, and
     Σ δa_{t+1} W_·hᵀ, which makes the rest. So each has the relative error of its own recursion in the adjoint's type.
     """
-    tape, cell = trace.tape.layers[layer].alone(), trace.tape.cell
-    received = trace.direct[cell.prefix(layer) + cell.states[0]]
-    weights, delta = _weights(trace, layer), trace.deltas[layer]
+    tape, cell = trace.tape.layers[layer].alone(), network.cell
+    received = trace.direct[network.prefix(layer) + cell.states[0]]
+    weights, delta = _weights(network, trace, layer), trace.deltas[layer]
     through = np.zeros_like(received.array)
     exponent = np.zeros_like(delta.exponent)
     if not cell.truncated:
-        for rows in in_runs(trace.tape.length - 1, delta.array[0].size):
+        for rows in chunks(trace.tape.length - 1, delta.array[0].size):
             to_h = delta.array[1:][rows, :, cell.reads_h]
             through[rows] = to_h.reshape(*to_h.shape[:2], -1) @ weights.h[0].T
         exponent[:-1] = delta.exponent[1:]
+    workspace = network.workspace()
     for name, arriving in (("carousel", received), ("rest", Scaled(through, exponent))):
         source = Scaled(arriving.array[:, None], arriving.exponent[:, None])
-        yield name, bptt.backward(cell, weights, tape, source, truncate=True).states[cell.states[-1]].seed(0)
+        adjoint = backward(cell, weights, tape, source, truncate=True, workspace=workspace)
+        yield name, adjoint.states[cell.states[-1]].seed(0)
 
 
-def _weights(trace: Trace, layer: int) -> bptt.LayerWeights:
+def _weights(network: Network, trace: Trace, layer: int) -> bptt.LayerWeights:
     """The weights of one layer, with an axis of one seed in front."""
-    return list(trace.tape.network.layers(trace.tape.theta[None]))[layer]
+    return list(network.layer_weights(trace.tape.theta[None]))[layer]
 
 
 def _cosine(part: Scaled, total: Scaled) -> NDArray:
     """(T,); beyond ±1 there is rounding only."""
-    runs = in_runs(len(part.array), part.array[0].size)
+    runs = chunks(len(part.array), part.array[0].size)
     cosines = [np.vecdot(*(_unit(of.steps(rows).aligned_by_step) for of in (part, total))) for rows in runs]
     return np.clip(np.concatenate(cosines), -1, 1)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core.network import Network
 from gradpath.core.step_loss import states_of_step
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
@@ -30,15 +31,15 @@ class Reach(Instrument):
 
     per_timestep = False
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         tape = trace.tape
-        states = states_of_step(trace, len(tape.scored) - 1)
+        states = states_of_step(network, trace, len(tape.scored) - 1)
 
         def curve(layer: int) -> NDArray:
-            carrier = tape.cell.prefix(layer) + tape.cell.states[-1]
+            carrier = network.prefix(layer) + network.cell.states[-1]
             return states[carrier].log10_norm_by_step()[tape.scored[-1] :: -1]
 
-        values = [*reach(curve(tape.cell.layers - 1)), decades_lost(curve(0))]
+        values = [*reach(curve(network.layers - 1)), decades_lost(curve(0))]
         return Measurement(("reach", "reach_censored", "decades_lost"), np.array(values))
 
     def metric(self, name: str) -> str | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradpath.core.network import Network
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
 
@@ -19,7 +20,7 @@ class StateGradNorm(Instrument):
 
     per_timestep = True
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         adjoints = trace.states | {f"direct/{name}": value for name, value in trace.direct.items()}
         return Measurement(
             tuple(adjoints), np.stack([value.log10_norm_by_step() for value in adjoints.values()], axis=-1)

@@ -7,8 +7,10 @@ from numpy.typing import NDArray
 
 from gradpath.cells.rnn import RNN
 from gradpath.core import bptt, theory
+from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
 from gradpath.core.trace import Measurement, Trace
+from gradpath.engine.workspace import Workspace
 from gradpath.instruments import Instrument
 
 
@@ -27,21 +29,25 @@ class Theory(Instrument):
 
     per_timestep = True
 
-    def measure(self, trace: Trace) -> Measurement:
+    def measure(self, network: Network, trace: Trace) -> Measurement:
         columns: dict[str, NDArray] = {}
         with np.errstate(over="ignore", invalid="ignore"):  # a network that has blown up gives NaN
-            for layer in range(trace.tape.cell.layers):
-                lines = _recurrent(trace, layer) if isinstance(trace.tape.cell, RNN) else _carousel(trace, layer)
-                columns |= {trace.tape.cell.prefix(layer) + name: line for name, line in lines.items()}
+            for layer in range(network.layers):
+                lines = (
+                    _recurrent(network, trace, layer)
+                    if isinstance(network.cell, RNN)
+                    else _carousel(network, trace, layer)
+                )
+                columns |= {network.prefix(layer) + name: line for name, line in lines.items()}
         return Measurement(tuple(columns), np.stack(list(columns.values()), axis=-1))
 
 
-def _recurrent(trace: Trace, layer: int) -> dict[str, NDArray]:
+def _recurrent(network: Network, trace: Trace, layer: int) -> dict[str, NDArray]:
     """The lines and the margin of one layer of the RNN."""
-    cell, tape = trace.tape.cell, trace.tape.layers[layer]
+    cell, tape = network.cell, trace.tape.layers[layer]
     assert isinstance(cell, RNN)
-    names = trace.tape.network.parameters(trace.tape.theta)
-    prefix, kind = cell.prefix(layer), cell.activation
+    names = network.parameters(trace.tape.theta)
+    prefix, kind = network.prefix(layer), cell.activation
     recurrent = names[prefix + "W_hh"]
     if not np.isfinite(recurrent).all():
         every = ("sigma_max_bound", "spectral_radius", "mean_field", "bound_margin")
@@ -52,10 +58,10 @@ def _recurrent(trace: Trace, layer: int) -> dict[str, NDArray]:
     slopes = {
         "sigma_max_bound": np.full(len(parts), bound),
         "spectral_radius": np.full(len(parts), theory.log_radius(recurrent, kind)),
-        "mean_field": theory.mean_field(recurrent, kind, mean, variance, cell.initial_state),
+        "mean_field": theory.mean_field(recurrent, kind, mean, variance, network.initial_state),
     }
     lines = {name: _cumulative(values, int(trace.tape.scored[-1])) for name, values in slopes.items()}
-    return lines | {"bound_margin": _margin(trace, layer, recurrent, bound / np.log(10))}
+    return lines | {"bound_margin": _margin(network, trace, layer, recurrent, bound / np.log(10))}
 
 
 def _cumulative(slopes: NDArray, last: int) -> NDArray:
@@ -65,9 +71,9 @@ def _cumulative(slopes: NDArray, last: int) -> NDArray:
     return line
 
 
-def _margin(trace: Trace, layer: int, recurrent: NDArray, log10_bound: float) -> NDArray:
+def _margin(network: Network, trace: Trace, layer: int, recurrent: NDArray, log10_bound: float) -> NDArray:
     """(T,) the smallest margin over the sequences, in decades, after asserting the bound for each of them."""
-    name = trace.tape.cell.prefix(layer) + trace.tape.cell.states[0]
+    name = network.prefix(layer) + network.cell.states[0]
     total, direct = (adjoints[name].log10_norm() for adjoints in (trace.states, trace.direct))
     delta = trace.deltas[layer]
     carried = Scaled(delta.array[:, :, 0].astype(np.float64) @ recurrent.T, delta.exponent).log10_norm()[1:]
@@ -100,14 +106,14 @@ def _tolerance(recurrent: NDArray, dtype: np.dtype) -> float:
     return float(np.log10(1 + (len(recurrent) * spread + 8) * np.finfo(dtype).eps))
 
 
-def _carousel(trace: Trace, layer: int) -> dict[str, NDArray]:
+def _carousel(network: Network, trace: Trace, layer: int) -> dict[str, NDArray]:
     """The line of one layer of a gated cell. Its gate at the bias alone is that of a step in which all weights are 0,
     which holds for any cell, its ablations and frozen gates.
     """
-    cell, last = trace.tape.cell, int(trace.tape.scored[-1])
-    weights = list(trace.tape.network.layers(trace.tape.theta[None].astype(np.float64)))[layer]
+    cell, last = network.cell, int(trace.tape.scored[-1])
+    weights = list(network.layer_weights(trace.tape.theta[None].astype(np.float64)))[layer]
     at_bias = bptt.LayerWeights(np.zeros_like(weights.x), np.zeros_like(weights.h), weights.b)
-    step = bptt.forward(cell, at_bias, np.zeros((1, 1, 1, weights.x.shape[1])))
+    step = bptt.forward(cell, at_bias, np.zeros((1, 1, 1, weights.x.shape[1])), Workspace())
     gate = np.broadcast_to(cell.highway(step), (1, 1, 1, cell.hidden_size))[0, 0, 0]
     line = np.full(trace.tape.length, -np.inf)
     with np.errstate(divide="ignore"):

@@ -42,7 +42,7 @@ class Train(Settings):
     readout: bool = setting(True, "train the readout W_hy, b_y; false holds it, and clipping sees the rest alone")
     eval_every: int | None = setting(None, "evaluate every n steps; null for only after training", ge=1)
     eval_size: int = setting(2000, "sequences of the evaluation set", ge=1, le=1_000_000)
-    threads: int | None = setting(None, "threads at most, for seeds or halves of a minibatch; null for two", ge=1)
+    threads: int | None = setting(None, "threads at most, for seeds or parts of a minibatch; null for two", ge=1)
 
 
 LONGEST_NAME = 200
@@ -86,12 +86,18 @@ class Experiment(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        network = Network(self.cell, *self.task.sizes, self.task.loss)
+        network = self.network
         for name, instrument in self.instruments.items():
             try:
                 instrument.check(network)
             except SettingError as error:
                 raise SettingError(f"instruments.{name}.{error.name}", error.value, error.allowed) from None
+
+    @property
+    def network(self) -> Network:
+        """What is trained."""
+        sizes, cell = self.task.sizes, self.cell
+        return Network(cell, *sizes, self.task.loss, layers=cell.layers, initial_state=cell.initial_state)
 
     def resolved(self) -> dict[str, Any]:
         """Everything that determines the numbers, as plain values, each unit with the name it was chosen by."""

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from gradpath.core.network import Network
 from gradpath.core.tape import Batch
 from gradpath.core.trace import Measurement, Trace
+from gradpath.engine.workspace import Workspace
 from gradpath.instruments import WINDOW, spike
 from gradpath.training.experiment import Experiment
-from gradpath.training.threads import cuts
+from gradpath.training.threads import splits_large_passes
 
-TOGETHER = 2**20
+CHUNK_ELEMENTS = 2**20
 """Pre-activations, T·B·n·H of each seed, that are differentiated together: 4 MB in float32. Measured, 16 LSTMs with
 H = 64 in one piece took longer than one after another."""
 EVALUATED, STATES = 500, 2**25
@@ -60,35 +61,33 @@ def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator
     """Trains experiments that differ in their seed only, side by side as one array axis: at each step, index of the
     experiment → what happened to it. Each gets, bit for bit, what ``train`` gives it alone; who diverges drops out.
     Each of the ``threads`` has its share of the seeds; one seed alone has two of them, where its passes are cut in
-    halves.
+    two.
     """
     if len({replace(experiment, seed=0).config_hash for experiment in experiments}) != 1:
         raise ValueError("experiments that are trained side by side may differ in their seed only")
-    first, turn, workers = experiments[0], Lock(), min(threads, len(experiments))
-    # The loops that a cell has recorded and the memory that they run in serve one thread: so each has its own.
-    networks = [Network(replace(first.cell), *first.task.sizes, first.task.loss) for _ in range(workers)]
-    for network in networks:
-        network.cell.loops.cuts = cuts(first)
-        network.cell.loops.turn = turn if workers > 1 else None
-    seeds = {index: _Seed(experiment, networks[0]) for index, experiment in enumerate(experiments)}
+    first, python_lock, workers = experiments[0], Lock(), min(threads, len(experiments))
+    network = replace(first.network, splits_large_passes=splits_large_passes(first))
+    seeds = {index: _Seed(experiment, network) for index, experiment in enumerate(experiments)}
     alone = first.task.timesteps * first.train.batch_size * len(first.cell.blocks) * first.cell.hidden_size
-    size = max(1, TOGETHER // alone)
+    size = max(1, CHUNK_ELEMENTS // alone)
 
-    def advance(step: int, network: Network, share: Sequence[int]) -> dict[int, Step]:
+    def advance(step: int, workspace: Workspace, share: Sequence[int]) -> dict[int, Step]:
         """One training step of one thread's seeds."""
         happened: dict[int, Step] = {}
-        with turn:
+        with python_lock:
             for start in range(0, len(share), size):
                 group = share[start : start + size]
-                happened |= zip(group, _advance(step, network, [seeds[index] for index in group]), strict=True)
+                happened |= zip(group, _advance(step, network, workspace, [seeds[k] for k in group]), strict=True)
         return happened
 
     with ThreadPoolExecutor(threads) as pool:
-        if workers == 1 and threads > 1:
-            networks[0].cell.loops.pool = pool
+        if workers > 1:
+            workspaces = [network.workspace(python_lock) for _ in range(workers)]
+        else:
+            workspaces = [network.workspace(executor=pool if threads > 1 else None)]
         for step in range(first.train.steps + 1):
             shares = [share.tolist() for share in np.array_split(list(seeds), workers)]
-            parts = (pool.map if workers > 1 else map)(advance, repeat(step), networks, shares)
+            parts = (pool.map if workers > 1 else map)(advance, repeat(step), workspaces, shares)
             happened = {index: one for part in parts for index, one in part.items()}
             yield happened
             seeds = {index: seed for index, seed in seeds.items() if not happened[index].diverged}
@@ -118,9 +117,9 @@ class _Seed:
         settings = self.experiment.train
         return self.experiment.task.sample(self._data, settings.batch_size).astype(settings.dtype.numpy)
 
-    def advance(self, step: int, trace: Trace) -> Step:
+    def advance(self, step: int, network: Network, workspace: Workspace, trace: Trace) -> Step:
         """Clips, measures, evaluates where it is due, and updates unless this was the last step."""
-        settings, network = self.experiment.train, trace.tape.network
+        settings = self.experiment.train
         trained = trace.gradient if settings.readout else network.without_readout(trace)
         update, scale = self.experiment.clip.apply(trained)
         update = update.astype(self.theta.dtype, copy=False)  # the trace may be in a wider type
@@ -140,43 +139,47 @@ class _Seed:
                 )
             )
             if step in self._plan[name] or record or (diverged and schedule.last):
-                measurements[name] = instrument.measure(trace)
+                measurements[name] = instrument.measure(network, trace)
                 self._largest_read[name] = max(self._largest_read[name], norm)
                 self._largest_spike[name] = max(self._largest_spike[name], risen)
         evaluate = last or (settings.eval_every is not None and step % settings.eval_every == 0)
         evaluation = (
-            _evaluate(self.experiment, network, self.theta, self._held_out) if evaluate and not diverged else None
+            _evaluate(self.experiment, network, self.theta, self._held_out, workspace)
+            if evaluate and not diverged
+            else None
         )
         if not (diverged or last):
             self.theta, self._state = self.experiment.optimizer.update(self.theta, update, self._state, step)
         return Step(step, trace.tape.loss, norm, measurements, evaluation, diverged)
 
 
-def _advance(step: int, network: Network, seeds: Sequence[_Seed]) -> list[Step]:
+def _advance(step: int, network: Network, workspace: Workspace, seeds: Sequence[_Seed]) -> list[Step]:
     """One training step of several seeds. Their traces end with it, so that the next ones lie in the same memory. A
     network that has blown up yields inf and NaN, which is a result and not a warning.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        traces = _differentiate(network, seeds)
-        return [seed.advance(step, trace) for seed, trace in zip(seeds, traces, strict=True)]
+        traces = _differentiate(network, workspace, seeds)
+        return [seed.advance(step, network, workspace, trace) for seed, trace in zip(seeds, traces, strict=True)]
 
 
-def _differentiate(network: Network, seeds: Sequence[_Seed]) -> list[Trace]:
+def _differentiate(network: Network, workspace: Workspace, seeds: Sequence[_Seed]) -> list[Trace]:
     """Forward and backward."""
     thetas = np.stack([seed.theta for seed in seeds])
-    layers, tapes = network.forward_seeds(thetas, [seed.batch() for seed in seeds])
-    return network.backward_seeds(thetas, layers, tapes)
+    layers, tapes = network.forward_seeds(thetas, [seed.batch() for seed in seeds], workspace)
+    return network.backward_seeds(thetas, layers, tapes, workspace)
 
 
-def _evaluate(experiment: Experiment, network: Network, theta: NDArray, held_out: Batch) -> Evaluation:
+def _evaluate(
+    experiment: Experiment, network: Network, theta: NDArray, held_out: Batch, workspace: Workspace
+) -> Evaluation:
     """Scores the evaluation set in minibatches of at most ``EVALUATED``, so that memory does not grow with its size."""
     losses, scores, weights = [], [], []
     length, size = held_out.mask.shape
-    at_once = max(1, min(EVALUATED, STATES // (length * network.cell.hidden_size * network.cell.layers)))
+    at_once = max(1, min(EVALUATED, STATES // (length * network.cell.hidden_size * network.layers)))
     for start in range(0, size, at_once):
         part = slice(start, start + at_once)
         batch = Batch(held_out.inputs[:, part], held_out.targets[:, part], held_out.mask[:, part])
-        tape = network.forward(theta, batch)
+        tape = network.forward(theta, batch, workspace)
         losses.append(tape.loss)
         scores.append(experiment.task.score(tape))
         weights.append(int(batch.mask.sum()))

@@ -1,16 +1,16 @@
 """How many threads a training takes: two for several seeds, which have a share of them each, and where its passes are
-cut in halves (:mod:`gradpath.engine.partition`), else one. BLAS has one thread always.
+cut in two (:mod:`gradpath.engine.partition`), else one. BLAS has one thread always.
 
 Two threads of BLAS wait for each other at every product. At the sizes of recurrent networks that gains little even on
-idle cores (a training step of B = 128, H = 256 takes 0.8 of the time where halves in two threads take 0.55), and with
-another process on the same cores they took up to eighty times as long as one.
+idle cores (a training step of B = 128, H = 256 takes 0.8 of the time, where two threads with a part of the minibatch
+each take 0.55), and with another process on the same cores they took up to eighty times as long as one.
 """
 
 import os
 
 from threadpoolctl import threadpool_info
 
-from gradpath.engine.partition import ROWS, halves
+from gradpath.engine.partition import ROWS, partition
 from gradpath.training.experiment import Experiment
 
 AT_MOST = 2
@@ -21,12 +21,12 @@ def chosen(experiment: Experiment, jobs: int = 1, seeds: int = 1) -> int:
     """``train.threads``, or where that is null what suits the shape; never more than this process's part of the cores
     where ``jobs`` run at once, nor than there is work for.
     """
-    there_are = seeds if seeds > 1 else len(halves(experiment.train.batch_size, multiply_adds(experiment), ROWS))
+    there_are = seeds if seeds > 1 else len(partition(experiment.train.batch_size, multiply_adds(experiment), ROWS))
     return min(experiment.train.threads or AT_MOST, share(jobs), there_are)
 
 
-def cuts(experiment: Experiment) -> bool:
-    """Are its large passes cut in halves? Not with ``train.threads=1`` or on a single core. A run's bits depend on this
+def splits_large_passes(experiment: Experiment) -> bool:
+    """Are its large passes cut in two? Not with ``train.threads=1`` or on a single core. A run's bits depend on this
     alone, not on who else is running.
     """
     return (experiment.train.threads or cores()) > 1

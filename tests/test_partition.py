@@ -1,4 +1,4 @@
-"""A pass cut in halves: the same numbers as whole, and the same bits whoever computes the halves."""
+"""A pass cut in two: the same numbers as whole, and the same bits whoever computes the parts."""
 
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -8,17 +8,16 @@ from threading import get_ident
 import numpy as np
 import pytest
 
-from conftest import Case, cell_id, cells, make_case, signature
+from conftest import UNREAD, Case, cell_id, cells, make_case, signature
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
 from gradpath.commands import compose
-from gradpath.core import bptt, weight_gradients
+from gradpath.core import backward, bptt, weight_gradients
 from gradpath.core.activations import Activation
 from gradpath.core.cell import Cell
 from gradpath.core.losses import Loss
 from gradpath.engine import partition
-from gradpath.engine.replay import Loops
-from gradpath.instruments.counterfactual import Counterfactual
+from gradpath.engine.workspace import Workspace
 from gradpath.instruments.param_grad_norm import ParamGradNorm
 from gradpath.training import threads
 from gradpath.training.loop import train, train_seeds
@@ -28,11 +27,11 @@ TRAINED = ["task.length=30", "train.batch_size=11", "train.eval_size=20", "train
 
 @pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every pass is in halves, however small, and its backward part in several runs of steps."""
+    """Every pass is cut in two, however small, and its way back in several chunks of steps."""
     monkeypatch.setattr(threads, "cores", lambda: 2)
     monkeypatch.setattr(partition, "WORTH", 0)
-    monkeypatch.setattr(bptt, "RUN", 2**11)
-    monkeypatch.setattr(weight_gradients, "RUN", 2**10)
+    monkeypatch.setattr(backward, "CHUNK_ELEMENTS", 2**11)
+    monkeypatch.setattr(weight_gradients, "CHUNK_ELEMENTS", 2**10)
 
 
 @pytest.fixture
@@ -45,18 +44,17 @@ def pool() -> Iterator[Executor]:
     ("length", "multiple", "lengths"),
     [(20, 4, [12, 8]), (32, 4, [16, 16]), (5, 4, [4, 1]), (4, 4, [4]), (1, 1, [1]), (7, 1, [4, 3]), (128, 4, [64, 64])],
 )
-def test_halves_are_whole_rows_of_a_product(length: int, multiple: int, lengths: list[int]) -> None:
-    found = partition.halves(length, partition.WORTH, multiple)
+def test_parts_are_whole_rows_of_a_product(length: int, multiple: int, lengths: list[int]) -> None:
+    found = partition.partition(length, partition.WORTH, multiple)
     assert [one.stop - one.start for one in found] == lengths
     assert [row for one in found for row in range(length)[one]] == list(range(length))
-    assert partition.halves(length, partition.WORTH - 1, multiple) == [slice(0, length)]
+    assert partition.partition(length, partition.WORTH - 1, multiple) == [slice(0, length)]
 
 
 def case_of(cell: Cell, every_step: bool, dtype: type, gain: float, pool: Executor | None = None) -> Case:
     """Of 11 sequences and 40 steps; with a small gain the adjoint is rescaled on the way, with a large one too."""
-    own = replace(cell)
-    own.loops.cuts, own.loops.pool = True, pool
-    case = make_case(own, Loss.squared_error, 40, every_step, dtype, sequences=11)
+    case = make_case(cell, Loss.squared_error, 40, every_step, dtype, sequences=11)
+    case.network, case.executor = replace(case.network, splits_large_passes=True), pool
     case.theta *= dtype(gain)
     return case
 
@@ -65,13 +63,13 @@ def case_of(cell: Cell, every_step: bool, dtype: type, gain: float, pool: Execut
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)
 @pytest.mark.pairwise
-def test_in_halves_as_whole(cell: Cell, every_step: bool, gain: float, request: pytest.FixtureRequest) -> None:
+def test_in_parts_as_whole(cell: Cell, every_step: bool, gain: float, request: pytest.FixtureRequest) -> None:
     """In log10, because with a small gain the gradient leaves the range of floats."""
     whole = case_of(cell, every_step, np.float64, gain).trace
-    expected = ParamGradNorm().measure(whole).values
+    expected = ParamGradNorm().measure(UNREAD, whole).values
     request.getfixturevalue("cut")
     found = case_of(cell, every_step, np.float64, gain).trace
-    np.testing.assert_allclose(ParamGradNorm().measure(found).values, expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ParamGradNorm().measure(UNREAD, found).values, expected, rtol=0, atol=1e-9)
     np.testing.assert_allclose(found.tape.loss, whole.tape.loss, rtol=1e-12)
     for name, norm in whole.gradient.by_parameter.items():
         assert found.gradient.by_parameter[name] == pytest.approx(norm, rel=0, abs=1e-9) or norm == -np.inf
@@ -86,26 +84,27 @@ def test_two_threads_give_the_bits_of_one(
     cell: Cell, every_step: bool, gain: float, dtype: type, cut: None, pool: Executor
 ) -> None:
     one, two = (case_of(cell, every_step, dtype, gain, given).trace for given in (None, pool))
-    assert ParamGradNorm().measure(one).values.tobytes() == ParamGradNorm().measure(two).values.tobytes()
+    assert (
+        ParamGradNorm().measure(UNREAD, one).values.tobytes() == ParamGradNorm().measure(UNREAD, two).values.tobytes()
+    )
     assert one.gradient.scaled.array.tobytes() == two.gradient.scaled.array.tobytes()
     for name, states in one.states.items():
         assert states.array.tobytes() == two.states[name].array.tobytes()
         assert states.exponent.tobytes() == two.states[name].exponent.tobytes()
 
 
-def test_the_halves_are_computed_by_different_threads(cut: None, pool: Executor, monkeypatch) -> None:
-    """Also of the networks that an instrument makes of the one in training."""
-    seen, original = {}, Loops.get
+def test_the_parts_are_computed_by_different_threads(cut: None, pool: Executor, monkeypatch) -> None:
+    seen: tuple[dict, dict] = {}, {}
+    original = Workspace.loop
 
-    def get(self: Loops, name: str, *given: object) -> object:
-        seen.setdefault(name, set()).add(get_ident())
-        return original(self, name, *given)
+    def loop(self: Workspace, body: object, arrays: object, t: int, guarded: object = (), part: int = 0) -> object:
+        seen[part].setdefault(type(body), set()).add(get_ident())
+        return original(self, body, arrays, t, guarded, part)
 
-    monkeypatch.setattr(Loops, "get", get)
-    trace = case_of(LSTM(5), True, np.float64, 1, pool).trace
-    Counterfactual().measure(trace)
-    here, there = ({name[:-2]: by for name, by in seen.items() if name.endswith(half)} for half in "01")
-    assert {name.split()[0] for name in here} >= {"forward", "backward", "slopes", "gradients"}
+    monkeypatch.setattr(Workspace, "loop", loop)
+    assert case_of(LSTM(5), True, np.float64, 1, pool).trace
+    here, there = seen
+    assert here.keys() == {bptt._Step, backward._StepBack, backward._Slopes, weight_gradients._Accumulate}
     assert here.keys() == there.keys()
     assert set.union(*here.values()) == {get_ident()}
     assert len(set.union(*there.values()) - {get_ident()}) == len(set.union(*there.values())) == 1
@@ -115,8 +114,8 @@ def test_the_halves_are_computed_by_different_threads(cut: None, pool: Executor,
 def test_what_is_cut_depends_on_the_setting_and_the_cores(
     given: int | None, there_are: int, expected: int, cut: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, original = [], Loops.halves
-    monkeypatch.setattr(Loops, "halves", lambda self, *shape: seen.append(found := original(self, *shape)) or found)
+    seen, original = [], Workspace.parts
+    monkeypatch.setattr(Workspace, "parts", lambda self, *shape: seen.append(found := original(self, *shape)) or found)
     monkeypatch.setattr(threads, "cores", lambda: there_are)
     next(train(compose.experiment([*TRAINED, f"train.threads={'null' if given is None else given}"])))
     assert max(len(found) for found in seen) == expected
@@ -137,8 +136,7 @@ def test_training_has_the_same_bits_in_any_number_of_threads_and_in_any_company(
 
 
 def test_a_failure_in_the_other_thread_is_not_lost(pool: Executor) -> None:
-    loops, done = Loops(), []
-    loops.pool = pool
+    done = []
 
     def work(index: int, rows: slice) -> None:
         if index:
@@ -146,15 +144,14 @@ def test_a_failure_in_the_other_thread_is_not_lost(pool: Executor) -> None:
         done.append(rows)
 
     with pytest.raises(ArithmeticError):
-        loops.each(work, [slice(0, 2), slice(2, 3)])
+        partition.for_each(work, [slice(0, 2), slice(2, 3)], pool)
     assert done == [slice(0, 2)]
 
 
 def test_what_numpy_is_told_to_ignore_holds_in_the_other_thread_too(pool: Executor) -> None:
-    loops, told = Loops(), []
-    loops.pool = pool
+    told = []
     with np.errstate(over="ignore", invalid="print"):
-        loops.each(lambda *_: told.append(np.geterr()), [slice(0, 1), slice(1, 2)])
+        partition.for_each(lambda *_: told.append(np.geterr()), [slice(0, 1), slice(1, 2)], pool)
     assert told[0] == told[1]
     assert (told[1]["over"], told[1]["invalid"]) == ("ignore", "print")
 

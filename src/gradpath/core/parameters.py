@@ -1,0 +1,70 @@
+"""Where the parameters of a stack lie in one flat vector θ (P,), and by which names a person knows them.
+
+Clipping and the optimisers are vector operations on θ; matrices are views of it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.core.cell import Cell
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One packed matrix (K, n, H), or bias (n, H), in the flat vector: its place, and its blocks' own names."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    start: int
+
+    @cached_property
+    def stop(self) -> int:
+        return self.start + math.prod(self.shape)
+
+
+def layout(cell: Cell, input_size: int, output_size: int, prefixes: Sequence[str]) -> tuple[Packed, ...]:
+    """The places of x, h and b of every layer from the bottom, whose names begin with ``prefixes``; then W_hy, b_y."""
+    width, blocks = cell.hidden_size, cell.blocks.values()
+    places: list[Packed] = []
+
+    def place(names: tuple[str, ...], *shape: int) -> None:
+        places.append(Packed(names, shape, places[-1].stop if places else 0))
+
+    for layer, prefix in enumerate(prefixes):
+        inputs = width if layer else input_size
+        x, h, b = (tuple(prefix + name for name in kind if name) for kind in zip(*blocks, strict=True))
+        place(x, inputs, len(x), width)
+        place(h, width, len(h), width)
+        place(b, len(b), width)
+    place(("W_hy",), width, 1, output_size)
+    place(("b_y",), 1, output_size)
+    return tuple(places)
+
+
+def packed(places: Sequence[Packed], theta: NDArray) -> list[NDArray]:
+    """Views of θ (P,), or of the θ of S seeds (S, P): each (…, K, n·H) or (…, n·H)."""
+    return [theta[..., at.start : at.stop].reshape(*theta.shape[:-1], *at.shape[:-2], -1) for at in places]
+
+
+def named(places: Sequence[Packed], theta: NDArray) -> dict[str, NDArray]:
+    """Every parameter under its own name, as a view of θ: W_·· (K, H), b_· (H,)."""
+    found = {}
+    for at in places:
+        blocks = theta[at.start : at.stop].reshape(at.shape)
+        for index, name in enumerate(at.names):
+            found[name] = blocks[..., index, :]
+    return found
+
+
+def element_names(places: Sequence[Packed]) -> tuple[str, ...]:
+    """The name of each element of θ in its order: ``b_h`` where a parameter has one element, else ``W_hh[0,1]``."""
+    found = [""] * places[-1].stop
+    for name, at in named(places, np.arange(len(found))).items():
+        for index, place in np.ndenumerate(at):
+            found[place] = name if at.size == 1 else f"{name}[{','.join(map(str, index))}]"
+    return tuple(found)
