@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from gradpath.engine import compiled, replay
 from gradpath.engine.recording import recorded
-from gradpath.engine.replay import Loop, repeated
+from gradpath.engine.replay import Loop
+from gradpath.engine.workspace import repeated
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 from replay_border import JUNK, Liar, attempt

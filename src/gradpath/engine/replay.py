@@ -99,7 +99,9 @@ class Loop:
             raise CannotRecordError("has rows that are single numbers")
         rows = [array[t] for array in arrays]
         before, rng = [row.copy() for row in rows], np.random.default_rng(0)
-        others = [rng.normal(size=row.shape) if row.dtype.kind == "f" else row.copy() for row in rows]
+        # Not of what is the same at every t, as a matrix is: another thread may be reading it.
+        changed = [bool(array.strides[0]) and array.dtype.kind == "f" for array in arrays]
+        others = [rng.normal(size=row.shape) if new else row.copy() for row, new in zip(rows, changed, strict=True)]
 
         def put(values: Sequence[NDArray]) -> None:
             for row, value in zip(rows, values, strict=True):
