@@ -276,10 +276,10 @@ def _step_back(cell: Cell, cut: bool, adds: bool) -> Body:
         leave, enter, states = (rest[k : k + kept] for k in range(0, 3 * kept, kept))
         saved, slopes = rest[3 * kept : 3 * kept + extra], rest[3 * kept + extra :]
         cell.step_backward(slopes, gates, states, saved, leave, at, enter)
-        if cut and not cell.passes_h:
+        if cut and not cell.has_skip_to_h:
             enter[0][...] = 0
         elif not cut:
-            first = 0 if cell.passes_h else 1  # of the groups to be added
+            first = 0 if cell.has_skip_to_h else 1  # of the groups to be added
             if first:
                 np.matmul(through_h[..., 0, :, :], matrix[..., 0, :, :], out=enter[0])
             if first < matrix.shape[-3]:

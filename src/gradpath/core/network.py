@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gradpath.core import bptt, readout
 from gradpath.core.cell import Cell
 from gradpath.core.losses import Loss
+from gradpath.core.roles import READOUT
 from gradpath.core.scaled import NOTHING, Scaled, shift
 from gradpath.core.tape import Batch, LayerTape, Tape
 from gradpath.core.trace import Gradient, Trace
@@ -54,14 +55,13 @@ class Network:
 
         for layer in range(self.cell.layers):
             inputs = width if layer else self.input_size
-            x, h, b = (
-                tuple(self.cell.prefix(layer) + name for name in kind if name) for kind in zip(*blocks, strict=True)
-            )
+            of_kind = zip(*(spec[:3] for spec in blocks), strict=True)
+            x, h, b = (tuple(self.cell.prefix(layer) + name for name in kind if name) for kind in of_kind)
             place(x, inputs, len(x), width)
             place(h, width, len(h), width)
             place(b, len(b), width)
-        place(("W_hy",), width, 1, self.output_size)
-        place(("b_y",), 1, self.output_size)
+        place(READOUT[:1], width, 1, self.output_size)
+        place(READOUT[1:], 1, self.output_size)
         return tuple(places)
 
     @property

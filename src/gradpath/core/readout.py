@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core.losses import Loss, evaluate
+from gradpath.core.roles import READOUT
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Batch, Tape
 from gradpath.core.weight_gradients import Part, StepGradients, step_gradients
@@ -79,8 +80,8 @@ def gradients(loops: Loops, width: int, entered: NDArray, sent: Sent) -> StepGra
     the step after, is multiplied.
     """
     parts = (
-        Part(("W_hy",), slice(0, width), slice(0, 1)),
-        Part(("b_y",), slice(width, None), slice(0, 1), reads=False),
+        Part(READOUT[:1], slice(0, width), slice(0, 1)),
+        Part(READOUT[1:], slice(width, None), slice(0, 1), reads=False),
     )
     delta = Scaled(sent.gradient.array[..., None, :], sent.gradient.exponent)
     multiplied = entered[_rows(sent.scored), sent.seeds, :, : width + 1]

@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core import bptt
+from gradpath.core import bptt, layer_names
 from gradpath.core.scaled import Scaled, magnitude, shift
 from gradpath.core.trace import Measurement, Trace
 from gradpath.engine.buffer_pool import in_runs
@@ -43,7 +43,7 @@ class PathGradNorm(Instrument):
         columns: dict[str, NDArray] = {}
         cell = trace.tape.cell
         for layer in range(cell.layers):
-            carrier = cell.prefix(layer) + cell.states[-1]
+            carrier = cell.prefix(layer) + cell.carrier
             total = trace.states[carrier]
             columns[f"{carrier}/total"] = total.log10_norm_by_step()
             for name, part in chain(one_step(trace, layer), whole_lag(trace, layer)):
@@ -52,9 +52,8 @@ class PathGradNorm(Instrument):
         return Measurement(tuple(columns), np.stack(list(columns.values()), axis=-1))
 
     def metric(self, name: str) -> str | None:
-        *layer, _, part = name.removesuffix("/cosine").split("/")
-        hidden = name.endswith("/cosine") or part in NOT_SHOWN or layer not in ([], ["layer1"])
-        return None if hidden else f"log10_path_grad_norm_by_lag/{part}"
+        layer, (_, part, *cosine) = layer_names.split(name)[0], layer_names.split(name)[1].split("/")
+        return None if layer or cosine or part in NOT_SHOWN else f"log10_path_grad_norm_by_lag/{part}"
 
 
 def one_step(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
@@ -63,10 +62,10 @@ def one_step(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
     """
     tape, cell = trace.tape.layers[layer], trace.tape.cell
     prefix, steps = cell.prefix(layer), trace.tape.length
-    shape = tape.states[cell.states[0]][1:].shape
-    carried, delta = trace.states[prefix + cell.states[-1]], trace.deltas[layer]
-    to_carrier = np.broadcast_to(cell.to_carrier(tape), shape)
-    highway = np.broadcast_to(cell.highway(tape), shape)
+    shape = tape.states[cell.output][1:].shape
+    carried, delta = trace.states[prefix + cell.carrier], trace.deltas[layer]
+    to_carrier = np.broadcast_to(cell.output_wrt_carrier(tape), shape)
+    highway = np.broadcast_to(cell.carrier_gain(tape), shape)
     # Row t holds what step t+1 sends back; at T nothing follows.
     exponent = np.zeros(carried.exponent.shape, np.int32)
     exponent[:-1] = carried.exponent[1:]
@@ -80,7 +79,7 @@ def one_step(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
             arriving = delta.array[1:][rows, :, cell.reads_h.start + index].astype(np.float64)
             sent[rows] = arriving @ weights[:, index].T * to_carrier[rows]
         yield cell.paths[block], Scaled(sent, exponent)
-    direct = trace.direct[prefix + cell.states[0]]
+    direct = trace.direct[prefix + cell.output]
     yield "direct", Scaled(np.multiply(direct.array, to_carrier, dtype=np.float64), direct.exponent)
 
 
@@ -93,7 +92,7 @@ def whole_lag(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
     Σ δa_{t+1} W_·hᵀ, which makes the rest. So each has the relative error of its own recursion in the adjoint's type.
     """
     tape, cell = trace.tape.layers[layer].alone(), trace.tape.cell
-    received = trace.direct[cell.prefix(layer) + cell.states[0]]
+    received = trace.direct[cell.prefix(layer) + cell.output]
     weights, delta = _weights(trace, layer), trace.deltas[layer]
     through = np.zeros_like(received.array)
     exponent = np.zeros_like(delta.exponent)
@@ -104,7 +103,7 @@ def whole_lag(trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
         exponent[:-1] = delta.exponent[1:]
     for name, arriving in (("carousel", received), ("rest", Scaled(through, exponent))):
         source = Scaled(arriving.array[:, None], arriving.exponent[:, None])
-        yield name, bptt.backward(cell, weights, tape, source, truncate=True).states[cell.states[-1]].seed(0)
+        yield name, bptt.backward(cell, weights, tape, source, truncate=True).states[cell.carrier].seed(0)
 
 
 def _weights(trace: Trace, layer: int) -> bptt.LayerWeights:

@@ -35,7 +35,7 @@ class Reach(Instrument):
         states = states_of_step(trace, len(tape.scored) - 1)
 
         def curve(layer: int) -> NDArray:
-            carrier = tape.cell.prefix(layer) + tape.cell.states[-1]
+            carrier = tape.cell.prefix(layer) + tape.cell.carrier
             return states[carrier].log10_norm_by_step()[tape.scored[-1] :: -1]
 
         values = [*reach(curve(tape.cell.layers - 1)), decades_lost(curve(0))]
