@@ -116,7 +116,8 @@ class Gates(Figure):
         if high > 1e4 * low:  # there is no room for 2 and 5 then, and the locator would leave out all
             axes.yaxis.set_major_locator(LogLocator())
         if not forget:
-            axes.text(0.5, 0.4, "no gate, no time constant", transform=axes.transAxes, ha="center", color="#777777")
+            text = "no gate that keeps,\nno time constant"
+            axes.text(0.5, 0.4, text, transform=axes.transAxes, ha="center", color="#777777")
 
 
 def _read(group: common.Group, name: str, probe: int) -> NDArray:
@@ -141,7 +142,7 @@ def _keepers(found: Sequence[common.Group]) -> str:
             gate = f"(1 − {roles.keeping.gate})" if roles.keeping.complement else roles.keeping.gate
             kept.setdefault(common.plain(gate), common.plain(roles.label))
     if not kept:
-        return "F"
+        return "(what keeps)"
     first, *others = kept
     rest = ", ".join(f"{gate} of the {kept[gate]}" for gate in others)
     return f"{first} ({rest})" if rest else first

@@ -44,7 +44,9 @@ def of_configuration(cell: Mapping[str, Any], readings: Mapping[str, tuple[str, 
         known = {field.name: _plain(cell[field.name], made, field.name) for field in fields(made) if field.name in cell}
         return made(**known).roles
     layers, columns = int(cell["layers"]), readings.get("state_grad_norm", ())
-    states = columns[: columns.index(next((c for c in columns if c.startswith("direct/")), columns[-1]))] or ("H",)
+    states = columns[: columns.index(next((c for c in columns if c.startswith("direct/")), columns[-1]))] or (
+        "carrier",
+    )
     own = tuple(name.rpartition("/")[2] for name in states[: max(1, len(states) // layers)])
     return Roles(cell["name"], "", layers, own, own[0], own[-1], {}, {}, {})
 

@@ -173,11 +173,10 @@ def setting_text(found: Sequence[Group]) -> str:
         f"init {values('init', 'name')} gain {values('init', 'gain')}, {values('optimizer', 'name')} "
         f"lr {values('optimizer', 'lr')}, B = {values('train', 'batch_size')}, {values('train', 'steps')} updates"
     )
-    biases: dict[str, None] = {}
-    gates: dict[str, None] = {}
+    biases: dict[str, dict[str, None]] = {}
     for keeping in (group.runs[0].roles.keeping for group in found):
         if keeping and keeping.bias is not None:
-            gates[plain(keeping.label.removesuffix(" gate"))] = None
             bias = keeping.bias
-            biases[f"chrono for lags up to {bias[1] + 1:g}" if isinstance(bias, tuple) else f"{bias:g}"] = None
-    return f"{text}; {' or '.join(gates)} bias {' or '.join(biases)}" if biases else text
+            shown = f"chrono for lags up to {bias[1] + 1:g}" if isinstance(bias, tuple) else f"{bias:g}"
+            biases.setdefault(plain(keeping.label.removesuffix(" gate")), {})[shown] = None
+    return "; ".join([text, *(f"{gate} bias {' or '.join(given)}" for gate, given in biases.items())])
