@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,10 @@ class Gates(Figure):
             for gate in (name.rpartition("/")[0] for name in group.runs[0].series["gate_activation"].names)
         )
         handles = [Line2D([], [], color=color, lw=1.8, label=label) for label, color in looks]
-        canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.03), ncols=len(handles), fontsize=9)
-        canvas.tight_layout(rect=(0, 0.03, 1, 1))
+        rows = common.legend_rows(canvas, [label for label, _ in looks])
+        place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.03 * rows)}
+        canvas.legend(handles=handles, ncols=-(-len(handles) // rows), fontsize=9, columnspacing=1.2, **place)
+        canvas.tight_layout(rect=(0, 0.03 * rows, 1, 1))
         common.caption(
             canvas,
             f"Median over {common.seeds(found)}. Solid: {stages.after(found, READ)}, with the band between the units' "

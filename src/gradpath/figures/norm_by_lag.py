@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-IN_A_ROW = 20
-"""Parameters in one row of the legend."""
 STAGES = ("at initialisation", "at the largest gradient of training", "after training")
 FINITE = {STAGES[1]: "at the largest finite gradient", STAGES[2]: "at the last finite reading"}
 """What the stages are called where a group diverged."""
@@ -110,7 +108,7 @@ class NormByLag(Figure):
             for name, look in looks
         ]
         handles.append(Line2D([], [], color="#777777", marker="x", linestyle="", markersize=4, label="true zero"))
-        rows = -(-len(handles) // IN_A_ROW)
+        rows = common.legend_rows(canvas, [str(handle.get_label()) for handle in handles])
         canvas.legend(
             handles=handles,
             loc="upper center",

@@ -30,7 +30,7 @@ def draw(axes: "Axes", graph: Drawing, roles: Roles, widths: Mapping[str, float]
     for name, gate in graph.gates.items():
         if name in widths:
             color = _color(roles, gate.path)
-            _node(axes, gate.place, arms.plain(name), color, color, "white", (0.9, 0.9))
+            _node(axes, gate.place, arms.plain(name), color, color, "white", (max(0.9, 0.3 + 0.3 * len(name)), 0.9))
     for state in graph.states:
         label = f"${state.name}_{{t-1}}$" if state.enters else f"${state.name}_t$"
         shown = label if state.name.isalnum() else arms.plain(state.name)

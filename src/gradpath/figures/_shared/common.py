@@ -26,6 +26,7 @@ __all__ = [
     "decades",
     "floor_below",
     "groups",
+    "legend_rows",
     "median_band",
     "number",
     "plain",
@@ -122,6 +123,12 @@ def carrier_gradient(run: Run, probe: int) -> NDArray:
 def carrier_profiles(run: Run) -> NDArray:
     """log10 ‖∂L/∂s_t‖ [probe, T], s the carrier of the bottom layer."""
     return run.series["state_grad_norm"].column(run.roles.bottom_carrier)
+
+
+def legend_rows(canvas: "Canvas", labels: Sequence[str]) -> int:
+    """In how many rows a legend below a figure must stand, so that it is no wider than the figure."""
+    inches = sum(0.47 + 0.075 * len(label) for label in labels)
+    return max(1, -(-int(100 * inches) // int(100 * canvas.get_figwidth())))
 
 
 def carriers(found: Sequence[Group]) -> str:
