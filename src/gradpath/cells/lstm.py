@@ -107,9 +107,8 @@ class LSTM(Cell):
         bias = initial_logit(self.forget_bias, self.chrono_t_max)
         if self.ablation is Ablation.no_forget_gate:
             return Keeping(None, "forget gate", held=1.0)
-        if self.ablation is Ablation.coupled_gates:
-            return Keeping("F", "forget gate", held=None if self.freeze_i is None else 1 - self.freeze_i, bias=bias)
-        return Keeping("F", "forget gate", held=self.freeze_f, bias=bias)
+        i = self.freeze_i if self.ablation is Ablation.coupled_gates else None
+        return Keeping("F", "forget gate", held=self.freeze_f if i is None else 1 - i, bias=bias)
 
     @property
     def idle(self) -> tuple[str, ...]:
@@ -216,17 +215,14 @@ class LSTM(Cell):
     def output_wrt_carrier(self, tape: LayerTape) -> NDArray:
         """∂H_t/∂C_t = O_t ∘ (1 − tanh² C_t)."""
         o = _filled(self._taped(tape)[2], tape.saved["tanh_C"])
-        if self.ablation is Ablation.no_output_nonlinearity:
-            return o
-        return o * slope(*self.nonlinear(tape)[-1])
+        return o if self.ablation is Ablation.no_output_nonlinearity else o * slope(*self.nonlinear(tape)[-1])
 
     def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
         i, _, _, g = self._taped(tape)
         previous_c, d_c = tape.states["C"][:-1], adjoint["C"]
         of_i = g - previous_c if self.ablation is Ablation.coupled_gates else g
         inner = {"i": d_c * of_i, "f": d_c * previous_c, "o": adjoint["H"] * tape.saved["tanh_C"], "c": d_c * i}
-        shown = {"i": "I", "f": "F", "o": "O", "c": "G"}
-        return {shown[name]: inner[name] for name in self._place}
+        return {"G" if name == "c" else name.upper(): inner[name] for name in self._place}
 
     def counterfactuals(self) -> dict[str, Cell]:
         held: tuple[tuple[str, Any], ...] = (("f", 1.0), ("f", 0.5), ("i", 1.0), ("o", 1.0))

@@ -218,17 +218,8 @@ def _checked(arrays: Mapping[str, NDArray]) -> Measurements:
         series=series,
         chance_loss=float(_get(arrays, "chance_loss", NUMBER, 0)),
         longest_lag=int(longest),
-        roles=_roles(arrays),
+        roles=declarations.from_text(str(_get(arrays, "roles", TEXT, 0))) if "roles" in arrays else None,
     )
-
-
-def _roles(arrays: Mapping[str, NDArray]) -> Roles | None:
-    if "roles" not in arrays:
-        return None
-    try:
-        return declarations.from_text(str(_get(arrays, "roles", TEXT, 0)))
-    except ValueError as error:
-        raise DamagedError(f"holds roles that are none: {printable(error, 200)}") from None
 
 
 def _series(arrays: Mapping[str, NDArray], name: str, names: tuple[str, ...], ndims: tuple[int, ...]) -> Series:
