@@ -21,14 +21,20 @@ from gradpath.figures import CannotDrawError, Figure
 from gradpath.schema.discovery import discover
 from gradpath.tracking import declarations, loader, store
 from gradpath.tracking.loader import Run
+from gradpath.training.experiment import Experiment
 
 SMALL = ["task.length=6", "cell.hidden_size=2", "train.batch_size=3", "train.eval_size=9", "train.steps=2"]
 
 
+@pytest.fixture(scope="module")
+def experiment() -> Experiment:
+    return compose.experiment([])
+
+
 @pytest.mark.parametrize("cell", [*cells(), LSTM(4, chrono_t_max=9)], ids=cell_id)
-def test_they_come_back_from_text_and_from_the_configuration(cell: Cell) -> None:
+def test_they_come_back_from_text_and_from_the_configuration(cell: Cell, experiment: Experiment) -> None:
     assert declarations.from_text(declarations.as_text(cell.roles)) == cell.roles
-    resolved = replace(compose.experiment([]), cell=cell).resolved()["cell"]
+    resolved = replace(experiment, cell=cell).resolved()["cell"]
     assert declarations.of_configuration(resolved, {}) == cell.roles
 
 
