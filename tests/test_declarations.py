@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from conftest import cell_id, cells
-from test_artifact import arrays, npz, refused
 from gradpath.cells.lstm import LSTM
 from gradpath.commands import compose
 from gradpath.commands.execute import execute
@@ -22,6 +21,7 @@ from gradpath.schema.discovery import discover
 from gradpath.tracking import declarations, loader, store
 from gradpath.tracking.loader import Run
 from gradpath.training.experiment import Experiment
+from test_artifact import arrays, npz, refused
 
 SMALL = ["task.length=6", "cell.hidden_size=2", "train.batch_size=3", "train.eval_size=9", "train.steps=2"]
 

@@ -64,8 +64,8 @@ class Flow(Figure):
             f"Median over {common.seeds(found)}. The gradient flows from right to left, against the computation; "
             "black: the highway. A gate's upper arrow is ‖∂L/∂(gate)‖, its lower one what it sends back through the "
             "output to the carried state; the dark one on the left is all of that together with the direct part. "
-            "Widths are relative to the gradient of the carried state at lag 0 of the same network. Below the graph: the "
-            f"highway's signed share of the carried state's gradient. Theory: where the keeping gate is open, the "
+            "Widths are relative to the gradient of the carried state at lag 0 of the same network. Below the graph: "
+            f"the highway's signed share of the carried state's gradient. Theory: where the keeping gate is open, the "
             f"highway hands on what it receives (Hochreiter & Schmidhuber 1997). {common.setting_text(found)}.",
             found,
         )

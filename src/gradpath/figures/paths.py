@@ -161,8 +161,8 @@ class Paths(Figure):
         return (
             f"Median over {common.seeds(found)}, band from smallest to largest. The carousel is the gradient with "
             "every way through the output cut. Theory at initialisation: it keeps the keeping gate's value, σ(b), of "
-            f"itself a step (dotted; with chrono the root mean square over the biases drawn).{residuals} The carousel's "
-            f"share at the largest lag, before and {stages.after(found, READ)}: {'; '.join(shares)}. Share: signed, "
+            f"itself a step (dotted; with chrono the root mean square over the biases drawn).{residuals} Share of the "
+            f"carousel at the largest lag, before and {stages.after(found, READ)}: {'; '.join(shares)}. Share: signed, "
             f"⟨part, total⟩/‖total‖². Crosses: true zeros. {common.setting_text(found)}."
         )
 
