@@ -136,7 +136,7 @@ def test_an_arm_that_leaves_the_axis_says_where_it_goes(ablated: list[Run], end:
 @pytest.mark.parametrize(
     ("kept", "said"),
     [
-        (("lstm", "rnn", "gru"), "no ablated LSTM among the runs; sweep cell.ablation"),
+        (("lstm", "rnn", "gru"), "no ablated cell among the runs; sweep cell.ablation"),
         (("lstm_coupled_gates", "rnn"), "needs one plain LSTM to compare with (cell.ablation=none); there is: none"),
     ],
 )
@@ -250,11 +250,11 @@ def test_a_gate_left_at_its_bias_has_the_predicted_slope(place: None) -> None:
 @pytest.mark.parametrize(
     ("kept", "said"),
     [
-        (lambda cell, length: cell["forget_bias"] == 3, "needs two values of cell.forget_bias or more"),
-        (lambda cell, length: cell["chrono_t_max"], "needs two values of cell.forget_bias or more"),
+        (lambda cell, length: cell["forget_bias"] == 3, "needs two initial biases of the keeping gate or more"),
+        (lambda cell, length: cell["chrono_t_max"], "needs two initial biases of the keeping gate or more"),
         (
             lambda cell, length: cell["chrono_t_max"] or cell["forget_bias"] == 1 or length == 12,
-            "the grid has holes: forget_bias=3 at T=24",
+            "the grid has holes: bias 3 at T=24",
         ),
         (lambda cell, length: not cell["chrono_t_max"] or length == 24, "the grid has holes: chrono at T=12"),
     ],
@@ -266,10 +266,12 @@ def test_forget_bias_refuses_what_is_no_grid(biased: list[Run], kept, said: str)
 
 
 def test_forget_bias_refuses_other_cells_and_other_settings(ablated: list[Run], biased: list[Run]) -> None:
-    with pytest.raises(CannotDrawError, match="RNN: has no forget bias"):
+    with pytest.raises(CannotDrawError, match="RNN: has no keeping gate that starts at a bias"):
         ForgetBias().draw([*biased, *(run for run in ablated if run.arm == "rnn")])
     faster = [replace(run, config=run.config | {"optimizer": run.config["optimizer"] | {"lr": 0.5}}) for run in biased]
-    with pytest.raises(CannotDrawError, match=r"more than forget bias and length varies: .*lr=0\.001.* and .*lr=0\.5"):
+    with pytest.raises(
+        CannotDrawError, match=r"more than the keeping gate's bias and length varies: .*lr=0\.001.* and .*lr=0\.5"
+    ):
         ForgetBias().draw([*biased, *faster])
 
 
@@ -291,6 +293,9 @@ def test_labels_and_colours_of_ablations_and_the_gru(ablated: list[Run]) -> None
     assert found.keys() == {"RNN", "LSTM", "GRU", "LSTM, coupled gates", "LSTM, no forget gate"}
     assert len(set(found.values())) == 5
     assert (found["GRU"], found["LSTM"]) == ("#009E73", "#0072B2")
-    assert common.arm_label("clipped_lstm_no_input_gate") == "clipped LSTM, no input gate"
-    assert common.arm_label("clipped_gru") == "clipped GRU"
-    assert common.arm_label("my_cell") == "my_cell"
+    coupled = next(run for run in ablated if run.arm == "lstm_coupled_gates")
+    assert common.arm_label(replace(coupled, arm="clipped_lstm_coupled_gates")) == "clipped LSTM, coupled gates"
+    gru = next(run for run in ablated if run.arm == "gru")
+    assert common.arm_label(replace(gru, arm="value_clipped_gru")) == "value-clipped GRU"
+    own = replace(gru, arm="my_cell", roles=replace(gru.roles, label="my_cell"))
+    assert common.arm_label(own) == "my_cell"

@@ -13,11 +13,14 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from gradpath.cells.rnn import RNN
 from gradpath.commands import compose
 from gradpath.tracking import artifact
 from gradpath.tracking.artifact import DamagedError
+from gradpath.tracking.declarations import as_text
 
 T, PROBES, NAMES = 4, 3, ("W_xh", "W_hh")
+ROLES = as_text(RNN(2).roles)
 
 
 def arrays(**changed: Any) -> dict[str, Any]:
@@ -25,6 +28,7 @@ def arrays(**changed: Any) -> dict[str, Any]:
     steps = np.arange(PROBES)
     whole: dict[str, Any] = {
         "schema_version": np.array(1),
+        "roles": np.array(ROLES),
         "lag": np.arange(T)[::-1],
         "chance_loss": np.array(1 / 6),
         "longest_lag": np.array(T - 1),
@@ -68,6 +72,7 @@ def test_what_was_written_comes_back_to_the_bit(tmp_path: Path) -> None:
     found = read(tmp_path, npz(content))
     assert found.series["norm"].values.tobytes() == readings.tobytes()
     assert found.series["norm"].names == NAMES
+    assert found.roles == RNN(2).roles
     assert (found.chance_loss, found.longest_lag, found.lag.tolist()) == (1 / 6, 3, [3, 2, 1, 0])
     assert found.evaluation.steps.tolist() == [8]
     swapped = read(tmp_path, npz(arrays(**{"norm/values": np.asfortranarray(readings.astype(">f8"))})))
@@ -82,6 +87,9 @@ def test_what_was_written_comes_back_to_the_bit(tmp_path: Path) -> None:
         ({"schema_version": np.array(1.0)}, "schema_version with dtype float64"),
         ({"schema_version": np.array("1")}, "schema_version with dtype <U1"),
         ({"schema_version": np.array(2)}, "has schema version 2; this gradpath reads 1"),
+        ({"roles": np.array(1)}, "holds roles with dtype int64"),
+        ({"roles": np.array([ROLES])}, "and 1 axes"),
+        ({"roles": np.array(ROLES[:-1])}, "JSONDecodeError"),
         ({"lag": np.array(3)}, "holds lag with"),
         ({"lag": np.arange(T)}, "does not count down to 0"),
         ({"lag": np.zeros(0, int)}, "does not count down to 0"),

@@ -489,10 +489,10 @@ def swapped(one: str, other: str) -> Callable:
 @pytest.mark.parametrize(
     ("cls", "method", "change", "expected"),
     [
-        (LSTM, "highway", lambda found, *_: 1 - found, "highway"),
-        (GRU, "highway", lambda found, *_: 1 - found, "highway"),
-        (LSTM, "to_carrier", lambda found, *_: found * 1.01, "to_carrier"),
-        (GRU, "to_carrier", lambda found, *_: found * 1.01, "to_carrier"),
+        (LSTM, "carrier_gain", lambda found, *_: 1 - found, "carrier_gain"),
+        (GRU, "carrier_gain", lambda found, *_: 1 - found, "carrier_gain"),
+        (LSTM, "output_wrt_carrier", lambda found, *_: found * 1.01, "output_wrt_carrier"),
+        (GRU, "output_wrt_carrier", lambda found, *_: found * 1.01, "output_wrt_carrier"),
         (LSTM, "nodes", swapped("I", "F"), "nodes"),
         (LSTM, "nodes", lambda found, *_: found | {"G": 2 * found["G"]}, "nodes"),
         (GRU, "nodes", swapped("Z", "N"), "nodes"),
@@ -513,8 +513,8 @@ def test_a_nonlinearity_of_another_value(monkeypatch: Patch) -> None:
 
 
 def test_h_that_passes_outside_the_gates_unsaid(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(GRU, "passes_h", False)
-    assert "passes_h" in names(wrong("cell=gru"))
+    monkeypatch.setattr(GRU, "has_skip_to_h", False)
+    assert "has_skip_to_h" in names(wrong("cell=gru"))
 
 
 @pytest.mark.parametrize(

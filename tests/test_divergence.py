@@ -81,6 +81,7 @@ def record(*overrides: str) -> Run:
         series=series,
         chance_loss=float(e.task.chance_loss),
         longest_lag=e.task.lags[1],
+        roles=e.cell.roles,
     )
 
 

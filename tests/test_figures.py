@@ -86,8 +86,8 @@ def test_lyapunov_theory(home: Path) -> None:
     """
 
     def expected(*overrides: str) -> np.ndarray:
-        resolved = compose.experiment([*overrides, "cell.hidden_size=400"]).resolved()
-        return theory(Run("", "", "", resolved, {}, *[None] * 6))  # type: ignore[arg-type]
+        made = compose.experiment([*overrides, "cell.hidden_size=400"])
+        return theory(Run("", "", "", made.resolved(), {}, *[None] * 6, made.cell.roles))  # type: ignore[arg-type]
 
     rng = np.random.default_rng(0)
     moduli = np.abs(np.linalg.eigvals(rng.normal(size=(400, 400)) / 20))

@@ -87,7 +87,7 @@ def test_the_product_of_jacobians_carries_the_adjoint(cell: Cell) -> None:
     for sequence in range(3):
         adjoint = np.zeros(len(cell.states) * 4)
         adjoint[:4] = trace.states["H"].plain()[-1, sequence]
-        to_carrier = np.broadcast_to(cell.to_carrier(trace.tape.layers[0]), (8, 3, 4))
+        to_carrier = np.broadcast_to(cell.output_wrt_carrier(trace.tape.layers[0]), (8, 3, 4))
         for t, jacobian in zip(range(7, 0, -1), step_jacobians(case.network, trace.tape, 0, sequence), strict=False):
             adjoint = adjoint @ jacobian
             np.testing.assert_allclose(adjoint[:4], trace.states["H"].plain()[t - 1, sequence], rtol=1e-12, atol=1e-17)
@@ -190,7 +190,7 @@ def test_without_recurrent_weights_the_exponents_are_log_f(f: float) -> None:
     found = exponents(case, warm_up=1)
     np.testing.assert_allclose(found[:5], np.log(f), rtol=1e-13, atol=1e-15)
     assert np.isneginf(found[5:]).all()
-    last = case.network.cell.to_carrier(case.trace.tape.layers[0])[-1, 0]
+    last = case.network.cell.output_wrt_carrier(case.trace.tape.layers[0])[-1, 0]
     values = log_singular_values(jacobians(case)[::-1])
     expected = 1000 * np.log(f) + np.sort(np.log1p(last**2))[::-1] / 2
     np.testing.assert_allclose(values[:5], expected, rtol=1e-13, atol=1e-12)  # a thousand roundings

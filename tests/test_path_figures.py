@@ -96,9 +96,9 @@ def test_shares_of_a_step_add_up_to_one(runs: list[Run]) -> None:
 
 def test_the_predicted_line() -> None:
     def run(*overrides: str) -> Run:
-        resolved = compose.experiment(["task.length=40", *overrides]).resolved()
+        made = compose.experiment(["task.length=40", *overrides])
         empty = dict.fromkeys(("run_id", "name", "arm", "tags", "loss", "evaluation", "series", "chance_loss"))
-        return Run(config=resolved, lag=np.arange(40)[::-1], longest_lag=39, **empty)  # type: ignore[arg-type]
+        return Run(config=made.resolved(), roles=made.cell.roles, lag=np.arange(40)[::-1], longest_lag=39, **empty)  # type: ignore[arg-type]
 
     lag = np.arange(40)[::-1]
     np.testing.assert_allclose(predicted(run("cell.forget_bias=3")), lag * np.log10(1 / (1 + np.exp(-3))))

@@ -61,7 +61,7 @@ def _products(case: Case, trace: Trace, layer: int) -> NDArray:
     weights = np.abs(case.network.packed(trace.tape.theta)[3 * layer + 1])
     found = np.zeros(total_of(case, trace, layer).array.shape)
     found[:-1] = delta[1:].reshape(*delta[1:].shape[:2], delta.shape[-2] * delta.shape[-1]) @ weights.T
-    return found * np.abs(cell.to_carrier(trace.tape.layers[layer]))
+    return found * np.abs(cell.output_wrt_carrier(trace.tape.layers[layer]))
 
 
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)

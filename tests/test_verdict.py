@@ -16,9 +16,10 @@ from gradpath.commands import compose, report
 from gradpath.commands.execute import execute
 from gradpath.core.clipping import Clip
 from gradpath.core.losses import Loss
+from gradpath.core.roles import Roles
 from gradpath.core.step_loss import trace_of_step
 from gradpath.instruments.reach import Reach
-from gradpath.instruments.state_grad_norm import StateGradNorm, bottom_carrier
+from gradpath.instruments.state_grad_norm import StateGradNorm
 from gradpath.tracking import loader
 from gradpath.tracking.recorder import Recorder
 from gradpath.tracking.summary import summary
@@ -189,23 +190,30 @@ def test_the_carrier_is_read_and_not_the_output() -> None:
     readings = {
         "state_grad_norm": (("H", "C", "direct/H"), [0], [profile_of([-7] * 3 + [0], [-2] * 4, [-INF] * 3 + [0])])
     }
-    found = weigh(Evidence(lag=3), readings, {0: 0.0})
+    found = weigh(Evidence(lag=3), readings, {0: 0.0}, LSTM().roles)
     assert (found.lost, found.grown, found.lost_at_init) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
-    ("names", "carrier"),
+    ("states", "layers", "carrier"),
     [
-        (("H", "direct/H"), "H"),
-        (("H", "C", "direct/H"), "C"),
-        (("layer1/H", "layer2/H", "direct/layer1/H", "direct/layer2/H"), "layer1/H"),
-        (("layer1/H", "layer1/C", "layer2/H", "layer2/C", "direct/layer1/H", "direct/layer2/H"), "layer1/C"),
-        (("layer1/A", "layer1/B", "layer1/M", "layer2/A", "layer2/B", "layer2/M", "direct/layer1/A"), "layer1/M"),
+        (("H",), 1, "H"),
+        (("H", "C"), 1, "C"),
+        (("H",), 2, "layer1/H"),
+        (("H", "C"), 2, "layer1/C"),
+        (("A", "B", "M"), 2, "layer1/M"),
     ],
     ids=str,
 )
-def test_the_carrier_is_the_last_state_of_the_bottom_layer(names: tuple[str, ...], carrier: str) -> None:
-    assert names[bottom_carrier(names)] == carrier
+def test_the_carrier_is_that_of_the_bottom_layer(states: tuple[str, ...], layers: int, carrier: str) -> None:
+    """Its reading decides, wherever its column stands."""
+    roles = Roles("", "", layers, states, states[0], states[-1], {}, {}, {})
+    assert roles.bottom_carrier == carrier
+    own = [roles.prefix(layer) + state for layer in range(layers) for state in states]
+    columns = [[4.0 * (name == carrier), 0, 0] for name in own]
+    names = (*own, "direct/last")
+    readings = {"state_grad_norm": (names, [0], [profile_of(*columns, [-INF, -INF, 0])])}
+    assert weigh(Evidence(lag=2), readings, {0: 0.0}, roles).lost == -4
 
 
 @pytest.mark.parametrize("every_step", [False, True], ids=["last step", "every step"])
@@ -224,14 +232,14 @@ def test_what_is_lost_is_the_adjoint_of_the_carrier_by_hand(
         ),
         "reach": (lambda read: (read.names, [0], [read.values]))(Reach().measure(case.network, trace)),
     }
-    found = weigh(Evidence(lag=length - 1), readings, {0: 0.0})
+    found = weigh(Evidence(lag=length - 1), readings, {0: 0.0}, case.network.cell.roles)
     name = case.network.prefix(0) + case.network.cell.states[-1]
     alone = trace_of_step(case.network, trace, len(trace.tape.scored) - 1).states[name]
     plain = np.ldexp(alone.aligned_by_step.array, np.asarray(alone.aligned_by_step.exponent)[:, None, None])
     norms = np.sqrt((plain**2).sum(axis=(1, 2)))
     assert found.lost == pytest.approx(np.log10(norms[-1] / norms[0]), abs=1e-12)
     assert found.last_alone == (every_step and length > 1)
-    run = SimpleNamespace(task=SimpleNamespace(lags=(0, 0)), clip=Clip(max_norm=None))
+    run = SimpleNamespace(task=SimpleNamespace(lags=(0, 0)), clip=Clip(max_norm=None), cell=case.network.cell)
     numbers = {name: value for name, value, _ in summary(run, readings, 1, None)}
     assert numbers["decades_lost_at_init"] == pytest.approx(found.lost, abs=1e-12)
 
@@ -244,7 +252,12 @@ def test_a_spike_is_measured_against_what_came_before_it() -> None:
 
     def found(**profiles) -> Evidence:
         steps = [int(step[1:]) for step in profiles]
-        return weigh(Evidence(lag=3), {"state_grad_norm": (("H", "direct/H"), steps, list(profiles.values()))}, norms)
+        return weigh(
+            Evidence(lag=3),
+            {"state_grad_norm": (("H", "direct/H"), steps, list(profiles.values()))},
+            norms,
+            RNN().roles,
+        )
 
     quiet = found(s0=rising, s20=flat, s99=flat)
     assert quiet.spike == 0.0
@@ -260,16 +273,19 @@ def test_a_spike_is_measured_against_what_came_before_it() -> None:
 
 def test_growth_is_that_of_the_highest_lag_on_the_way() -> None:
     readings = {"state_grad_norm": (("H", "direct/H"), [0], [profile_of([-2, 5, 1, 0], [-INF] * 3 + [0])])}
-    found = weigh(Evidence(lag=3), readings, {0: 0.0})
+    found = weigh(Evidence(lag=3), readings, {0: 0.0}, RNN().roles)
     assert (found.lost, found.grown) == (2.0, 5.0)
-    assert weigh(Evidence(lag=1), readings, {0: 0.0}).grown == 1.0
+    assert weigh(Evidence(lag=1), readings, {0: 0.0}, RNN().roles).grown == 1.0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_readings_that_are_not_finite_are_counted_and_named(bad: float) -> None:
     profile = profile_of([bad, 0, 0], [-INF] * 2 + [0])
     found = weigh(
-        Evidence(lag=2, first_loss=1.0, loss=0.9), {"state_grad_norm": (("H", "direct/H"), [50], [profile])}, {50: 0.0}
+        Evidence(lag=2, first_loss=1.0, loss=0.9),
+        {"state_grad_norm": (("H", "direct/H"), [50], [profile])},
+        {50: 0.0},
+        RNN().roles,
     )
     assert (found.lost, found.not_finite) == (None, 1)
     assert judge(found).word == "unknown"
@@ -278,7 +294,7 @@ def test_readings_that_are_not_finite_are_counted_and_named(bad: float) -> None:
 
 def test_a_loss_that_sends_nothing_says_nothing_of_the_lag() -> None:
     silent = profile_of([-INF] * 3, [-INF] * 3)
-    found = weigh(Evidence(lag=2), {"state_grad_norm": (("H", "direct/H"), [50], [silent])}, {50: -INF})
+    found = weigh(Evidence(lag=2), {"state_grad_norm": (("H", "direct/H"), [50], [silent])}, {50: -INF}, RNN().roles)
     assert found.lost is None
     assert judge(found).word == "unknown"
 
@@ -291,7 +307,7 @@ def test_where_the_loss_reads_steps_within_the_last_loss_alone_decides() -> None
             "state_grad_norm": (("H", "direct/H"), [50], [profile]),
             "reach": (("reach", "reach_censored", "decades_lost"), [step], [np.array([2.0, 0.0, lost])]),
         }
-        return judge(weigh(Evidence(lag=99), readings, {50: 0.0}))
+        return judge(weigh(Evidence(lag=99), readings, {50: 0.0}, RNN().roles))
 
     assert judged(VANISHED).word == "healthy"
     assert judged(VANISHED + TINY).word == "vanishing"
@@ -302,7 +318,7 @@ def test_where_the_loss_reads_steps_within_the_last_loss_alone_decides() -> None
 
 def test_a_last_step_that_is_not_scored_is_passed_over() -> None:
     profile = np.array([[-5.0], [-1.0], [0.0], [-np.inf]])
-    found = weigh(Evidence(lag=3), {"state_grad_norm": (("H",), [0], [profile])}, {0: 0.0})
+    found = weigh(Evidence(lag=3), {"state_grad_norm": (("H",), [0], [profile])}, {0: 0.0}, RNN().roles)
     assert found.lost == 5.0
 
 
@@ -354,16 +370,17 @@ def test_the_numbers_are_those_of_the_readings() -> None:
     shares = np.array([[0.5, 0.2, 0.1, 0.9, 0.3, 0.6], [0.5, 0.4, 0.3, 0.9, 0.1, 0.9]])
     readings = {"state_grad_norm": (names, [0, 3, 9, 10], profiles), "gate_activation": (gates, [10], [shares])}
     norms = {0: 0.5, 1: 7.0, 3: 6.0, 9: -1.0, 10: np.nan, 11: -np.inf}
-    found = weigh(Evidence(lag=3), readings, norms)
+    roles = LSTM().roles
+    found = weigh(Evidence(lag=3), readings, norms, roles)
     assert (found.lost_at_init, found.lost, found.not_finite, found.updates) == (3.0, 9.0, 1, 11)
     assert (found.largest, found.grown_at_largest, found.grown) == (7.0, 2.0, 0.0)
     assert (found.spike_at, found.spike, found.rise_at_spike) == (3, 6.0 - 3.75, 2.0)
     assert found.saturated == pytest.approx(((0.2 + 0.1 + 0.4 + 0.3) / 2 + (0.3 + 0.1) / 2) / 2), "F at 1 is free"
     assert not found.scored_within
     profiles[2][2, 2] = -4.0
-    assert weigh(Evidence(lag=3), readings, norms).scored_within
+    assert weigh(Evidence(lag=3), readings, norms, roles).scored_within
     profiles[2][1, 1] = -np.inf
-    assert weigh(Evidence(lag=3), readings, norms).lost == np.inf
+    assert weigh(Evidence(lag=3), readings, norms, roles).lost == np.inf
 
 
 def test_units_that_are_on_or_off_are_not_saturated() -> None:
@@ -372,7 +389,7 @@ def test_units_that_are_on_or_off_are_not_saturated() -> None:
     cases = [([0.4, 0.6, 0.4], None), ([0.41, 0.6, 0.4], 0.6), ([0.5, 0.6, 0.3], 0.6), ([1, 0, 1], 0), ([0, 1, 0], 1)]
     for shares, expected in cases:
         readings = {"gate_activation": (names, [10], [np.array([shares])])}
-        assert weigh(Evidence(lag=3), readings, {10: 0.0}).saturated == expected
+        assert weigh(Evidence(lag=3), readings, {10: 0.0}, RNN().roles).saturated == expected
 
 
 REAL = {

@@ -49,7 +49,7 @@ def observe(overrides: str) -> Evidence:
             values.append(measurement.values)
         evaluation = step.evaluation
         diverged_at = step.step if step.diverged else None
-    return weigh(outcome(experiment.task, losses[0], evaluation, diverged_at), readings, norms)
+    return weigh(outcome(experiment.task, losses[0], evaluation, diverged_at), readings, norms, experiment.cell.roles)
 
 
 def stored() -> dict[str, Evidence]:

@@ -7,8 +7,10 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from gradpath.cells import _drawings
 from gradpath.core.activations import Activation, activate, complement, slope
-from gradpath.core.cell import Block, Cell
+from gradpath.core.cell import Cell, GateSpec
+from gradpath.core.roles import Keeping, Watched, initial_logit
 from gradpath.core.tape import LayerTape
 from gradpath.schema.settings import setting
 
@@ -40,17 +42,29 @@ class GRU(Cell):
     truncate: bool = setting(False, "stop the gradient at the gates; it is not the loss's gradient then")
 
     saved = ("a_n", "new")  # new: 1 − Z, the share of N
-    passes_h = True
+    has_skip_to_h = True
     paths = {"z": "update_gate", "r": "reset_gate", "q": "candidate"}
+    label = "GRU"
+    colors = {"": "#009E73", "clipped": "#7BCBB1"}
+    drawing = _drawings.GRU
+    watched = {"Z": Watched("z"), "R": Watched("r")}
 
     @property
-    def blocks(self) -> Mapping[str, Block]:
+    def blocks(self) -> Mapping[str, GateSpec]:
         return {
-            "n": Block("W_nx", None, "b_n"),
-            "z": Block("W_zx", "W_zh", "b_z"),
-            "r": Block("W_rx", "W_rh", "b_r"),
-            "q": Block(None, "W_nh", "b_q"),
+            "n": GateSpec("W_nx", None, "b_n", "candidate"),
+            "z": GateSpec("W_zx", "W_zh", "b_z", "keep"),
+            "r": GateSpec("W_rx", "W_rh", "b_r", "reset"),
+            "q": GateSpec(None, "W_nh", "b_q", "candidate"),
         }
+
+    @property
+    def keeping(self) -> Keeping:
+        return Keeping("Z", "update gate", held=self.freeze_z, bias=initial_logit(self.update_bias, self.chrono_t_max))
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        return ("update_bias",) if self.chrono_t_max else ()
 
     @property
     def truncated(self) -> bool:
@@ -116,10 +130,10 @@ class GRU(Cell):
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
         return {"Z": tape.gates[..., Z, :], "R": tape.gates[..., R, :]}
 
-    def highway(self, tape: LayerTape) -> NDArray:
+    def carrier_gain(self, tape: LayerTape) -> NDArray:
         return tape.gates[..., Z, :]
 
-    def to_carrier(self, tape: LayerTape) -> NDArray:
+    def output_wrt_carrier(self, tape: LayerTape) -> NDArray:
         return np.ones((), tape.pre.dtype)
 
     def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from gradpath.cells import _drawings
 from gradpath.core.activations import Activation, activate, complement, slope
-from gradpath.core.cell import Block, Cell
+from gradpath.core.cell import Cell, GateSpec
+from gradpath.core.roles import GateRole, Keeping, Watched, initial_logit
 from gradpath.core.tape import LayerTape
 from gradpath.schema.settings import SettingError, setting
 
@@ -37,6 +39,7 @@ WITHOUT = {
     Ablation.coupled_gates: "f",
 }
 """The block that an ablation removes, weights and all."""
+ROLES: dict[str, GateRole] = {"i": "input", "f": "keep", "o": "output", "c": "candidate"}
 
 
 @dataclass
@@ -76,11 +79,14 @@ class LSTM(Cell):
 
     states = ("H", "C")
     paths = {"i": "input_gate", "f": "forget_gate", "o": "output_gate", "c": "internal_node"}
+    label = "LSTM"
+    colors = {"": "#0072B2", "clipped": "#56B4E9"}
+    drawing = _drawings.LSTM
 
     @cached_property
-    def blocks(self) -> Mapping[str, Block]:
+    def blocks(self) -> Mapping[str, GateSpec]:
         kept = [name for name in "ifoc" if name != WITHOUT.get(self.ablation)]
-        return {name: Block(f"W_{name}x", f"W_{name}h", f"b_{name}") for name in kept}
+        return {name: GateSpec(f"W_{name}x", f"W_{name}h", f"b_{name}", ROLES[name]) for name in kept}
 
     @property
     def saved(self) -> tuple[str, ...]:
@@ -89,6 +95,24 @@ class LSTM(Cell):
     @property
     def variant(self) -> str:
         return "" if self.ablation is Ablation.none else self.ablation.name
+
+    @property
+    def watched(self) -> dict[str, Watched]:
+        gates = {name.upper(): Watched(name) for name in self.blocks if name != "c"}
+        return gates | {"F": Watched("i")} if self.ablation is Ablation.coupled_gates else gates
+
+    @property
+    def keeping(self) -> Keeping:
+        """F, also where it is 1 − I."""
+        bias = initial_logit(self.forget_bias, self.chrono_t_max)
+        if self.ablation is Ablation.no_forget_gate:
+            return Keeping(None, "forget gate", held=1.0)
+        i = self.freeze_i if self.ablation is Ablation.coupled_gates else None
+        return Keeping("F", "forget gate", held=self.freeze_f if i is None else 1 - i, bias=bias)
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        return ("forget_bias",) if self.chrono_t_max else ()
 
     @property
     def truncated(self) -> bool:
@@ -180,37 +204,31 @@ class LSTM(Cell):
         np.multiply(d_c, f, out=enter[1])
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
-        i, f, o, _ = self._taped(tape)
-        return {name: gate for name, gate in zip("IFO", (i, f, o), strict=True) if isinstance(gate, np.ndarray)}
+        return {
+            name: gate for name, gate in zip("IFO", self._taped(tape), strict=False) if isinstance(gate, np.ndarray)
+        }
 
-    def highway(self, tape: LayerTape) -> NDArray:
+    def carrier_gain(self, tape: LayerTape) -> NDArray:
         """F_t."""
         return _filled(self._taped(tape)[1], tape.saved["tanh_C"])
 
-    def to_carrier(self, tape: LayerTape) -> NDArray:
+    def output_wrt_carrier(self, tape: LayerTape) -> NDArray:
         """∂H_t/∂C_t = O_t ∘ (1 − tanh² C_t)."""
         o = _filled(self._taped(tape)[2], tape.saved["tanh_C"])
-        if self.ablation is Ablation.no_output_nonlinearity:
-            return o
-        return o * slope(*self.nonlinear(tape)[-1])
+        return o if self.ablation is Ablation.no_output_nonlinearity else o * slope(*self.nonlinear(tape)[-1])
 
     def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
         i, _, _, g = self._taped(tape)
         previous_c, d_c = tape.states["C"][:-1], adjoint["C"]
         of_i = g - previous_c if self.ablation is Ablation.coupled_gates else g
         inner = {"i": d_c * of_i, "f": d_c * previous_c, "o": adjoint["H"] * tape.saved["tanh_C"], "c": d_c * i}
-        shown = {"i": "I", "f": "F", "o": "O", "c": "G"}
-        return {shown[name]: inner[name] for name in self._place}
+        return {"G" if name == "c" else name.upper(): inner[name] for name in self._place}
 
     def counterfactuals(self) -> dict[str, Cell]:
-        frozen: dict[str, Cell] = {}
-        if "f" in self._place:
-            frozen |= {"F=1": replace(self, freeze_f=1.0), "F=0.5": replace(self, freeze_f=0.5)}
-        if "i" in self._place:
-            frozen["I=1"] = replace(self, freeze_i=1.0)
-        if "o" in self._place:
-            frozen["O=1"] = replace(self, freeze_o=1.0)
-        return frozen | {"truncated": replace(self, truncate=True)}
+        held: tuple[tuple[str, Any], ...] = (("f", 1.0), ("f", 0.5), ("i", 1.0), ("o", 1.0))
+        there = [(name, value) for name, value in held if name in self._place]
+        frozen = {f"{name.upper()}={value:g}": replace(self, **{f"freeze_{name}": value}) for name, value in there}
+        return {**frozen, "truncated": replace(self, truncate=True)}
 
     def initial_bias(self, rng: Generator) -> dict[str, NDArray | float]:
         """b_f as set, or chrono: b_f ~ ln U[1, t_max − 1], b_i = −b_f (Tallec & Ollivier 2018, eq. 16). With coupled

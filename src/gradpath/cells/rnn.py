@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core.activations import Activation, activate, derivative
-from gradpath.core.cell import Block, Cell
+from gradpath.core.cell import Cell, GateSpec
+from gradpath.core.roles import Watched
 from gradpath.core.tape import LayerTape
 from gradpath.schema.settings import setting
 
@@ -23,10 +24,17 @@ class RNN(Cell):
     activation: Activation = setting(Activation.tanh, "φ: tanh, relu or sigmoid")
 
     paths = {"h": "recurrence"}
+    label = "RNN"
+    colors = {"": "#D55E00", "clipped": "#E69F00", "value_clipped": "#CC79A7"}
+    watched = {"phi_prime": Watched("h", slope=True)}
 
     @property
-    def blocks(self) -> Mapping[str, Block]:
-        return {"h": Block("W_xh", "W_hh", "b_h")}
+    def blocks(self) -> Mapping[str, GateSpec]:
+        return {"h": GateSpec("W_xh", "W_hh", "b_h", "unit")}
+
+    @property
+    def recurrence(self) -> Activation:
+        return self.activation
 
     def step(
         self,
@@ -58,10 +66,10 @@ class RNN(Cell):
         """φ′ of every unit, relative to its largest value: near 0 the unit is saturated and passes nothing back."""
         return {"phi_prime": derivative(self.activation, tape.pre[..., 0, :]) / self.activation.steepest}
 
-    def highway(self, tape: LayerTape) -> NDArray:
+    def carrier_gain(self, tape: LayerTape) -> NDArray:
         return np.zeros((), tape.pre.dtype)
 
-    def to_carrier(self, tape: LayerTape) -> NDArray:
+    def output_wrt_carrier(self, tape: LayerTape) -> NDArray:
         return np.ones((), tape.pre.dtype)
 
     def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:

@@ -199,10 +199,10 @@ class _StepBack:
         direct = others.pop() if self.adds else None
         saved, slopes = others[:extra], others[extra:]
         cell.step_backward(slopes, gates, states, saved, leave, at, enter)
-        if self.truncated and not cell.passes_h:
+        if self.truncated and not cell.has_skip_to_h:
             enter[0][...] = 0
         elif not self.truncated:
-            first = 0 if cell.passes_h else 1  # of the groups to be added
+            first = 0 if cell.has_skip_to_h else 1  # of the groups to be added
             if first:
                 np.matmul(through_h[..., 0, :, :], matrix[..., 0, :, :], out=enter[0])
             if first < matrix.shape[-3]:

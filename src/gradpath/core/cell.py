@@ -15,16 +15,21 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from gradpath.core.activations import Activation
+from gradpath.core.drawing import Drawing
+from gradpath.core.roles import READOUT, Gate, GateRole, Keeping, Parameter, ParameterRole, Roles, Watched
 from gradpath.core.tape import LayerTape
 from gradpath.schema.settings import Settings, setting
 
 
-class Block(NamedTuple):
-    """The names of a block's input weights, recurrent weights and bias; None where the block does not read X or H."""
+class GateSpec(NamedTuple):
+    """The names of a gate's input weights, recurrent weights and bias, None where it does not read
+    X or H; and its role, None where it has none of those that have a name.
+    """
 
     x: str | None
     h: str | None
     b: str
+    role: GateRole | None = None
 
 
 @dataclass
@@ -43,12 +48,17 @@ class Cell(Settings, ABC):
     package: ClassVar[str] = "gradpath.cells"
     """Where the cells are."""
     states: ClassVar[tuple[str, ...]] = ("H",)
-    """The names of what a step hands to the next. The first is what the cell gives out, the last the *carrier*: the one
-    that a step may hand on without passing through its gates (C of the LSTM)."""
-    passes_h: ClassVar[bool] = False
+    """The names of what a step hands to the next; the first is what the cell gives out."""
+    has_skip_to_h: ClassVar[bool] = False
     """Does H_{t-1} reach the next states outside the gates too?"""
     paths: ClassVar[dict[str, str]]
     """Block → the name of the way that the gradient takes through it, for the blocks that read H."""
+    label: ClassVar[str] = ""
+    """The cell's name as people write it; empty for the one that it is chosen by."""
+    colors: ClassVar[dict[str, str] | None] = None
+    """The colour of its plain form by the kind of clipping: of ``""``, ``clipped``, ``value_clipped``. None: any."""
+    drawing: ClassVar[Drawing | None] = None
+    """How its step is drawn."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -69,7 +79,7 @@ class Cell(Settings, ABC):
 
     @property
     @abstractmethod
-    def blocks(self) -> Mapping[str, Block]:
+    def blocks(self) -> Mapping[str, GateSpec]:
         """The blocks in the order of the packed columns: those that do not read H first, those not reading X last."""
 
     @property
@@ -81,6 +91,63 @@ class Cell(Settings, ABC):
     def variant(self) -> str:
         """What distinguishes this cell from its plain form in the name of an arm; empty for the plain form."""
         return ""
+
+    @property
+    def output(self) -> str:
+        """The state that the cell gives out."""
+        return self.states[0]
+
+    @property
+    def carrier(self) -> str:
+        """The state that a step may hand on without passing through its gates (C of the LSTM)."""
+        return self.states[-1]
+
+    @property
+    def keeping(self) -> Keeping | None:
+        """What hands the carrier on; None where it always passes through the gates, or by other than one of them."""
+        return None
+
+    @property
+    def recurrence(self) -> Activation | None:
+        """φ where the whole step is H_t = φ(X_t W + H_{t-1} W + b)."""
+        return None
+
+    @property
+    def watched(self) -> Mapping[str, Watched]:
+        """What each of ``activations`` is, by its name."""
+        return {}
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Settings that have no effect as the others are set."""
+        return ()
+
+    @cached_property
+    def roles(self) -> Roles:
+        """All that the cell declares, as data that a run stores."""
+        kinds: tuple[ParameterRole, ...] = ("input", "recurrent", "bias")
+        parameters = {
+            name: Parameter(role, gate)
+            for gate, spec in self.blocks.items()
+            for role, name in zip(kinds, spec[:3], strict=True)
+            if name
+        }
+        return Roles(
+            label=self.label or type(self).__module__.rpartition(".")[2],
+            variant=self.variant,
+            layers=self.layers,
+            states=self.states,
+            output=self.output,
+            carrier=self.carrier,
+            parameters=parameters | {name: Parameter("readout") for name in READOUT},
+            gates={name: Gate(spec.role, self.paths.get(name)) for name, spec in self.blocks.items()},
+            watched=dict(self.watched),
+            keeping=self.keeping,
+            recurrence=self.recurrence.name if self.recurrence else None,
+            idle=self.idle,
+            colors=self.colors,
+            drawing=self.drawing,
+        )
 
     @cached_property
     def reads_x(self) -> slice:
@@ -131,7 +198,7 @@ class Cell(Settings, ABC):
         """One step back, from what the step has left on the tape: ``gates``, the ``states`` that entered it, ``saved``.
         ``leave``: adjoints of the states that left the step, from all that follows *outside* the step; made total in
         place where one of the states feeds another. Fills ``delta`` (the gradient at the pre-activations) and, in
-        ``enter``, what reaches the entering states without passing through these; for H where ``passes_h`` alone.
+        ``enter``, what reaches the entering states without passing through these; for H where ``has_skip_to_h`` alone.
         """
 
     @abstractmethod
@@ -139,11 +206,11 @@ class Cell(Settings, ABC):
         """What ``gate_activation`` watches, by name: (T, B, H) values in [0, 1]."""
 
     @abstractmethod
-    def highway(self, tape: LayerTape) -> NDArray:
+    def carrier_gain(self, tape: LayerTape) -> NDArray:
         """∂(carrier that leaves) / ∂(carrier that enters) outside the gates, elementwise, broadcast to (T, B, H)."""
 
     @abstractmethod
-    def to_carrier(self, tape: LayerTape) -> NDArray:
+    def output_wrt_carrier(self, tape: LayerTape) -> NDArray:
         """∂H_t / ∂(carrier of step t), elementwise, broadcast to (T, B, H); 1 where H is the carrier."""
 
     @abstractmethod

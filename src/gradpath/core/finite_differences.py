@@ -16,6 +16,7 @@ from gradpath.core.bptt import LayerWeights
 from gradpath.core.cell import Cell
 from gradpath.core.losses import evaluate
 from gradpath.core.network import Network
+from gradpath.core.roles import READOUT
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Batch, Tape
 from gradpath.core.trace import Factor, Trace
@@ -111,10 +112,10 @@ def tangent_terms(
     cell = network.cell
     scored = {int(t): row for row, t in enumerate(tape.scored)}
     hidden = cell.states[0]
-    if name in ("W_hy", "b_y"):
+    if name in READOUT:
         if start in scored:
             entered = tape.layers[-1].states[hidden][start + 1]
-            change = entered @ direction if name == "W_hy" else np.broadcast_to(direction, tape.outputs.shape[1:])
+            change = entered @ direction if name == READOUT[0] else np.broadcast_to(direction, tape.outputs.shape[1:])
             yield float(np.sum(tape.loss_gradient[scored[start]] * change)), 0
         return
     weights = list(network.layer_weights(theta))
@@ -122,7 +123,7 @@ def tangent_terms(
         (k, block, kind)
         for k in range(network.layers)
         for block, names in enumerate(cell.blocks.values())
-        for kind, parameter in enumerate(names)
+        for kind, parameter in enumerate(names[:3])
         if parameter and network.prefix(k) + parameter == name
     )
     batch = tape.batch.mask.shape[1]

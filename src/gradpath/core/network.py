@@ -9,7 +9,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core import backward, bptt, parameters, readout
+from gradpath.core import backward, bptt, layer_names, parameters, readout
 from gradpath.core.backward import LayerAdjoint
 from gradpath.core.cell import Cell
 from gradpath.core.losses import Loss
@@ -65,7 +65,7 @@ class Network:
 
     def prefix(self, layer: int) -> str:
         """``layer1/`` … in a stack, nothing in a single layer; ``layer`` counts from 0."""
-        return f"layer{layer + 1}/" if self.layers > 1 else ""
+        return layer_names.prefix(layer, self.layers)
 
     def layer_weights(self, theta: NDArray) -> Iterator[bptt.LayerWeights]:
         """The packed weights of each layer from the bottom."""

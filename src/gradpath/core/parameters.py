@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core.cell import Cell
+from gradpath.core.roles import READOUT
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,13 @@ def layout(cell: Cell, input_size: int, output_size: int, prefixes: Sequence[str
 
     for layer, prefix in enumerate(prefixes):
         inputs = width if layer else input_size
-        x, h, b = (tuple(prefix + name for name in kind if name) for kind in zip(*blocks, strict=True))
+        kinds = zip(*(spec[:3] for spec in blocks), strict=True)
+        x, h, b = (tuple(prefix + name for name in kind if name) for kind in kinds)
         place(x, inputs, len(x), width)
         place(h, width, len(h), width)
         place(b, len(b), width)
-    place(("W_hy",), width, 1, output_size)
-    place(("b_y",), 1, output_size)
+    place(READOUT[:1], width, 1, output_size)
+    place(READOUT[1:], 1, output_size)
     return tuple(places)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core.losses import Loss, evaluate
+from gradpath.core.roles import READOUT
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Batch, Tape
 from gradpath.core.trace import ParameterSlice, WeightGradients
@@ -80,8 +81,8 @@ def gradients(workspace: Workspace, width: int, entered: NDArray, sent: Sent) ->
     the step after, is multiplied.
     """
     slices = (
-        ParameterSlice(("W_hy",), slice(0, width), slice(0, 1)),
-        ParameterSlice(("b_y",), slice(width, None), slice(0, 1), reads=False),
+        ParameterSlice(READOUT[:1], slice(0, width), slice(0, 1)),
+        ParameterSlice(READOUT[1:], slice(width, None), slice(0, 1), reads=False),
     )
     delta = Scaled(sent.gradient.array[..., None, :], sent.gradient.exponent)
     multiplied = entered[_rows(sent.scored), sent.seeds, :, : width + 1]

@@ -1,4 +1,4 @@
-"""What each part of the LSTM does for the gradient and for the task: the same curves with the part taken away."""
+"""What each part of a cell does for the gradient and for the task: the same curves with the part taken away."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ TRAINED: dict[str, Any] = {"lw": 2.2, "ls": "-", "band": 0.22}
 
 @dataclass
 class Ablation(Figure):
-    """Two panels an arm, the plain LSTM in grey behind. Upper: the total derivative ‖∂L/∂C_t‖ (‖∂L/∂H_t‖ of a cell
-    without C) against the lag, at initialisation dashed, after training solid; the axis is that of the LSTMs, and what
-    leaves it says how far it goes. Lower: the loss on the evaluation set over training, and how many seeds have
-    solved the task.
+    """Two panels an arm, the plain cell in grey behind. Upper: the total derivative ‖∂L/∂C_t‖ of
+    the carrier against the lag, at initialisation dashed, after training solid; the axis is that
+    of the cell and its variants, and what leaves it says how far it goes. Lower: the loss on the
+    evaluation set over training, and how many seeds have solved the task.
     """
 
     needs = ("state_grad_norm",)
@@ -46,8 +46,7 @@ class Ablation(Figure):
         places = [
             (grid[2 * block, column], grid[2 * block + 1, column]) for block, column in np.ndindex(blocks, columns)
         ]
-        lstm = [group for group in found if "ablation" in group.runs[0].config["cell"]]
-        shown = _curves(lstm) or _curves(found)
+        shown = _curves([group for group in found if _cell(group) == _cell(found[0])]) or _curves(found)
         floor = common.floor_below(shown)
         top = max(float(curve.max()) for curve in shown)
         for (upper, lower), group in zip(places, found, strict=False):
@@ -62,7 +61,7 @@ class Ablation(Figure):
             row[0].set_ylabel(label)
         for panels in zip(*places[: len(found)], strict=True):
             self._same_limits(panels)
-        self._legend(*places[len(found)], stages.after(found, READ))
+        self._legend(*places[len(found)], found)
         for upper, lower in places[len(found) + 1 :]:
             upper.set_axis_off()
             lower.set_axis_off()
@@ -105,14 +104,14 @@ class Ablation(Figure):
             axes.set_ylim(low, high)
             common.decades(axes.yaxis)
 
-    def _legend(self, upper: "Axes", lower: "Axes", after: str) -> None:
+    def _legend(self, upper: "Axes", lower: "Axes", found: Sequence[common.Group]) -> None:
         """The place after the last arm says how to read the others."""
         from matplotlib.lines import Line2D
 
         entries: dict[str, dict[str, Any]] = {
             "at initialisation": {"color": "#333333", "lw": 1.5, "ls": INITIAL["ls"]},
-            after: {"color": "#333333", "lw": 2.2},
-            "plain LSTM, the same": {"color": GREY, "lw": 2.2},
+            stages.after(found, READ): {"color": "#333333", "lw": 2.2},
+            f"plain {common.plain(found[0].runs[0].roles.label)}, the same": {"color": GREY, "lw": 2.2},
             "true zero": {"color": "#333333", "marker": "x", "ls": "", "markersize": 4},
         }
         handles = [Line2D([], [], label=label, **look) for label, look in entries.items()]
@@ -140,19 +139,28 @@ class Ablation(Figure):
 
 
 def _ordered(runs: Sequence[Run]) -> list[common.Group]:
-    """The plain LSTM, its ablations, the other cells; raises CannotDrawError where one of the first two is missing."""
+    """The plain cell, its ablations, the other cells; raises CannotDrawError where one of the first two is missing."""
     found = common.groups(runs)
-    kind = {id(group): group.runs[0].config["cell"].get("ablation") for group in found}
-    plain = [group for group in found if kind[id(group)] == "none"]
-    ablated = [group for group in found if kind[id(group)] not in (None, "none")]
+    ablated = [group for group in found if group.runs[0].roles.variant]
     if not ablated:
-        raise CannotDrawError("no ablated LSTM among the runs; sweep cell.ablation")
+        raise CannotDrawError("no ablated cell among the runs; sweep cell.ablation")
+    cells = dict.fromkeys(map(_cell, ablated))
+    if len(cells) > 1:
+        raise CannotDrawError(f"needs the ablations of one cell; there are those of {' and '.join(cells)}")
+    own = [group for group in found if _cell(group) in cells]
+    plain = [group for group in own if group not in ablated]
     if len(plain) != 1:
         which = "; ".join(group.label for group in plain) or "none"
-        raise CannotDrawError(f"needs one plain LSTM to compare with (cell.ablation=none); there is: {which}")
+        label = ablated[0].runs[0].roles.label
+        raise CannotDrawError(f"needs one plain {label} to compare with (cell.ablation=none); there is: {which}")
     if len(lengths := sorted({len(run.lag) for run in runs})) > 1:
         raise CannotDrawError(f"needs runs of one length; there are {', '.join(map(str, lengths))} timesteps")
-    return [*plain, *ablated, *(group for group in found if kind[id(group)] is None)]
+    return [*plain, *ablated, *(group for group in found if group not in own)]
+
+
+def _cell(group: common.Group) -> str:
+    """What the group's cell was chosen by."""
+    return str(group.runs[0].config["cell"]["name"])
 
 
 def _losses(group: common.Group) -> tuple[NDArray, list[NDArray]]:

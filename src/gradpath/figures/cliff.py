@@ -81,8 +81,8 @@ def _surface(axes: Any, plane: Plane, shown: list[Trajectory]) -> None:
     axes.plot(*start.T, "o", color="white", markeredgecolor="black", markersize=6, zorder=4)
     axes.view_init(elev=34, azim=72)  # from the low side, so that the wall is seen; w then runs to the left
     axes.invert_xaxis()
-    axes.set_xlabel(_label(plane.names[0]))
-    axes.set_ylabel(_label(plane.names[1]))
+    axes.set_xlabel(_label(shown[0].run, plane.names[0]))
+    axes.set_ylabel(_label(shown[0].run, plane.names[1]))
     axes.set_zlabel("loss", labelpad=6)
     if 0 < top < 3:
         axes.set_zticks(np.arange(0, top, 0.1))
@@ -112,15 +112,18 @@ def _map(axes: "Axes", plane: Plane, shown: list[Trajectory]) -> None:
                 arrow = {"arrowstyle": "-|>", "color": trajectory.group.color, "lw": 1.1, "mutation_scale": 14}
                 axes.annotate("", tuple(leaves[:2]), tuple(inside[-1, :2]), arrowprops=arrow)
         if leaves is not None:  # and does not come back
-            x, y = (f"{_symbol(n)} = {v:,.4g}" for n, v in zip(plane.names, trajectory.points[-1, :2], strict=True))
+            x, y = (
+                f"{_symbol(trajectory.run, n)} = {v:,.4g}"
+                for n, v in zip(plane.names, trajectory.points[-1, :2], strict=True)
+            )
             look: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "top", "fontsize": 8}
             where = f"to {x}, {y}" if np.isfinite(trajectory.points[-1, :2]).all() else "diverged"
             axes.annotate(where, tuple(leaves[:2]), (-12, -8), color=trajectory.group.color, **look)
     axes.plot(*shown[0].points[0, :2], "o", color="white", markeredgecolor="black", markersize=6, zorder=4)
     axes.set_xlim(*plane.box[:, 0])
     axes.set_ylim(*plane.box[:, 1])
-    axes.set_xlabel(_label(plane.names[0]))
-    axes.set_ylabel(_label(plane.names[1]))
+    axes.set_xlabel(_label(shown[0].run, plane.names[0]))
+    axes.set_ylabel(_label(shown[0].run, plane.names[1]))
     axes.set_title("the same from above, all steps")
     near = axes.inset_axes((0.04, 0.05, 0.42, 0.4), xticks=[], yticks=[])
     _paint(near, plane, shown)
@@ -189,13 +192,17 @@ def _final(run: Run) -> float:
     return float(np.log10(max(loss, 10.0**LOWEST))) if np.isfinite(loss) else loss
 
 
-def _symbol(name: str) -> str:
-    """As Pascanu et al. write it."""
-    return {"W_hh": "w", "b_h": "b"}.get(name, name)
+def _symbol(run: Run, name: str) -> str:
+    """As Pascanu et al. write it: w and b of the one unit."""
+    parameter = run.roles.of(name)
+    if parameter is None or run.roles.recurrence is None:
+        return common.plain(name)
+    return {"recurrent": "w", "bias": "b"}.get(parameter.role, common.plain(name))
 
 
-def _label(name: str) -> str:
-    return f"{_symbol(name)}  ({name})" if _symbol(name) != name else name
+def _label(run: Run, name: str) -> str:
+    symbol = _symbol(run, name)
+    return f"{symbol}  ({name})" if symbol in ("w", "b") else symbol
 
 
 def _caption(found: list[common.Group], shown: list[Trajectory], plane: Plane) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.figures import CannotDrawError, Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.figures.paths import probes
 from gradpath.tracking.loader import Run
 
@@ -16,18 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-# What keeps is blue, as elsewhere; held at ½ it is the lighter one.
-COLORS = {
-    "factual": "#000000",
-    "F=1": "#0072B2",
-    "F=0.5": "#56B4E9",
-    "I=1": "#E69F00",
-    "O=1": "#009E73",
-    "Z=1": "#0072B2",
-    "Z=0.5": "#56B4E9",
-    "R=1": "#E69F00",
-    "truncated": "#8C6BB1",
-}
 READ = "counterfactual"
 ROWS = ("at initialisation", "after training")
 
@@ -47,7 +35,7 @@ class Counterfactual(Figure):
 
         found = [group for group in common.columns(runs) if len(names(group.runs[0])) > 1]
         if not found:
-            raise CannotDrawError("no run of a cell with gates")
+            raise CannotDrawError("no run of a cell with gates that can be held")
         stages.drawable(found, READ)
         canvas, grid = pyplot.subplots(
             3, len(found), figsize=(3.7 * len(found) + 0.6, 8.4), sharex="row", squeeze=False
@@ -70,7 +58,7 @@ class Counterfactual(Figure):
                     continue
                 for name in names(group.runs[0]):
                     curves = [relative(run, name, row) for run in stages.at(group, -row, READ)]
-                    look = {"color": COLORS[name], "lw": 3.0 if name == "factual" else 1.5, "band": 0.1}
+                    look = {"color": _color(group, name), "lw": 3.0 if name == "factual" else 1.5, "band": 0.1}
                     common.curve(
                         axes, group.runs[0].lag, curves, floor, ls="--" if name == "truncated" else "-", **look
                     )
@@ -80,8 +68,11 @@ class Counterfactual(Figure):
             meant = stage if stage == ROWS[0] else stages.after(found, READ)
             row[0].set_ylabel(f"{meant}\n\nstate gradient relative to lag 0")
             common.decades(row[0].yaxis)
-        used = dict.fromkeys(name for group in found for name in names(group.runs[0]))
-        handles = [Line2D([], [], color=COLORS[n], lw=1.8, ls="--" if n == "truncated" else "-", label=n) for n in used]
+        used = dict.fromkeys((name, _color(group, name)) for group in found for name in names(group.runs[0]))
+        handles = [
+            Line2D([], [], color=color, lw=1.8, ls="--" if name == "truncated" else "-", label=common.plain(name))
+            for name, color in used
+        ]
         canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.03), ncols=len(used), fontsize=9)
         canvas.tight_layout(rect=(0, 0.03, 1, 1))
         common.caption(canvas, self._caption(found), found)
@@ -92,10 +83,10 @@ class Counterfactual(Figure):
         listed = names(group.runs[0])
         for place, name in enumerate(listed):
             values = np.array([_loss(run, name) for run in group.runs])
-            axes.plot(values, [place] * len(values), "o", color=COLORS[name], markersize=4, alpha=0.5)
+            axes.plot(values, [place] * len(values), "o", color=_color(group, name), markersize=4, alpha=0.5)
             if np.isfinite(values).any():
                 middle = np.median(values[np.isfinite(values)])
-                axes.plot(middle, place, "|", color=COLORS[name], markersize=16, markeredgewidth=2)
+                axes.plot(middle, place, "|", color=_color(group, name), markersize=16, markeredgewidth=2)
         axes.axvline(group.runs[0].chance_loss, color="#777777", lw=1.0, ls=":")
         axes.set_xscale("log")
         axes.set_yticks(range(len(listed)), [common.plain(name) for name in listed])
@@ -130,11 +121,8 @@ def names(run: Run) -> list[str]:
     return list(run.series["counterfactual_loss"].names)
 
 
-def carrier(run: Run) -> str:
-    """The carried state of the bottom layer: C where there is one."""
-    columns = [name.partition("/")[2] for name in run.series["counterfactual"].names]
-    bottom = [name for name in dict.fromkeys(columns) if name.rpartition("/")[0] in ("", "layer1")]
-    return bottom[-1]
+def _color(group: common.Group, name: str) -> str:
+    return palette.held(group.runs[0].roles, name)
 
 
 def relative(run: Run, name: str, stage: int) -> NDArray:
@@ -143,7 +131,7 @@ def relative(run: Run, name: str, stage: int) -> NDArray:
     Of a diverged run the last finite reading.
     """
     probe = probes(run, "counterfactual")[stage]
-    column = run.series["counterfactual"].column(f"{name}/{carrier(run)}")[probe]
+    column = run.series["counterfactual"].column(f"{name}/{run.roles.bottom_carrier}")[probe]
     return column - column[-1] if np.isfinite(column[-1]) else np.full_like(column, -np.inf)
 
 

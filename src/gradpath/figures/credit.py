@@ -230,7 +230,7 @@ def _residual(run: Run, stage: str) -> float | None:
         return None
     series = run.series["grad_norm"]
     step = run.series["credit"].steps[_probe(run, stage)]
-    recurrent = [i for i, name in enumerate(series.names) if not name.endswith("y") and name != "global"]
+    recurrent = run.roles.without_readout(series.names)
     there = series.values[series.steps == step]
     if not len(there) or not np.isfinite(there[-1, recurrent].max()) or np.isnan(there[-1, recurrent]).any():
         return None

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradpath.core import layer_names
+from gradpath.core.drawing import RIGHT
 from gradpath.figures import CannotDrawError, Figure
 from gradpath.figures._shared import cell_diagram, common, finite, stages
-from gradpath.figures.paths import carrier, cosine, parts, probes, read, share
+from gradpath.figures.paths import cosine, parts, probes, read, share
 from gradpath.schema.settings import setting
 from gradpath.tracking.loader import Run
 
@@ -34,9 +36,9 @@ class Flow(Figure):
         common.theme()
         from matplotlib import pyplot
 
-        found = [group for group in common.columns(runs) if graph_of(group.runs[0])]
+        found = [group for group in common.columns(runs) if group.runs[0].roles.drawing]
         if not found:
-            raise CannotDrawError("no run of a cell with gates")
+            raise CannotDrawError("no run of a cell with gates that says how its step is drawn")
         stages.drawable(found, *READ)
         found = stages.aligned(found, *READ)
         lags = _lags(len(found[0].runs[0].lag))
@@ -60,18 +62,17 @@ class Flow(Figure):
         common.caption(
             canvas,
             f"Median over {common.seeds(found)}. The gradient flows from right to left, against the computation; "
-            "black: the highway. A gate's upper arrow is ‖∂L/∂(gate)‖, its lower one what it sends back through H to "
-            "the carried state; the dark one on the left is all of that together with the direct part. Widths are "
-            "relative to the gradient of the carried state at lag 0 of the same network. Below the graph: the "
-            f"highway's signed share of the carried state's gradient. Theory: where the keeping gate is open, the "
+            "black: the highway. A gate's upper arrow is ‖∂L/∂(gate)‖, its lower one what it sends back through the "
+            "output to the carried state; the dark one on the left is all of that together with the direct part. "
+            "Widths are relative to the gradient of the carried state at lag 0 of the same network. Below the graph: "
+            f"the highway's signed share of the carried state's gradient. Theory: where the keeping gate is open, the "
             f"highway hands on what it receives (Hochreiter & Schmidhuber 1997). {common.setting_text(found)}.",
             found,
         )
         return canvas
 
     def _panel(self, axes: "Axes", group: common.Group, stage: int, lag: int) -> None:
-        graph = graph_of(group.runs[0])
-        assert graph
+        roles = group.runs[0].roles
         there = stages.at(group, -stage, *READ)
         if not there:
             axes.axis("off")
@@ -80,12 +81,13 @@ class Flow(Figure):
         found = [_sizes(run, stage, lag) for run in there]
         # A true zero in most seeds is one, and stands for nothing.
         sizes = {name: float(common.median_band([sizes[name] for sizes in found])[0]) for name in found[0]}
-        cell_diagram.draw(axes, graph, {name: self._width(size) for name, size in sizes.items()})
+        assert roles.drawing
+        cell_diagram.draw(axes, roles.drawing, roles, {name: self._width(size) for name, size in sizes.items()})
         kept = common.number([share(run, "highway", stage)[-2 - lag] for run in there], ".0%")
         size = sizes["before"]
         total = f"$10^{{{round(size, 1) + 0:g}}}$" if np.isfinite(size) else "0"
         text = f"highway {kept}    total {total}"
-        axes.text(cell_diagram.RIGHT / 2, -0.75, text, ha="center", va="center", fontsize=8, color="#333333")
+        axes.text(RIGHT / 2, -0.75, text, ha="center", va="center", fontsize=8, color="#333333")
 
     def _width(self, size: float) -> float:
         """0 … 1 of log10 of a size relative to the start; a little more where the gradient has grown."""
@@ -113,12 +115,6 @@ class Flow(Figure):
         )
 
 
-def graph_of(run: Run) -> cell_diagram.Graph | None:
-    """The picture of a cell, known by the ways its gradient takes."""
-    ways = set(parts(run))
-    return cell_diagram.GRU if "update_gate" in ways else cell_diagram.LSTM if "internal_node" in ways else None
-
-
 def _lags(steps: int) -> list[int]:
     """One, a quarter, half, and nearly all of the sequence: the furthest at which there is a step before."""
     if steps < 2:
@@ -130,12 +126,11 @@ def _sizes(run: Run, stage: int, lag: int) -> dict[str, float]:
     """log10 of the gradient along every arrow of the step that ends at a lag, relative to the carried state's at T."""
     nodes, probe = run.series["node_grad_norm"], probes(run, "node_grad_norm")[stage]
     here, before = -1 - lag, -2 - lag
-    state = carrier(run)
-    prefix = state.rpartition("/")[0] + "/" if "/" in state else ""
     sizes = {part: read(run, part, stage)[before] for part in parts(run)}
     for name in nodes.names:
-        if name.startswith(prefix):
-            sizes[name.removeprefix(prefix)] = nodes.column(name)[probe, here]
+        layer, node = layer_names.split(name)
+        if not layer:
+            sizes[node] = nodes.column(name)[probe, here]
     sizes |= {"carrier": read(run, "total", stage)[here], "before": read(run, "total", stage)[before]}
     sizes["arrives"] = read(run, "highway", stage)[here]
     sizes |= {"through_H": _less_highway(run, stage, here), "through_H_before": _less_highway(run, stage, before)}

@@ -1,4 +1,4 @@
-"""How far back an LSTM learns, over the initial forget bias and the length of the task."""
+"""How far back a cell learns, over the initial bias of its keeping gate and the task's length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,19 +23,20 @@ DIVERGED = "diverged", "#FFFFFF"
 READ = "state_grad_norm"
 THEORY = "#D55E00"
 GAP = 1.5
-"""Distance of the chrono column from the last forget bias."""
+"""Distance of the chrono column from the last bias."""
 ASIDE = 0.12
 """Distance between the points of two lengths, which would lie on each other."""
 
 Cells = dict[tuple[float | None, int], common.Group]
-"""(b_f, or None for chrono; T) → the seeds at that point."""
+"""(b, or None for chrono; T) → the seeds at that point."""
 
 
 @dataclass
 class ForgetBias(Figure):
-    """Upper: solved, below chance or at chance over (b_f × T), with the length up to which a carousel left at its bias
-    would carry, T = −1/ln σ(b_f). Lower: the slope of log10 ‖∂L/∂C_t‖ against the lag at initialisation, with that of
-    the carousel alone, log10 σ(b_f). Chrono initialisation beside both.
+    """Upper: solved, below chance or at chance over (b × T), b the initial bias of the keeping gate
+    (b_f of the LSTM), with the length up to which a carousel left at its bias would carry,
+    T = −1/ln σ(b). Lower: the slope of log10 ‖∂L/∂C_t‖ against the lag at initialisation, with
+    that of the carousel alone, log10 σ(b). Chrono initialisation beside both.
     """
 
     needs = ("state_grad_norm",)
@@ -56,7 +57,7 @@ class ForgetBias(Figure):
         chrono = any(bias is None for bias, _ in cells)
         places = [*biases, biases[-1] + GAP] if chrono else biases
         lower.set_xticks(places, [f"{bias:g}" for bias in biases] + ["chrono"] * chrono)
-        lower.set_xlabel("initial forget bias  b$_f$")
+        lower.set_xlabel(f"initial {_gate(found)} bias  b")
         common.caption(canvas, self._caption(cells, lengths), found)
         return canvas
 
@@ -86,7 +87,7 @@ class ForgetBias(Figure):
             back = {"facecolor": look["facecolor"], "edgecolor": "none", "pad": 1.5}
             axes.text(*where, text, ha="center", va="center", color=ink, bbox=back, zorder=4)
         b = np.linspace(columns[0], columns[-1], 400)
-        axes.plot(b, np.log2(horizon(b)), color=THEORY, lw=2.4, label="T = −1/ln σ(b$_f$)")
+        axes.plot(b, np.log2(horizon(b)), color=THEORY, lw=2.4, label="T = −1/ln σ(b)")
         slopes = np.array([_slope(cells[bias, lengths[-1]])[0] for bias in biases])
         slopes = np.ma.masked_invalid(slopes)  # where no network could be measured
         falling = np.minimum(slopes, -1e-9)  # what does not fall reaches beyond the top of the diagram
@@ -130,7 +131,7 @@ class ForgetBias(Figure):
             error = (middle - low, high - middle)
             axes.errorbar(x + aside, middle, error, fmt="o", ms=4.5, color=color, label=f"T = {length}")
         b = np.linspace(biases[0], biases[-1], 400)
-        axes.plot(b, log_keep(b) / np.log(10), color=THEORY, lw=2.4, label="carousel alone, log$_{10}$ σ(b$_f$)")
+        axes.plot(b, log_keep(b) / np.log(10), color=THEORY, lw=2.4, label="carousel alone, log$_{10}$ σ(b)")
         axes.axhline(0, color="#444444", lw=1)
         axes.set_ylabel("slope of ‖∂L/∂C$_t$‖ at initialisation\n(decades a step)")
         axes.legend(loc="lower right", fontsize=9.5)
@@ -146,38 +147,48 @@ class ForgetBias(Figure):
         return (
             f"Upper: how many of {common.seeds(found)} solved the task, coloured by the mean of their states (below "
             f"chance: final loss under {LEARNT:.0%} of it); lower: median and range. {common.setting_text(found)}. "
-            "Theory: left at its bias, the carousel multiplies the gradient by σ(b_f) a step and keeps 1/e of it over "
-            "−1/ln σ(b_f) steps (Tallec & Ollivier 2018, section 2, who also give chrono); dotted: the same of the "
+            "Theory: left at its bias, the carousel multiplies the gradient by σ(b) a step and keeps 1/e of it over "
+            "−1/ln σ(b) steps (Tallec & Ollivier 2018, section 2, who also give chrono); dotted: the same of the "
             f"measured slope, infinite from where it is ≥ 0. At T = {lengths[-1]} the measured slope lies above the "
             "carousel's, because the gradient also comes through the hidden state and gates do not stay at their bias, "
             f"in decades a step: {', '.join(rest)}."
         )
 
 
+def _gate(found: Sequence[common.Group]) -> str:
+    """``forget``, ``update``: the keeping gate in words."""
+    labels = [group.runs[0].roles.keeping for group in found]
+    return common.plain(" or ".join(dict.fromkeys(k.label.removesuffix(" gate") for k in labels if k)))
+
+
 def _cells(found: Sequence[common.Group]) -> Cells:
     """The groups by place in the diagram, in order; raises CannotDrawError where they form no full grid."""
     cells: Cells = {}
     for group in found:
-        cell, length = group.runs[0].config["cell"], int(group.runs[0].config["task"]["length"])
-        if "forget_bias" not in cell:
-            raise CannotDrawError(f"{group.label}: has no forget bias; this figure needs runs of the LSTM alone")
-        place = (None if cell["chrono_t_max"] else float(cell["forget_bias"]), length)
+        keeping, length = group.runs[0].roles.keeping, int(group.runs[0].config["task"]["length"])
+        if keeping is None or keeping.bias is None:
+            raise CannotDrawError(
+                f"{group.label}: has no keeping gate that starts at a bias, as the LSTM's forget gate"
+            )
+        place = (None if isinstance(keeping.bias, tuple) else float(keeping.bias), length)
         if place in cells:
-            raise CannotDrawError(f"more than forget bias and length varies: {cells[place].label} and {group.label}")
+            raise CannotDrawError(
+                f"more than the keeping gate's bias and length varies: {cells[place].label} and {group.label}"
+            )
         cells[place] = group
     biases, lengths = _axes(cells)
     if len(biases) < 2:
-        raise CannotDrawError("needs two values of cell.forget_bias or more; see the study forget_bias")
+        raise CannotDrawError("needs two initial biases of the keeping gate or more; see the study forget_bias")
     wanted = [*biases, *[None] * any(bias is None for bias, _ in cells)]
     missing = [(bias, length) for bias in wanted for length in lengths if (bias, length) not in cells]
     if missing:
-        names = [f"{'chrono' if b is None else f'forget_bias={b:g}'} at T={length}" for b, length in missing]
+        names = [f"{'chrono' if b is None else f'bias {b:g}'} at T={length}" for b, length in missing]
         raise CannotDrawError(f"the grid has holes: {', '.join(names)}")
     return {(bias, length): cells[bias, length] for bias in wanted for length in lengths}
 
 
 def _axes(cells: Cells) -> tuple[list[float], list[int]]:
-    """The forget biases and the lengths of the grid."""
+    """The biases and the lengths of the grid."""
     return sorted({b for b, _ in cells if b is not None}), sorted({length for _, length in cells})
 
 

@@ -2,38 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core import layer_names
 from gradpath.figures import CannotDrawError, Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-# What keeps (F, and the GRU's Z) is blue.
-COLORS = {"I": "#E69F00", "F": "#0072B2", "O": "#009E73", "Z": "#0072B2", "R": "#E69F00", "phi_prime": "#D55E00"}
-NAMES = {
-    "I": "input gate",
-    "F": "forget gate",
-    "O": "output gate",
-    "Z": "update gate (keeps, as F does)",
-    "R": "reset gate",
-    "phi_prime": "φ′ of the RNN",
-}
-KEEPS = ("F", "Z")
 READ = "gate_activation"
 
 
 @dataclass
 class Gates(Figure):
     """A column an arm. Rows: activation of each gate over the sequence, before (dashed) and after training (solid);
-    share of saturated units; for gated cells the time constant −1/ln F of the forget gate (Z of the GRU) against the
-    lag the task needs. For the RNN, φ′ takes the gates' place: where it is 0, no gradient passes.
+    share of saturated units; for gated cells the time constant −1/ln F of what keeps the carrier against the lag the
+    task needs. Of a cell without gates φ′ takes their place: where it is 0, no gradient passes.
     """
 
     needs = ("gate_activation",)
@@ -60,23 +50,28 @@ class Gates(Figure):
                     finite.nothing(axes, group)
                 continue
             names = group.runs[0].series["gate_activation"].names
-            gates = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in names))
+            roles, gates = group.runs[0].roles, list(dict.fromkeys(name.rpartition("/")[0] for name in names))
             for gate in gates:
                 self._activation(column[0], group, gate)
                 self._saturation(column[1], group, gate)
-            self._time_constant(column[2], group, [gate for gate in gates if gate.rpartition("/")[2] in KEEPS])
+            self._time_constant(column[2], group, [gate for gate in gates if roles.keeps(layer_names.split(gate)[1])])
         for axes, text in zip(grid[:, 0], ("activation", "share saturated", "time constant (steps)"), strict=True):
             axes.set_ylabel(text)
-        drawn = {name.split("/")[-2] for group in found for name in group.runs[0].series["gate_activation"].names}
-        looks = [(COLORS[gate], text) for gate, text in NAMES.items() if gate in drawn]
-        handles = [Line2D([], [], color=color, lw=1.8, label=text) for color, text in looks]
-        canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.03), ncols=len(handles), fontsize=9)
-        canvas.tight_layout(rect=(0, 0.03, 1, 1))
+        looks = dict.fromkeys(
+            (_label(group, gate), _color(group, gate))
+            for group in found
+            for gate in (name.rpartition("/")[0] for name in group.runs[0].series["gate_activation"].names)
+        )
+        handles = [Line2D([], [], color=color, lw=1.8, label=label) for label, color in looks]
+        rows = common.legend_rows(canvas, [label for label, _ in looks])
+        place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.03 * rows)}
+        canvas.legend(handles=handles, ncols=-(-len(handles) // rows), fontsize=9, columnspacing=1.2, **place)
+        canvas.tight_layout(rect=(0, 0.03 * rows, 1, 1))
         common.caption(
             canvas,
             f"Median over {common.seeds(found)}. Solid: {stages.after(found, READ)}, with the band between the units' "
             "10 % and 90 % quantiles; dashed: at initialisation. Saturated: below 0.1 (solid) or above 0.9 (dotted). "
-            "Time constant of the carried state: −1/ln F (Z of the GRU), for the units' median (thick) and 90 % "
+            f"Time constant of the carried state: −1/ln {_keepers(found)}, for the units' median (thick) and 90 % "
             "quantile (thin), against the largest lag of the task (grey): a carousel with F < 1 keeps e^(−lag/τ) of "
             "its gradient; τ is infinite where F has rounded to 1. "
             f"{common.setting_text(found)}.",
@@ -85,7 +80,7 @@ class Gates(Figure):
         return canvas
 
     def _activation(self, axes: "Axes", group: common.Group, gate: str) -> None:
-        color = _color(gate)
+        color = _color(group, gate)
         t = np.arange(1, len(group.runs[0].lag) + 1)
         axes.plot(t, _read(group, f"{gate}/mean", 0), color=color, lw=1, linestyle="--")
         axes.plot(t, _read(group, f"{gate}/mean", -1), color=color, lw=1.6)
@@ -94,9 +89,11 @@ class Gates(Figure):
 
     def _saturation(self, axes: "Axes", group: common.Group, gate: str) -> None:
         t = np.arange(1, len(group.runs[0].lag) + 1)
-        axes.plot(t, _read(group, f"{gate}/below_0.1", -1), color=_color(gate), lw=1.4)
-        if not gate.endswith("phi_prime"):  # φ′ near its largest value is the opposite of saturated
-            axes.plot(t, _read(group, f"{gate}/above_0.9", -1), color=_color(gate), lw=1.4, linestyle=":")
+        axes.plot(t, _read(group, f"{gate}/below_0.1", -1), color=_color(group, gate), lw=1.4)
+        if not group.runs[0].roles.is_slope(
+            layer_names.split(gate)[1]
+        ):  # φ′ near its largest value is the opposite of saturated
+            axes.plot(t, _read(group, f"{gate}/above_0.9", -1), color=_color(group, gate), lw=1.4, linestyle=":")
 
     def _time_constant(self, axes: "Axes", group: common.Group, forget: list[str]) -> None:
         from matplotlib.ticker import LogLocator, NullFormatter
@@ -111,17 +108,18 @@ class Gates(Figure):
             t[0], group.runs[0].longest_lag, "longest lag of the task", va="bottom", fontsize=7.5, color="#555555"
         )
         for gate in forget:
-            for quantile, width in (("q50", 1.6), ("q90", 0.9)):
+            for quantile, width in ((50, 1.6), (90, 0.9)):
                 for probe, dash in ((0, "--"), (-1, "-")):
-                    f = np.maximum(_read(group, f"{gate}/{quantile}", probe), 1e-12)
+                    f = np.maximum(_kept(group, gate, quantile, probe), 1e-12)
                     tau = np.full_like(f, np.inf)  # where F has rounded to 1: marked, not drawn
                     np.divide(-1, np.log(f), out=tau, where=f < 1)
-                    axes.plot(t, tau, color=_color(gate), lw=width, linestyle=dash)
+                    axes.plot(t, tau, color=_color(group, gate), lw=width, linestyle=dash)
         low, high = axes.get_ylim()
         if high > 1e4 * low:  # there is no room for 2 and 5 then, and the locator would leave out all
             axes.yaxis.set_major_locator(LogLocator())
         if not forget:
-            axes.text(0.5, 0.4, "no gate, no time constant", transform=axes.transAxes, ha="center", color="#777777")
+            text = "no gate that keeps,\nno time constant"
+            axes.text(0.5, 0.4, text, transform=axes.transAxes, ha="center", color="#777777")
 
 
 def _read(group: common.Group, name: str, probe: int) -> NDArray:
@@ -130,5 +128,38 @@ def _read(group: common.Group, name: str, probe: int) -> NDArray:
     return np.nanmedian([run.series[READ].column(name)[stages.whole(run, READ)[probe]] for run in there], axis=0)
 
 
-def _color(gate: str) -> str:
-    return COLORS.get(gate.rpartition("/")[2], "#777777")
+def _kept(group: common.Group, gate: str, quantile: int, probe: int) -> NDArray:
+    """(T,) a quantile of what keeps: of the gate, or of its complement."""
+    keeping = group.runs[0].roles.keeping
+    if keeping is not None and keeping.complement:
+        return 1 - _read(group, f"{gate}/q{100 - quantile}", probe)
+    return _read(group, f"{gate}/q{quantile}", probe)
+
+
+def _keepers(found: Sequence[common.Group]) -> str:
+    """``F (Z of the GRU)``: what keeps, for a caption."""
+    kept: dict[str, str] = {}
+    for roles in (group.runs[0].roles for group in found):
+        if roles.keeping is not None and roles.keeping.gate is not None:
+            gate = f"(1 − {roles.keeping.gate})" if roles.keeping.complement else roles.keeping.gate
+            kept.setdefault(common.plain(gate), common.plain(roles.label))
+    if not kept:
+        return "(what keeps)"
+    first, *others = kept
+    rest = ", ".join(f"{gate} of the {kept[gate]}" for gate in others)
+    return f"{first} ({rest})" if rest else first
+
+
+def _color(group: common.Group, gate: str) -> str:
+    return palette.watched(group.runs[0].roles, gate)
+
+
+def _label(group: common.Group, gate: str) -> str:
+    """``input gate``, ``φ′ of the RNN``: what is drawn in one colour, in words."""
+    roles, name = group.runs[0].roles, layer_names.split(gate)[1]
+    if roles.is_slope(name):
+        return f"φ′ of the {common.plain(roles.label)}"
+    if roles.keeping is not None and roles.keeps(name):
+        return common.plain(f"{roles.keeping.label} ({'1 − its value ' * roles.keeping.complement}keeps)")
+    path = roles.gates[roles.watched[name].gate].path if name in roles.watched else None
+    return common.plain((path or name).replace("_", " "))

@@ -60,7 +60,7 @@ class GradientAtlas(Figure):
     def _arm(self, axes: "Axes", group: common.Group, colors: "Colormap", norm: "Normalize") -> "AxesImage":
         """The bands of one run; the probes' training steps stand beside the first band."""
         series = group.runs[0].series["param_grad_norm"]
-        names = [name for name in series.names if not name.endswith("y")]
+        names = [series.names[column] for column in group.runs[0].roles.without_readout(series.names)]
         probes, lags = len(series.steps), len(group.runs[0].lag)
         bands = np.concatenate([series.column(name)[:, ::-1] for name in names])
         image = finite.image(axes, bands, aspect="auto", cmap=colors, norm=norm, interpolation="nearest")

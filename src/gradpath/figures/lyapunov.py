@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core import layer_names
 from gradpath.core.theory import log_keep
 from gradpath.figures import Figure
 from gradpath.figures._shared import common, finite, stages
@@ -115,25 +116,22 @@ class Lyapunov(Figure):
 def theory(run: Run) -> NDArray:
     """The exponents that theory says of the untrained network, the largest first; empty where it says nothing.
 
-    Gates that read only their bias keep ln σ(b_f) in an LSTM's C half, ln σ(b_z) in a GRU; under chrono initialisation
+    Gates that read only their bias keep ln σ(b) in the carrier's share of the directions; under chrono initialisation
     each unit has its own b = ln U[1, t_max − 1], and σ(b) = U/(1 + U). A random matrix of spectral radius g has
-    λ_k = ln g + ½ ln(1 − k/n) (Girko's circular law; for independent ones Newman 1986) where
-    tanh is nearly linear, that is for g < 1.
+    λ_k = ln g + ½ ln(1 − k/n) (Girko's circular law; for independent ones Newman 1986) where tanh is nearly linear,
+    that is for g < 1.
     """
-    cell, init = run.config["cell"], run.config["init"]
-    width = int(cell["hidden_size"])
+    width, keeping, init = int(run.config["cell"]["hidden_size"]), run.roles.keeping, run.config["init"]
     share = (np.arange(width) + 0.5) / width
-    keeping = {"lstm": "f", "gru": "z"}.get(cell["name"], "")
-    if keeping:
-        if cell[f"freeze_{keeping}"] is not None or cell.get("ablation", "none") != "none":
+    if keeping is not None:
+        if keeping.held is not None or keeping.bias is None:
             return np.zeros(0)
-        bias = cell["forget_bias" if keeping == "f" else "update_bias"]
-        if cell["chrono_t_max"] is None:
-            return np.full(width, log_keep(bias))
-        odds = 1 + (1 - share) * (cell["chrono_t_max"] - 2)
-        return -np.log1p(1 / odds)
+        if isinstance(keeping.bias, tuple):
+            low, high = keeping.bias
+            return -np.log1p(1 / (low + (1 - share) * (high - low)))
+        return np.full(width, log_keep(keeping.bias))
     radius = {"uniform": 3**-0.5, "gaussian": 1.0}.get(init["name"], np.nan) * init["gain"]
-    if not radius < 1 or cell.get("activation") != "tanh":
+    if not radius < 1 or run.roles.recurrence != "tanh":
         return np.zeros(0)
     return np.log(radius) + 0.5 * np.log(1 - share)
 
@@ -141,7 +139,7 @@ def theory(run: Run) -> NDArray:
 def _spectrum(run: Run, probe: int) -> NDArray:
     """(n,) exponents of the bottom layer."""
     series = run.series["lyapunov_spectrum"]
-    names = [name for name in series.names if not name.startswith("layer") or name.startswith("layer1/")]
+    names = [name for name in series.names if not layer_names.split(name)[0]]
     return _whole(run, "lyapunov_spectrum")[probe, [series.names.index(name) for name in names]]
 
 
@@ -150,7 +148,7 @@ def _values(run: Run, probe: int) -> tuple[NDArray, NDArray]:
     series = run.series["jacobian_log_singular_values"]
     by_lag: dict[int, list[int]] = {}
     for index, name in enumerate(series.names):
-        if not name.startswith("layer") or name.startswith("layer1/"):
+        if not layer_names.split(name)[0]:
             by_lag.setdefault(int(name.partition("lag=")[2].partition("/")[0]), []).append(index)
     columns = np.array(list(by_lag.values()), dtype=int).reshape(len(by_lag), -1)
     return np.array(list(by_lag)), _whole(run, "jacobian_log_singular_values")[probe][columns]
@@ -189,6 +187,15 @@ def _legend(canvas: "Canvas", found: Sequence[common.Group]) -> None:
         )
 
 
+def _states(found: Sequence[common.Group]) -> str:
+    """``[H, C] of the LSTM, H of the RNN``."""
+    cells: dict[str, dict[str, None]] = {}
+    for roles in (group.runs[0].roles for group in found):
+        states = ", ".join(map(common.plain, roles.states))
+        cells.setdefault(f"[{states}]" if len(roles.states) > 1 else states, {})[common.plain(roles.label)] = None
+    return ", ".join(f"{states} of the {' and '.join(those)}" for states, those in cells.items())
+
+
 def _after(found: Sequence[common.Group]) -> str:
     return stages.after(found, *READ)
 
@@ -207,9 +214,10 @@ def _caption(found: list[common.Group]) -> str:
         survive = [int((spectrum > -1 / group.runs[0].longest_lag).sum()) for spectrum in (before, after)]
         reach.append(f"{name} {survive[0]} → {survive[1]} of {len(before)}")
     return (
-        f"Median over {common.seeds(found)}, band from smallest to largest; s = H, or [H, C] of the LSTM. Directions "
+        f"Median over {common.seeds(found)}, band from smallest to largest; s: {_states(found)}. Directions "
         f"that outlast the task (λ_k > −1/longest lag), before → {_after(found)}: {', '.join(reach)}. Theory: a cell "
-        "whose recurrent weights do nothing has λ = ln σ(b_f) in its C half (GRU: ln σ(b_z)); a random matrix of "
+        "whose recurrent weights do nothing has λ = ln σ(b), b the keeping gate's bias, in its carrier's share of the "
+        "directions; a random matrix of "
         "radius g has ln g + ½ ln(1 − k/n). Measured minus theory at initialisation, median over k: "
         f"{', '.join(off) or 'no theory here'}. Dotted below: e^(λ_k l), to which the singular values tend (Oseledets "
         f"1968). {common.setting_text(found)}."

@@ -2,36 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core import layer_names
 from gradpath.figures import Figure
-from gradpath.figures._shared import common, finite, stages, theory_lines
+from gradpath.figures._shared import common, finite, palette, stages, theory_lines
 from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-# A block (gate) of a cell has a colour, what its weight multiplies has a dash.
-# The GRU's z keeps, as f does; its candidate n, of which q is the recurrent part, is what c is in the LSTM.
-BLOCKS = {
-    "i": "#E69F00",
-    "f": "#0072B2",
-    "o": "#009E73",
-    "c": "#CC79A7",
-    "h": "#D55E00",
-    "z": "#0072B2",
-    "r": "#E69F00",
-    "n": "#CC79A7",
-    "q": "#8C6BB1",
-    "other": "#777777",
-}
-DASHES: dict[str, Literal["-", "--", ":"]] = {"x": "-", "h": "--", "b": ":"}
-IN_A_ROW = 20
-"""Parameters in one row of the legend."""
 STAGES = ("at initialisation", "at the largest gradient of training", "after training")
 FINITE = {STAGES[1]: "at the largest finite gradient", STAGES[2]: "at the last finite reading"}
 """What the stages are called where a group diverged."""
@@ -41,8 +25,8 @@ READ = ("param_grad_norm", "state_grad_norm")
 @dataclass
 class NormByLag(Figure):
     """Rows: at initialisation, at the training step with the largest gradient, after training. First column: the total
-    derivative with respect to the carrier of the bottom layer, ‖∂L/∂C_t‖ of an LSTM, ‖∂L/∂H_t‖ elsewhere. Then a column
-    an arm: ‖∂L/∂θ_t‖ of every recurrent parameter θ.
+    derivative with respect to the carrier of the bottom layer, ‖∂L/∂C_t‖ of an LSTM. Then a column an
+    arm: ‖∂L/∂θ_t‖ of every recurrent parameter θ.
     """
 
     needs = ("param_grad_norm", "state_grad_norm", "grad_norm")
@@ -107,19 +91,24 @@ class NormByLag(Figure):
             finite.nothing(axes, group)
         for name in names:
             curves = [_at(run, "param_grad_norm", stage)[:, names.index(name)] for run in there]
-            block, dash = _look(name)
-            look = {"color": BLOCKS[block], "linestyle": DASHES[dash], "lw": 1.1, "band": 0.07}
-            common.curve(axes, group.runs[0].lag, curves, floor, **look)
+            look = palette.parameter(group.runs[0].roles, name)
+            common.curve(axes, group.runs[0].lag, curves, floor, color=look.color, ls=look.dash, lw=1.1, band=0.07)
 
     def _legend(self, canvas: "Canvas", found: list[common.Group]) -> float:
         """The parameters of all arms, and how much of the figure's height they take."""
         from matplotlib.lines import Line2D
 
-        unique = dict.fromkeys(name.rpartition("/")[2] for group in found for name in _parameter_names(group))
-        looks = [(common.plain(name), *_look(name)) for name in unique]
-        handles = [Line2D([], [], color=BLOCKS[b], linestyle=DASHES[d], lw=1.3, label=name) for name, b, d in looks]
+        looks = dict.fromkeys(
+            (layer_names.split(name)[1], palette.parameter(group.runs[0].roles, name))
+            for group in found
+            for name in _parameter_names(group)
+        )
+        handles = [
+            Line2D([], [], color=look.color, linestyle=look.dash, lw=1.3, label=common.plain(name))
+            for name, look in looks
+        ]
         handles.append(Line2D([], [], color="#777777", marker="x", linestyle="", markersize=4, label="true zero"))
-        rows = -(-len(handles) // IN_A_ROW)
+        rows = common.legend_rows(canvas, [str(handle.get_label()) for handle in handles])
         canvas.legend(
             handles=handles,
             loc="upper center",
@@ -138,8 +127,7 @@ class NormByLag(Figure):
         return (
             f"Median over {common.seeds(found)}, band from smallest to largest, as far as the medians' axis goes. "
             f"{common.setting_text(found)}. "
-            "Carrier: C of an LSTM, H of other cells. Decades that its gradient loses over the sequence at "
-            "initialisation: "
+            f"Carrier: {common.carriers(found)}. Decades that its gradient loses over the sequence at initialisation: "
             f"{', '.join(lost)}. Theory: the adjoint is multiplied by one Jacobian a step, so without gates it falls "
             "or rises exponentially, a straight line here (Bengio et al. 1994; Pascanu et al. 2013)."
             f"{theory_lines.residuals(found, lambda run: _state(run, STAGES[0]))}"
@@ -162,13 +150,14 @@ def _words(group: common.Group, stage: str) -> str:
 
 def _parameter_names(group: common.Group) -> list[str]:
     """The recurrent parameters of an arm; the readout, which acts at scored steps only, is left out."""
-    return [name for name in group.runs[0].series["param_grad_norm"].names if not name.endswith("y")]
+    names = group.runs[0].series["param_grad_norm"].names
+    return [names[column] for column in group.runs[0].roles.without_readout(names)]
 
 
 def _at(run: Run, name: str, stage: str) -> NDArray:
     """(T, names) of one instrument at a stage; the readout's columns are left out."""
     series = run.series[name]
-    columns = [i for i, n in enumerate(series.names) if not n.endswith("y") and "direct" not in n]
+    columns = [i for i in run.roles.without_readout(series.names) if not series.names[i].startswith("direct/")]
     return series.values[_probe(run, name, stage)][:, columns]
 
 
@@ -187,12 +176,3 @@ def _probe(run: Run, name: str, stage: str) -> int:
     norms = run.series["grad_norm"]
     overall = dict(zip(norms.steps.tolist(), np.nan_to_num(norms.column("global"), nan=-np.inf).tolist(), strict=True))
     return int(max(whole, key=lambda probe: overall.get(int(series.steps[probe]), -np.inf)))
-
-
-def _look(name: str) -> tuple[str, str]:
-    """(block, what it multiplies) of ``W_ix``, ``layer1/W_fh``, ``b_h`` …"""
-    kind, _, rest = name.rpartition("/")[2].partition("_")
-    block = rest[0] if rest[0] in BLOCKS else "other"
-    if name.rpartition("/")[2] == "W_xh":
-        return "h", "x"
-    return block, "b" if kind == "b" else rest[-1] if rest[-1] in DASHES else "x"

@@ -9,25 +9,13 @@ from numpy.typing import NDArray
 
 from gradpath.core import theory
 from gradpath.figures import Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-# A gate has the colour that it has in `gates` and `norm_by_lag`; what keeps (F, Z) is blue.
-COLORS = {
-    "highway": "#000000",
-    "input_gate": "#E69F00",
-    "forget_gate": "#0072B2",
-    "output_gate": "#009E73",
-    "internal_node": "#CC79A7",
-    "update_gate": "#0072B2",
-    "reset_gate": "#E69F00",
-    "candidate": "#CC79A7",
-    "recurrence": "#D55E00",
-}
 TOTAL, REST, THEORY = "#BBBBBB", "#8C6BB1", "#D55E00"
 BEFORE, AFTER = 0, 1
 READ = "path_grad_norm"
@@ -81,18 +69,18 @@ class Paths(Figure):
             for part, color, width in (
                 ("total", TOTAL, 3.5),
                 ("rest", REST, 1.4),
-                ("carousel", COLORS["highway"], 1.4),
+                ("carousel", palette.HIGHWAY, 1.4),
             ):
                 self._curves(column[0], group, read, part, floor, color=color, lw=width)
-            self._curves(column[1], group, share, "carousel", floor, color=COLORS["highway"])
+            self._curves(column[1], group, share, "carousel", floor, color=palette.HIGHWAY)
             self._prediction(column[0], group)
             for axes, probe in zip(column[2:4], ((BEFORE,), (AFTER,)), strict=True):
                 self._curves(axes, group, read, "total", floor, probe, color=TOTAL, lw=3.5, ls="-")
                 for part in shown(group.runs[0]):
-                    self._curves(axes, group, read, part, floor, probe, color=COLORS[part], ls="-")
+                    self._curves(axes, group, read, part, floor, probe, color=_color(group, part), ls="-")
             for axes, kind in zip(column[4:], (share, cosine), strict=True):
                 for part in shown(group.runs[0]):
-                    self._curves(axes, group, kind, part, floor, color=COLORS[part])
+                    self._curves(axes, group, kind, part, floor, color=_color(group, part))
         for row, (text, limits) in zip(grid, ROWS, strict=True):
             meant = text if stages.as_meant(found, READ) else text.replace("after training", "last finite")
             row[0].set_ylabel(meant)
@@ -141,9 +129,9 @@ class Paths(Figure):
         def line(color: str, label: str, **look: Any) -> Line2D:
             return Line2D([], [], color=color, label=label, **({"lw": 1.6} | look))
 
-        names = dict.fromkeys(part for group in found for part in shown(group.runs[0]))
+        looks = dict.fromkeys((part, _color(group, part)) for group in found for part in shown(group.runs[0]))
         handles = [line(TOTAL, "total", lw=3.5), line(REST, "rest = total − carousel")]
-        handles += [line(COLORS[name], name.replace("_", " ")) for name in names]
+        handles += [line(color, common.plain(name.replace("_", " "))) for name, color in looks]
         handles[2].set_label("highway; carousel alone")
         handles += [line(THEORY, "carousel as the initial bias predicts", ls=":")]
         handles += [line("#555555", "before training", ls="--"), line("#555555", stages.after(found, READ))]
@@ -172,16 +160,16 @@ class Paths(Figure):
         )
         return (
             f"Median over {common.seeds(found)}, band from smallest to largest. The carousel is the gradient with "
-            "every way through H cut. Theory at initialisation: it keeps the forget gate's value, σ(b_f), of itself a "
-            f"step (dotted; with chrono the root mean square over the biases drawn).{residuals} The carousel's share "
-            f"at the largest lag, before and {stages.after(found, READ)}: {'; '.join(shares)}. Share: signed, "
+            "every way through the output cut. Theory at initialisation: it keeps the keeping gate's value, σ(b), of "
+            f"itself a step (dotted; with chrono the root mean square over the biases drawn).{residuals} Share of the "
+            f"carousel at the largest lag, before and {stages.after(found, READ)}: {'; '.join(shares)}. Share: signed, "
             f"⟨part, total⟩/‖total‖². Crosses: true zeros. {common.setting_text(found)}."
         )
 
 
 def carrier(run: Run) -> str:
     """``C``, ``layer1/H`` …: the carried state of the bottom layer."""
-    return run.series["path_grad_norm"].names[0].removesuffix("/total")
+    return run.roles.bottom_carrier
 
 
 def parts(run: Run) -> list[str]:
@@ -193,7 +181,11 @@ def parts(run: Run) -> list[str]:
 
 def shown(run: Run) -> list[str]:
     """The parts of one step that come from the step after."""
-    return [part for part in parts(run) if part in COLORS]
+    return [part for part in parts(run) if part == "highway" or run.roles.gate_of_path(part)]
+
+
+def _color(group: common.Group, part: str) -> str:
+    return palette.path(group.runs[0].roles, part)
 
 
 def there(group: common.Group, probe: int) -> list[Run]:
@@ -225,20 +217,17 @@ def share(run: Run, part: str, probe: int) -> NDArray:
 
 
 def predicted(run: Run) -> NDArray | None:
-    """(T,) log10 of what the carousel keeps over each lag by its gates' initial biases alone, σ(b)^lag; None without a
-    gate that keeps. Chrono: b = ln u, u ~ U[1, t_max − 1], so that σ(b) = u / (1 + u), and the norm over the units is
+    """(T,) log10 of what the carousel keeps over each lag by its gates' initial biases alone, σ(b)^lag; None where the
+    cell does not say. Chrono: b = ln u, u ~ U[1, t_max − 1], so that σ(b) = u / (1 + u), and the norm over the units is
     the root mean square.
     """
-    cell = run.config["cell"]
-    name, held = ("forget_bias", "freeze_f") if "forget_bias" in cell else ("update_bias", "freeze_z")
-    if name not in cell:
+    keeping = run.roles.keeping
+    if keeping is None or (keeping.bias is None and keeping.held is None):
         return None
-    bias = np.array([cell[name]])
-    if cell["chrono_t_max"]:
-        bias = np.log(np.linspace(1, cell["chrono_t_max"] - 1, 2001))
-    log_gate = theory.log_keep(bias)
-    if cell[held] is not None:
-        log_gate = np.log(np.maximum([cell[held]], 1e-300))
-    if cell.get("ablation") == "no_forget_gate":
-        log_gate = np.zeros(1)
+    if keeping.held is not None:
+        log_gate = np.log(np.maximum([keeping.held], 1e-300))
+    elif isinstance(keeping.bias, tuple):
+        log_gate = theory.log_keep(np.log(np.linspace(*keeping.bias, 2001)))
+    else:
+        log_gate = theory.log_keep(np.array([keeping.bias]))
     return theory.carousel(log_gate, run.lag) / np.log(10)

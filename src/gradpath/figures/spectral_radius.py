@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gradpath.core import theory
 from gradpath.figures import CannotDrawError, Figure
-from gradpath.figures._shared import common, finite
+from gradpath.figures._shared import common, finite, palette
 from gradpath.schema.settings import setting
 from gradpath.tracking.loader import Run
 
@@ -32,6 +32,9 @@ LINES = (
     Line("spectral_radius", "ln ρ(W$_{hh}$)", "#CC79A7", ":"),
     Line("mean_field", "mean field  ½ ln(g² E[φ′²])", "#0072B2", "-"),
 )
+
+
+MEASURED = palette.GATES["unit"]
 
 
 @dataclass
@@ -57,7 +60,7 @@ class SpectralRadius(Figure):
         canvas, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.6), width_ratios=(1, 1.15))
         self._slopes(left, measured)
         for gain in by_gain.keys() - measured.keys():
-            finite.marks(left, [gain], [np.nan], common.COLORS["rnn"])
+            finite.marks(left, [gain], [np.nan], MEASURED)
         self._profiles(right, measured)
         canvas.tight_layout(w_pad=2.5)
         lost = [
@@ -87,7 +90,7 @@ class SpectralRadius(Figure):
             axes.plot(gains, middle, color=line.color, ls=line.dash, lw=1.8, label=line.label)
         measured = [[self._slope(run, _state(run)) for run in runs] for runs in by_gain.values()]
         center, low, high = (np.array([f(m) for m in measured]) for f in (np.median, np.min, np.max))
-        look: dict[str, Any] = {"fmt": "o", "color": common.COLORS["rnn"], "markersize": 6, "capsize": 3, "zorder": 5}
+        look: dict[str, Any] = {"fmt": "o", "color": MEASURED, "markersize": 6, "capsize": 3, "zorder": 5}
         axes.errorbar(gains, center, yerr=[center - low, high - center], label="measured", **look)
         axes.axhline(0, color="#444444", lw=0.9)
         for y, text, va in ((0.02, "explodes", "bottom"), (-0.02, "vanishes", "top")):
@@ -121,7 +124,7 @@ class SpectralRadius(Figure):
         worst = max(of_medians, key=lambda gain: abs(of_medians[gain]))
         single = max((float(v) for values in residuals.values() for v in values), key=abs)
         everyone = [run for runs in by_gain.values() for run in runs]
-        margins = [run.series["theory"].column(common.bottom(run) + "bound_margin")[0] for run in everyone]
+        margins = [run.series["theory"].column(run.roles.bottom + "bound_margin")[0] for run in everyone]
         margin = min(float(np.min(m)) for m in margins)
         calm = [
             f"{gain:g}"
@@ -133,7 +136,7 @@ class SpectralRadius(Figure):
         seeds = common.seed_count(map(len, by_gain.values()))
         cell, settings = everyone[0].config["cell"], everyone[0].config
         return (
-            f"Random {cell['activation']} networks at initialisation, H = {cell['hidden_size']}, init "
+            f"Random {everyone[0].roles.recurrence} networks at initialisation, H = {cell['hidden_size']}, init "
             f"{settings['init']['name']} with gain g, input gain {settings['init']['input_gain']:g}, "
             f"{settings['task']['name'].replace('_', ' ')} T = {settings['task']['length']}, B = "
             f"{settings['train']['batch_size']}. Median over {seeds}, bars and bands from smallest to "
@@ -148,8 +151,10 @@ class SpectralRadius(Figure):
 def _by_gain(runs: Sequence[Run]) -> dict[float, list[Run]]:
     """The runs of each gain, from the smallest; they may differ in gain and seed alone."""
     for run in runs:
-        if run.config["cell"]["name"] != "rnn":
-            raise CannotDrawError(f"{run.name}: the lines are those of the RNN; it has no spectral radius")
+        if run.roles.recurrence is None:
+            raise CannotDrawError(
+                f"{run.name}: the lines are those of H = φ(X W + H W + b); its cell has no spectral radius"
+            )
     if len({run.config["init"]["gain"] for run in runs if _read(run)}) < 2:
         for run in runs:
             _line(run, "mean_field")
@@ -177,7 +182,7 @@ def _line(run: Run, name: str) -> NDArray:
     series = run.series["theory"]
     if series.steps[0] != 0 or np.isnan(series.values[0]).any():
         raise CannotDrawError(f"{run.name} has no finite theory at initialisation")
-    return series.column(common.bottom(run) + name)[0]
+    return series.column(run.roles.bottom + name)[0]
 
 
 def _state(run: Run) -> NDArray:
@@ -185,4 +190,4 @@ def _state(run: Run) -> NDArray:
     series = run.series["state_grad_norm"]
     if series.steps[0] != 0 or np.isnan(series.values[0]).any():
         raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
-    return series.column(common.bottom(run) + "H")[0]
+    return series.column(run.roles.bottom_carrier)[0]

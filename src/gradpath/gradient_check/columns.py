@@ -52,7 +52,7 @@ def state_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterat
     cell = reference.cell
     layers = [(reference.network.prefix(k), layer) for k, layer in enumerate(reference.layers)]
     yield from ((prefix + name, norm_of(value)) for prefix, layer in layers for name, value in layer.states.items())
-    yield from ((f"direct/{prefix}{cell.states[0]}", norm_of(layer.direct)) for prefix, layer in layers)
+    yield from ((f"direct/{prefix}{cell.output}", norm_of(layer.direct)) for prefix, layer in layers)
 
 
 def grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
@@ -112,8 +112,8 @@ def node_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterato
 def path_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
     cell = reference.cell
     for layer, found in enumerate(reference.layers):
-        carrier = reference.network.prefix(layer) + cell.states[-1]
-        total = found.states[cell.states[-1]]
+        carrier = reference.network.prefix(layer) + cell.carrier
+        total = found.states[cell.carrier]
         yield f"{carrier}/total", norm_of(total)
         for name, part in parts(reference, layer):
             yield f"{carrier}/{name}", norm_of(part)
@@ -135,7 +135,7 @@ def parts(reference: Reference, layer: int) -> Iterator[tuple[str, Stepwise]]:
     yield "direct", Stepwise(found.direct.values * found.to_carrier, found.direct.exponent)
     recurrent = reference.weights[layer].h
     for name, arriving in (("carousel", found.direct), ("rest", found.to_h)):
-        yield name, reference.book.layer(layer, recurrent, arriving, cut=True).states[cell.states[-1]]
+        yield name, reference.book.layer(layer, recurrent, arriving, cut=True).states[cell.carrier]
 
 
 def cosine_of(part: NDArray, total: NDArray) -> NDArray:

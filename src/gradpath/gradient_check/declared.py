@@ -85,24 +85,48 @@ def _largest(off: NDArray) -> NDArray:
     return off.reshape(len(off), -1).max(axis=1)
 
 
-def _highway(of: _Layer) -> Errors:
-    """``highway`` against ∂C_t/∂C_{t-1}, the pre-activations held."""
-    place = len(of.cell.blocks) + len(of.cell.states) - 1
-    expected = of.jacobians[:, :, -1, place]
-    return of_values(np.broadcast_to(of.cell.highway(of.tape), expected.shape[1:]).astype(np.float64), expected)
+def _carried(of: _Layer) -> NDArray:
+    """(2, T, B, H) ∂C_t/∂C_{t-1}, C the carrier, the pre-activations held."""
+    carrier = of.cell.states.index(of.cell.carrier)
+    return of.jacobians[:, :, carrier, len(of.cell.blocks) + carrier]
 
 
-def _to_carrier(of: _Layer) -> Errors:
-    """``to_carrier`` against ∂H_t/∂C_t."""
+def _carrier_gain(of: _Layer) -> Errors:
+    """``carrier_gain`` against ∂C_t/∂C_{t-1}."""
+    expected = _carried(of)
+    return of_values(np.broadcast_to(of.cell.carrier_gain(of.tape), expected.shape[1:]).astype(np.float64), expected)
+
+
+def _output_wrt_carrier(of: _Layer) -> Errors:
+    """``output_wrt_carrier`` against ∂H_t/∂C_t."""
     expected = of.reference.layers[of.layer].to_carrier
-    found = np.broadcast_to(of.cell.to_carrier(of.tape), expected.shape[1:]).astype(np.float64)
+    found = np.broadcast_to(of.cell.output_wrt_carrier(of.tape), expected.shape[1:]).astype(np.float64)
     return of_values(found, expected)
 
 
-def _passes_h(of: _Layer) -> Errors:
+def _has_skip_to_h(of: _Layer) -> Errors:
     """H_{t-1} may reach the next states outside the gates only where the cell says so."""
     reaches = np.abs(of.jacobians[0][:, :, len(of.cell.blocks)]).reshape(len(of.tape.pre), -1).max(axis=1)
-    return exactly(np.zeros_like(reaches) if of.cell.passes_h else reaches)
+    return exactly(np.zeros_like(reaches) if of.cell.has_skip_to_h else reaches)
+
+
+def _keeping(of: _Layer) -> Errors:
+    """``keeping`` against ∂C_t/∂C_{t-1}, both in [0, 1]; a cell need not have one."""
+    keeping, (expected, _) = of.cell.keeping, _carried(of)
+    if keeping is None:
+        return exactly(np.zeros(len(expected)))
+    found = np.asarray(keeping.held) if keeping.gate is None else of.cell.activations(of.tape)[keeping.gate]
+    return exactly(_largest(np.abs((1 - found if keeping.complement else found) - expected)))
+
+
+def _recurrence(of: _Layer) -> Errors:
+    """H_t = φ(a_t) of a cell that says so, φ its ``recurrence``."""
+    if of.cell.recurrence is None:
+        return exactly(np.zeros(len(of.tape.pre)))
+    value = PHI[of.cell.recurrence](of.tape.pre[..., 0, :].astype(np.float64))
+    alone = len(of.cell.blocks) == len(of.cell.states) == 1
+    off = np.abs(of.tape.states[of.cell.output][1:] - value) / (1 + np.abs(value))
+    return exactly(_largest(off) if alone else np.full(len(value), np.inf))
 
 
 def _nonlinear(of: _Layer) -> Errors:
@@ -125,11 +149,13 @@ def _nonlinear(of: _Layer) -> Errors:
 
 def _activations(of: _Layer) -> Errors:
     """What ``gate_activation`` watches is the block of its name (I of i), 1 − that, or φ′ over its largest value; where
-    no block has its name it is one of these of any block. And it lies in [0, 1].
+    no block has its name it is one of these of any block. And it lies in [0, 1], and is declared in ``watched``.
     """
     gates = dict(zip(of.cell.blocks, np.moveaxis(of.tape.gates.astype(np.float64), -2, 0), strict=True))
     slopes = dict(zip(of.cell.blocks, np.moveaxis(of.slopes, 1, 0), strict=True))
     errors = [np.zeros(len(of.tape.pre))]
+    if set(of.cell.watched) != set(of.cell.activations(of.tape)):
+        return exactly(errors[0] + np.inf)
     for name, values in of.cell.activations(of.tape).items():
         inside = np.maximum(np.maximum(-values, values - 1), 0)
         own = name.lower() in gates
@@ -185,9 +211,11 @@ PHI: dict[Activation, Callable[[NDArray], NDArray]] = {
     Activation.sigmoid: lambda x: np.exp(-np.logaddexp(0, -x)),
 }
 CHECKS: dict[str, Callable[[_Layer], Errors]] = {
-    "highway": _highway,
-    "to_carrier": _to_carrier,
-    "passes_h": _passes_h,
+    "carrier_gain": _carrier_gain,
+    "output_wrt_carrier": _output_wrt_carrier,
+    "has_skip_to_h": _has_skip_to_h,
+    "keeping": _keeping,
+    "recurrence": _recurrence,
     "nonlinear": _nonlinear,
     "activations": _activations,
     "nodes": _nodes,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gradpath.core.finite_differences import untied_loss
 from gradpath.core.graded_product import products
 from gradpath.core.jacobians import adjoint_qr, lyapunov_exponents
+from gradpath.core.roles import READOUT
 from gradpath.core.trace import Trace
 from gradpath.gradient_check.columns import Column, cosine_of, norm_of, norm_of_total, same, whole
 from gradpath.gradient_check.findings import ALLOWED, BLAME
@@ -177,7 +178,7 @@ def credit(reference: Reference, trace: Trace, instrument: Instrument) -> Iterat
 
 def _recurrent(reference: Reference) -> Stepwise:
     """∂L/∂θ_t (2, T, P) of all but the readout's parameters, brought to one exponent a step."""
-    found = [steps for _, name, steps in reference.gradients() if name not in ("W_hy", "b_y")]
+    found = [steps for _, name, steps in reference.gradients() if name not in READOUT]
     exponent = np.max([steps.exponent for steps in found], axis=0)
     flat = [
         np.ldexp(steps.values, np.maximum(steps.exponent - exponent, -5000)[:, None, None]).reshape(

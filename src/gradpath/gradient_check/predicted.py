@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.cells.rnn import RNN
 from gradpath.core import bptt
 from gradpath.core.activations import Activation
 from gradpath.core.trace import Trace
@@ -30,7 +29,7 @@ def reach(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[s
     """From the textbook's pass of the loss of the last scored step alone, of each layer's carrier."""
     tape, last = reference.tape, int(reference.tape.scored[-1])
     alone = reference if len(tape.scored) == 1 else reference.of_step(len(tape.scored) - 1)
-    carriers = [layer.states[reference.cell.states[-1]] for layer in alone.layers]
+    carriers = [layer.states[reference.cell.carrier] for layer in alone.layers]
     eps = float(np.finfo(tape.outputs.dtype).eps)
     curves = [
         [(log10_norm(of.values[row], 1) + of.exponent * LOG10_2)[last::-1] for of in (carriers[-1], carriers[0])]
@@ -80,19 +79,19 @@ def _lost(curve: NDArray) -> float:
 def theory(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
     last, length = int(reference.tape.scored[-1]), reference.tape.length
     for layer in range(reference.network.layers):
-        lines = _of_rnn(reference, layer) if isinstance(reference.cell, RNN) else _of_carousel(reference, layer)
+        kind = reference.cell.recurrence
+        lines = _of_recurrence(reference, layer, kind) if kind else _of_carousel(reference, layer)
         for name, (line, doubt) in lines.items():
             if name != "bound_margin":
                 line = np.where(np.arange(length) <= last, line, -np.inf)
             yield reference.network.prefix(layer) + name, Column(line, np.nan_to_num(doubt, nan=np.inf, posinf=np.inf))
 
 
-def _of_rnn(reference: Reference, layer: int) -> dict[str, tuple[NDArray, NDArray]]:
+def _of_recurrence(reference: Reference, layer: int, kind: Activation) -> dict[str, tuple[NDArray, NDArray]]:
     """The lines, in decades, and by how much each is uncertain."""
-    cell, last = reference.cell, int(reference.tape.scored[-1])
-    assert isinstance(cell, RNN)
+    last = int(reference.tape.scored[-1])
     recurrent, lags = reference.weights[layer].h.astype(np.float64), last - np.arange(reference.tape.length)
-    steepest = np.log10(0.25 if cell.activation is Activation.sigmoid else 1.0)
+    steepest = np.log10(0.25 if kind is Activation.sigmoid else 1.0)
     eps, rng = float(np.finfo(np.float64).eps), np.random.default_rng(0)
     size = np.abs(recurrent).max() or 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -102,7 +101,7 @@ def _of_rnn(reference: Reference, layer: int) -> dict[str, tuple[NDArray, NDArra
         moved = [recurrent + 4 * eps * size * rng.choice([-1, 1], recurrent.shape) for _ in range(3)]
         radius, *others = (_log10_radius(w) for w in (recurrent, *moved))
         doubt = max(abs(other - radius) for other in others)
-        mean, unsure = _mean_field(reference, layer, recurrent)
+        mean, unsure = _mean_field(reference, layer, kind, recurrent)
         found = {
             "sigma_max_bound": (_constant(sigma + steepest, lags), 16 * eps * np.abs(lags) * len(recurrent)),
             "spectral_radius": (_constant(radius + steepest, lags), (doubt + 16 * eps) * np.abs(lags)),
@@ -128,10 +127,9 @@ def _log10_radius(matrix: NDArray) -> float:
     return float(found)
 
 
-def _mean_field(reference: Reference, layer: int, recurrent: NDArray) -> tuple[NDArray, NDArray]:
+def _mean_field(reference: Reference, layer: int, kind: Activation, recurrent: NDArray) -> tuple[NDArray, NDArray]:
     """The line, from the moments of a Gaussian by Gauss-Legendre rules in the place of a trapezoidal one."""
-    cell, weights, last = reference.cell, reference.weights[layer], int(reference.tape.scored[-1])
-    assert isinstance(cell, RNN)
+    weights, last = reference.weights[layer], int(reference.tape.scored[-1])
     inputs = reference.below(layer).astype(np.float64) @ weights.x.astype(np.float64) + weights.b.astype(np.float64)
     gain = float(np.sum(recurrent * recurrent)) / len(recurrent)
     second, line, doubt = reference.network.initial_state**2, np.zeros(len(inputs)), np.zeros(len(inputs))
@@ -140,7 +138,7 @@ def _mean_field(reference: Reference, layer: int, recurrent: NDArray) -> tuple[N
         mean, spread = float(entering.mean()), float(np.mean((entering - entering.mean()) ** 2))
         deviation = np.sqrt(gain * second + spread)
         known = known and deviation <= QUADRATURE
-        second, steep = _moments(cell.activation, mean, float(deviation))
+        second, steep = _moments(kind, mean, float(deviation))
         slopes.append(0.5 * np.log10(gain * steep))
     for t in reversed(range(last)):
         line[t] = line[t + 1] + slopes[t + 1]
@@ -173,7 +171,7 @@ def _moments(kind: Activation, mean: float, deviation: float) -> tuple[float, fl
 def _margin(reference: Reference, layer: int, bound: float) -> tuple[NDArray, NDArray]:
     """By how many decades what comes through W_hh stays below the bound, in the sequence that comes nearest."""
     found = reference.layers[layer]
-    total = found.states[reference.cell.states[0]]
+    total = found.states[reference.cell.output]
     rows = []
     for row in range(2):
         arrives = log10_norm(total.values[row], 2) + total.exponent[:, None] * LOG10_2
@@ -187,10 +185,12 @@ def _margin(reference: Reference, layer: int, bound: float) -> tuple[NDArray, ND
 def _of_carousel(reference: Reference, layer: int) -> dict[str, tuple[NDArray, NDArray]]:
     """Of the cell's own step where all weights are 0: ∂C_t/∂C_{t-1}, the pre-activations held."""
     weights, cell = reference.weights[layer], reference.cell
+    carrier = cell.states.index(cell.carrier)
     x, h, b = (np.zeros_like(w, np.float64)[None] for w in (weights.x, weights.h, weights.b))
     alone = bptt.LayerWeights(x, h, b + weights.b)
     step = bptt.forward(cell, alone, np.zeros((1, 1, 1, len(weights.x))), Workspace()).seed(0)
-    both = Derivative(cell, step, reference.exact).at(0)[:, -1, -1, 0].astype(np.longdouble)
+    both = Derivative(cell, step, reference.exact).at(0)[:, carrier, carrier - len(cell.states), 0]
+    both = both.astype(np.longdouble)
     lags = np.maximum(int(reference.tape.scored[-1]) - np.arange(reference.tape.length), 0)
     with np.errstate(divide="ignore", invalid="ignore", under="ignore"):
         value, near = (np.log10(np.mean(np.abs(f) ** (2 * lags[:, None]), axis=1)) / 2 for f in both)

@@ -11,6 +11,7 @@ from gradpath.core import readout
 from gradpath.core.backward import LayerAdjoint
 from gradpath.core.losses import Loss
 from gradpath.core.network import Network
+from gradpath.core.roles import READOUT
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import LayerTape, Tape
 from gradpath.core.trace import Trace
@@ -68,8 +69,8 @@ class Reference:
         sent = np.zeros((2, self.tape.length, *self.d_outputs.shape[1:]))
         sent[:, scored] = self.d_outputs
         zero = np.zeros(self.tape.length, int)
-        yield self.network.layers - 1, "W_hy", self._formed(top, sent, zero)
-        yield self.network.layers - 1, "b_y", self._formed(None, sent, zero)
+        yield self.network.layers - 1, READOUT[0], self._formed(top, sent, zero)
+        yield self.network.layers - 1, READOUT[1], self._formed(None, sent, zero)
 
     def _formed(self, enters: NDArray | None, delta: NDArray, exponent: NDArray) -> Stepwise:
         """Both factors are brought to size 1 first, so that their product does not underflow where it is a number; by

@@ -112,7 +112,7 @@ class Textbook:
         cell, of = self._cell, self._derivatives[layer]
         cut = cut or cell.truncated
         _, steps, batch, width = direct.values.shape
-        blocks, kept = len(cell.blocks), len(cell.states)
+        blocks, kept, carrier = len(cell.blocks), len(cell.states), cell.states.index(cell.carrier)
         states, parts = np.zeros((kept, 2, steps, batch, width)), np.zeros((2, 2, steps, batch, width))
         of_parts = np.zeros((2, steps), int)
         delta = np.zeros((2, steps, batch, blocks, width))
@@ -120,7 +120,7 @@ class Textbook:
         columns = _columns(recurrent, width)
         carried, exponent = np.zeros((kept, 2, batch, width)), int(direct.exponent[-1])
         for t in reversed(range(steps)):
-            sent, past = np.zeros((2, batch, width)), carried[-1].copy()
+            sent, past = np.zeros((2, batch, width)), carried[carrier].copy()
             if t + 1 < steps and not cut:
                 for block, column in zip(range(*cell.reads_h.indices(99)), columns, strict=False):
                     sent += self._product(delta[:, t + 1, :, block], column.T)
@@ -139,8 +139,8 @@ class Textbook:
             exponents[t] = exponent
             both = of.at(t)
             ratios = np.array([self._ratios(one) for one in both])
-            if kept > 1:
-                to_carrier[:, t] = ratios[:, -1]
+            if carrier:
+                to_carrier[:, t] = ratios[:, carrier - 1]
             states[:, :, t] = carried
             for s in range(1, kept):  # total: with what it gives to H in the same step
                 states[s, :, t] += carried[0] * ratios[:, s - 1]

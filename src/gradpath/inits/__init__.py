@@ -8,6 +8,7 @@ from numpy.random import Generator
 from numpy.typing import DTypeLike, NDArray
 
 from gradpath.core.network import Network
+from gradpath.core.roles import READOUT
 from gradpath.schema.settings import Settings, setting
 
 
@@ -36,7 +37,7 @@ class Init(Settings, ABC):
         named, hidden = network.parameters(theta), network.cell.hidden_size
         for layer in range(network.layers):
             prefix = network.prefix(layer)
-            for x, h, b in network.cell.blocks.values():
+            for x, h, b, _ in network.cell.blocks.values():
                 if x:
                     drawn = self.feedforward(rng, len(named[prefix + x]), hidden, hidden)
                     named[prefix + x][:] = self.input_gain * drawn
@@ -45,8 +46,8 @@ class Init(Settings, ABC):
                 named[prefix + b][:] = self.bias(rng, hidden, hidden)
             for block, value in network.cell.initial_bias(rng).items():
                 named[prefix + network.cell.blocks[block].b][:] = value
-        named["W_hy"][:] = self.feedforward(rng, hidden, network.output_size, hidden)
-        named["b_y"][:] = self.bias(rng, network.output_size, hidden)
+        named[READOUT[0]][:] = self.feedforward(rng, hidden, network.output_size, hidden)
+        named[READOUT[1]][:] = self.bias(rng, network.output_size, hidden)
         return theta.astype(dtype)
 
 

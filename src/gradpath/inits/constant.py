@@ -7,6 +7,7 @@ from numpy.random import Generator
 from numpy.typing import DTypeLike, NDArray
 
 from gradpath.core.network import Network
+from gradpath.core.roles import READOUT
 from gradpath.inits import Init
 from gradpath.schema.settings import setting
 
@@ -36,5 +37,6 @@ class Constant(Init):
     def draw(self, rng: Generator, network: Network, dtype: DTypeLike) -> NDArray:
         theta = super().draw(rng, network, dtype)
         named = network.parameters(theta)
-        named["W_hy"][:], named["b_y"][:] = self.readout, 0
+        weights, bias = (named[name] for name in READOUT)
+        weights[:], bias[:] = self.readout, 0
         return theta

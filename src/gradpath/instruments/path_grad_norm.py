@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core import bptt
+from gradpath.core import bptt, layer_names
 from gradpath.core.backward import backward
 from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled, magnitude, shift
@@ -45,7 +45,7 @@ class PathGradNorm(Instrument):
         columns: dict[str, NDArray] = {}
         cell = network.cell
         for layer in range(network.layers):
-            carrier = network.prefix(layer) + cell.states[-1]
+            carrier = network.prefix(layer) + cell.carrier
             total = trace.states[carrier]
             columns[f"{carrier}/total"] = total.log10_norm_by_step()
             for name, part in chain(one_step(network, trace, layer), whole_lag(network, trace, layer)):
@@ -54,9 +54,8 @@ class PathGradNorm(Instrument):
         return Measurement(tuple(columns), np.stack(list(columns.values()), axis=-1))
 
     def metric(self, name: str) -> str | None:
-        *layer, _, part = name.removesuffix("/cosine").split("/")
-        hidden = name.endswith("/cosine") or part in NOT_SHOWN or layer not in ([], ["layer1"])
-        return None if hidden else f"log10_path_grad_norm_by_lag/{part}"
+        layer, (_, part, *cosine) = layer_names.split(name)[0], layer_names.split(name)[1].split("/")
+        return None if layer or cosine or part in NOT_SHOWN else f"log10_path_grad_norm_by_lag/{part}"
 
 
 def one_step(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
@@ -65,10 +64,10 @@ def one_step(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, 
     """
     tape, cell = trace.tape.layers[layer], network.cell
     prefix, steps = network.prefix(layer), trace.tape.length
-    shape = tape.states[cell.states[0]][1:].shape
-    carried, delta = trace.states[prefix + cell.states[-1]], trace.deltas[layer]
-    to_carrier = np.broadcast_to(cell.to_carrier(tape), shape)
-    highway = np.broadcast_to(cell.highway(tape), shape)
+    shape = tape.states[cell.output][1:].shape
+    carried, delta = trace.states[prefix + cell.carrier], trace.deltas[layer]
+    to_carrier = np.broadcast_to(cell.output_wrt_carrier(tape), shape)
+    highway = np.broadcast_to(cell.carrier_gain(tape), shape)
     # Row t holds what step t+1 sends back; at T nothing follows.
     exponent = np.zeros(carried.exponent.shape, np.int32)
     exponent[:-1] = carried.exponent[1:]
@@ -82,7 +81,7 @@ def one_step(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, 
             arriving = delta.array[1:][rows, :, cell.reads_h.start + index].astype(np.float64)
             sent[rows] = arriving @ weights[:, index].T * to_carrier[rows]
         yield cell.paths[block], Scaled(sent, exponent)
-    direct = trace.direct[prefix + cell.states[0]]
+    direct = trace.direct[prefix + cell.output]
     yield "direct", Scaled(np.multiply(direct.array, to_carrier, dtype=np.float64), direct.exponent)
 
 
@@ -95,7 +94,7 @@ def whole_lag(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str,
     Σ δa_{t+1} W_·hᵀ, which makes the rest. So each has the relative error of its own recursion in the adjoint's type.
     """
     tape, cell = trace.tape.layers[layer].alone(), network.cell
-    received = trace.direct[network.prefix(layer) + cell.states[0]]
+    received = trace.direct[network.prefix(layer) + cell.output]
     weights, delta = _weights(network, trace, layer), trace.deltas[layer]
     through = np.zeros_like(received.array)
     exponent = np.zeros_like(delta.exponent)
@@ -108,7 +107,7 @@ def whole_lag(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str,
     for name, arriving in (("carousel", received), ("rest", Scaled(through, exponent))):
         source = Scaled(arriving.array[:, None], arriving.exponent[:, None])
         adjoint = backward(cell, weights, tape, source, truncate=True, workspace=workspace)
-        yield name, adjoint.states[cell.states[-1]].seed(0)
+        yield name, adjoint.states[cell.carrier].seed(0)
 
 
 def _weights(network: Network, trace: Trace, layer: int) -> bptt.LayerWeights:

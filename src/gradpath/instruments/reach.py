@@ -36,7 +36,7 @@ class Reach(Instrument):
         states = states_of_step(network, trace, len(tape.scored) - 1)
 
         def curve(layer: int) -> NDArray:
-            carrier = network.prefix(layer) + network.cell.states[-1]
+            carrier = network.prefix(layer) + network.cell.carrier
             return states[carrier].log10_norm_by_step()[tape.scored[-1] :: -1]
 
         values = [*reach(curve(network.layers - 1)), decades_lost(curve(0))]

@@ -1,6 +1,5 @@
 """The total and the direct derivative of the loss with respect to the states, at every timestep."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,11 +27,3 @@ class StateGradNorm(Instrument):
 
     def metric(self, name: str) -> str | None:
         return None if name.startswith("direct/") else f"log10_state_grad_norm_by_lag/{name}"
-
-
-def bottom_carrier(names: Sequence[str]) -> int:
-    """The column of the carrier in the bottom layer: C of the LSTM, H of RNN and GRU, of any cell the last of its
-    ``states``. The loss over the lag is read there, where the input that is to be kept enters.
-    """
-    layers = [name.rpartition("/")[0] for name in names if not name.startswith("direct/")]
-    return layers.count(layers[0]) - 1

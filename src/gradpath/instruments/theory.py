@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.cells.rnn import RNN
 from gradpath.core import bptt, theory
+from gradpath.core.activations import Activation
 from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
 from gradpath.core.trace import Measurement, Trace
@@ -17,12 +17,13 @@ from gradpath.instruments import Instrument
 @dataclass
 class Theory(Instrument):
     """Predicted log10 ‖∂L/∂H_t‖ relative to the last scored step, where it is 0; -inf after it. (T, names), in a stack
-    for every layer. For the RNN ``sigma_max_bound``, ``spectral_radius``, ``mean_field``; for gated cells ``carousel``,
-    of the carrier (C of the LSTM, H of the GRU), its gate at the bias alone. See :mod:`gradpath.core.theory`.
+    for every layer. Of a cell that is H_t = φ(a_t) alone ``sigma_max_bound``, ``spectral_radius``, ``mean_field``; of
+    others ``carousel``, of the carrier, its gate at the bias alone. See :mod:`gradpath.core.theory`.
 
-    ``bound_margin``, for the RNN: by how many decades what reaches H_t from step t+1 stays below the σ_max bound, in
-    the sequence that comes nearest; inf where nothing arrives. RuntimeError if a gradient exceeds the bound by more
-    than rounding. Per-step losses do not disturb it: the bound is held against δa_{t+1} W_hhᵀ, without the direct part.
+    ``bound_margin``, beside the first three: by how many decades what reaches H_t from step t+1 stays below the σ_max
+    bound, in the sequence that comes nearest; inf where nothing arrives. RuntimeError if a gradient exceeds the
+    bound by more than rounding. Per-step losses do not disturb it: the bound is held against δa_{t+1} W_hhᵀ, without
+    the direct part.
 
     Costs a singular value and an eigenvalue decomposition of every W_hh, O(H³), a reading.
     """
@@ -33,26 +34,21 @@ class Theory(Instrument):
         columns: dict[str, NDArray] = {}
         with np.errstate(over="ignore", invalid="ignore"):  # a network that has blown up gives NaN
             for layer in range(network.layers):
-                lines = (
-                    _recurrent(network, trace, layer)
-                    if isinstance(network.cell, RNN)
-                    else _carousel(network, trace, layer)
-                )
+                kind = network.cell.recurrence
+                lines = _recurrent(network, trace, layer, kind) if kind else _carousel(network, trace, layer)
                 columns |= {network.prefix(layer) + name: line for name, line in lines.items()}
         return Measurement(tuple(columns), np.stack(list(columns.values()), axis=-1))
 
 
-def _recurrent(network: Network, trace: Trace, layer: int) -> dict[str, NDArray]:
-    """The lines and the margin of one layer of the RNN."""
-    cell, tape = network.cell, trace.tape.layers[layer]
-    assert isinstance(cell, RNN)
-    names = network.parameters(trace.tape.theta)
-    prefix, kind = network.prefix(layer), cell.activation
-    recurrent = names[prefix + "W_hh"]
+def _recurrent(network: Network, trace: Trace, layer: int, kind: Activation) -> dict[str, NDArray]:
+    """The lines and the margin of one layer of H_t = φ(X_t W_xh + H_{t-1} W_hh + b_h), φ = ``kind``."""
+    tape, names = trace.tape.layers[layer], network.parameters(trace.tape.theta)
+    (unit,) = network.cell.blocks.values()
+    w_xh, recurrent, b_h = (names[network.prefix(layer) + name] for name in unit[:3] if name)
     if not np.isfinite(recurrent).all():
         every = ("sigma_max_bound", "spectral_radius", "mean_field", "bound_margin")
         return dict.fromkeys(every, np.full(trace.tape.length, np.nan))
-    parts = [(x @ names[prefix + "W_xh"] + names[prefix + "b_h"]).astype(np.float64) for x in tape.inputs]
+    parts = [(x @ w_xh + b_h).astype(np.float64) for x in tape.inputs]
     mean, variance = np.array([part.mean() for part in parts]), np.array([part.var() for part in parts])
     bound = theory.log_bound(recurrent, kind)
     slopes = {
@@ -73,7 +69,7 @@ def _cumulative(slopes: NDArray, last: int) -> NDArray:
 
 def _margin(network: Network, trace: Trace, layer: int, recurrent: NDArray, log10_bound: float) -> NDArray:
     """(T,) the smallest margin over the sequences, in decades, after asserting the bound for each of them."""
-    name = network.prefix(layer) + network.cell.states[0]
+    name = network.prefix(layer) + network.cell.output
     total, direct = (adjoints[name].log10_norm() for adjoints in (trace.states, trace.direct))
     delta = trace.deltas[layer]
     carried = Scaled(delta.array[:, :, 0].astype(np.float64) @ recurrent.T, delta.exponent).log10_norm()[1:]
@@ -114,8 +110,8 @@ def _carousel(network: Network, trace: Trace, layer: int) -> dict[str, NDArray]:
     weights = list(network.layer_weights(trace.tape.theta[None].astype(np.float64)))[layer]
     at_bias = bptt.LayerWeights(np.zeros_like(weights.x), np.zeros_like(weights.h), weights.b)
     step = bptt.forward(cell, at_bias, np.zeros((1, 1, 1, weights.x.shape[1])), Workspace())
-    gate = np.broadcast_to(cell.highway(step), (1, 1, 1, cell.hidden_size))[0, 0, 0]
+    gate = np.broadcast_to(cell.carrier_gain(step), (1, 1, 1, cell.hidden_size))[0, 0, 0]
     line = np.full(trace.tape.length, -np.inf)
     with np.errstate(divide="ignore"):
-        line[: last + 1] = theory.carousel(np.log(gate), np.arange(last + 1)[::-1]) / np.log(10)
+        line[: last + 1] = theory.carousel(np.log(np.abs(gate)), np.arange(last + 1)[::-1]) / np.log(10)
     return {"carousel": line}

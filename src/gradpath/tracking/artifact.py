@@ -18,9 +18,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from gradpath.core.roles import Roles
 from gradpath.schema.settings import fingerprint
 from gradpath.schema.text import printable
-from gradpath.tracking import store
+from gradpath.tracking import declarations, store
 
 LARGEST_ARRAYS = 2 << 30
 """Bytes of ``measurements.npz`` that are read. Ours lies uncompressed, so that a file never unfolds in memory."""
@@ -58,6 +59,8 @@ class Measurements:
     series: dict[str, Series]
     chance_loss: float
     longest_lag: int
+    roles: Roles | None
+    """What the cell declares of itself; None in what version 0.1 stored."""
 
 
 def measurements(path: Path) -> Measurements:
@@ -215,6 +218,7 @@ def _checked(arrays: Mapping[str, NDArray]) -> Measurements:
         series=series,
         chance_loss=float(_get(arrays, "chance_loss", NUMBER, 0)),
         longest_lag=int(longest),
+        roles=declarations.from_text(str(_get(arrays, "roles", TEXT, 0))) if "roles" in arrays else None,
     )
 
 

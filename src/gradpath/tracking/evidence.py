@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core import layer_names
+from gradpath.core.roles import Roles
 from gradpath.instruments import spike
 from gradpath.instruments.reach import decades_lost
-from gradpath.instruments.state_grad_norm import bottom_carrier
 from gradpath.tasks import Task
 from gradpath.training.loop import Evaluation
 
@@ -16,8 +17,6 @@ Readings = Mapping[str, tuple[Sequence[str], Sequence[int], Sequence[NDArray]]]
 """By instrument: the columns' names, the training steps of the readings, the readings."""
 RECENT = 5
 """Readings that the growth over the lag is compared with."""
-FREE_ABOVE = ("F", "Z", "phi_prime")
-"""Where > 0.9 is not saturation: a keeping gate at 1 is the highway itself, and φ′ at its largest passes everything."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,12 @@ def outcome(task: Task, first_loss: float, evaluation: Evaluation | None, diverg
     return replace(known, score=score, solved=evaluation.solved, loss=evaluation.loss)
 
 
-def weigh(evidence: Evidence, readings: Readings, norms: Mapping[int, float], rose: float = 0.5) -> Evidence:
+def weigh(
+    evidence: Evidence, readings: Readings, norms: Mapping[int, float], roles: Roles, rose: float = 0.5
+) -> Evidence:
     """Adds to what is known of a run what its instruments have read; ``norms`` is the log10 gradient norm of every
-    training step, ``rose`` the decades from which on ``grown`` has risen. What is not finite does not count.
+    training step, ``roles`` what its cell declares,
+    ``rose`` the decades from which on ``grown`` has risen. What is not finite does not count.
     """
     found = vars(evidence).copy()
     steps = sorted(norms)
@@ -100,30 +102,30 @@ def weigh(evidence: Evidence, readings: Readings, norms: Mapping[int, float], ro
     if finite := [norms[step] for step in steps if np.isfinite(norms[step])]:
         quarters = np.array_split(finite, min(4, len(finite)))
         found |= {"largest": max(finite), "smallest_quarter": min(float(np.median(part)) for part in quarters)}
-    found |= _of_carrier(evidence.lag, readings)
+    found |= _of_carrier(evidence.lag, readings, roles)
     if curves := found.pop("curves"):
         found |= _of_curves(curves, norms, rose)
     names, _, activations = _finite(readings, "gate_activation")
     if activations:
-        found["saturated"] = _saturated(dict(zip(names, activations[-1].mean(axis=0).tolist(), strict=True)))
+        found["saturated"] = _saturated(dict(zip(names, activations[-1].mean(axis=0).tolist(), strict=True)), roles)
     return Evidence(**found)
 
 
-def over_sequence(readings: Readings) -> dict[int, float]:
+def over_sequence(readings: Readings, roles: Roles) -> dict[int, float]:
     """Decades that the gradient of the bottom layer's carrier loses over the whole sequence, by training step; nothing
     where the loss reads several steps and nothing has followed the last one alone: their sum says nothing of the lag.
     """
-    found = _of_carrier(len(readings["state_grad_norm"][2][0]), readings)
+    found = _of_carrier(len(readings["state_grad_norm"][2][0]), readings, roles)
     mixed = found.get("scored_within") and not found.get("last_alone")
     return {} if mixed else {step: lost for step, lost, _ in found["curves"]}
 
 
-def _of_carrier(lag: int, readings: Readings) -> dict:
+def _of_carrier(lag: int, readings: Readings, roles: Roles) -> dict:
     """``curves``: (step, lost, grown) of every finite reading; and what they are of."""
     names, steps, profiles = readings.get("state_grad_norm", ((), (), ()))
     if not profiles:
         return {"curves": []}
-    carrier = bottom_carrier(names)
+    carrier = list(names).index(roles.bottom_carrier)
     direct = [column for column, name in enumerate(names) if name.startswith("direct/")]
     found: dict = {"curves": [], "span": min(lag, len(profiles[0]) - 1)}
     for step, profile in zip(steps, profiles, strict=True):
@@ -188,7 +190,7 @@ def _finite(readings: Readings, name: str) -> tuple[Sequence[str], list[int], li
     return names, [steps[i] for i in whole], [values[i] for i in whole]
 
 
-def _saturated(mean: Mapping[str, float]) -> float | None:
+def _saturated(mean: Mapping[str, float], roles: Roles) -> float | None:
     """Mean over the gates of the share on a flat part, from the columns of ``gate_activation``; None where none of them
     saturates. Slopes that are 0 or 1 and nothing between are those of piecewise linear units (ReLU): half of them are
     off at any time by design, each on another input. All off they are saturated as all others.
@@ -197,8 +199,9 @@ def _saturated(mean: Mapping[str, float]) -> float | None:
     shares = []
     for gate in gates:
         below, above = mean[f"{gate}/below_0.1"], mean[f"{gate}/above_0.9"]
-        free = gate.rpartition("/")[2] in FREE_ABOVE
-        on_or_off = gate.endswith("phi_prime") and np.isclose(mean[f"{gate}/mean"], above) and 0 < below < 1
+        name = layer_names.split(gate)[1]
+        low, high = roles.saturates(name)
+        on_or_off = roles.is_slope(name) and np.isclose(mean[f"{gate}/mean"], above) and 0 < below < 1
         if not on_or_off or below + above < 1 - 1e-9:
-            shares.append(below if free else below + above)
+            shares.append(below * low + above * high)
     return float(np.mean(shares)) if shares else None

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from gradpath.core.roles import Roles
 from gradpath.schema.text import printable
-from gradpath.tracking import artifact, plan, store
+from gradpath.tracking import artifact, declarations, plan, store
 from gradpath.tracking.artifact import DamagedError, Series
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Run:
     chance_loss: float
     longest_lag: int
     """Of the task: from the first input that matters to the output that needs it."""
+    roles: Roles
+    """What the cell declares of itself: its parameters' roles, its carrier, what keeps it, how it is drawn."""
 
     @property
     def seed(self) -> int:
@@ -203,7 +206,14 @@ def _read(client: "MlflowClient", run: "MlflowRun", point: str) -> Run:
         measured = artifact.measurements(path)
     with _artifact(client, run, "config.yaml") as path:
         config = artifact.configuration(path, point)
-    return Run(run.info.run_id, _name(run), printable(arm, 120), config, tags, **vars(measured))
+    held = vars(measured)
+    if measured.roles is None:
+        try:
+            readings = {name: series.names for name, series in measured.series.items()}
+            held = held | {"roles": declarations.of_configuration(config["cell"], readings)}
+        except Exception as error:  # of a cell's own code, or of settings that it does not take
+            raise DamagedError(f"its cell has no roles: {printable(error, 200)}") from None
+    return Run(run.info.run_id, _name(run), printable(arm, 120), config, tags, **held)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core import layer_names
 from gradpath.tracking.evidence import Readings
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Step
@@ -129,8 +130,8 @@ def not_finite(experiment: Experiment, readings: Readings) -> dict[str, str]:
 
 def _keys(experiment: Experiment, name: str, columns: Sequence[str]) -> list[str | None]:
     """The metric of each column of an instrument; None for what stays in the artifact."""
-    inner = tuple(f"layer{k}/" for k in range(2, experiment.cell.layers))
-    return [None if c.startswith(inner) else experiment.instruments[name].metric(c) for c in columns]
+    inner = range(1, experiment.cell.layers - 1)
+    return [None if layer_names.split(c)[0] in inner else experiment.instruments[name].metric(c) for c in columns]
 
 
 def _finite(reading: NDArray, drawn: list[bool]) -> bool:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from gradpath.tracking import store
+from gradpath.tracking.declarations import as_text
 from gradpath.tracking.evidence import outcome, weigh
 from gradpath.tracking.liveness import process_tags, pulse
 from gradpath.tracking.mlflow_metrics import Point, TrainingCurves, left_out, not_finite, over_lag
@@ -233,17 +234,18 @@ class Recorder:
             return
         evaluation = self._evaluations[-1][1] if self._evaluations else None
         known = outcome(e.task, self._losses[0][1], evaluation, self._diverged_at)
-        verdict = judge(weigh(known, self._series, self._norms))
+        verdict = judge(weigh(known, self._series, self._norms, e.cell.roles))
         tags = [RunTag("verdict", verdict.word), RunTag("verdict_reason", verdict.reason)]
         self.client.log_batch(self.run_id, params=[Param("verdict", verdict.word)], tags=tags)
 
     def _arrays(self) -> dict[str, NDArray]:
         """``measurements.npz``: for each instrument ``NAME/values`` [probe, T, name] (or [probe, name]) in float64,
         ``NAME/steps`` the probes' training steps, ``NAME/names``; ``lag`` (T,); loss and evaluations over training;
-        what the figures need to know of the task.
+        what the figures need to know of the task; ``roles``, what the cell declares of itself, as JSON.
         """
         arrays: dict[str, NDArray] = {
             "schema_version": np.array(store.SCHEMA_VERSION),
+            "roles": np.array(as_text(self.experiment.cell.roles)),
             "lag": np.arange(self.experiment.task.timesteps)[::-1],
             "chance_loss": np.array(self.experiment.task.chance_loss),
             "longest_lag": np.array(self.experiment.task.lags[1]),

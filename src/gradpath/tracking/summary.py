@@ -12,7 +12,7 @@ def summary(
     experiment: Experiment, readings: Readings, last: int, diverged_at: int | None
 ) -> Iterator[tuple[str, float, int]]:
     """(name, value, training step) of each. ``decades_lost``: of the gradient of the bottom layer's carrier (‖∂L/∂C_t‖
-    of the LSTM, ‖∂L/∂H_t‖ of RNN and GRU) from the last scored step to the first of the sequence, negative where it
+    where it is C) from the last scored step to the first of the sequence, negative where it
     rises; where the loss reads several steps, of the last one's loss alone. ``reach_over_needed_lag``: the lag at which
     the adjoint has fallen to 1/e, against the longest lag of the task. Clipping: the share of finite steps at which it
     engaged, and the median factor of those; the step at which training blew up is counted apart.
@@ -23,7 +23,7 @@ def summary(
         yield "reach_over_needed_lag", float(values[-1][0]) / needed, steps[-1]
     if "state_grad_norm" in readings:
         titles = {0: "decades_lost_at_init", last: "decades_lost"}
-        for step, lost in over_sequence(readings).items():
+        for step, lost in over_sequence(readings, experiment.cell.roles).items():
             if step in titles:
                 yield titles[step], lost, step
     yield "non_finite_steps", float(diverged_at is not None), last

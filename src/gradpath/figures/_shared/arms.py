@@ -6,19 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradpath.figures import CannotDrawError
+from gradpath.figures._shared import palette
 from gradpath.tracking.loader import Run
-
-# Okabe & Ito (2008), safe for the colour-blind: warm without gates, cool with; the lighter one of a pair is clipped.
-COLORS = {
-    "rnn": "#D55E00",
-    "clipped_rnn": "#E69F00",
-    "value_clipped_rnn": "#CC79A7",
-    "lstm": "#0072B2",
-    "clipped_lstm": "#56B4E9",
-    "gru": "#009E73",
-    "clipped_gru": "#7BCBB1",
-}
-SPARE = ("#CC79A7", "#000000", "#8C6BB1", "#882255", "#999933", "#6B4C2A")
 
 COLUMNS = 12
 WIDEST = 26
@@ -87,25 +76,22 @@ def groups(runs: Sequence[Run]) -> list[Group]:
             key: value for key, value in _flatten(run.config) if key != "seed" and not key.startswith("instruments")
         }
         by_config.setdefault(tuple(sorted(flat.items())), []).append(run)
-    order = list(COLORS)
-    keyed = sorted(
-        by_config.items(), key=lambda item: (_rank(order, item[1][0].arm), item[1][0].arm, _plainest(item[0]))
-    )
-    taken = {COLORS.get(members[0].arm) for members in by_config.values()}
-    spare = iter([color for color in SPARE if color not in taken] * len(keyed))
+    keyed = sorted(by_config.items(), key=lambda item: (_rank(item[1][0]), item[1][0].arm, _plainest(item[0])))
+    taken = {own_color(members[0]) for members in by_config.values()}
+    spare = iter([color for color in palette.SPARE if color not in taken] * len(keyed))
     used: set[str] = set()
     found: list[tuple[str, str, str, list[Run]]] = []
     for config, members in keyed:
         arm = members[0].arm
         rivals = [dict(other) for other, those in keyed if those[0].arm == arm]
         # What is off (None) is not said, nor what has no effect: chrono initialisation sets the biases itself.
-        chrono = dict(config).get("cell.chrono_t_max", "None") != "None"
-        silent = {"cell.forget_bias", "cell.update_bias"} if chrono else set()
+        silent = {f"cell.{name}" for name in members[0].roles.idle}
         differing = [_short(k, v) for k, v in config if v != "None" and k not in silent and _tells(k, rivals)]
-        color = COLORS[arm] if arm in COLORS and arm not in used else next(spare)
+        own = own_color(members[0])
+        color = own if own and arm not in used else next(spare)
         used.add(arm)
         dash = "--" if "clipped_" in arm else "-"
-        found.append((", ".join([arm_label(arm), *differing]), color, dash, members))
+        found.append((", ".join([arm_label(members[0]), *differing]), color, dash, members))
     labels = shortened([name for name, *_ in found])
     return [
         Group(name, label, color, dash, tuple(members))
@@ -140,18 +126,30 @@ def _short(key: str, value: str) -> str:
     return f"{section if name == 'name' else name}={value}"
 
 
-def arm_label(arm: str) -> str:
-    """``clipped_rnn`` → ``clipped RNN``, ``lstm_no_forget_gate`` → ``LSTM, no forget gate``."""
-    clipping, _, cell = arm.rpartition("clipped_")
-    clipped = f"{clipping.replace('_', '-')}clipped " if cell != arm else ""
-    name, _, variant = cell.partition("_")
-    if name not in ("rnn", "lstm", "gru"):  # somebody's own: as it is typed
-        return clipped + cell
-    return clipped + name.upper() + (f", {variant.replace('_', ' ')}" if variant else "")
+def arm_label(run: Run) -> str:
+    """``clipped_rnn`` → ``clipped RNN``, ``lstm_no_forget_gate`` → ``LSTM, no forget gate``; a name that its cell does
+    not declare as it is typed.
+    """
+    clipping = _clipping(run)
+    variant = run.roles.variant.replace("_", " ")
+    words = run.roles.label + (f", {variant}" if variant else "")
+    return f"{clipping.replace('_', '-')} {words}" if clipping else words
 
 
-def _rank(order: list[str], arm: str) -> int:
-    return order.index(arm) if arm in order else len(order)
+def own_color(run: Run) -> str | None:
+    """The colour that the cell declares for its plain form; None for other arms."""
+    return None if run.roles.variant else (run.roles.colors or {}).get(_clipping(run))
+
+
+def _clipping(run: Run) -> str:
+    """``clipped``, ``value_clipped`` or nothing, as the arm's name begins."""
+    clipping, clipped, _ = run.arm.rpartition("clipped_")
+    return f"{clipping}clipped" if clipped else ""
+
+
+def _rank(run: Run) -> int:
+    color = own_color(run)
+    return palette.ARMS.index(color) if color in palette.ARMS else len(palette.ARMS)
 
 
 def _flatten(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gradpath.figures._shared import finite, stages
-from gradpath.figures._shared.arms import COLORS, SPARE, Group, arm_label, columns, groups, plain
-from gradpath.instruments.state_grad_norm import bottom_carrier
+from gradpath.figures._shared.arms import Group, arm_label, columns, groups, plain
 from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
@@ -17,18 +16,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 __all__ = [
-    "COLORS",
-    "SPARE",
     "Group",
     "arm_label",
-    "bottom",
     "caption",
     "carrier_gradient",
+    "carriers",
     "columns",
     "curve",
     "decades",
     "floor_below",
     "groups",
+    "legend_rows",
     "median_band",
     "number",
     "plain",
@@ -115,11 +113,6 @@ def floor_below(values: Iterable[NDArray]) -> float:
     return float(joined.min() - max(1.0, 0.05 * (joined.max() - joined.min())))
 
 
-def bottom(run: Run) -> str:
-    """What the names of the bottom layer begin with: ``layer1/`` in a stack, nothing in a single layer."""
-    return "layer1/" if run.config["cell"]["layers"] > 1 else ""
-
-
 def carrier_gradient(run: Run, probe: int) -> NDArray:
     """log10 ‖∂L/∂s_t‖ (T,) of the bottom layer's carrier s at the first (``probe`` 0) or the last (-1) finite reading;
     raises CannotDrawError where there is none, or no first one at initialisation.
@@ -128,9 +121,22 @@ def carrier_gradient(run: Run, probe: int) -> NDArray:
 
 
 def carrier_profiles(run: Run) -> NDArray:
-    """log10 ‖∂L/∂s_t‖ [probe, T], s the carrier of the bottom layer: C of the LSTM, H of RNN and GRU."""
-    series = run.series["state_grad_norm"]
-    return series.values[..., bottom_carrier(series.names)]
+    """log10 ‖∂L/∂s_t‖ [probe, T], s the carrier of the bottom layer."""
+    return run.series["state_grad_norm"].column(run.roles.bottom_carrier)
+
+
+def legend_rows(canvas: "Canvas", labels: Sequence[str]) -> int:
+    """In how many rows a legend below a figure must stand, so that it is no wider than the figure."""
+    inches = sum(0.47 + 0.075 * len(label) for label in labels)
+    return max(1, -(-int(100 * inches) // int(100 * canvas.get_figwidth())))
+
+
+def carriers(found: Sequence[Group]) -> str:
+    """``C of the LSTM, H of the RNN and GRU``, for a caption."""
+    by_state: dict[str, dict[str, None]] = {}
+    for roles in (group.runs[0].roles for group in found):
+        by_state.setdefault(plain(roles.carrier), {})[plain(roles.label)] = None
+    return ", ".join(f"{state} of the {' and '.join(cells)}" for state, cells in by_state.items())
 
 
 def caption(canvas: "Canvas", text: str, found: Sequence[Group]) -> None:
@@ -174,9 +180,10 @@ def setting_text(found: Sequence[Group]) -> str:
         f"init {values('init', 'name')} gain {values('init', 'gain')}, {values('optimizer', 'name')} "
         f"lr {values('optimizer', 'lr')}, B = {values('train', 'batch_size')}, {values('train', 'steps')} updates"
     )
-    biases: dict[str, None] = {}
-    for cell in (group.runs[0].config["cell"] for group in found):
-        if "forget_bias" in cell:
-            chrono = cell["chrono_t_max"]
-            biases[f"chrono for lags up to {chrono}" if chrono else f"{cell['forget_bias']:g}"] = None
-    return f"{text}; forget bias {' or '.join(biases)}" if biases else text
+    biases: dict[str, dict[str, None]] = {}
+    for keeping in (group.runs[0].roles.keeping for group in found):
+        if keeping and keeping.bias is not None:
+            bias = keeping.bias
+            shown = f"chrono for lags up to {bias[1] + 1:g}" if isinstance(bias, tuple) else f"{bias:g}"
+            biases.setdefault(plain(keeping.label.removesuffix(" gate")), {})[shown] = None
+    return "; ".join([text, *(f"{gate} bias {' or '.join(given)}" for gate, given in biases.items())])

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from gradpath.core.scaled import combined
 from gradpath.figures import CannotDrawError
-from gradpath.figures._shared import common
+from gradpath.figures._shared import common, palette
+from gradpath.figures._shared.arms import own_color
 from gradpath.tracking.loader import Run
-
-READOUT = ("W_hy", "b_y")
 
 
 @dataclass(frozen=True)
@@ -58,18 +57,15 @@ class Trajectory:
 
 def arms_of(runs: Sequence[Run]) -> list[common.Group]:
     """One group an arm, whatever else its runs differ in: here the learning rate has an axis of its own."""
-    names = sorted({run.arm for run in runs}, key=lambda arm: ("clipped_" in arm, arm))
-    colors = dict(zip(names, common.SPARE * len(names), strict=False)) | common.COLORS
-    return [
-        common.Group(
-            common.arm_label(name),
-            common.plain(common.arm_label(name)),
-            colors[name],
-            "--" if "clipped_" in name else "-",
-            tuple(run for run in runs if run.arm == name),
-        )
-        for name in names
-    ]
+    by_arm: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: ("clipped_" in run.arm, run.arm)):
+        by_arm.setdefault(run.arm, []).append(run)
+    found = []
+    for spare, (arm, members) in zip(palette.SPARE * len(by_arm), by_arm.items(), strict=False):
+        label, color = common.arm_label(members[0]), own_color(members[0]) or spare
+        dash = "--" if "clipped_" in arm else "-"
+        found.append(common.Group(label, common.plain(label), color, dash, tuple(members)))
+    return found
 
 
 def plane_of(runs: Sequence[Run]) -> Plane:
@@ -90,8 +86,8 @@ def trajectory_of(group: common.Group, run: Run, plane: Plane) -> Trajectory:
     def at(steps_of: NDArray, values: NDArray) -> NDArray:
         return values[np.searchsorted(steps_of, steps)]
 
-    held = () if run.config["train"].get("readout", True) else READOUT
-    trained = [i for i, name in enumerate(gradients.names) if name not in (*held, "global")]
+    every = [column for column, name in enumerate(gradients.names) if name != "global"]
+    trained = every if run.config["train"].get("readout", True) else run.roles.without_readout(gradients.names)
     with np.errstate(invalid="ignore"):  # of a gradient that is not finite
         norm = combined(at(gradients.steps, gradients.values)[:, trained])
     columns = [at(places.steps, places.column(name)) for name in plane.names]
@@ -114,9 +110,9 @@ def steepest_of(everything: list[Trajectory]) -> list[Trajectory]:
 
 def wall_of(run: Run, plane: Plane) -> NDArray | None:
     """Where a sigmoid unit stays at H_0 for ever and cannot: x_0 = w σ(x_0) + b is a fixed point, and w σ′(x_0) > 1."""
-    cell = run.config["cell"]
-    start = cell["initial_state"]
-    if plane.names != ("W_hh", "b_h") or cell.get("activation") != "sigmoid" or not 0 < start < 1:
+    start, roles = run.config["cell"]["initial_state"], run.roles
+    of_unit = roles.recurrence == "sigmoid" and plane.names == (*roles.named("recurrent"), *roles.named("bias"))
+    if not of_unit or not 0 < start < 1:
         return None
     w = plane.x[plane.x * start * (1 - start) > 1]
     return np.stack([w, np.log(start / (1 - start)) - w * start])

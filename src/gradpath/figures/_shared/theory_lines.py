@@ -76,7 +76,7 @@ def _recorded(found: Sequence[common.Group]) -> Iterator[tuple[common.Group, dic
         series = [run.series["theory"] for run in measured if "theory" in run.series]
         if not series or len(series) < len(measured) or any(s.steps[0] != 0 for s in series):
             continue
-        prefix = common.bottom(group.runs[0])
+        prefix = group.runs[0].roles.bottom
         names = [name for name in NAMES if prefix + name in series[0].names]
         lines = {name: common.median_band([s.column(prefix + name)[0] for s in series])[0] for name in names}
         lines = {name: line for name, line in lines.items() if np.isfinite(line).all()}

@@ -1,0 +1,58 @@
+"""How a step of a cell is drawn: data alone, in the units of a panel 11 wide and 6 high."""
+
+from dataclasses import dataclass
+
+Point = tuple[float, float]
+TOP, MIDDLE, LOW, LEFT, RIGHT, OUT = 5.2, 2.75, 0.75, 0.5, 9.5, 10.9
+"""Heights of the carrier, of the gates and of the output; where the states enter, leave, and what leaves comes from."""
+LANES = (1.5, 1.0, 0.5, 0.0)
+"""Heights at which what the gates send back runs to H_{t-1}, one below the other."""
+
+
+@dataclass(frozen=True)
+class DrawnState:
+    """A state as it enters (t − 1) or as it leaves the step (t)."""
+
+    name: str
+    enters: bool
+    place: Point
+    height: float = 1.0
+
+
+@dataclass(frozen=True)
+class DrawnGate:
+    """A gate, drawn where the run has measured it; in the colour of its ``path``."""
+
+    place: Point
+    path: str
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An arrow along ``points``, against the direction of the computation. ``quantity`` says how wide: a node of
+    ``node_grad_norm``, a part of ``path_grad_norm``, or one of ``arrives``, ``carrier``, ``through_H`` and
+    ``through_H_before``. ``path`` says whose colour.
+    """
+
+    quantity: str
+    path: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The graph of one step: its states, its gates by label, the signs of its operations, and the edges."""
+
+    states: tuple[DrawnState, ...]
+    gates: dict[str, DrawnGate]
+    operations: tuple[tuple[str, Point], ...]
+    edges: tuple[Edge, ...]
+
+    def __post_init__(self) -> None:
+        if any(len(edge.points) < 2 for edge in self.edges):
+            raise ValueError("an arrow has not two points")
+
+
+def sends_back(path: str, x: float, lane: float) -> Edge:
+    """What a gate at ``x`` sends back to H_{t-1}, down and along its lane."""
+    return Edge(path, path, ((x, MIDDLE), (x, lane), (LEFT, lane)))

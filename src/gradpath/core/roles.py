@@ -1,0 +1,150 @@
+"""What a cell declares of itself, as data: whoever draws or judges asks for these and knows no cell by name.
+
+A run stores the roles of its cell beside its measurements, so that they are known without the cell's code.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gradpath.core import layer_names
+from gradpath.core.drawing import Drawing
+
+ParameterRole = Literal["input", "recurrent", "bias", "elementwise", "readout"]
+GateRole = Literal["keep", "input", "output", "reset", "candidate", "unit"]
+"""What a gate does: hands the carrier on, lets the candidate in, gives the output out, lets the past into the
+candidate; the candidate itself; the only nonlinearity of a cell without gates."""
+READOUT = ("W_hy", "b_y")
+"""The parameters of the readout, which are the network's and no cell's."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What a parameter does, and the gate that it belongs to; None of the readout."""
+
+    role: ParameterRole
+    gate: str | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A gate's role, None where it has none of those that have a name; and the name of the gradient's way through it,
+    None where it does not read H.
+    """
+
+    role: GateRole | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What ``gate_activation`` reads under one name: the values of a gate, or the slopes φ′ of its
+    nonlinearity relative to the largest, of which only the small ones are saturated.
+    """
+
+    gate: str
+    slope: bool = False
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What hands the carrier on, C_t = (this) ∘ C_{t-1} + …: the values watched as ``gate``, or with ``complement`` 1 −
+    these; without a gate the number ``held``, which may also hold a gate.
+
+    ``bias``: logit of its value at initialisation where all weights are 0: a number, or (low, high) for ln U[low, high]
+    of every unit (chrono initialisation). None where the initialisation does not say.
+    """
+
+    gate: str | None
+    label: str = "keeping gate"
+    complement: bool = False
+    held: float | None = None
+    bias: float | tuple[float, float] | None = None
+
+
+def initial_logit(bias: float, chrono_t_max: int | None) -> float | tuple[float, float]:
+    """``Keeping.bias`` of a gate that starts at ``bias``, or of chrono initialisation, b = ln U[1, t_max − 1] (Tallec &
+    Ollivier 2018, eq. 16).
+    """
+    return bias if chrono_t_max is None else (1.0, float(chrono_t_max - 1))
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The declarations of one cell. Names are those of one layer; see :mod:`gradpath.core.layer_names`."""
+
+    label: str
+    """The cell's name as people write it."""
+    variant: str
+    """What distinguishes it from its plain form; empty for the plain form."""
+    layers: int
+    states: tuple[str, ...]
+    output: str
+    carrier: str
+    parameters: dict[str, Parameter]
+    gates: dict[str, Gate]
+    watched: dict[str, Watched]
+    keeping: Keeping | None = None
+    recurrence: str | None = None
+    """φ where the whole step is H_t = φ(X_t W + H_{t-1} W + b), of which the theory of random
+    recurrent networks speaks."""
+    idle: tuple[str, ...] = ()
+    """Settings that have no effect as the others are set."""
+    colors: dict[str, str] | None = None
+    """The colour of its plain form by the kind of clipping: of ``""``, ``clipped``, ``value_clipped``; None: any."""
+    drawing: Drawing | None = None
+
+    def __post_init__(self) -> None:
+        known = self.layers >= 1 and {self.output, self.carrier} <= set(self.states)
+        known &= all(parameter.gate in {None, *self.gates} for parameter in self.parameters.values())
+        known &= all(watched.gate in self.gates for watched in self.watched.values())
+        known &= self.keeping is None or self.keeping.gate in {None, *self.watched}
+        if not known:
+            raise ValueError("a role refers to what the cell does not have")
+
+    def prefix(self, layer: int) -> str:
+        """What the names of a layer begin with; ``layer`` counts from 0."""
+        return layer_names.prefix(layer, self.layers)
+
+    @property
+    def bottom(self) -> str:
+        """What the names of the bottom layer begin with."""
+        return self.prefix(0)
+
+    @property
+    def bottom_carrier(self) -> str:
+        """The carrier of the bottom layer, where the input that is to be kept enters."""
+        return self.bottom + self.carrier
+
+    def of(self, name: str) -> Parameter | None:
+        """The role of a parameter under its full name; None where the cell has none of that name."""
+        return self.parameters.get(layer_names.split(name)[1])
+
+    def named(self, role: ParameterRole) -> list[str]:
+        """The parameters of a role."""
+        return [name for name, parameter in self.parameters.items() if parameter.role == role]
+
+    def without_readout(self, names: Sequence[str]) -> list[int]:
+        """Where the recurrent layers' parameters stand among the columns ``names``."""
+        readout = self.named("readout")
+        return [column for column, name in enumerate(names) if name not in (*readout, "global")]
+
+    def gate_of_path(self, path: str) -> str | None:
+        """The gate that a part of the carrier's adjoint came through."""
+        return next((name for name, gate in self.gates.items() if gate.path == path), None)
+
+    def is_slope(self, watched: str) -> bool:
+        """Does ``gate_activation`` read the slope of a nonlinearity under this name?"""
+        return watched in self.watched and self.watched[watched].slope
+
+    def keeps(self, watched: str) -> bool:
+        """Is it what hands the carrier on, or the complement of that?"""
+        return self.keeping is not None and self.keeping.gate == watched
+
+    def saturates(self, watched: str) -> tuple[bool, bool]:
+        """Is a value < 0.1, and is one > 0.9, on a flat part that passes nothing on? A keeping gate that is open is the
+        highway itself, and a slope at its largest passes everything.
+        """
+        complement = self.keeping is not None and self.keeping.complement
+        keeps = self.keeps(watched)
+        return not (keeps and complement), not (self.is_slope(watched) or (keeps and not complement))

@@ -1,0 +1,99 @@
+"""The roles of a run's cell, as text in its artifact and back; of what version 0.1 stored, from the configuration."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from enum import Enum
+from math import isfinite
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from gradpath.core.cell import Cell
+from gradpath.core.roles import Roles
+from gradpath.schema.discovery import discover
+from gradpath.schema.text import printable
+
+LARGEST = 100_000
+"""Characters of stored roles, of which those of the LSTM take 4 000."""
+LONGEST = 100
+"""Characters of a name in them."""
+
+
+def as_text(roles: Roles) -> str:
+    """The roles as JSON."""
+    return json.dumps(asdict(roles), ensure_ascii=False)
+
+
+def from_text(text: str) -> Roles:
+    """The roles that ``as_text`` wrote; ValueError where the text is none of these. All names come out printable."""
+    if len(text) > LARGEST:
+        raise ValueError(f"longer than {LARGEST} characters")
+    found: Roles = _read(json.loads(text), Roles, "roles")
+    colors = (found.colors or {}).values()
+    if not all(len(color) == 7 and color[0] == "#" and set(color[1:]) <= set("0123456789ABCDEF") for color in colors):
+        raise ValueError("a colour is not #RRGGBB")
+    return found
+
+
+def of_configuration(cell: Mapping[str, Any], readings: Mapping[str, tuple[str, ...]]) -> Roles:
+    """The roles of a run that was stored without: what the cell of that name declares as it is configured; of a cell
+    that is not here, what the names of its readings say, which is its states. ``readings``: columns by instrument.
+    """
+    made = discover(Cell).get(cell["name"])  # type: ignore[type-abstract]
+    if made is not None:
+        known = {field.name: _plain(cell[field.name], made, field.name) for field in fields(made) if field.name in cell}
+        return made(**known).roles
+    layers, columns = int(cell["layers"]), readings.get("state_grad_norm", ())
+    states = columns[: columns.index(next((c for c in columns if c.startswith("direct/")), columns[-1]))] or (
+        "carrier",
+    )
+    own = tuple(name.rpartition("/")[2] for name in states[: max(1, len(states) // layers)])
+    return Roles(cell["name"], "", layers, own, own[0], own[-1], {}, {}, {})
+
+
+def _plain(value: Any, cls: type, name: str) -> Any:
+    """A setting as the cell takes it; a configuration holds the names of what is chosen from a list."""
+    kind = get_type_hints(cls)[name]
+    return kind[value] if isinstance(kind, type) and issubclass(kind, Enum) else value
+
+
+def _read(value: Any, kind: Any, place: str) -> Any:
+    """A value of JSON as a type that is made of dataclasses, tuples, dicts, literals, text and numbers."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return _read_one_of(value, inner, place)
+    if origin is Literal:
+        fits = value in inner if isinstance(value, str) else False
+    elif is_dataclass(kind):
+        hints = get_type_hints(kind)
+        if not isinstance(value, dict) or value.keys() != hints.keys():
+            raise ValueError(f"{place} has not the keys {', '.join(hints)}")
+        return kind(**{name: _read(value[name], hint, f"{place}.{name}") for name, hint in hints.items()})  # type: ignore[operator]
+    elif origin is dict and isinstance(value, dict):
+        return {printable(key, LONGEST): _read(item, inner[1], f"{place}.{key}") for key, item in value.items()}
+    elif origin is tuple and isinstance(value, list):
+        kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        if len(kinds) == len(value):
+            return tuple(_read(item, one, place) for item, one in zip(value, kinds, strict=True))
+        fits = False
+    elif kind is str and isinstance(value, str):
+        return printable(value, LONGEST)
+    elif kind is float:
+        fits = type(value) in (int, float) and isfinite(value)
+    else:
+        fits = type(value) is kind
+    if not fits:
+        raise ValueError(f"{printable(place, LONGEST)} is {printable(value, LONGEST)}")
+    return value
+
+
+def _read_one_of(value: Any, kinds: tuple[Any, ...], place: str) -> Any:
+    if value is None and NoneType in kinds:
+        return None
+    *others, last = [kind for kind in kinds if kind is not NoneType]
+    for kind in others:
+        try:
+            return _read(value, kind, place)
+        except ValueError:
+            continue
+    return _read(value, last, place)

@@ -1,0 +1,109 @@
+"""The roles of a cell as a store holds them: they come back as they were, nothing else is taken for them, and runs that
+were stored without have them from their configuration.
+"""
+
+import json
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import cell_id, cells
+from gradpath.cells.lstm import LSTM
+from gradpath.commands import compose
+from gradpath.commands.execute import execute
+from gradpath.core.cell import Cell
+from gradpath.figures import CannotDrawError, Figure
+from gradpath.schema.discovery import discover
+from gradpath.tracking import declarations, loader, store
+from gradpath.tracking.loader import Run
+from gradpath.training.experiment import Experiment
+from test_artifact import arrays, npz, refused
+
+SMALL = ["task.length=6", "cell.hidden_size=2", "train.batch_size=3", "train.eval_size=9", "train.steps=2"]
+
+
+@pytest.fixture(scope="module")
+def experiment() -> Experiment:
+    return compose.experiment([])
+
+
+@pytest.mark.parametrize("cell", [*cells(), LSTM(4, chrono_t_max=9)], ids=cell_id)
+def test_they_come_back_from_text_and_from_the_configuration(cell: Cell, experiment: Experiment) -> None:
+    assert declarations.from_text(declarations.as_text(cell.roles)) == cell.roles
+    resolved = replace(experiment, cell=cell).resolved()["cell"]
+    assert declarations.of_configuration(resolved, {}) == cell.roles
+
+
+def changed(**fields: Any) -> str:
+    return json.dumps(json.loads(declarations.as_text(LSTM(2).roles)) | fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "Expecting value"),
+        ("[]", "roles has not the keys label"),
+        ("{}", "roles has not the keys label"),
+        (changed(more=1), "roles has not the keys label"),
+        (changed(label=3), "roles.label is 3"),
+        (changed(layers=True), "roles.layers is True"),
+        (changed(layers=0), "refers to what the cell does not have"),
+        (changed(states="HC"), "roles.states is HC"),
+        (changed(carrier="M"), "refers to what the cell does not have"),
+        (changed(parameters={"W": {"role": "magic", "gate": None}}), "roles.parameters.W.role is magic"),
+        (changed(parameters={"W": {"role": "input", "gate": "z"}}), "refers to what the cell does not have"),
+        (changed(watched={"F": {"gate": "q", "slope": False}}), "refers to what the cell does not have"),
+        (changed(keeping={"gate": "Z", "label": "", "complement": False, "held": None, "bias": None}), "refers to"),
+        (changed(keeping="F"), "roles.keeping has not the keys gate"),
+        (changed(colors={"": "red"}), "a colour is not #RRGGBB"),
+        (changed(drawing={"states": [], "gates": {}, "operations": [], "edges": [{"points": []}]}), "has not the keys"),
+        (" " * 200_000, "longer than"),
+        ("[" * 50_000, "cannot be read: RecursionError"),
+        (changed().replace("5.2", "NaN"), "is nan"),
+        (changed().replace("5.2", "1e999"), "is inf"),
+    ],
+)
+def test_what_is_none_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    assert said in refused(tmp_path, npz(arrays(roles=np.array(text))))
+
+
+def test_names_in_them_cannot_steer_the_terminal() -> None:
+    found = declarations.from_text(changed(label="\x1b[31m", idle=["\u202eabc"]))
+    assert (found.label, found.idle) == (r"\x1b[31m", (r"\u202eabc",))
+
+
+@pytest.fixture
+def old(home: Path) -> list[Run]:
+    """Runs as version 0.1 stored them."""
+    for arm in ("rnn", "lstm"):
+        execute(compose.experiment([*SMALL, f"arm={arm}"]), "s")
+    for file in home.rglob(Path(store.ARTIFACT).name):
+        with np.load(file) as held:
+            kept = {name: held[name] for name in held.files if name != "roles"}
+        np.savez(file, **kept)  # type: ignore[arg-type]
+    return loader.load(None, "gradpath", "s")
+
+
+def test_runs_stored_without_have_them_from_their_configuration(old: list[Run]) -> None:
+    assert {run.roles.label: run.roles.bottom_carrier for run in old} == {"RNN": "H", "LSTM": "C"}
+
+
+@pytest.mark.parametrize("name", sorted(discover(Figure)))
+def test_a_run_of_a_cell_that_is_not_here_is_drawn_by_its_states_or_refused(old: list[Run], name: str) -> None:
+    """Stored without roles, by a cell that nobody knows any more: what is not declared is not guessed."""
+    figure = discover(Figure)[name]()
+    unknown = []
+    for run in old:
+        config = run.config | {"cell": run.config["cell"] | {"name": "gone"}}
+        readings = {key: series.names for key, series in run.series.items()}
+        roles = declarations.of_configuration(config["cell"], readings)
+        assert (roles.label, roles.bottom_carrier, roles.parameters) == ("gone", run.roles.bottom_carrier, {})
+        unknown.append(replace(run, config=config, arm="gone", roles=roles))
+    if not set(figure.needs) <= set(unknown[0].series):
+        return
+    with suppress(CannotDrawError):
+        figure.draw(unknown).canvas.draw()
