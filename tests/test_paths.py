@@ -251,7 +251,7 @@ def test_the_rest_is_right_where_total_and_carousel_agree_to_all_digits(cell: Ce
                 value *= size
         case = Case(case.network, case.theta.astype(dtype), case.batch.astype(dtype))
         parts = {name: part.plain().astype(np.float64) for name, part in whole_lag(case.network, case.trace, 0)}
-        return parts["rest"], total_of(case.trace, 0).plain() - parts["carousel"]
+        return parts["rest"], total_of(case, case.trace, 0).plain() - parts["carousel"]
 
     exact, subtracted = rest(1e-5, np.float64)
     np.testing.assert_allclose(exact, subtracted, rtol=0, atol=1e-9 * np.abs(exact).max())
