@@ -95,10 +95,7 @@ def _loss_with_edge_moved(case: Case, layer: int, at: int, path: str, change: ND
                 pre[:, block] = pre_activations(cell, weights, below[t], moved)[:, block]
             if moved is not None and path == "highway":
                 states[-1] = states[-1] + change
-            leave = [np.empty_like(s) for s in states]
-            gates = np.empty_like(pre)
-            cell.step(pre, gates, states, leave, [np.empty_like(s) for s in states[:1] * len(cell.saved)])
-            states = leave
+            _, gates, _, states, *_ = cell.new_step(pre, states)
             moved = _output_of(cell, gates, states[-1] + change) if (k, t) == (layer, at) else None
             outputs.append(states[0] if moved is None or path != "direct" else moved)
         below = np.stack(outputs)
@@ -249,7 +246,7 @@ def test_the_rest_is_right_where_total_and_carousel_agree_to_all_digits(cell: Ce
                 value *= size
         case = Case(case.network, case.theta.astype(dtype), case.batch.astype(dtype))
         parts = {name: part.plain().astype(np.float64) for name, part in whole_lag(case.network, case.trace, 0)}
-        return parts["rest"], total_of(case.trace, 0).plain() - parts["carousel"]
+        return parts["rest"], total_of(case, case.trace, 0).plain() - parts["carousel"]
 
     exact, subtracted = rest(1e-5, np.float64)
     np.testing.assert_allclose(exact, subtracted, rtol=0, atol=1e-9 * np.abs(exact).max())

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core.cell import Cell
+from gradpath.core.cell import Cell, Step
 from gradpath.core.tape import LayerTape
 from gradpath.engine.gate_layout import apart, empty, grouped
 from gradpath.engine.partition import ROWS
@@ -92,10 +92,10 @@ class _Step:
     cell: Cell
 
     def __call__(self, rows: Sequence[NDArray]) -> None:
-        kept, extra = len(self.cell.states), len(self.cell.saved)
-        matrix, enters, packed, at, after, *rest = rows
+        matrix, enters, packed, pre, gates, *rest = rows
         np.matmul(enters[..., None, :, :], matrix, out=packed)
-        self.cell.step(at, after, rest[:kept], rest[kept : 2 * kept], rest[2 * kept : 2 * kept + extra])
+        kept = len(self.cell.states)
+        self.cell.step(Step(pre, gates, rest[:kept], rest[kept : 2 * kept], rest[2 * kept :]))
 
 
 def parts(tape: LayerTape, workspace: Workspace) -> list[slice]:
