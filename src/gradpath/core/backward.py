@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from gradpath.core.activations import Activation, mend_slope, slope_of_output
 from gradpath.core.bptt import LayerWeights, parts
 from gradpath.core.cell import Cell, Step, StepAdjoint
-from gradpath.core.scaled import HIGH, LOW, NOTHING, Scaled, add_direct, magnitude, renormalise
+from gradpath.core.scaled import HIGH, LOW, ZERO_EXPONENT, Scaled, add_direct, magnitude, renormalise
 from gradpath.core.tape import LayerTape
-from gradpath.engine.gate_layout import empty, grouped
+from gradpath.engine.gate_layout import as_gemm_operand, empty
 from gradpath.engine.workspace import Workspace, repeated
 
 CHUNK_ELEMENTS = 2**19
@@ -55,10 +55,10 @@ def backward(
     delta = empty(*shape, blocks, width, dtype=dtype, buffers=buffers)
     by_block = weights.h.reshape(*weights.h.shape[:-1], -1, width)
     recurrent = np.ascontiguousarray(by_block.swapaxes(-3, -2).swapaxes(-2, -1))
-    groups = grouped(delta[..., cell.reads_h, :]).shape[-3]
+    groups = as_gemm_operand(delta[..., cell.reads_h, :]).shape[-3]
     recurrent_t = repeated(recurrent.reshape(*recurrent.shape[:-3], groups, -1, width), steps)
     if has_direct is None:
-        has_direct = magnitude(direct.array.reshape(steps, -1), 1) > NOTHING
+        has_direct = magnitude(direct.array.reshape(steps, -1), 1) > ZERO_EXPONENT
     has_direct = np.concatenate([[False], has_direct])  # at H_i?
     if 2 * has_direct.sum() > steps:  # then 0 is added where nothing arrives, and the loop need not change its body
         has_direct[1:] = True
@@ -151,7 +151,7 @@ class BackwardSweep:
 
     def step_views(self, start: int, stop: int, slopes: Sequence[NDArray]) -> list[NDArray]:
         """The arrays of one step back, for some consecutive steps."""
-        tape, to_h = self.tape, grouped(self.delta[..., self.cell.reads_h, :])
+        tape, to_h = self.tape, as_gemm_operand(self.delta[..., self.cell.reads_h, :])
         front = [row[start:stop] for row in (self.recurrent_t, to_h, self.delta, tape.gates)]
         leave, enter = [row[start + 1 : stop + 1] for row in self.adjoint], [row[start:stop] for row in self.adjoint]
         states = [row[start:stop] for row in tape.states.values()]
