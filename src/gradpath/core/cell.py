@@ -94,7 +94,11 @@ class Cell(Settings, ABC):
 
     @cached_property
     def _hash(self) -> int:
-        return hash((type(self), *(getattr(self, value.name) for value in fields(self))))
+        return hash((type(self), *self.__getstate__().values()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The values alone: what follows from them, a hash among it, is another in the process that unpickles them."""
+        return {value.name: getattr(self, value.name) for value in fields(self)}
 
     @property
     @abstractmethod

@@ -34,6 +34,8 @@ class Network:
     output_size: int
     loss: Loss
     layers: int = 1
+    """Layers, each fed by the one below; as H_0, of the network and not read from its cell, whose fields of these names
+    are what an experiment makes the network of."""
     initial_state: float = 0.0
     """H_0 of every unit; what else a cell hands on starts from 0."""
     splits_large_passes: bool = False

@@ -128,7 +128,7 @@ def shift(array: NDArray, exponent: NDArray) -> NDArray:
 
 
 def magnitude(array: NDArray, leading: int) -> NDArray:
-    """Exponent e with max|array| in [2^(e-1), 2^e) for each of the ``leading`` indices; ``ZERO_EXPONENT`` where all is 0."""
+    """Exponent e with max|array| in [2^(e-1), 2^e) for each of the ``leading`` indices, ``ZERO_EXPONENT`` of a 0."""
     axes = tuple(range(leading, array.ndim))
     largest = np.maximum(array.max(axis=axes, initial=0), -array.min(axis=axes, initial=0))
     return np.where(largest > 0, np.frexp(largest)[1], ZERO_EXPONENT).astype(np.int32)
