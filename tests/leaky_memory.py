@@ -2,7 +2,7 @@
 names, one of which ends as the readout's do.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gradpath.cells.rnn import RNN
 from gradpath.core.activations import Activation, activate, complement
-from gradpath.core.cell import Cell, GateSpec
+from gradpath.core.cell import Cell, GateSpec, Step, StepAdjoint
 from gradpath.core.drawing import (
     LANES,
     LEFT,
@@ -48,7 +48,7 @@ class LeakyMemory(RNN):
     hold: float | None = setting(None, "hold α at this value", ge=0, le=1)
 
     states = ("S", "M")
-    saved = ("keep", "leaving")
+    saved = ("keep",)
     paths = {"alpha": "leak", "beta": "tap"}
     label = "leaky memory"
     colors = None
@@ -90,25 +90,17 @@ class LeakyMemory(RNN):
         held = None if self.hold is None else 1 - self.hold
         return Keeping("alpha", "leak gate", complement=True, held=held, bias=-self.leak_bias)
 
-    def step(
-        self,
-        pre: NDArray,
-        gates: NDArray,
-        enter: Sequence[NDArray],
-        leave: Sequence[NDArray],
-        saved: Sequence[NDArray],
-    ) -> None:
-        (_, previous), (s, m), (keep, leaving) = enter, leave, saved
-        np.tanh(pre[..., KAPPA, :], out=gates[..., KAPPA, :])
-        activate(Activation.sigmoid, pre[..., ALPHA:, :], gates[..., ALPHA:, :])
-        complement(pre[..., ALPHA, :], keep)
+    def step(self, s: Step) -> None:
+        (_, previous), (out, m), (keep,), gates = s.entering, s.leaving, s.saved, s.gates
+        np.tanh(s.pre[..., KAPPA, :], out=gates[..., KAPPA, :])
+        activate(Activation.sigmoid, s.pre[..., ALPHA:, :], gates[..., ALPHA:, :])
+        complement(s.pre[..., ALPHA, :], keep)
         if self.hold is not None:
             gates[..., ALPHA, :] = self.hold
             keep[...] = 1 - self.hold
         np.multiply(keep, previous, out=m)
         m += gates[..., ALPHA, :] * gates[..., KAPPA, :]
-        leaving[...] = m
-        np.multiply(gates[..., BETA, :], m, out=s)
+        np.multiply(gates[..., BETA, :], m, out=out)
 
     def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
         return [
@@ -116,27 +108,19 @@ class LeakyMemory(RNN):
             (Activation.sigmoid, tape.pre[..., ALPHA:, :], tape.gates[..., ALPHA:, :]),
         ]
 
-    def step_backward(
-        self,
-        slopes: Sequence[NDArray],
-        gates: NDArray,
-        states: Sequence[NDArray],
-        saved: Sequence[NDArray],
-        leave: Sequence[NDArray],
-        delta: NDArray,
-        enter: Sequence[NDArray],
-    ) -> None:
-        (d_s, d_m), (_, previous), (keep, leaving), (of_tanh, of_sigmoids) = leave, states, saved, slopes
-        kappa, alpha, beta = (gates[..., block, :] for block in range(3))
+    def step_backward(self, s: Step, d: StepAdjoint) -> None:
+        (d_s, d_m), (_, previous), (_, m) = d.leaving, s.entering, s.leaving
+        (keep,), (of_tanh, of_sigmoids) = s.saved, s.slopes
+        kappa, alpha, beta = (s.gates[..., block, :] for block in range(3))
         d_m += d_s * beta
-        np.multiply(d_m * alpha, of_tanh, out=delta[..., KAPPA, :])
-        np.multiply(d_m, kappa - previous, out=delta[..., ALPHA, :])
-        np.multiply(d_s, leaving, out=delta[..., BETA, :])
-        gated = delta[..., ALPHA:, :]
+        np.multiply(d_m * alpha, of_tanh, out=d.pre[..., KAPPA, :])
+        np.multiply(d_m, kappa - previous, out=d.pre[..., ALPHA, :])
+        np.multiply(d_s, m, out=d.pre[..., BETA, :])
+        gated = d.pre[..., ALPHA:, :]
         gated *= of_sigmoids
         if self.hold is not None:
-            delta[..., ALPHA, :] = 0
-        np.multiply(d_m, keep, out=enter[1])
+            d.pre[..., ALPHA, :] = 0
+        np.multiply(d_m, keep, out=d.entering[1])
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
         return {"alpha": tape.gates[..., ALPHA, :], "beta": tape.gates[..., BETA, :]}
@@ -150,7 +134,7 @@ class LeakyMemory(RNN):
     def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
         kappa, alpha, _ = np.moveaxis(tape.gates, -2, 0)
         d_m = adjoint["M"]
-        d_beta = adjoint["S"] * tape.saved["leaving"]
+        d_beta = adjoint["S"] * tape.states["M"][1:]
         return {"kappa": d_m * alpha, "alpha": d_m * (kappa - tape.states["M"][:-1]), "beta": d_beta}
 
     def counterfactuals(self) -> dict[str, Cell]:

@@ -111,9 +111,9 @@ def test_wrong_gates_bias() -> None:
 def test_missing_o_times_one_minus_tanh_squared_c() -> None:
     @dataclass
     class Missing(LSTM):
-        def step_backward(self, slopes, *rest):
-            *others, of_output = slopes
-            super().step_backward([*others, of_output * 0], *rest)
+        def step_backward(self, s, d):
+            *others, of_output = s.slopes
+            super().step_backward(s._replace(slopes=[*others, of_output * 0]), d)
 
     wrong = broken_rows(network(Missing(hidden_size=4)))
     assert {"W_ix", "W_fx", "W_cx", "W_ih", "W_fh", "W_ch", "b_i", "b_f", "b_c"} <= set(wrong)
@@ -151,9 +151,9 @@ def test_what_is_wrong_is_named_and_the_exit_status_says_so(
 ) -> None:
     original = LSTM.step_backward
 
-    def wrong(self, slopes, *rest):
-        of_sigmoids, *others = slopes
-        original(self, [of_sigmoids * np.array([1, 1, 1.01])[:, None], *others], *rest)
+    def wrong(self, s, d):
+        of_sigmoids, *others = s.slopes
+        original(self, s._replace(slopes=[of_sigmoids * np.array([1, 1, 1.01])[:, None], *others]), d)
 
     monkeypatch.setattr(LSTM, "step_backward", wrong)
     assert cli.check(["cell=lstm", "cell.hidden_size=5", "train.batch_size=3"]) == 1

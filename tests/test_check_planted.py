@@ -14,7 +14,7 @@ from gradpath import gradient_check
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
 from gradpath.commands import compose
-from gradpath.core import backward, bptt, scaled, theory, weight_gradients
+from gradpath.core import backward, bptt, norm_precision, scaled, theory, weight_gradients
 from gradpath.core.clipping import Clip
 from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
@@ -168,8 +168,8 @@ def test_a_wrong_loss_surface(column: int, monkeypatch: Patch) -> None:
 def test_a_reading_that_is_wrong_in_training_alone(monkeypatch: Patch) -> None:
     original = loop._Seed.advance
 
-    def advance(self, step, trace):
-        happened = original(self, step, trace)
+    def advance(self, step, *given):
+        happened = original(self, step, *given)
         if step == 1:
             happened.measurements["reach"].values[0] *= 1.1
         return happened
@@ -207,7 +207,7 @@ def test_a_parameter_left_out(monkeypatch: Patch) -> None:
     assert ("param_grad_norm", "names") in {(row.quantity, row.part) for row in found}
 
 
-@pytest.mark.parametrize("module", [scaled, weight_gradients])
+@pytest.mark.parametrize("module", [scaled, norm_precision])
 def test_the_logarithm_of_what_has_an_exponent(module: object, monkeypatch: Patch) -> None:
     """Where exponents are small nothing shows."""
     wrap(monkeypatch, module, "log10_of_root", lambda found, square, exponent: found + 0.01 * (exponent < -60))
@@ -289,9 +289,9 @@ def test_a_bias_correction_that_counts_one_step_less(monkeypatch: Patch) -> None
 def test_a_state_that_training_forgets(overrides: list[str], monkeypatch: Patch) -> None:
     original = loop._Seed.advance
 
-    def advance(self, step, trace):
+    def advance(self, step, *given):
         self._state = self.experiment.optimizer.start(self.theta)
-        return original(self, step, trace)
+        return original(self, step, *given)
 
     monkeypatch.setattr(loop._Seed, "advance", advance)
     assert names(wrong(*overrides)) == {"optimizer: update"}
@@ -359,9 +359,9 @@ def test_the_latest_wrong_step_and_not_the_worst(monkeypatch: Patch) -> None:
 def test_a_wrong_adjoint_of_the_carrier(monkeypatch: Patch) -> None:
     original = LSTM.step_backward
 
-    def without_forget_gate(self, slopes, gates, states, saved, leave, delta, enter):
-        original(self, slopes, gates, states, saved, leave, delta, enter)
-        np.multiply(leave[1], 1, out=enter[1])
+    def without_forget_gate(self, s, d):
+        original(self, s, d)
+        np.multiply(d.leaving[1], 1, out=d.entering[1])
 
     monkeypatch.setattr(LSTM, "step_backward", without_forget_gate)
     found = wrong()
@@ -388,8 +388,8 @@ def test_a_loss_whose_gradient_is_of_the_sum(monkeypatch: Patch) -> None:
 def test_an_initial_state_that_is_ignored(monkeypatch: Patch) -> None:
     original = bptt.forward
 
-    def ignoring(cell, *given):
-        return original(replace(cell, initial_state=0.0), *given)
+    def ignoring(cell, weights, inputs, workspace, initial_state):
+        return original(cell, weights, inputs, workspace, 0.0)
 
     monkeypatch.setattr(bptt, "forward", ignoring)
     assert "step: gates and states" in names(wrong("cell.initial_state=0.4"))
@@ -401,10 +401,11 @@ def test_an_initial_state_that_is_ignored(monkeypatch: Patch) -> None:
 def spoil_step(patch: Patch, where: Callable[..., bool], cls: type = LSTM) -> None:
     original = cls.step_backward
 
-    def step_backward(self, slopes, gates, states, saved, leave, delta, enter):
-        original(self, slopes, gates, states, saved, leave, delta, enter)
-        if where(delta):
-            delta *= delta.dtype.type(1.001)
+    def step_backward(self, s, d):
+        original(self, s, d)
+        if where(d.pre):
+            pre = d.pre
+            pre *= pre.dtype.type(1.001)
 
     patch.setattr(cls, "step_backward", step_backward)
 

@@ -361,7 +361,7 @@ def test_a_sequence_that_vanishes_beside_another_is_kept() -> None:
     direct[-1, 1] *= 2.0**-600
     from gradpath.core.scaled import Scaled
 
-    weights, tape = next(network.layer_weights(theta[None])), trace.tape.layers[0].alone()
+    weights, tape = next(network.layer_weights(theta[None])), trace.tape.layers[0].with_seed_axis()
     received = Scaled(direct[:, None], trace.direct["H"].exponent[:, None])
     adjoint = backward(network.cell, weights, tape, received, workspace=Workspace()).states["H"].seed(0)
     first, second = (adjoint.array[0, b] for b in range(2))

@@ -98,12 +98,11 @@ def _loss_with_state_moved(case: Case, layer: int, row: int, at: int, index: tup
     below = case.batch.inputs
     for k, weights in enumerate(network.layer_weights(case.theta)):
         states = [np.zeros((below.shape[1], cell.hidden_size)) for _ in cell.states]
-        states[0] += cell.initial_state
+        states[0] += network.initial_state
         outputs = []
         for t in range(len(below)):
             pre = pre_activations(cell, weights, below[t], states[0])
-            gates, leave = np.empty_like(pre), [np.empty_like(s) for s in states]
-            cell.step(pre, gates, states, leave, [np.empty_like(states[0]) for _ in cell.saved])
+            _, gates, _, leave, *_ = cell.new_step(pre, states)
             if (k, t) == (layer, at):
                 leave[row][index] += change
                 if cell.states[row] == "C":

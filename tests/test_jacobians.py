@@ -46,10 +46,7 @@ def textbook_jacobian(case: Case, tape: Tape, layer: int, sequence: int, t: int)
             enter[at] += change
             hidden = start[0] if cell.truncated else enter[0]
             pre = pre_activations(cell, weights, rows.inputs[t, sequence][None], hidden[None])
-            leave = [np.empty((1, cell.hidden_size)) for _ in cell.states]
-            saved = [np.empty_like(leave[0]) for _ in cell.saved]
-            cell.step(pre, np.empty_like(pre), list(enter[:, None]), leave, saved)
-            return np.concatenate(leave, axis=-1)[0]
+            return np.concatenate(cell.new_step(pre, list(enter[:, None])).leaving, axis=-1)[0]
 
         columns.append(central_difference(leaving, 1e-4 if relu else EPSILON))
     return np.stack(columns, axis=-1)

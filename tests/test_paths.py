@@ -96,10 +96,7 @@ def _loss_with_edge_moved(case: Case, layer: int, at: int, path: str, change: ND
                 pre[:, block] = pre_activations(cell, weights, below[t], moved)[:, block]
             if moved is not None and path == "highway":
                 states[-1] = states[-1] + change
-            leave = [np.empty_like(s) for s in states]
-            gates = np.empty_like(pre)
-            cell.step(pre, gates, states, leave, [np.empty_like(s) for s in states[:1] * len(cell.saved)])
-            states = leave
+            _, gates, _, states, *_ = cell.new_step(pre, states)
             moved = _output_of(cell, gates, states[-1] + change) if (k, t) == (layer, at) else None
             outputs.append(states[0] if moved is None or path != "direct" else moved)
         below = np.stack(outputs)

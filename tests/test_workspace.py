@@ -1,8 +1,9 @@
 """What passes share: memory that is lent while anyone holds a view of it, and recordings that are never another's."""
 
 import gc
+import pickle
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import pytest
@@ -50,6 +51,26 @@ def test_a_cell_that_is_made_is_not_changed(cell: Cell) -> None:
 def test_equal_cells_are_one_and_others_are_not() -> None:
     assert LSTM(3) == LSTM(3)
     assert len({LSTM(3), LSTM(3), LSTM(3, freeze_f=0.5), LSTM(4), RNN(3)}) == 4
+
+
+@dataclass
+class Clockwork(RNN):
+    periods: list[int] = field(default_factory=lambda: [1, 2])
+
+
+def test_a_list_among_the_values_of_a_cell_is_not_changed_either() -> None:
+    assert Clockwork().periods == (1, 2)
+    assert Clockwork(periods=[1, 2]) in {Clockwork()}
+    assert Clockwork(periods=[1, 3]) not in {Clockwork()}
+
+
+def test_what_goes_to_another_process_is_values_alone() -> None:
+    cell = LSTM(3, freeze_f=0.5)
+    assert hash(cell) == hash(LSTM(3, freeze_f=0.5))
+    assert cell.blocks
+    again = pickle.loads(pickle.dumps(cell))
+    assert vars(again).keys() == {value.name for value in fields(cell)}
+    assert again == cell
 
 
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)

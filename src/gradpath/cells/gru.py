@@ -1,6 +1,6 @@
 """The gated recurrent unit: Cho et al. (2014), with the reset gate after the product."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gradpath.cells import _drawings
 from gradpath.core.activations import Activation, activate, complement, slope
-from gradpath.core.cell import Cell, GateSpec
+from gradpath.core.cell import Cell, GateSpec, Step, StepAdjoint
 from gradpath.core.roles import Keeping, Watched, initial_logit
 from gradpath.core.tape import LayerTape
 from gradpath.schema.settings import setting
@@ -73,15 +73,9 @@ class GRU(Cell):
     def _frozen(self) -> list[tuple[int, float]]:
         return [(block, value) for block, value in ((Z, self.freeze_z), (R, self.freeze_r)) if value is not None]
 
-    def step(
-        self,
-        pre: NDArray,
-        gates: NDArray,
-        enter: Sequence[NDArray],
-        leave: Sequence[NDArray],
-        saved: Sequence[NDArray],
-    ) -> None:
-        (previous,), (h,), (a_n, new) = enter, leave, saved
+    def step(self, s: Step) -> None:
+        pre, gates = s.pre, s.gates
+        (previous,), (h,), (a_n, new) = s.entering, s.leaving, s.saved
         activate(Activation.sigmoid, pre[..., Z : R + 1, :], gates[..., Z : R + 1, :])
         complement(pre[..., Z, :], new)
         for block, value in self._frozen():
@@ -103,29 +97,20 @@ class GRU(Cell):
             (Activation.sigmoid, tape.pre[..., gated, :], tape.gates[..., gated, :]),
         ]
 
-    def step_backward(
-        self,
-        slopes: Sequence[NDArray],
-        gates: NDArray,
-        states: Sequence[NDArray],
-        saved: Sequence[NDArray],
-        leave: Sequence[NDArray],
-        delta: NDArray,
-        enter: Sequence[NDArray],
-    ) -> None:
-        (d_h,), (previous,), (_, new), (of_n, of_zr) = leave, states, saved, slopes
-        n, z, r, q = (gates[..., block, :] for block in range(4))
-        d_n, d_z, d_r, d_q = (delta[..., block, :] for block in range(4))
+    def step_backward(self, s: Step, d: StepAdjoint) -> None:
+        (d_h,), (previous,), (_, new), (of_n, of_zr) = d.leaving, s.entering, s.saved, s.slopes
+        n, z, r, q = (s.gates[..., block, :] for block in range(4))
+        d_n, d_z, d_r, d_q = (d.pre[..., block, :] for block in range(4))
         np.multiply(d_h, new, out=d_n)
         d_n *= of_n
         np.multiply(d_h, previous - n, out=d_z)
         np.multiply(d_n, q, out=d_r)
         np.multiply(d_n, r, out=d_q)
-        d_zr = delta[..., Z : R + 1, :]
+        d_zr = d.pre[..., Z : R + 1, :]
         d_zr *= of_zr
         for block, _ in self._frozen():
-            delta[..., block, :] = 0
-        np.multiply(d_h, z, out=enter[0])
+            d.pre[..., block, :] = 0
+        np.multiply(d_h, z, out=d.entering[0])
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
         return {"Z": tape.gates[..., Z, :], "R": tape.gates[..., R, :]}

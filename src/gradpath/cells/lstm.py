@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gradpath.cells import _drawings
 from gradpath.core.activations import Activation, activate, complement, slope
-from gradpath.core.cell import Cell, GateSpec
+from gradpath.core.cell import Cell, GateSpec, Step, StepAdjoint
 from gradpath.core.roles import GateRole, Keeping, Watched, initial_logit
 from gradpath.core.tape import LayerTape
 from gradpath.schema.settings import SettingError, setting
@@ -137,15 +137,9 @@ class LSTM(Cell):
         """I, F, O, G (T, B, H) of a tape."""
         return self._gates(tape.gates, [tape.saved[name] for name in self.saved[1:]])
 
-    def step(
-        self,
-        pre: NDArray,
-        gates: NDArray,
-        enter: Sequence[NDArray],
-        leave: Sequence[NDArray],
-        saved: Sequence[NDArray],
-    ) -> None:
-        (_, previous_c), (h, c), (tanh_c, *coupled) = enter, leave, saved
+    def step(self, s: Step) -> None:
+        pre, gates = s.pre, s.gates
+        (_, previous_c), (h, c), (tanh_c, *coupled) = s.entering, s.leaving, s.saved
         activate(Activation.sigmoid, pre[..., :-1, :], gates[..., :-1, :])
         if self.ablation is Ablation.no_input_nonlinearity:
             gates[..., -1, :] = pre[..., -1, :]
@@ -175,18 +169,10 @@ class LSTM(Cell):
             found.append((Activation.tanh, tape.states["C"][1:], tape.saved["tanh_C"]))
         return found
 
-    def step_backward(
-        self,
-        slopes: Sequence[NDArray],
-        gates: NDArray,
-        states: Sequence[NDArray],
-        saved: Sequence[NDArray],
-        leave: Sequence[NDArray],
-        delta: NDArray,
-        enter: Sequence[NDArray],
-    ) -> None:
-        (d_h, d_c), (_, previous_c), (tanh_c, *coupled), (of_sigmoids, *of_tanhs) = leave, states, saved, slopes
-        i, f, o, g = self._gates(gates, coupled)
+    def step_backward(self, s: Step, d: StepAdjoint) -> None:
+        (d_h, d_c), (_, previous_c), (tanh_c, *coupled) = d.leaving, s.entering, s.saved
+        of_sigmoids, *of_tanhs = s.slopes
+        i, f, o, g = self._gates(s.gates, coupled)
         through_h = d_h * o
         d_c += through_h if self.ablation is Ablation.no_output_nonlinearity else through_h * of_tanhs[-1]
         of_i = g - previous_c if self.ablation is Ablation.coupled_gates else g
@@ -194,14 +180,14 @@ class LSTM(Cell):
         for name, block in self._place.items():
             adjoint, reaches = reached[name]
             if name != "c":
-                np.multiply(adjoint * reaches, of_sigmoids[..., block, :], out=delta[..., block, :])
+                np.multiply(adjoint * reaches, of_sigmoids[..., block, :], out=d.pre[..., block, :])
             elif self.ablation is Ablation.no_input_nonlinearity:
-                np.multiply(adjoint, reaches, out=delta[..., block, :])
+                np.multiply(adjoint, reaches, out=d.pre[..., block, :])
             else:
-                np.multiply(adjoint * reaches, of_tanhs[0], out=delta[..., block, :])
+                np.multiply(adjoint * reaches, of_tanhs[0], out=d.pre[..., block, :])
         for block, _ in self._frozen:
-            delta[..., block, :] = 0
-        np.multiply(d_c, f, out=enter[1])
+            d.pre[..., block, :] = 0
+        np.multiply(d_c, f, out=d.entering[1])
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
         return {

@@ -1,13 +1,13 @@
 """The vanilla recurrent network of Elman (1990)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core.activations import Activation, activate, derivative
-from gradpath.core.cell import Cell, GateSpec
+from gradpath.core.cell import Cell, GateSpec, Step, StepAdjoint
 from gradpath.core.roles import Watched
 from gradpath.core.tape import LayerTape
 from gradpath.schema.settings import setting
@@ -36,31 +36,15 @@ class RNN(Cell):
     def recurrence(self) -> Activation:
         return self.activation
 
-    def step(
-        self,
-        pre: NDArray,
-        gates: NDArray,
-        enter: Sequence[NDArray],
-        leave: Sequence[NDArray],
-        saved: Sequence[NDArray],
-    ) -> None:
-        activate(self.activation, pre, gates)
-        leave[0][...] = gates[..., 0, :]
+    def step(self, s: Step) -> None:
+        activate(self.activation, s.pre, s.gates)
+        s.leaving[0][...] = s.gates[..., 0, :]
 
     def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
         return [(self.activation, tape.pre, tape.gates)]
 
-    def step_backward(
-        self,
-        slopes: Sequence[NDArray],
-        gates: NDArray,
-        states: Sequence[NDArray],
-        saved: Sequence[NDArray],
-        leave: Sequence[NDArray],
-        delta: NDArray,
-        enter: Sequence[NDArray],
-    ) -> None:
-        np.multiply(leave[0][..., None, :], slopes[0], out=delta)
+    def step_backward(self, s: Step, d: StepAdjoint) -> None:
+        np.multiply(d.leaving[0][..., None, :], s.slopes[0], out=d.pre)
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
         """φ′ of every unit, relative to its largest value: near 0 the unit is saturated and passes nothing back."""

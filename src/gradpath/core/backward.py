@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from gradpath.core.activations import Activation, mend_slope, slope_of_output
 from gradpath.core.bptt import LayerWeights, parts
-from gradpath.core.cell import Cell
-from gradpath.core.scaled import HIGH, LOW, NOTHING, Scaled, add_direct, magnitude, renormalise
+from gradpath.core.cell import Cell, Step, StepAdjoint
+from gradpath.core.scaled import HIGH, LOW, ZERO_EXPONENT, Scaled, add_direct, magnitude, renormalise
 from gradpath.core.tape import LayerTape
-from gradpath.engine.gate_layout import empty, grouped
+from gradpath.engine.gate_layout import as_gemm_operand, empty
 from gradpath.engine.workspace import Workspace, repeated
 
 CHUNK_ELEMENTS = 2**19
@@ -55,10 +55,10 @@ def backward(
     delta = empty(*shape, blocks, width, dtype=dtype, buffers=buffers)
     by_block = weights.h.reshape(*weights.h.shape[:-1], -1, width)
     recurrent = np.ascontiguousarray(by_block.swapaxes(-3, -2).swapaxes(-2, -1))
-    groups = grouped(delta[..., cell.reads_h, :]).shape[-3]
+    groups = as_gemm_operand(delta[..., cell.reads_h, :]).shape[-3]
     recurrent_t = repeated(recurrent.reshape(*recurrent.shape[:-3], groups, -1, width), steps)
     if has_direct is None:
-        has_direct = magnitude(direct.array.reshape(steps, -1), 1) > NOTHING
+        has_direct = magnitude(direct.array.reshape(steps, -1), 1) > ZERO_EXPONENT
     has_direct = np.concatenate([[False], has_direct])  # at H_i?
     if 2 * has_direct.sum() > steps:  # then 0 is added where nothing arrives, and the loop need not change its body
         has_direct[1:] = True
@@ -151,11 +151,13 @@ class BackwardSweep:
 
     def step_views(self, start: int, stop: int, slopes: Sequence[NDArray]) -> list[NDArray]:
         """The arrays of one step back, for some consecutive steps."""
-        tape, to_h = self.tape, grouped(self.delta[..., self.cell.reads_h, :])
+        tape, to_h = self.tape, as_gemm_operand(self.delta[..., self.cell.reads_h, :])
         front = [row[start:stop] for row in (self.recurrent_t, to_h, self.delta, tape.gates)]
         leave, enter = [row[start + 1 : stop + 1] for row in self.adjoint], [row[start:stop] for row in self.adjoint]
-        taped = [row[start:stop] for row in (*tape.states.values(), *tape.saved.values())]
-        return [*front, *leave, *enter, *taped, *slopes]
+        states = [row[start:stop] for row in tape.states.values()]
+        states += [row[start + 1 : stop + 1] for row in tape.states.values()]
+        others = [row[start:stop] for row in (tape.pre, *tape.saved.values())]
+        return [*front, *leave, *enter, *states, *others, *slopes]
 
     def slopes(self, nonlinear: Sequence[tuple[Activation, NDArray, NDArray]]) -> list[NDArray]:
         """φ′ of some steps; not in the loop, because a saturated unit takes more than ufuncs."""
@@ -193,24 +195,25 @@ class _StepBack:
 
     def __call__(self, rows: Sequence[NDArray]) -> None:
         cell, kept, extra = self.cell, len(self.cell.states), len(self.cell.saved)
-        matrix, through_h, at, gates, *rest = rows
-        leave, enter, states = (rest[k : k + kept] for k in range(0, 3 * kept, kept))
-        others = rest[3 * kept :]
-        direct = others.pop() if self.adds else None
-        saved, slopes = others[:extra], others[extra:]
-        cell.step_backward(slopes, gates, states, saved, leave, at, enter)
+        matrix, through_h, delta, gates, *rest = rows
+        direct = rest.pop() if self.adds else None
+        d_leaving, d_entering, entering, leaving = (rest[k : k + kept] for k in range(0, 4 * kept, kept))
+        pre, *others = rest[4 * kept :]
+        s = Step(pre, gates, entering, leaving, others[:extra], others[extra:])
+        cell.step_backward(s, StepAdjoint(d_leaving, delta, d_entering))
+        enter = d_entering[0]
         if self.truncated and not cell.has_skip_to_h:
-            enter[0][...] = 0
+            enter[...] = 0
         elif not self.truncated:
             first = 0 if cell.has_skip_to_h else 1  # of the groups to be added
             if first:
-                np.matmul(through_h[..., 0, :, :], matrix[..., 0, :, :], out=enter[0])
+                np.matmul(through_h[..., 0, :, :], matrix[..., 0, :, :], out=enter)
             if first < matrix.shape[-3]:
                 product = np.matmul(through_h[..., first:, :, :], matrix[..., first:, :, :])
                 for group in range(product.shape[-3]):
-                    enter[0] += product[..., group, :, :]
+                    enter += product[..., group, :, :]
         if direct is not None:
-            enter[0] += direct
+            enter += direct
 
 
 def _closed(kinds: Sequence[Activation], values: Sequence[NDArray], slopes: Sequence[NDArray], floor: float) -> NDArray:

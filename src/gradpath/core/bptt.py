@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core.cell import Cell
+from gradpath.core.cell import Cell, Step
 from gradpath.core.tape import LayerTape
-from gradpath.engine.gate_layout import apart, empty, grouped
+from gradpath.engine.gate_layout import as_gemm_operand, empty, per_gate_layout
 from gradpath.engine.partition import ROWS
 from gradpath.engine.workspace import Workspace, repeated
 
@@ -69,14 +69,14 @@ def forward(
     for name in cell.states[1:]:
         states[name][0] = 0
     pre = empty(steps, *shape, blocks, width, dtype=dtype, buffers=buffers)
-    gates = apart(steps, *shape, blocks, width, dtype=dtype, buffers=buffers)
+    gates = per_gate_layout(steps, *shape, blocks, width, dtype=dtype, buffers=buffers)
     saved = {name: buffers.empty((steps, *shape, width), dtype) for name in cell.saved}
     tape, body = LayerTape(entered, states, pre, gates, saved), _Step(cell)
-    matrix = repeated(grouped(weights.packed(cell, workspace)), steps)
+    matrix = repeated(as_gemm_operand(weights.packed(cell, workspace)), steps)
 
     def run(part: int, rows: slice) -> None:
         some = tape.sequences(rows)
-        arrays = [matrix, some.entered[:-1], grouped(some.pre), some.pre, some.gates]
+        arrays = [matrix, some.entered[:-1], as_gemm_operand(some.pre), some.pre, some.gates]
         arrays += [row[:-1] for row in some.states.values()] + [row[1:] for row in some.states.values()]
         arrays += some.saved.values()
         workspace.loop(body, arrays, 0, part=part).run(arrays, 0, steps)
@@ -92,10 +92,10 @@ class _Step:
     cell: Cell
 
     def __call__(self, rows: Sequence[NDArray]) -> None:
-        kept, extra = len(self.cell.states), len(self.cell.saved)
-        matrix, enters, packed, at, after, *rest = rows
+        matrix, enters, packed, pre, gates, *rest = rows
         np.matmul(enters[..., None, :, :], matrix, out=packed)
-        self.cell.step(at, after, rest[:kept], rest[kept : 2 * kept], rest[2 * kept : 2 * kept + extra])
+        kept = len(self.cell.states)
+        self.cell.step(Step(pre, gates, rest[:kept], rest[kept : 2 * kept], rest[2 * kept :]))
 
 
 def parts(tape: LayerTape, workspace: Workspace) -> list[slice]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
@@ -30,6 +31,34 @@ class GateSpec(NamedTuple):
     h: str | None
     b: str
     role: GateRole | None = None
+
+
+class Step(NamedTuple):
+    """The arrays of one step, or of several at once: views of a tape. B sequences, n gates, H units."""
+
+    pre: NDArray
+    """Pre-activations (…, B, n, H)."""
+    gates: NDArray
+    """Their activations (…, B, n, H)."""
+    entering: Sequence[NDArray]
+    """The states of t−1, (…, B, H) each."""
+    leaving: Sequence[NDArray]
+    """The states of t."""
+    saved: Sequence[NDArray]
+    """What else the step keeps."""
+    slopes: Sequence[NDArray] = ()
+    """Backwards alone: φ′(x) of each of the step's nonlinearities."""
+
+
+class StepAdjoint(NamedTuple):
+    """The adjoints of one step's arrays, shaped as these."""
+
+    leaving: Sequence[NDArray]
+    """Of the states that left the step, from all that follows *outside* the step."""
+    pre: NDArray
+    """The gradient at the pre-activations."""
+    entering: Sequence[NDArray]
+    """Of the states that entered it."""
 
 
 @dataclass
@@ -75,7 +104,11 @@ class Cell(Settings, ABC):
 
     @cached_property
     def _hash(self) -> int:
-        return hash((type(self), *(getattr(self, value.name) for value in fields(self))))
+        return hash((type(self), *self.__getstate__().values()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The values alone: what follows from them, a hash among it, is another in the process that unpickles them."""
+        return {value.name: getattr(self, value.name) for value in fields(self)}
 
     @property
     @abstractmethod
@@ -167,38 +200,27 @@ class Cell(Settings, ABC):
         return False
 
     @abstractmethod
-    def step(
-        self,
-        pre: NDArray,
-        gates: NDArray,
-        enter: Sequence[NDArray],
-        leave: Sequence[NDArray],
-        saved: Sequence[NDArray],
-    ) -> None:
-        """One step: from the pre-activations ``pre`` and the states that enter, fills the activations ``gates``, the
-        states that leave, and ``saved``. Ufuncs into given arrays alone, so that it can be recorded
-        (:mod:`gradpath.engine.replay`); the same for ``step_backward``.
+    def step(self, s: Step) -> None:
+        """One step: from ``s.pre`` and ``s.entering``, fills ``s.gates``, ``s.leaving`` and ``s.saved``. Ufuncs into
+        given arrays alone, so that it can be recorded (:mod:`gradpath.engine.replay`); the same for ``step_backward``.
         """
+
+    def new_step(self, pre: NDArray, entering: Sequence[NDArray]) -> Step:
+        """One step from given pre-activations and states, in arrays of its own."""
+        leaving = [np.empty_like(state) for state in entering]
+        s = Step(pre, np.empty_like(pre), entering, leaving, [np.empty_like(entering[0]) for _ in self.saved])
+        self.step(s)
+        return s
 
     @abstractmethod
     def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
         """The nonlinearities of the step: (φ, x, φ(x)). ``step_backward`` gets their slopes φ′(x) in this order."""
 
     @abstractmethod
-    def step_backward(
-        self,
-        slopes: Sequence[NDArray],
-        gates: NDArray,
-        states: Sequence[NDArray],
-        saved: Sequence[NDArray],
-        leave: Sequence[NDArray],
-        delta: NDArray,
-        enter: Sequence[NDArray],
-    ) -> None:
-        """One step back, from what the step has left on the tape: ``gates``, the ``states`` that entered it, ``saved``.
-        ``leave``: adjoints of the states that left the step, from all that follows *outside* the step; made total in
-        place where one of the states feeds another. Fills ``delta`` (the gradient at the pre-activations) and, in
-        ``enter``, what reaches the entering states without passing through these; for H where ``has_skip_to_h`` alone.
+    def step_backward(self, s: Step, d: StepAdjoint) -> None:
+        """One step back, from what ``step`` has left in ``s`` and the slopes of ``nonlinear``. Makes ``d.leaving``
+        total, in place, where one of the states feeds another; fills ``d.pre`` and, in ``d.entering``, what reaches the
+        entering states without passing through the pre-activations; for H where ``has_skip_to_h`` alone.
         """
 
     @abstractmethod

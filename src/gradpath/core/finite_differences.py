@@ -47,8 +47,7 @@ def untied_losses(network: Network, thetas: Sequence[NDArray] | NDArray, batch: 
             pre = pre_activations(cell, by_step[t][layer], below[t], states[0])
             shape = (*pre.shape[:-2], cell.hidden_size)
             enter = [np.broadcast_to(state, shape) for state in states]
-            states = [np.empty(shape, state.dtype) for state in enter]
-            cell.step(pre, np.empty_like(pre), enter, states, [np.empty_like(states[0]) for _ in cell.saved])
+            states = list(cell.new_step(pre, enter).leaving)
             below[t] = states[0]
     readout = [network.packed(theta)[-2:] for theta in thetas]
     outputs = [h @ w_hy + b_y[..., None, :] for h, (w_hy, b_y) in zip(below, readout, strict=True)]
@@ -162,11 +161,8 @@ def _step_tangent(
 
     def leaving(along: float) -> NDArray:
         along /= largest
-        states = [np.empty_like(s) for s in enter]
         moved = [s + along * d for s, d in zip(enter, tangents, strict=True)]
-        pre = packed + along * change
-        cell.step(pre, np.empty_like(pre), moved, states, [np.empty_like(enter[0]) for _ in cell.saved])
-        return np.stack(states)
+        return np.stack(cell.new_step(packed + along * change, moved).leaving)
 
     return list(largest * central_difference(leaving, step))
 

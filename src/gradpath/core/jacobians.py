@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core.activations import slope
+from gradpath.core.cell import Step, StepAdjoint
 from gradpath.core.network import Network
 from gradpath.core.tape import LayerTape, Tape
 
@@ -43,16 +44,22 @@ def step_jacobians(network: Network, tape: Tape, layer: int, sequence: int) -> I
     for stop in range(tape.length, 0, -run):
         rows = slice(max(0, stop - run), stop)
         shape = (rows.stop - rows.start, len(units))
-        leave = [np.tile(unit, (shape[0], 1, 1)) for unit in np.split(units, len(cell.states), axis=1)]
-        enter = [np.zeros((*shape, width)) for _ in cell.states]
+        d_leaving = [np.tile(unit, (shape[0], 1, 1)) for unit in np.split(units, len(cell.states), axis=1)]
+        d_entering = [np.zeros((*shape, width)) for _ in cell.states]
         delta = np.empty((*shape, len(cell.blocks), width))
-        entered = [state[:-1][rows] for state in alone.states.values()]
-        saved = [value[rows] for value in alone.saved.values()]
-        cell.step_backward([values[rows] for values in slopes], alone.gates[rows], entered, saved, leave, delta, enter)
+        s = Step(
+            alone.pre[rows],
+            alone.gates[rows],
+            [state[:-1][rows] for state in alone.states.values()],
+            [state[1:][rows] for state in alone.states.values()],
+            [value[rows] for value in alone.saved.values()],
+            [values[rows] for values in slopes],
+        )
+        cell.step_backward(s, StepAdjoint(d_leaving, delta, d_entering))
         if not cell.truncated:
-            enter[0] += delta[..., cell.reads_h, :].reshape(*shape, -1) @ recurrent.T
-        _check_finite(*enter)
-        yield from np.concatenate(enter, axis=-1)[::-1]
+            d_entering[0] += delta[..., cell.reads_h, :].reshape(*shape, -1) @ recurrent.T
+        _check_finite(*d_entering)
+        yield from np.concatenate(d_entering, axis=-1)[::-1]
 
 
 def _check_finite(*arrays: NDArray) -> None:

@@ -14,7 +14,7 @@ from gradpath.core.backward import LayerAdjoint
 from gradpath.core.cell import Cell
 from gradpath.core.losses import Loss
 from gradpath.core.parameters import Packed
-from gradpath.core.scaled import NOTHING, Scaled, shift
+from gradpath.core.scaled import ZERO_EXPONENT, Scaled, shift
 from gradpath.core.tape import Batch, LayerTape, Tape
 from gradpath.core.trace import Gradient, ParameterSlice, Trace, WeightGradients
 from gradpath.core.weight_gradients import step_gradients
@@ -34,6 +34,8 @@ class Network:
     output_size: int
     loss: Loss
     layers: int = 1
+    """Layers, each fed by the one below; as H_0, of the network and not read from its cell, whose fields of these names
+    are what an experiment makes the network of."""
     initial_state: float = 0.0
     """H_0 of every unit; what else a cell hands on starts from 0."""
     splits_large_passes: bool = False
@@ -88,7 +90,9 @@ class Network:
 
     def backward(self, theta: NDArray, tape: Tape, workspace: Workspace | None = None) -> Trace:
         """Backpropagation through time of the whole stack, from the top."""
-        (trace,) = self.backward_seeds(theta[None], [layer.alone() for layer in tape.layers], [tape], workspace)
+        (trace,) = self.backward_seeds(
+            theta[None], [layer.with_seed_axis() for layer in tape.layers], [tape], workspace
+        )
         return trace
 
     def forward_seeds(
@@ -97,7 +101,7 @@ class Network:
         """S networks side by side, each with its own θ (S, P) and minibatch: the layers' tapes with an axis S, and each
         seed's own tape, which is bit for bit what ``forward`` gives it.
         """
-        inputs = readout.beside([batch.inputs for batch in batches], 1)
+        inputs = readout.stack_seeds([batch.inputs for batch in batches], 1)
         layers = self._run(thetas, inputs, workspace or self.workspace())
         *_, w_hy, b_y = self.packed(thetas)
         found = readout.read_out(self.loss, w_hy, b_y, layers[-1].states[self.cell.states[0]][1:], batches)
@@ -135,7 +139,7 @@ class Network:
         network alone a second pass in float64, forwards too: the trace is of that pass.
         """
         workspace = workspace or self.workspace()
-        gives, sent = self.cell.states[0], list(readout.sent(tapes))
+        gives, sent = self.cell.states[0], list(readout.output_adjoints(tapes))
         adjoints, directs = self._adjoints(thetas, layers, sent, workspace)
         packed = [
             self._of_layer(k, layers[k].entered[:-1], adjoint.delta, workspace) for k, adjoint in enumerate(adjoints)
@@ -159,7 +163,7 @@ class Network:
     def state_adjoints(self, theta: NDArray, tape: Tape, workspace: Workspace | None = None) -> dict[str, Scaled]:
         """``Trace.states`` of ``backward`` alone, without the gradients of the weights."""
         workspace = workspace or self.workspace()
-        layers, sent = [layer.alone() for layer in tape.layers], list(readout.sent([tape]))
+        layers, sent = [layer.with_seed_axis() for layer in tape.layers], list(readout.output_adjoints([tape]))
         adjoints, _ = self._adjoints(theta[None], layers, sent, workspace)
         if self._lost(adjoints, 0):
             wide = self._in_float64(tape, workspace)
@@ -171,13 +175,13 @@ class Network:
         return adjoints[0].delta.array.dtype == np.float32 and any(adjoint.lost[s] for adjoint in adjoints)
 
     def _adjoints(
-        self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[readout.Sent], workspace: Workspace
+        self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[readout.OutputAdjoint], workspace: Workspace
     ) -> tuple[list[LayerAdjoint], list[Scaled]]:
         """Of each layer from the bottom: its adjoint, and what its H_1 … H_T receive directly."""
         *packed, w_hy, _ = self.packed(thetas)
         weights, top = list(self._layer_weights(packed)), layers[-1].states[self.cell.states[0]][1:]
         has_direct: NDArray | None
-        direct, has_direct = readout.received(w_hy, top, sent, workspace.buffers)
+        direct, has_direct = readout.hidden_adjoint(w_hy, top, sent, workspace.buffers)
         adjoints: list[LayerAdjoint] = []
         directs: list[Scaled] = []
         for layer in reversed(range(self.layers)):
@@ -225,7 +229,7 @@ class Network:
         common = exponents[0]
         if (exponents != common).any():
             alive = np.stack([total.array.any(axis=(1, 2, 3)) for _, total in totals])
-            common = np.where(alive.any(axis=0), np.max(exponents, axis=0, where=alive, initial=NOTHING), 0)
+            common = np.where(alive.any(axis=0), np.max(exponents, axis=0, where=alive, initial=ZERO_EXPONENT), 0)
         flat = np.empty((len(common), self.layout[len(totals) - 1].stop), packed[0].total.dtype)
         for place, (_, total) in zip(self.layout, totals, strict=False):
             alike = (total.exponent == common).all()

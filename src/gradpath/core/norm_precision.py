@@ -5,7 +5,7 @@ from the gradient formed once more in float64, in which products of float32 fact
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core.scaled import NOTHING, Scaled, log10_of_root, magnitude, shift
+from gradpath.core.scaled import ZERO_EXPONENT, Scaled, log10_of_root, magnitude, shift
 from gradpath.core.trace import WeightGradients
 from gradpath.engine.partition import chunks
 
@@ -72,5 +72,5 @@ def _of_size_1(array: NDArray, leading: int) -> tuple[NDArray, NDArray]:
     and the exponents of what it is to be multiplied by again.
     """
     size = magnitude(array, leading)
-    size[size == NOTHING] = 0
+    size[size == ZERO_EXPONENT] = 0
     return shift(array, -size), size

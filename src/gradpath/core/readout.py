@@ -18,7 +18,7 @@ from gradpath.engine.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Sent:
+class OutputAdjoint:
     """What the loss sends back to the outputs of neighbouring ``seeds`` with the same ``scored`` timesteps (R,):
     ∂L/∂Y (R, S, B, O), with one exponent a network, because the 1/N of a mean over N positions may leave the band of
     :mod:`gradpath.core.scaled`.
@@ -33,28 +33,30 @@ def read_out(
     kind: Loss, weights: NDArray, bias: NDArray, top: NDArray, batches: Sequence[Batch]
 ) -> Iterator[tuple[NDArray, NDArray, float, NDArray]]:
     """Of each network: scored timesteps, Y (R, B, O), loss and ∂L/∂Y, from the top layer's H_1 … H_T (T, S, B, H)."""
-    for scored, seeds in _alike([np.flatnonzero(batch.mask.any(axis=1)) for batch in batches]):
+    for scored, seeds in _group_by_scored_steps([np.flatnonzero(batch.mask.any(axis=1)) for batch in batches]):
         rows = _rows(scored)
         outputs = top[rows, seeds].swapaxes(0, 1) @ weights[seeds, None]
         outputs += bias[seeds, None, None]
-        targets = beside([batch.targets[rows] for batch in batches[seeds]], 0)
-        mask = beside([batch.mask[rows] for batch in batches[seeds]], 0)
+        targets = stack_seeds([batch.targets[rows] for batch in batches[seeds]], 0)
+        mask = stack_seeds([batch.mask[rows] for batch in batches[seeds]], 0)
         losses, gradients = evaluate(kind, outputs, targets, mask)
         for index, loss in enumerate(losses.tolist()):
             yield scored, outputs[index], loss, gradients[index]
 
 
-def sent(tapes: Sequence[Tape]) -> Iterator[Sent]:
+def output_adjoints(tapes: Sequence[Tape]) -> Iterator[OutputAdjoint]:
     """What the losses of networks side by side send back."""
-    for scored, seeds in _alike([tape.scored for tape in tapes]):
-        gradient = beside([tape.loss_gradient for tape in tapes[seeds]], 1)
+    for scored, seeds in _group_by_scored_steps([tape.scored for tape in tapes]):
+        gradient = stack_seeds([tape.loss_gradient for tape in tapes[seeds]], 1)
         size = np.frexp(np.abs(gradient).max(axis=(0, 2, 3)))[1]
         exponent = np.empty(gradient.shape[:3], np.int32)
         exponent[:] = size[:, None]
-        yield Sent(scored, seeds, Scaled(np.ldexp(gradient, -size[:, None, None]), exponent))
+        yield OutputAdjoint(scored, seeds, Scaled(np.ldexp(gradient, -size[:, None, None]), exponent))
 
 
-def received(weights: NDArray, top: NDArray, sent: Sequence[Sent], buffers: BufferPool) -> tuple[Scaled, NDArray]:
+def hidden_adjoint(
+    weights: NDArray, top: NDArray, sent: Sequence[OutputAdjoint], buffers: BufferPool
+) -> tuple[Scaled, NDArray]:
     """∂⁺L/∂H_t (T, S, B, H) of the top layer, what comes back through W_hy; and at which timesteps (T,) it does."""
     arriving = buffers.empty(top.shape, top.dtype)
     exponent = np.zeros(arriving.shape[:-1], np.int32)
@@ -76,7 +78,7 @@ def received(weights: NDArray, top: NDArray, sent: Sequence[Sent], buffers: Buff
     return Scaled(arriving, exponent), has_direct
 
 
-def gradients(workspace: Workspace, width: int, entered: NDArray, sent: Sent) -> WeightGradients:
+def gradients(workspace: Workspace, width: int, entered: NDArray, sent: OutputAdjoint) -> WeightGradients:
     """The gradients of W_hy and b_y at the scored timesteps, where [H_t, 1], the first of what ``entered`` (T, S, B, K)
     the step after, is multiplied.
     """
@@ -89,14 +91,14 @@ def gradients(workspace: Workspace, width: int, entered: NDArray, sent: Sent) ->
     return step_gradients(workspace, slices, sent.scored, multiplied, delta)
 
 
-def beside(arrays: Sequence[NDArray], axis: int) -> NDArray:
+def stack_seeds(arrays: Sequence[NDArray], axis: int) -> NDArray:
     """Each network's array with those of the others along a new axis; of a single one a view."""
     if len(arrays) > 1:
         return np.stack(arrays, axis)
     return arrays[0][(slice(None),) * axis + (None,)]
 
 
-def _alike(scored: Sequence[NDArray]) -> Iterator[tuple[NDArray, slice]]:
+def _group_by_scored_steps(scored: Sequence[NDArray]) -> Iterator[tuple[NDArray, slice]]:
     """Neighbouring networks with the same scored timesteps: these, and which networks."""
     start = 0
     for _, group in groupby(scored, key=np.ndarray.tobytes):

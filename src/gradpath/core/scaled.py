@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gradpath.engine.partition import chunks
 
 LOG10_2, TINY = float(np.log10(2.0)), float(np.finfo(np.float64).tiny)
-NOTHING = np.int32(-(2**29))
+ZERO_EXPONENT = np.int32(-(2**29))
 """In the place of the exponent of a true zero: below every exponent, and still when some exponent is added to it."""
 
 # A row is brought back to size 1 when its largest element leaves 2^-40 … 2^40. The band is wide enough that ordinary
@@ -67,8 +67,8 @@ class Scaled:
         if first is None or (self.exponent == np.expand_dims(first, shared)).all():
             return Scaled(self.array, np.zeros(self.exponent.shape[:kept], np.int32) if first is None else first)
         size = magnitude(self.array, self.exponent.ndim) + self.exponent
-        common = size.max(axis=shared, keepdims=True, initial=NOTHING)
-        common = np.where(common < NOTHING // 2, 0, common)
+        common = size.max(axis=shared, keepdims=True, initial=ZERO_EXPONENT)
+        common = np.where(common < ZERO_EXPONENT // 2, 0, common)
         return Scaled(shift(self.array, self.exponent - common), common.squeeze(shared))
 
     def plain(self) -> NDArray:
@@ -128,10 +128,10 @@ def shift(array: NDArray, exponent: NDArray) -> NDArray:
 
 
 def magnitude(array: NDArray, leading: int) -> NDArray:
-    """Exponent e with max|array| in [2^(e-1), 2^e) for each of the ``leading`` indices; ``NOTHING`` for a zero."""
+    """Exponent e with max|array| in [2^(e-1), 2^e) for each of the ``leading`` indices, ``ZERO_EXPONENT`` of a 0."""
     axes = tuple(range(leading, array.ndim))
     largest = np.maximum(array.max(axis=axes, initial=0), -array.min(axis=axes, initial=0))
-    return np.where(largest > 0, np.frexp(largest)[1], NOTHING).astype(np.int32)
+    return np.where(largest > 0, np.frexp(largest)[1], ZERO_EXPONENT).astype(np.int32)
 
 
 def add_direct(adjoint: list[NDArray], exponent: NDArray, addend: NDArray, addend_exponent: NDArray) -> None:
@@ -160,9 +160,9 @@ def renormalise(adjoint: list[NDArray], exponent: NDArray) -> None:
     outside = some & ((largest > HIGH) | (largest < LOW))
     if not outside.any():
         return
-    size = np.where(some, np.frexp(largest)[1], NOTHING)
+    size = np.where(some, np.frexp(largest)[1], ZERO_EXPONENT)
     top = size.max(axis=-1, keepdims=True)
-    alike = ((size == NOTHING) | (size >= top - BAND // 2)) & (exponent == exponent[..., :1])
+    alike = ((size == ZERO_EXPONENT) | (size >= top - BAND // 2)) & (exponent == exponent[..., :1])
     leaving = np.where(some & (np.abs(size) > BAND // 2), size, 0)
     change = np.where(alike.all(axis=-1, keepdims=True), top, leaving)
     change = np.where(outside.any(axis=-1, keepdims=True), change, 0)

@@ -72,7 +72,7 @@ class LayerTape:
         """The tape of some consecutive steps, as views."""
         return self._each(lambda value: value[start : stop + 1], lambda value: value[start:stop])
 
-    def alone(self) -> "LayerTape":
+    def with_seed_axis(self) -> "LayerTape":
         """A single seed with an axis S of length 1, as views."""
         return self.map(lambda value: value[:, None])
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core.scaled import NOTHING, Scaled, magnitude, shift
+from gradpath.core.scaled import ZERO_EXPONENT, Scaled, magnitude, shift
 from gradpath.core.trace import ParameterSlice, WeightGradients
 from gradpath.engine.workspace import Workspace, repeated
 
@@ -50,7 +50,7 @@ def _pass(
     exponent = np.zeros((steps, seeds), np.int32) if scaled else np.array(delta.exponent[:, :, 0])
     rows = workspace.parts(steps, steps * batch * inner * blocks * width)
     totals = [buffers.empty((seeds, blocks, inner, width), dtype) for _ in rows]
-    sums = np.full((len(rows), seeds, len(slices)), NOTHING)
+    sums = np.full((len(rows), seeds, len(slices)), ZERO_EXPONENT)
 
     def add(part: int, some: slice) -> None:
         found = squares[some], sizes[some], exponent[some], totals[part], sums[part]
@@ -62,7 +62,7 @@ def _pass(
         for total, own in zip(totals, sums, strict=True):
             _rescale_total(slices, total, own, common)
         totals[0] += totals[1]
-    common[common == NOTHING] = 0
+    common[common == ZERO_EXPONENT] = 0
     return squares, sizes, exponent, totals[0].swapaxes(1, 2), common
 
 
@@ -125,7 +125,7 @@ def _prescale_inputs(slices: Sequence[ParameterSlice], entered: NDArray, exponen
         size[size <= LARGE] = 0
         exponent += size
         entered = shift(entered, -size)
-        enters -= np.where(enters == NOTHING, 0, size[..., None])
+        enters -= np.where(enters == ZERO_EXPONENT, 0, size[..., None])
     return entered, enters
 
 
@@ -137,11 +137,13 @@ def _row_scales(
     at which little else than its small δ counts, because what entered elsewhere is 0.
     """
     scale = np.zeros((*enters.shape[:2], 1, total.shape[2], 1), delta.dtype)
-    alive = magnitude(delta, 2) > NOTHING
-    size = np.where(alive[..., None] & (enters > NOTHING), np.maximum(enters, SMALL) + exponent[..., None], NOTHING)
+    alive = magnitude(delta, 2) > ZERO_EXPONENT
+    size = np.where(
+        alive[..., None] & (enters > ZERO_EXPONENT), np.maximum(enters, SMALL) + exponent[..., None], ZERO_EXPONENT
+    )
     largest = np.maximum(sums, size.max(axis=0))
     # What would be subnormal beside the largest is lost in the sum anyway, and would slow it down tenfold.
-    counts = (size > NOTHING) & (size - largest >= np.finfo(delta.dtype).minexp)
+    counts = (size > ZERO_EXPONENT) & (size - largest >= np.finfo(delta.dtype).minexp)
     power = np.where(counts, np.ldexp(delta.dtype.type(1), np.where(counts, exponent[..., None] - largest, 0)), 0)
     _rescale_total(slices, total, sums, largest)
     for index, one in enumerate(slices):

@@ -653,22 +653,23 @@ static void extent(PyArrayObject *array, int whole, npy_intp *low, npy_intp *hig
 
 static PyObject *aliasing(PyObject *self, PyObject *arrays)
 {
-    npy_intp fields[3 * MAX_ARRAYS * MAX_ARRAYS / 2], *field = fields, low[2], high[2];
+    npy_intp fields[3 * MAX_ARRAYS * MAX_ARRAYS / 2], *field = fields, low[2][MAX_ARRAYS], high[2][MAX_ARRAYS];
     if (!PyTuple_Check(arrays) || PyTuple_GET_SIZE(arrays) > MAX_ARRAYS)
         return PyErr_Format(PyExc_TypeError, "a tuple of at most %d arrays", MAX_ARRAYS);
-    for (Py_ssize_t i = 1; i < PyTuple_GET_SIZE(arrays); i++)
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(arrays); i++) {
+        PyArrayObject *one = (PyArrayObject *)PyTuple_GET_ITEM(arrays, i);
+        for (int whole = 0; whole < 2; whole++)
+            extent(one, whole, &low[whole][i], &high[whole][i]);
         for (Py_ssize_t j = 0; j < i; j++) {
-            PyArrayObject *one = (PyArrayObject *)PyTuple_GET_ITEM(arrays, i);
             PyArrayObject *other = (PyArrayObject *)PyTuple_GET_ITEM(arrays, j);
             /* Arrays that move alike lie to each other at every t as they do at t = 0. */
             int whole = PyArray_STRIDE(one, 0) != PyArray_STRIDE(other, 0);
-            extent(one, whole, &low[0], &high[0]);
-            extent(other, whole, &low[1], &high[1]);
-            if (low[0] < high[1] && low[1] < high[0]) {
+            if (low[whole][i] < high[whole][j] && low[whole][j] < high[whole][i]) {
                 *field++ = i, *field++ = j;
                 *field++ = PyArray_BYTES(one) - PyArray_BYTES(other);
             }
         }
+    }
     return PyBytes_FromStringAndSize((char *)fields, (char *)field - (char *)fields);
 }
 

@@ -18,16 +18,16 @@ the elementwise part makes up for."""
 
 def empty(*shape: int, dtype: DTypeLike, buffers: BufferPool) -> NDArray:
     """An array (…, B, n, H) for the products."""
-    return buffers.empty(shape, dtype) if shape[-1] < APART else apart(*shape, dtype=dtype, buffers=buffers)
+    return buffers.empty(shape, dtype) if shape[-1] < APART else per_gate_layout(*shape, dtype=dtype, buffers=buffers)
 
 
-def apart(*shape: int, dtype: DTypeLike, buffers: BufferPool) -> NDArray:
+def per_gate_layout(*shape: int, dtype: DTypeLike, buffers: BufferPool) -> NDArray:
     """An array (…, B, n, H) whose blocks lie apart."""
     *leading, rows, blocks, width = shape
     return buffers.empty((*leading, blocks, rows, width), dtype).swapaxes(-2, -3)
 
 
-def grouped(array: NDArray) -> NDArray:
+def as_gemm_operand(array: NDArray) -> NDArray:
     """The same array, or some of its blocks, as the products see it: (…, g, B, n/g·H), a view."""
     *leading, rows, blocks, width = array.shape
     if width >= APART:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STAGES = ("at initialisation", "after training")
 READ = "credit"
 DASHES = dict(zip(STAGES, ("--", "-"), strict=True))
-NOTHING = "#d4d4d4"
+ZERO_EXPONENT = "#d4d4d4"
 """The colour of a true zero, lighter than elsewhere: here they are half of the map."""
 
 
@@ -153,7 +153,7 @@ def _image(axes: "Axes", group: common.Group, values: NDArray, colors: str, low:
     image = finite.image(
         axes,
         values.T,
-        cmap=matplotlib.colormaps[colors].with_extremes(bad=NOTHING),
+        cmap=matplotlib.colormaps[colors].with_extremes(bad=ZERO_EXPONENT),
         vmin=low,
         vmax=high,
         origin="lower",

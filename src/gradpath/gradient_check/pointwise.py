@@ -114,14 +114,10 @@ class Derivative:
 
     def step(self, point: Sequence[NDArray]) -> Left:
         """The states that leave (k, B, H), the gates (B, n, H) and what is saved, of one step from a point."""
-        cell, kept = self._cell, len(self._cell.states)
-        pre = np.stack(point[:-kept], axis=-2)
-        enter = [np.array(state) for state in point[-kept:]]
-        leave, saved = ([np.empty_like(enter[0]) for _ in names] for names in (cell.states, cell.saved))
-        gates = np.empty_like(pre)
+        kept = len(self._cell.states)
         with np.errstate(all="ignore"):
-            cell.step(pre, gates, enter, leave, saved)
-        return np.stack(leave), gates, np.array(saved)
+            s = self._cell.new_step(np.stack(point[:-kept], axis=-2), [np.array(state) for state in point[-kept:]])
+        return np.stack(s.leaving), s.gates, np.array(s.saved)
 
     def _leaving(self, point: Sequence[NDArray]) -> NDArray:
         return self.step(point)[0]

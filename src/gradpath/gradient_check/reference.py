@@ -143,7 +143,7 @@ class LongHand(Network):
     """Can the derivative of the cell's step be taken by a complex step?"""
 
     def _adjoints(
-        self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[readout.Sent], workspace: Workspace
+        self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[readout.OutputAdjoint], workspace: Workspace
     ) -> tuple[list[LayerAdjoint], list[Scaled]]:
         """In the place of the layers' own BPTT."""
         own, (each,) = [layer.seed(0) for layer in layers], sent

@@ -57,9 +57,7 @@ def _losses(network: Network, thetas: NDArray, batch: Batch) -> NDArray:
                 pre += weights.b.reshape(len(part), 1, len(cell.blocks), -1)
                 for reads, entering, matrix in ((cell.reads_x, x, weights.x), (cell.reads_h, states[0], weights.h)):
                     pre[:, :, reads] += (entering @ matrix).reshape(*pre.shape[:2], -1, cell.hidden_size)
-                leave, saved = ([np.empty_like(states[0]) for _ in names] for names in (cell.states, cell.saved))
-                cell.step(pre, np.empty_like(pre), states, leave, saved)
-                states = leave
+                states = list(cell.new_step(pre, states).leaving)
                 outputs.append(states[0])
             below = np.stack(outputs)
         w_hy, b_y = network.packed(part)[-2:]

@@ -1,5 +1,5 @@
 """The backward pass a second time, as a textbook writes it: one loop over t in float64, nothing recorded, packed, cut
-in halves or computed in runs, no ``step_backward``. With J_t the local Jacobian of
+in two or computed in chunks, no ``step_backward``. With J_t the local Jacobian of
 :mod:`gradpath.gradient_check.pointwise`, s the states and a the pre-activations of a layer's step,
 
     δa_t = (∂s_t/∂a_t)ᵀ λ_t      λ_{t-1} = (∂s_t/∂s_{t-1})ᵀ λ_t + Σ_gates δa_t W_·hᵀ + ∂⁺L/∂H_{t-1}

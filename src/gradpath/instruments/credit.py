@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core.network import Network
-from gradpath.core.scaled import LOG10_2, NOTHING, Scaled, combined, magnitude, shift
+from gradpath.core.scaled import LOG10_2, ZERO_EXPONENT, Scaled, combined, magnitude, shift
 from gradpath.core.step_loss import trace_of_step
 from gradpath.core.trace import Factor, Measurement, Trace
 from gradpath.instruments import Instrument
@@ -67,7 +67,7 @@ def _alignment(trace: Trace, steps: NDArray) -> tuple[NDArray, NDArray]:
     """(T, steps) cos(g_s, g_t) and (T,) log10 ‖g_t‖."""
     # Each g_t is brought to about size 1 before it is multiplied, so that no product leaves float64.
     size = np.max([(magnitude(delta.array, 2) + delta.exponent).max(axis=1) for delta in trace.deltas], axis=0)
-    size = np.where(size < NOTHING // 2, 0, size)
+    size = np.where(size < ZERO_EXPONENT // 2, 0, size)
     products, squares = np.zeros((len(size), len(steps))), np.zeros(len(size))
     for factor in _recurrent(trace):
         for part in _parts(factor):

@@ -93,7 +93,7 @@ def whole_lag(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str,
     linear in what arrives at H_t, and what arrives in truth is ∂⁺L/∂H_t, which makes the carousel, and
     Σ δa_{t+1} W_·hᵀ, which makes the rest. So each has the relative error of its own recursion in the adjoint's type.
     """
-    tape, cell = trace.tape.layers[layer].alone(), network.cell
+    tape, cell = trace.tape.layers[layer].with_seed_axis(), network.cell
     received = trace.direct[network.prefix(layer) + cell.output]
     weights, delta = _weights(network, trace, layer), trace.deltas[layer]
     through = np.zeros_like(received.array)
