@@ -20,6 +20,7 @@ from gradpath.figures import CannotDrawError, Figure
 from gradpath.schema.discovery import discover
 from gradpath.tracking import declarations, loader, store
 from gradpath.tracking.loader import Run
+from gradpath.tracking.recorder import Recorder
 from gradpath.training.experiment import Experiment
 from test_artifact import arrays, npz, refused
 
@@ -64,6 +65,7 @@ def changed(**fields: Any) -> str:
         (" " * 200_000, "longer than"),
         ("[" * 50_000, "cannot be read: RecursionError"),
         (changed().replace("5.2", "NaN"), "is nan"),
+        (changed().replace("5.2", "1e99"), "far outside the panel"),
         (changed().replace("5.2", "1e999"), "is inf"),
     ],
 )
@@ -76,15 +78,34 @@ def test_names_in_them_cannot_steer_the_terminal() -> None:
     assert (found.label, found.idle) == (r"\x1b[31m", (r"\u202eabc",))
 
 
+def test_declarations_that_cannot_be_stored_are_refused_before_training(experiment: Experiment, home: Path) -> None:
+    cell = LSTM(2)
+    cell.__dict__["roles"] = replace(cell.roles, label="x" * 101)
+    with pytest.raises(ValueError, match="cannot be stored"):
+        Recorder(replace(experiment, cell=cell), {"sweep_id": "s"})
+
+
+def test_roles_of_another_cell_are_refused(home: Path) -> None:
+    execute(compose.experiment([*SMALL, "arm=lstm"]), "s")
+    rewrite(home, roles=np.array(declarations.as_text(replace(LSTM(2).roles, states=("H", "M"), carrier="M"))))
+    with pytest.raises(store.StoreError, match="its roles are those of another cell"):
+        loader.load(None, "gradpath", "s")
+
+
+def rewrite(home: Path, **arrays: np.ndarray) -> None:
+    """The artifacts without their roles, and with other arrays."""
+    for file in home.rglob(Path(store.ARTIFACT).name):
+        with np.load(file) as held:
+            kept = {name: held[name] for name in held.files if name != "roles"}
+        np.savez(file, **(kept | arrays))  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def old(home: Path) -> list[Run]:
     """Runs as version 0.1 stored them."""
     for arm in ("rnn", "lstm"):
         execute(compose.experiment([*SMALL, f"arm={arm}"]), "s")
-    for file in home.rglob(Path(store.ARTIFACT).name):
-        with np.load(file) as held:
-            kept = {name: held[name] for name in held.files if name != "roles"}
-        np.savez(file, **kept)  # type: ignore[arg-type]
+    rewrite(home)
     return loader.load(None, "gradpath", "s")
 
 

@@ -169,7 +169,7 @@ class Cell(Settings, ABC):
             label=self.label or type(self).__module__.rpartition(".")[2],
             variant=self.variant,
             layers=self.layers,
-            states=self.states,
+            states=tuple(self.states),
             output=self.output,
             carrier=self.carrier,
             parameters=parameters | {name: Parameter("readout") for name in READOUT},
@@ -177,7 +177,7 @@ class Cell(Settings, ABC):
             watched=dict(self.watched),
             keeping=self.keeping,
             recurrence=self.recurrence.name if self.recurrence else None,
-            idle=self.idle,
+            idle=tuple(self.idle),
             colors=self.colors,
             drawing=self.drawing,
         )

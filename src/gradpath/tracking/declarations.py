@@ -20,8 +20,11 @@ LONGEST = 100
 
 
 def as_text(roles: Roles) -> str:
-    """The roles as JSON."""
-    return json.dumps(asdict(roles), ensure_ascii=False)
+    """The roles as JSON; ValueError where they would not come back as they are."""
+    text = json.dumps(asdict(roles), ensure_ascii=False)
+    if from_text(text) != roles:
+        raise ValueError("what the cell declares cannot be stored: names that are too long or not printable")
+    return text
 
 
 def from_text(text: str) -> Roles:

@@ -206,14 +206,17 @@ def _read(client: "MlflowClient", run: "MlflowRun", point: str) -> Run:
         measured = artifact.measurements(path)
     with _artifact(client, run, "config.yaml") as path:
         config = artifact.configuration(path, point)
-    held = vars(measured)
-    if measured.roles is None:
+    roles = measured.roles
+    if roles is None:
         try:
             readings = {name: series.names for name, series in measured.series.items()}
-            held = held | {"roles": declarations.of_configuration(config["cell"], readings)}
+            roles = declarations.of_configuration(config["cell"], readings)
         except Exception as error:  # of a cell's own code, or of settings that it does not take
             raise DamagedError(f"its cell has no roles: {printable(error, 200)}") from None
-    return Run(run.info.run_id, _name(run), printable(arm, 120), config, tags, **held)
+    read = measured.series.get("state_grad_norm")
+    if roles.layers != config["cell"]["layers"] or (read and roles.bottom_carrier not in read.names):
+        raise DamagedError("its roles are those of another cell")
+    return Run(run.info.run_id, _name(run), printable(arm, 120), config, tags, **vars(measured) | {"roles": roles})
 
 
 @contextmanager

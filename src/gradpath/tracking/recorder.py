@@ -50,6 +50,7 @@ class Recorder:
         self.experiment_id = store.experiment_id(self.client, experiment.tracking.experiment)
         self.run_id = ""
         self._tags = dict(tags) | process_tags() | {"config_hash": experiment.config_hash}
+        self._roles = as_text(experiment.cell.roles)  # before training, so that nothing is lost if it cannot be stored
         self._tags["attempt"] = secrets.token_hex(8)
         self._pending: list[Any] = []
         self._news: dict[str, str] = {}
@@ -245,7 +246,7 @@ class Recorder:
         """
         arrays: dict[str, NDArray] = {
             "schema_version": np.array(store.SCHEMA_VERSION),
-            "roles": np.array(as_text(self.experiment.cell.roles)),
+            "roles": np.array(self._roles),
             "lag": np.arange(self.experiment.task.timesteps)[::-1],
             "chance_loss": np.array(self.experiment.task.chance_loss),
             "longest_lag": np.array(self.experiment.task.lags[1]),

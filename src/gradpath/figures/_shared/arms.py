@@ -79,7 +79,7 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     keyed = sorted(by_config.items(), key=lambda item: (_rank(item[1][0]), item[1][0].arm, _plainest(item[0])))
     taken = {own_color(members[0]) for members in by_config.values()}
     spare = iter([color for color in palette.SPARE if color not in taken] * len(keyed))
-    used: set[str] = set()
+    given: set[str] = set()
     found: list[tuple[str, str, str, list[Run]]] = []
     for config, members in keyed:
         arm = members[0].arm
@@ -88,8 +88,8 @@ def groups(runs: Sequence[Run]) -> list[Group]:
         silent = {f"cell.{name}" for name in members[0].roles.idle}
         differing = [_short(k, v) for k, v in config if v != "None" and k not in silent and _tells(k, rivals)]
         own = own_color(members[0])
-        color = own if own and arm not in used else next(spare)
-        used.add(arm)
+        color = own if own and own not in given else next(spare)
+        given.add(color)
         dash = "--" if "clipped_" in arm else "-"
         found.append((", ".join([arm_label(members[0]), *differing]), color, dash, members))
     labels = shortened([name for name, *_ in found])
