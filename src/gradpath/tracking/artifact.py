@@ -51,7 +51,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What ``measurements.npz`` holds; see ``Recorder._arrays``."""
+    """What ``measurements.npz`` holds; see ``Readings.arrays``."""
 
     lag: NDArray
     loss: Series

@@ -18,19 +18,16 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from gradpath.tracking import store
-from gradpath.tracking.declarations import as_text
-from gradpath.tracking.evidence import outcome, weigh
 from gradpath.tracking.liveness import process_tags, pulse
 from gradpath.tracking.mlflow_metrics import Point, TrainingCurves, left_out, not_finite, over_lag
+from gradpath.tracking.readings import Readings
 from gradpath.tracking.summary import summary
 from gradpath.tracking.unsent import keep
-from gradpath.tracking.verdict import judge
 from gradpath.training.experiment import Experiment, unit_name
-from gradpath.training.loop import Evaluation, Step
+from gradpath.training.loop import Step
 
 FLUSH_SECONDS = 10.0
 PATIENCE, PATIENCE_INTERRUPTED = 300.0, 3.0
@@ -50,17 +47,12 @@ class Recorder:
         self.experiment_id = store.experiment_id(self.client, experiment.tracking.experiment)
         self.run_id = ""
         self._tags = dict(tags) | process_tags() | {"config_hash": experiment.config_hash}
-        self._roles = as_text(experiment.cell.roles)  # before training, so that nothing is lost if it cannot be stored
         self._tags["attempt"] = secrets.token_hex(8)
         self._pending: list[Any] = []
         self._news: dict[str, str] = {}
         self._flushed = time.monotonic()
         self._asked = self._waits = False
-        self._series: dict[str, tuple[tuple[str, ...], list[int], list[NDArray]]] = {}
-        self._losses: list[tuple[int, float]] = []
-        self._norms: dict[int, float] = {}
-        self._evaluations: list[tuple[int, Evaluation]] = []
-        self._diverged_at: int | None = None
+        self._readings = Readings(experiment)
         self._curves = TrainingCurves(experiment)
         self._left_out: list[Point] = []
 
@@ -85,7 +77,7 @@ class Recorder:
         failure = self._close(error)
         if failure is None and not isinstance(error, store.StoreError):
             return
-        kept = keep(self.run_id, self._arrays(), self.experiment.resolved())
+        kept = keep(self.run_id, self._readings.arrays(), self.experiment.resolved())
         refusal = error if isinstance(error, store.StoreError) else failure
         if isinstance(refusal, store.StoreError):
             whole = refusal.but_kept(kept)
@@ -130,19 +122,12 @@ class Recorder:
 
     def record(self, step: Step) -> None:
         """Takes in one training step."""
-        self._losses.append((step.step, step.loss))
-        self._norms[step.step] = step.log10_grad_norm
+        self._readings.add(step)
         for point in self._curves.points(step):
             self._metric(*point)
-        for name, measurement in step.measurements.items():
-            _, steps, values = self._series.setdefault(name, (measurement.names, [], []))
-            steps.append(step.step)
-            values.append(measurement.values)
         if step.evaluation is not None:
-            self._evaluations.append((step.step, step.evaluation))
             self._news["solved"] = str(step.evaluation.solved).lower()
         if step.diverged:
-            self._diverged_at = step.step
             self._news |= {"diverged": "true", "diverged_at_step": str(step.step)}
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush_if_it_answers()
@@ -212,15 +197,15 @@ class Recorder:
 
     def _finish(self) -> None:
         """The curves over the lag, the summary numbers, and the artifact."""
-        points, zeros = over_lag(self.experiment, self._series, self._diverged_at)
+        series, diverged_at = self._readings.series, self._readings.diverged_at
+        points, zeros = over_lag(self.experiment, series, diverged_at)
         for point in points:
             self._metric(*point)
         if zeros:
             self._news["true_zeros"] = "; ".join(f"{key}: {text}" for key, text in zeros.items())[:TAG]
-        if lost := left_out(self._left_out) | not_finite(self.experiment, self._series):
+        if lost := left_out(self._left_out) | not_finite(self.experiment, series):
             self._news["not_finite"] = "; ".join(f"{key}: {text}" for key, text in lost.items())[:TAG]
-        last = self._losses[-1][0] if self._losses else 0
-        for name, value, step in summary(self.experiment, self._series, last, self._diverged_at):
+        for name, value, step in summary(self.experiment, series, self._readings.last_step, diverged_at):
             self._metric(f"summary/{name}", value, step)
         self._flush()
         self._artifact()
@@ -230,42 +215,17 @@ class Recorder:
         """The verdict, once the run has come to its end. As a parameter too: the UI sorts by those, not by tags."""
         from mlflow.entities import Param, RunTag
 
-        e = self.experiment
-        if self._diverged_at is None and not (self._losses and self._losses[-1][0] == e.train.steps):
+        if (verdict := self._readings.verdict()) is None:
             return
-        evaluation = self._evaluations[-1][1] if self._evaluations else None
-        known = outcome(e.task, self._losses[0][1], evaluation, self._diverged_at)
-        verdict = judge(weigh(known, self._series, self._norms, e.cell.roles))
         tags = [RunTag("verdict", verdict.word), RunTag("verdict_reason", verdict.reason)]
         self.client.log_batch(self.run_id, params=[Param("verdict", verdict.word)], tags=tags)
-
-    def _arrays(self) -> dict[str, NDArray]:
-        """``measurements.npz``: for each instrument ``NAME/values`` [probe, T, name] (or [probe, name]) in float64,
-        ``NAME/steps`` the probes' training steps, ``NAME/names``; ``lag`` (T,); loss and evaluations over training;
-        what the figures need to know of the task; ``roles``, what the cell declares of itself, as JSON.
-        """
-        arrays: dict[str, NDArray] = {
-            "schema_version": np.array(store.SCHEMA_VERSION),
-            "roles": np.array(self._roles),
-            "lag": np.arange(self.experiment.task.timesteps)[::-1],
-            "chance_loss": np.array(self.experiment.task.chance_loss),
-            "longest_lag": np.array(self.experiment.task.lags[1]),
-            "loss/steps": np.array([step for step, _ in self._losses]),
-            "loss/values": np.array([loss for _, loss in self._losses]),
-            "evaluation/steps": np.array([step for step, _ in self._evaluations]),
-            "evaluation/values": np.array([[e.loss, e.score, e.solved] for _, e in self._evaluations]).reshape(-1, 3),
-        }
-        for name, (columns, steps, readings) in self._series.items():
-            arrays |= {f"{name}/names": np.array(columns), f"{name}/steps": np.array(steps)}
-            arrays[f"{name}/values"] = np.stack(readings)
-        return arrays
 
     def _artifact(self) -> None:
         """Stores ``measurements.npz``; MLflow shows it under its name when it is whole."""
         folder, _, file = store.ARTIFACT.rpartition("/")
         with tempfile.TemporaryDirectory() as scratch:
             whole = Path(scratch) / file
-            store.ask("", "write a temporary file", lambda: np.savez(whole, **self._arrays()))  # type: ignore[arg-type]
+            store.ask("", "write a temporary file", lambda: np.savez(whole, **self._readings.arrays()))  # type: ignore[arg-type]
             self.client.log_artifact(self.run_id, str(whole), folder)
 
 
