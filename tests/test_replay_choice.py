@@ -7,16 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from conftest import PATIENCE, signature
 from gradpath import engine
 from gradpath.cells.rnn import RNN
 from gradpath.commands import compose, execute
+from gradpath.core.cell import Step
 from gradpath.engine import compiled, replay
 from gradpath.engine.replay import Loop
 from gradpath.schema.settings import ConfigError
@@ -120,10 +119,10 @@ def test_a_run_is_the_same_to_the_bit_whichever_loop_runs(home: Path, overrides:
     assert one.metrics == other.metrics
 
 
-def by_clip(self: Any, pre: NDArray, gates: NDArray, enter: Any, leave: Any, saved: Any) -> None:
+def by_clip(self: RNN, s: Step) -> None:
     """The step of a ReLU, with what is no ufunc."""
-    gates[...] = np.clip(pre, 0, None)
-    leave[0][...] = gates[..., 0, :]
+    s.gates[...] = np.clip(s.pre, 0, None)
+    s.leaving[0][...] = s.gates[..., 0, :]
 
 
 @built

@@ -218,4 +218,5 @@ def test_one_display_for_all(home: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert said[-1] == f"{name}: median test loss {test:.4g}, 0 of 4 solved"
     (last,) = [line for line in said if line.startswith(f"{name}: step 40/40, median loss {loss:.4g}, ")]
     assert f", {4 - len(whole)} of 4 diverged, " in last
-    assert len(said) == 2 + 4 - len(whole)
+    assert sum(": loop over time: " in line for line in said) == 1
+    assert len(said) == 3 + 4 - len(whole)

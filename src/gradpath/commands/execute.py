@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from importlib.metadata import version
 from statistics import median
 
@@ -14,7 +13,6 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from gradpath.commands.signals import Terminated, terminable
-from gradpath.core.network import Network
 from gradpath.engine import compiled
 from gradpath.schema import locations
 from gradpath.schema.settings import ConfigError
@@ -81,7 +79,7 @@ def check_loops(experiments: Iterable[Experiment]) -> None:
             return
         shapes = {(repr(e.cell), e.task.sizes, e.train.dtype): e for e in experiments}
         for e in shapes.values():
-            network, rng = Network(replace(e.cell), *e.task.sizes, e.task.loss), np.random.default_rng(0)
+            network, rng = e.network, np.random.default_rng(0)
             theta, batch = (
                 e.init.draw(rng, network, e.train.dtype.numpy),
                 e.task.sample(rng, 1).astype(e.train.dtype.numpy),
