@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gradpath.commands import compose
 from gradpath.commands.execute import execute
 from gradpath.figures import CannotDrawError, Figure
-from gradpath.figures._shared import common, finite
+from gradpath.figures._shared import arms, common, finite
 from gradpath.instruments import Instrument
 from gradpath.schema.discovery import discover
 from gradpath.tracking.loader import Run, Series
@@ -358,6 +358,7 @@ def test_a_median_with_what_is_not_finite() -> None:
 
 def test_text_from_a_store_is_drawn_as_it_is() -> None:
     """Dollars are no mathematics, a newline no second line, and long names that differ at the end stay apart."""
+    assert arms.shortened(["a", "a", "b", "a"]) == ["a", "a (2)", "b", "a (3)"]
     names = ["$\\frac", "a$_b$^2", "two\nlines", "_hidden", "x" * 4000, "x" * 4000 + "y"]
     rnn, _ = healthy("norm_by_lag")
     runs = [replace(rnn[0], arm=name, config=rnn[0].config | {"arm": name}) for name in names]

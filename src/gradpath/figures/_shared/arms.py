@@ -54,15 +54,14 @@ def plain(text: str) -> str:
 
 def shortened(names: Sequence[str]) -> list[str]:
     """The names for a picture: what is too long loses its middle, and two that then look alike are numbered."""
-    limit, found = 4 * WIDEST, list[str]()
+    limit, seen, found = 4 * WIDEST, list[str](), list[str]()
     for name in names:
         text = " ".join(name.split())
         if len(text) > limit:
             text = f"{text[: limit // 2]}…{text[1 - limit // 2 :]}"
-        copies = found.count(text)
-        found.append(text)
-        if copies:
-            found[-1] = f"{text} ({copies + 1})"
+        seen.append(text)
+        copies = seen.count(text)
+        found.append(f"{text} ({copies})" if copies > 1 else text)
     return [plain(text) for text in found]
 
 
@@ -127,24 +126,30 @@ def _short(key: str, value: str) -> str:
 
 
 def arm_label(run: Run) -> str:
-    """``clipped_rnn`` → ``clipped RNN``, ``lstm_no_forget_gate`` → ``LSTM, no forget gate``; a name that its cell does
-    not declare as it is typed.
+    """``clipped_rnn`` → ``clipped RNN``, ``lstm_no_forget_gate`` → ``LSTM, no forget gate``, by what the cell declares;
+    an arm that is not its cell's as it is typed.
     """
-    clipping = _clipping(run)
+    clipping, cell = _clipping(run)
     variant = run.roles.variant.replace("_", " ")
-    words = run.roles.label + (f", {variant}" if variant else "")
+    words = cell if cell != _cell(run) else run.roles.label + (f", {variant}" if variant else "")
     return f"{clipping.replace('_', '-')} {words}" if clipping else words
 
 
 def own_color(run: Run) -> str | None:
     """The colour that the cell declares for its plain form; None for other arms."""
-    return None if run.roles.variant else (run.roles.colors or {}).get(_clipping(run))
+    clipping, cell = _clipping(run)
+    return None if run.roles.variant or cell != _cell(run) else (run.roles.colors or {}).get(clipping)
 
 
-def _clipping(run: Run) -> str:
-    """``clipped``, ``value_clipped`` or nothing, as the arm's name begins."""
-    clipping, clipped, _ = run.arm.rpartition("clipped_")
-    return f"{clipping}clipped" if clipped else ""
+def _clipping(run: Run) -> tuple[str, str]:
+    """``clipped``, ``value_clipped`` or nothing, as the arm's name begins; and the rest of it."""
+    clipping, clipped, cell = run.arm.rpartition("clipped_")
+    return f"{clipping}clipped" if clipped else "", cell
+
+
+def _cell(run: Run) -> str:
+    """What the cell is called in the name of an arm."""
+    return "_".join(filter(None, (run.config["cell"]["name"], run.roles.variant)))
 
 
 def _rank(run: Run) -> int:
