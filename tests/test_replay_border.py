@@ -441,12 +441,14 @@ def test_whatever_is_handed_over(seed: int) -> None:
         (lambda rows: np.negative(rows[0], out=rows[0]) if -rows[0] else None, "branches on the data"),
         (
             lambda rows: np.multiply(rows[0], np.float64(rows[0][0, 0]), out=rows[0]),
-            "computes what its calls of ufuncs",
+            "takes a number out of an array",
         ),
         (
             lambda rows: np.multiply(rows[0], -1 if rows[0][0, 0] < 2 else 1, out=rows[0]),
-            "computes what its calls of u",
+            "takes a number out of an array",
         ),
+        (lambda rows: np.multiply(rows[0], rows[0][0, :1].item(), out=rows[0]), "takes a number out of an array"),
+        (lambda rows: np.multiply(rows[0], max(rows[0][0]), out=rows[0]), "takes a number out of an array"),
         (lambda rows: np.add(rows[0], 1, out=rows[0], where=[True]), "calls add in a way of its own"),
         (lambda rows: np.add.reduce(rows[0], axis=0), "calls add.reduce in a way of its own"),
         (lambda rows: rows[0].sort(), "calls no ufunc"),

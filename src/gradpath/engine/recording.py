@@ -72,6 +72,16 @@ class _Watched(np.ndarray):
     def __setitem__(self, key: Any, value: Any) -> None:
         self.notes.call(np.positive, (value,), self[key])
 
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return found if isinstance(found, np.ndarray) else self._number()
+
+    def _number(self, *_: Any) -> Any:
+        """It would be a constant of the recording, and is another number at the next step."""
+        raise CannotRecordError("takes a number out of an array")
+
+    __float__ = __int__ = __complex__ = __index__ = __iter__ = item = tolist = tobytes = _number  # type: ignore[assignment]
+
     def __bool__(self) -> bool:
         raise CannotRecordError("branches on the data")
 

@@ -98,41 +98,33 @@ class Loop:
         if any(array.ndim == 1 for array in arrays):
             raise CannotRecordError("has rows that are single numbers")
         rows = [array[t] for array in arrays]
-        before, rng = [row.copy() for row in rows], np.random.default_rng(0)
-        # Not of what is the same at every t, as a matrix is: another thread may be reading it.
-        changed = [bool(array.strides[0]) and array.dtype.kind == "f" for array in arrays]
-        others = [rng.normal(size=row.shape) if new else row.copy() for row, new in zip(rows, changed, strict=True)]
+        before = [row.copy() for row in rows]
 
-        def put(values: Sequence[NDArray]) -> None:
-            for row, value in zip(rows, values, strict=True):
+        def restore() -> None:
+            for row, value in zip(rows, before, strict=True):
                 if row.flags.writeable:
                     row[...] = value
 
-        def result(values: Sequence[NDArray], work: Callable[[], Any]) -> list[bytes]:
-            """What some work makes of these values of the rows, which then hold what they did
-            before.
-            """
+        def result(work: Callable[[], Any]) -> list[bytes]:
+            """What some work makes of the rows, which then hold what they did before."""
             try:
-                put(values)
                 work()
                 return [row.tobytes() for row in rows]
             finally:
-                put(before)
+                restore()
 
         try:
             calls = recorded(self.body, rows, self._guarded)
             recording = _replay.record(calls.ufuncs, calls.table, (*arrays,), t, calls.kept)
-            # A body may have computed behind the watched arrays' back, or taken a number out of one
-            # for a constant.
-            for values in (before, others):
-                expected = result(values, lambda: self._silently(rows))
-                found = result(values, lambda: _replay.run(recording, (*arrays,), t, t + 1, 0.0, np.inf))
-                if found != expected:
-                    raise CannotRecordError("computes what its calls of ufuncs do not")
+            restore()  # a body may have computed behind the watched arrays' back, and is found out now
+            expected = result(lambda: self._silently(rows))
+            found = result(lambda: _replay.run(recording, (*arrays,), t, t + 1, 0.0, np.inf))
         except ValueError as error:  # of the border: NumPy lets happen what it does not
             raise CannotRecordError(str(error)) from error
         finally:
-            put(before)
+            restore()
+        if found != expected:
+            raise CannotRecordError("computes what its calls of ufuncs do not")
         return recording
 
 
