@@ -23,7 +23,7 @@ def read_out(task: Task, batch: Batch, outputs: np.ndarray) -> Tape:
     """A tape as a network with these outputs would leave it."""
     scored = np.flatnonzero(batch.mask.any(axis=1))
     loss, gradient = evaluate(task.loss, outputs[scored], batch.targets[scored], batch.mask[scored])
-    return Tape(None, None, batch, (), scored, outputs[scored], loss, gradient)  # type: ignore[arg-type]
+    return Tape(None, batch, (), scored, outputs[scored], loss, gradient)  # type: ignore[arg-type]
 
 
 def test_shapes_and_seed(task: Task) -> None:

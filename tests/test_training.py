@@ -11,6 +11,7 @@ from conftest import DIVERGES
 from gradpath.commands import compose
 from gradpath.core.network import Network
 from gradpath.core.tape import Batch, LayerTape, Tape
+from gradpath.engine.workspace import Workspace
 from gradpath.training import loop
 from gradpath.training.loop import Step, train
 
@@ -48,9 +49,9 @@ def test_another_cell_trains_on_the_same_data(monkeypatch: pytest.MonkeyPatch) -
     seen: dict[str, list[bytes]] = {}
     original = Network.forward_seeds
 
-    def spy(self, thetas, batches):
+    def spy(self, thetas, batches, workspace):
         seen.setdefault(type(self.cell).__name__, []).append(batches[0].inputs.tobytes())
-        return original(self, thetas, batches)
+        return original(self, thetas, batches, workspace)
 
     monkeypatch.setattr(Network, "forward_seeds", spy)
     steps("cell=rnn")
@@ -131,9 +132,11 @@ def test_no_pass_outlives_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) ->
     left: list[int] = []
     original = Network.forward_seeds
 
-    def forward(self: Network, thetas: NDArray, batches: Sequence[Batch]) -> tuple[list[LayerTape], list[Tape]]:
+    def forward(
+        self: Network, thetas: NDArray, batches: Sequence[Batch], workspace: Workspace
+    ) -> tuple[list[LayerTape], list[Tape]]:
         left.append(sum(tape() is not None for tape in passes))
-        layers, tapes = original(self, thetas, batches)
+        layers, tapes = original(self, thetas, batches, workspace)
         passes.extend(weakref.ref(tape) for tape in tapes)
         return layers, tapes
 
@@ -151,7 +154,9 @@ def test_a_long_evaluation_set_is_scored_fewer_sequences_at_a_time(monkeypatch: 
     sizes: list[int] = []
     original = Network.forward
     monkeypatch.setattr(
-        Network, "forward", lambda self, theta, batch: sizes.append(batch.mask.shape[1]) or original(self, theta, batch)
+        Network,
+        "forward",
+        lambda self, theta, batch, *given: sizes.append(batch.mask.shape[1]) or original(self, theta, batch, *given),
     )
     (some,) = (step.evaluation for step in steps("train.dtype=float64", "task=copy") if step.evaluation)
     assert sizes == [3] * 6 + [2]
