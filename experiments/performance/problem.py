@@ -77,7 +77,7 @@ class Problem:
     @cached_property
     def names(self) -> tuple[tuple[str, ...], ...]:
         """The parameters that lie side by side in each of W_x, W_h, b, W_hy, b_y."""
-        x, h, b = zip(*self.network.cell.blocks.values(), strict=True)
+        x, h, b = zip(*(spec[:3] for spec in self.network.cell.blocks.values()), strict=True)
         return x, h, b, ("W_hy",), ("b_y",)
 
     @cached_property
