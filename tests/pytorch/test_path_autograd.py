@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from conftest import Case, make_case
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
-from gradpath.core.cell import Cell
+from gradpath.core.cell import Cell, GateSpec
 from gradpath.core.finite_differences import relative_error
 from gradpath.core.losses import Loss
 from gradpath.instruments.node_grad_norm import NodeGradNorm
@@ -55,9 +55,9 @@ class Graph:
     def _seen(self, layer: int, h: torch.Tensor) -> torch.Tensor:
         return h.detach() if layer == self.cut else h
 
-    def _a(self, layer: int, x, h, t: int, block: str, names: tuple[str | None, str | None, str]):
+    def _a(self, layer: int, x, h, t: int, block: str, names: GateSpec):
         prefix = self.case.network.prefix(layer)
-        w_x, w_h, b = (name and self.p[prefix + name] for name in names)
+        w_x, w_h, b = (name and self.p[prefix + name] for name in names[:3])
         parts = [x @ w_x] if w_x is not None else []
         parts += [h @ w_h] if w_h is not None else []
         return self.keep(layer, f"a_{block}", t, sum(parts) + b)
