@@ -237,12 +237,13 @@ def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., tuple[int, str, str]]]:
     """Runs ``gradpath …`` in this process; returns its status, output and errors."""
-    from gradpath.commands import cli
+    from gradpath.commands import cli, compose
 
     handlers, level = logging.root.handlers[:], logging.root.level
 
     def called(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["gradpath", *arguments])
+        compose._shared.cache_clear()  # a command is a process of its own, which has composed nothing yet
         with pytest.raises(SystemExit) as ended:
             cli.main()
         out, err = capsys.readouterr()

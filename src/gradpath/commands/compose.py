@@ -74,7 +74,7 @@ def trusted(name: str, given: Sequence[str]) -> DictConfig:
 
 
 class Composer:
-    """Composes the points of one command. What decides which files are read, the units and the presets, is composed
+    """Composes configurations. What decides which files are read, the units and the presets, is composed
     once for each combination; plain ``key=value`` are set on a copy of it, as Hydra itself does, which takes a
     fiftieth of the time.
     """
@@ -121,9 +121,9 @@ def load(name: str, given: Sequence[str]) -> DictConfig:
     return _shared(name)(given)
 
 
-def experiments(given: Sequence[str], composer: Composer | None = None) -> list[Experiment]:
+def experiments(given: Sequence[str]) -> list[Experiment]:
     """The experiments that a list of overrides describes, one a seed; raises ConfigError."""
-    config = (composer or _shared("config"))(given)
+    config = load("config", given)
     made: Replicates = messages.explained(given, lambda: build(config, given))
     return made.experiments()
 

@@ -80,9 +80,9 @@ def planned(options: Options) -> list[Job]:
     given = options.overrides
     expanded = compose.points(given) if options.multirun else [given]
     own = [o for o in given if overrides.is_hydras(o)] if options.multirun else []
-    composer, jobs, known = compose.Composer(), [], set()
+    jobs, known = [], set()
     for point in _counted(expanded):
-        job = Job(point, compose.experiments(own + point, composer))
+        job = Job(point, compose.experiments(own + point))
         for experiment in job.experiments:
             if experiment.config_hash in known:
                 raise ConfigError(f"{' '.join(point)}: this point is in the sweep twice, with seed {experiment.seed}")
