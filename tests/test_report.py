@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import settle
-from gradpath.commands import compose, report, signals, ui
+from gradpath.commands import compose, hints, report, signals, ui
 from gradpath.commands.execute import execute
 from gradpath.figures._shared import common
 from gradpath.figures.gates import Gates
@@ -193,14 +193,16 @@ def test_a_plan_keeps_no_password_and_no_option_that_runs_code(place) -> None:
     tags = place.client.get_experiment_by_name("gradpath").tags
     (point,) = plan.read(tags, "secret")[0].values()
     assert point.overrides == ("arm=gru", *SMALL)
-    assert point.command("secret", "postgresql://me:pw@host/db") == point.command("secret", None)
+    assert hints.point_command(point, "secret", "postgresql://me:pw@host/db") == hints.point_command(
+        point, "secret", None
+    )
     for hostile in (
         "+hydra.callbacks.x={_target_: os.system}",
         "hydra/launcher=x",
         "--experimental-rerun",
         "a=\x1b[2J",
     ):
-        assert plan.Point("0", "n", 0, (hostile,)).command("s", None) == ""
+        assert hints.point_command(plan.Point("0", "n", 0, (hostile,)), "s", None) == ""
 
 
 KEY = plan._prefix("s") + "0a.1of"

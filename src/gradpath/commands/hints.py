@@ -1,5 +1,6 @@
 """Commands that the program prints, as they can be pasted into a shell."""
 
+import re
 import shlex
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -7,7 +8,9 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from gradpath.schema import locations
+from gradpath.schema.text import printable
 from gradpath.tracking import store
+from gradpath.tracking.plan import Point
 
 
 def assignment(key: str, value: str) -> str:
@@ -24,6 +27,18 @@ def run_command(study: str | None) -> str:
     """The command that trains a study, or any run where the name is not one of a study."""
     studies = {file.stem for file in (locations.conf() / "experiment").glob("*.yaml")}
     return f"gradpath run -m +experiment={study}" if study in studies else "gradpath run"
+
+
+def point_command(point: Point, sweep_id: str, uri: str | None) -> str:
+    """The command that runs a planned point into its sweep; empty where its overrides are not what a person would
+    paste.
+    """
+    own = [o for o in point.overrides if not o.lstrip("+~").startswith(("seed=", "seed@"))]
+    if not all(o == printable(o, 1000) and re.match(r"[+~]{0,2}(?!hydra)[A-Za-z_]", o) for o in own):
+        return ""
+    elsewhere = [f"tracking.uri={uri}"] if uri and "@" not in uri else []  # no password on the terminal
+    words = [*own, f"seed={point.seed}", f"tracking.sweep_id={sweep_id}", *elsewhere]
+    return shlex.join(["gradpath", "run", *words])
 
 
 def report_command(study: str, sweep_id: str | None, uri: str | None, *more: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gradpath.commands.hints import report_command, run_command
+from gradpath.commands.hints import point_command, report_command, run_command
 from gradpath.commands.signals import ending
 from gradpath.figures import CannotDrawError, Figure
 from gradpath.figures._shared import common
@@ -214,7 +214,7 @@ def _complete(found: Sweep, experiment: str, sweep: str, report: Report) -> tupl
     anyway = printable(report_command(experiment, sweep, report.uri, "partial=true"), 4096)
     again = ""
     if first := next((found.planned[point] for point in found.missing if point in found.planned), None):
-        command = first.command(sweep, report.uri)
+        command = point_command(first, sweep, report.uri)
         again = f"; run the first: {command}" if command else ""
     holes = f"{len(missing)} of {len(found.planned)} planned points" if found.planned else "these points"
     for what, which, remedy in (

@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 import secrets
-import shlex
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,15 +38,6 @@ class Point:
     name: str
     seed: int
     overrides: tuple[str, ...]
-
-    def command(self, sweep_id: str, uri: str | None) -> str:
-        """The command that runs it into its sweep; empty where its overrides are not what a person would paste."""
-        own = [o for o in self.overrides if not o.lstrip("+~").startswith(("seed=", "seed@"))]
-        if not all(o == printable(o, 1000) and re.match(r"[+~]{0,2}(?!hydra)[A-Za-z_]", o) for o in own):
-            return ""
-        elsewhere = [f"tracking.uri={uri}"] if uri and "@" not in uri else []  # no password on the terminal
-        words = [*own, f"seed={self.seed}", f"tracking.sweep_id={sweep_id}", *elsewhere]
-        return "gradpath run " + " ".join(map(shlex.quote, words))
 
 
 def record(jobs: Iterable[tuple[Sequence[str], Sequence["Experiment"]]], sweep_id: str) -> None:
