@@ -1,4 +1,6 @@
-"""Builds the compiled loop, ``gradpath.engine._replay``, where there is a C compiler; without it gradpath is slower."""
+"""Builds the compiled loop, ``gradpath.engine._replay``, where there is a C compiler; without it
+gradpath is slower.
+"""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +17,9 @@ SOURCES = Path("src")
 
 class CustomBuildHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compiles in place, beside the module that uses it, for a wheel and for an editable installation alike."""
+        """Compiles in place, beside the module that uses it, for a wheel and for an editable
+        installation alike.
+        """
         source = SOURCES / "gradpath" / "engine" / "_replay.c"
         extension = Extension(
             "gradpath.engine._replay", [str(source)], include_dirs=[numpy.get_include()], extra_compile_args=["-O3"]

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds the environment in $1 from the hash-pinned lock file: with uv where it is installed, with pip otherwise.
+# Builds the environment in $1 from the hash-pinned lock file: with uv where it is installed, with
+# pip otherwise.
 set -eu
 venv=$1
 

@@ -1,4 +1,6 @@
-"""Small networks on random minibatches, for every cell, depth, loss and mask that the oracles run over."""
+"""Small networks on random minibatches, for every cell, depth, loss and mask that the oracles run
+over.
+"""
 
 import os
 
@@ -45,7 +47,9 @@ UNREAD: Any = None
 DIVERGES = ["arm=rnn", "cell.activation=relu", "init=orthogonal", "init.gain=3", "optimizer=sgd", "optimizer.lr=1000"]
 """Overrides with which training blows up within 30 updates."""
 PATIENCE = 3600
-"""Seconds until a process that does not end is given up: no test depends on how fast the machine is."""
+"""Seconds until a process that does not end is given up: no test depends on how fast the machine
+is.
+"""
 
 
 # The same examples every time, however slow the machine; `make test-slow` draws new ones.
@@ -53,7 +57,8 @@ hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("new", deadline=None)
 hypothesis.settings.load_profile("same")
 
-# Under nohup, or as the background job of a script, a process and its children are deaf to some of these.
+# Under nohup, or as the background job of a script, a process and its children are deaf to some of
+# these.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for ending in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
     if signal.getsignal(ending) is signal.SIG_IGN:
@@ -66,8 +71,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of a test that is marked ``pairwise`` the combinations are kept in which every value of a parameter meets every
-    value of every other one: almost all faults depend on one parameter or two (Kuhn, Wallace & Gallo 2004).
+    """Of a test that is marked ``pairwise`` the combinations are kept in which every value of a
+    parameter meets every value of every other one: almost all faults depend on one parameter or two
+    (Kuhn, Wallace & Gallo 2004).
     """
     if config.getoption("--every-combination"):
         return
@@ -81,7 +87,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def covering(found: list[pytest.Item]) -> set[pytest.Item]:
-    """Of the combinations of one test those that hold every pair, each time the one with the most that are left."""
+    """Of the combinations of one test those that hold every pair, each time the one with the most
+    that are left.
+    """
     pairs = {}
     for item in found:
         values = {name: repr(value) for name, value in item.callspec.params.items()}  # type: ignore[attr-defined]
@@ -122,7 +130,9 @@ def make_case(
     seed: int = 0,
     sequences: int = SEQUENCES,
 ) -> Case:
-    """A random case; ``every_step`` scores random positions of every step, otherwise the last step alone is scored."""
+    """A random case; ``every_step`` scores random positions of every step, otherwise the last step
+    alone is scored.
+    """
     rng = np.random.default_rng(seed)
     network = Network(cell, INPUTS, OUTPUTS, loss, cell.layers, cell.initial_state)
     theta = Uniform(gain=1.5).draw(rng, network, np.float64)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gradpath.cells.rnn import RNN
 from gradpath.core.activations import Activation, activate, complement
-from gradpath.core.cell import Cell, GateSpec, Step, StepAdjoint
+from gradpath.core.cell import Cell
 from gradpath.core.drawing import (
     LANES,
     LEFT,
@@ -27,19 +27,21 @@ from gradpath.core.drawing import (
     sends_back,
 )
 from gradpath.core.roles import Keeping, Watched
+from gradpath.core.step import GateSpec, Step, StepAdjoint
 from gradpath.core.tape import LayerTape
 from gradpath.schema.settings import setting
 
 KAPPA, ALPHA, BETA = range(3)
 
 
-# It derives from a unit and not from the base, whose own subclasses are the units, and overrides all that the unit is:
-# whatever asks for the class would take it for an RNN.
+# It derives from a unit and not from the base, whose own subclasses are the units, and overrides
+# all that the unit is: whatever asks for the class would take it for an RNN.
 
 
 @dataclass
 class LeakyMemory(RNN):
-    """α_t = σ(a_α), β_t = σ(a_β), κ_t = tanh(a_κ); κ reads X alone, β reads S alone, and 1 − α keeps:
+    """α_t = σ(a_α), β_t = σ(a_β), κ_t = tanh(a_κ); κ reads X alone, β reads S alone, and 1 − α
+    keeps:
 
     M_t = (1 − α_t) ∘ M_{t-1} + α_t ∘ κ_t        S_t = β_t ∘ M_t
     """

@@ -1,4 +1,6 @@
-"""The figures ``ablation`` and ``forget_bias``, drawn from stored records of tiny runs, against naive computations."""
+"""The figures ``ablation`` and ``forget_bias``, drawn from stored records of tiny runs, against
+naive computations.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -205,7 +207,9 @@ def test_forget_bias_draws_the_predicted_horizon_and_slope(biased: list[Run]) ->
 
 
 def test_forget_bias_draws_the_measured_horizon(biased: list[Run]) -> None:
-    """Where the gradient does not fall with the lag there is none, and the line leaves through the top."""
+    """Where the gradient does not fall with the lag there is none, and the line leaves through the
+    top.
+    """
     runs = []
     for run in biased:
         series = run.series["state_grad_norm"]

@@ -1,4 +1,6 @@
-"""The door for artifacts: what gradpath wrote comes through to the bit, anything else is one line."""
+"""The door for artifacts: what gradpath wrote comes through to the bit,
+anything else is one line.
+"""
 
 import io
 import struct
@@ -24,7 +26,9 @@ ROLES = as_text(RNN(2).roles)
 
 
 def arrays(**changed: Any) -> dict[str, Any]:
-    """What a recorder stores of a small run; ``changed`` replaces arrays, with None takes them away."""
+    """What a recorder stores of a small run; ``changed`` replaces arrays, with None takes them
+    away.
+    """
     steps = np.arange(PROBES)
     whole: dict[str, Any] = {
         "schema_version": np.array(1),
@@ -237,7 +241,9 @@ DTYPES = st.sampled_from(["i1", "i8", "u8", ">i4", "f2", "f8", "c8", "b1", "U3",
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A whole artifact with bytes changed, taken away or put in, or arrays of any dtype and shape under its names."""
+    """A whole artifact with bytes changed, taken away or put in, or arrays of any dtype and shape
+    under its names.
+    """
     if draw(st.booleans()):
         content = bytearray(WHOLE)
         for _ in range(draw(st.integers(1, 6))):

@@ -1,5 +1,5 @@
-"""Nothing but the cells knows a cell: one that gradpath has never seen goes through all of it by what
-it declares, and the source asks for no cell, gate or parameter by name.
+"""Nothing but the cells knows a cell: one that gradpath has never seen goes through all of it by
+what it declares, and the source asks for no cell, gate or parameter by name.
 """
 
 import ast
@@ -116,7 +116,9 @@ def test_the_report_and_its_verdicts(runs: list[Run], place: Path, capsys: pytes
 
 
 def test_parameters_are_told_by_their_roles(runs: list[Run]) -> None:
-    """The readout is left out and no other parameter is, though ``back_by`` ends as ``W_hy`` does."""
+    """The readout is left out and no other parameter is, though ``back_by``
+    ends as ``W_hy`` does.
+    """
     (plain, *_) = runs
     own = ["feed_kappa", "feed_alpha", "back_alpha", "back_by", "off_kappa", "off_alpha", "off_y"]
     *_, panel = FIGURES["norm_by_lag"]().draw(runs[:1]).axes
@@ -198,7 +200,9 @@ def _settings() -> set[str]:
 
 
 def _names() -> set[str]:
-    """What is the cells' own: their names, gates, parameters, states, ways, settings, counterfactuals."""
+    """What is the cells' own: their names, gates, parameters, states, ways, settings,
+    counterfactuals.
+    """
     found = _settings()
     for cell in (RNN(), GRU(), *(LSTM(ablation=ablation) for ablation in Ablation)):
         unit = type(cell).__module__.rpartition(".")[2]

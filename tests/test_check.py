@@ -1,5 +1,5 @@
-"""``gradpath check`` passes what is right, for every unit, and catches classic errors by parameter and timestep. What
-is planted elsewhere than in a gradient is in ``test_check_planted.py``.
+"""``gradpath check`` passes what is right, for every unit, and catches classic errors by parameter
+and timestep. What is planted elsewhere than in a gradient is in ``test_check_planted.py``.
 """
 
 from dataclasses import dataclass, replace
@@ -168,7 +168,9 @@ def test_a_truncated_gradient_is_not_checked_against_the_loss() -> None:
 
 
 def test_the_textbook_sees_what_differences_cannot() -> None:
-    """With σ = 0.01 everywhere the gradient loses two decades a step; at T = 20 differences see only rounding."""
+    """With σ = 0.01 everywhere the gradient loses two decades a step; at T = 20 differences see
+    only rounding.
+    """
     from gradpath.cells.rnn import RNN
     from gradpath.inits.pascanu_sigmoid import PascanuSigmoid
     from gradpath.tasks.adding import Adding

@@ -1,4 +1,6 @@
-"""``gradpath check`` raises no false alarm: hostile configurations by name, and a random sweep of them."""
+"""``gradpath check`` raises no false alarm: hostile configurations by name, and a random sweep of
+them.
+"""
 
 import random
 
@@ -41,9 +43,11 @@ SATURATED = ["init=identity", "init.gain=300", "cell.initial_state=-2", "cell.fr
 @pytest.mark.parametrize(
     "overrides",
     [
-        # H − N rounds to 0 in one type and not in the other: a gradient of which no digit is known, nor its direction.
+        # H − N rounds to 0 in one type and not in the other: a gradient of which no digit is known,
+        # nor its direction.
         ["cell=gru", *SATURATED, "seed=35", "task.length=20"],
-        # Gates that float64 cannot hold: the plain gradient is so many times the smallest number, or a false zero.
+        # Gates that float64 cannot hold: the plain gradient is so many times the smallest number,
+        # or a false zero.
         ["cell=gru", "cell.update_bias=742"],
         ["cell=lstm", "cell.forget_bias=-742"],
     ],
@@ -56,7 +60,9 @@ def test_what_float64_cannot_hold(overrides: list[str]) -> None:
 
 
 def test_what_comes_back_beside_a_loss_of_one_sequence_alone() -> None:
-    """At such a step what the others send back is smaller by 2^1841, and is a part by itself all the same."""
+    """At such a step what the others send back is smaller by 2^1841, and is a part by itself all
+    the same.
+    """
     made = compose.experiment(
         ["cell=gru", *SATURATED, "seed=35", "cell.hidden_size=8", "task.length=20", "train.readout=false"]
     )
@@ -66,7 +72,9 @@ def test_what_comes_back_beside_a_loss_of_one_sequence_alone() -> None:
 
 
 def drawn(rng: random.Random) -> list[str]:
-    """A random configuration: any cell, ablation, depth, task, initialisation, gain, bias, clipping and optimiser."""
+    """A random configuration: any cell, ablation, depth, task, initialisation, gain, bias, clipping
+    and optimiser.
+    """
     cell = rng.choice(["rnn", "lstm", "gru"])
     found = [
         f"cell={cell}",

@@ -1,5 +1,6 @@
-"""Errors planted one at a time, in what is recorded, in what trains, in layouts and ranges that only some sizes reach,
-and in what a cell declares: ``gradpath check`` catches each, and says where it is.
+"""Errors planted one at a time, in what is recorded, in what trains, in layouts and ranges that
+only some sizes reach, and in what a cell declares: ``gradpath check`` catches each, and says where
+it is.
 """
 
 from collections.abc import Callable, Collection
@@ -86,7 +87,8 @@ def wrap(patch: Patch, owner: object, name: str, change: Callable) -> None:
     patch.setattr(owner, name, lambda *a, **k: change(original(*a, **k), *a, **k))
 
 
-# --- what instruments record ----------------------------------------------------------------------------------------
+# --- what instruments record
+# ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,8 @@ def test_the_logarithm_of_what_has_an_exponent(module: object, monkeypatch: Patc
     assert {"param_grad_norm", "state_grad_norm"} & names(wrong_in(past_the_band(experiment, Dtype.float64)))
 
 
-# --- what trains ----------------------------------------------------------------------------------------------------
+# --- what trains
+# --------------------------------------------------------------------------------------------------
 
 
 def doubled(gradient: Gradient) -> Gradient:
@@ -316,12 +319,15 @@ def test_seeds_side_by_side(monkeypatch: Patch) -> None:
     assert {row.case for row in found} == {"small, float64, a second seed"}
 
 
-# --- the place ------------------------------------------------------------------------------------------------------
+# --- the place
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_an_error_in_one_layer_at_one_step_is_placed(layer: int, monkeypatch: Patch) -> None:
-    """At t = 3 of one of two layers; from there it goes back to t = 1, and from the second layer down to the first."""
+    """At t = 3 of one of two layers; from there it goes back to t = 1, and from the second layer
+    down to the first.
+    """
     original, calls = backward.backward, []
 
     def spoiled(cell, weights, *given, **named):
@@ -353,7 +359,8 @@ def test_the_latest_wrong_step_and_not_the_worst(monkeypatch: Patch) -> None:
     assert where.t == 4
 
 
-# --- the adjoint ----------------------------------------------------------------------------------------------------
+# --- the adjoint
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_wrong_adjoint_of_the_carrier(monkeypatch: Patch) -> None:
@@ -395,7 +402,8 @@ def test_an_initial_state_that_is_ignored(monkeypatch: Patch) -> None:
     assert "step: gates and states" in names(wrong("cell.initial_state=0.4"))
 
 
-# --- layouts, types and ranges that only some sizes reach -------------------------------------------------------------
+# --- layouts, types and ranges that only some sizes reach
+# -------------------------------------------------------------
 
 
 def spoil_step(patch: Patch, where: Callable[..., bool], cls: type = LSTM) -> None:
@@ -426,7 +434,9 @@ def test_wide_layers_alone(monkeypatch: Patch) -> None:
 
 
 def test_the_second_half_alone(monkeypatch: Patch) -> None:
-    """Of a minibatch that is cut at the full length, and at the length that is checked would not be."""
+    """Of a minibatch that is cut at the full length, and at the length that is checked would not
+    be.
+    """
     original = Workspace.for_each
 
     def for_each(self, work, parts):
@@ -480,7 +490,8 @@ def test_sums_under_several_exponents(monkeypatch: Patch) -> None:
     assert "Σ_t ∂L/∂θ_t, each parameter" in names(wrong_in(past_the_band(experiment, Dtype.float32)))
 
 
-# --- what a cell declares -------------------------------------------------------------------------------------------
+# --- what a cell declares
+# -------------------------------------------------------------------------------------------
 
 
 def swapped(one: str, other: str) -> Callable:

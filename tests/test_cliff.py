@@ -1,4 +1,6 @@
-"""One unit on its error surface: against the scalar recursion of Pascanu et al. (2013), eq. 8, written out."""
+"""One unit on its error surface: against the scalar recursion of Pascanu et al. (2013), eq. 8,
+written out.
+"""
 
 import math
 
@@ -26,7 +28,9 @@ def sigma(x: float) -> float:
 
 
 def error(w: float, b: float) -> tuple[float, float, float]:
-    """(σ(x_50) − 0.7)² for x_t = w σ(x_{t−1}) + b, x_0 = 0.5, and its derivatives by w and b, by the chain rule."""
+    """(σ(x_50) − 0.7)² for x_t = w σ(x_{t−1}) + b, x_0 = 0.5, and its derivatives by w and b, by
+    the chain rule.
+    """
     x, by_w, by_b = 0.5, 0.0, 0.0
     for _ in range(50):
         s = sigma(x)
@@ -54,7 +58,9 @@ def run(*overrides: str) -> list[Step]:
 
 @pytest.mark.parametrize(("arm", "max_norm"), [("rnn", math.inf), ("clipped_rnn", 1.0)])
 def test_training_is_scalar_gradient_descent(arm: str, max_norm: float) -> None:
-    """From a point on the cliff, where the first gradient is above max_norm, so that clipping acts at once."""
+    """From a point on the cliff, where the first gradient is above max_norm, so that clipping acts
+    at once.
+    """
     start = ["init.w=4.5", "init.b=-2.3011", "optimizer.lr=0.02"]
     expected = descent(4.5, -2.3011, 0.02, max_norm, STEPS)
     assert math.hypot(*error(4.5, -2.3011)[1:]) > 10
@@ -96,7 +102,9 @@ def test_a_readout_that_is_held_stays_bit_for_bit_and_one_that_is_not_moves(opti
 
 
 def test_clipping_does_not_see_a_readout_that_is_held_but_the_instruments_do() -> None:
-    """The gradient at b_y is 2(y − 0.7), above this max_norm, that at w and b below it: nothing is to be clipped."""
+    """The gradient at b_y is 2(y − 0.7), above this max_norm, that at w and b below it: nothing is
+    to be clipped.
+    """
     start = ["init.w=1", "init.b=-5", "clip.max_norm=0.5", "train.steps=0"]
     held, free = run(*start)[0].measurements, run(*start, "train.readout=true")[0].measurements
     assert held["clip_scale"].values.tolist() == [1.0]
@@ -106,7 +114,9 @@ def test_clipping_does_not_see_a_readout_that_is_held_but_the_instruments_do() -
 
 
 def test_holding_a_readout_whose_gradient_is_far_larger_loses_nothing() -> None:
-    """In one array with it, under one exponent, the cell's gradient would be a false zero in float32."""
+    """In one array with it, under one exponent, the cell's gradient would be a false zero in
+    float32.
+    """
     network = Network(RNN(hidden_size=1), 1, 1, Loss.squared_error)
     theta = np.array([0, 1e-3, 0, 1e-30, 1e25], np.float32)  # W_xh, W_hh, b_h, W_hy, b_y
     batch = compose.experiment(["task=constant_target", "task.length=2"]).task.sample(np.random.default_rng(0), 1)
@@ -176,7 +186,9 @@ def test_the_first_reading_of_a_run_of_no_steps_is_not_lost() -> None:
 
 
 def test_the_figure_draws_the_stored_trajectories(home) -> None:
-    """From a start on the cliff at a rate that throws the unclipped run out of the frame; NaN nowhere."""
+    """From a start on the cliff at a rate that throws the unclipped run out of the frame; NaN
+    nowhere.
+    """
     matplotlib.use("Agg")
     start = ["init.w=4.5", "init.b=-2.3011"]
     for arm in ("rnn", "clipped_rnn"):

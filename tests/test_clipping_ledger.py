@@ -1,4 +1,6 @@
-"""The clipping ledger against naive computation, by hand, and where the plain gradient overflows."""
+"""The clipping ledger against naive computation, by hand, and where the
+plain gradient overflows.
+"""
 
 from dataclasses import replace
 from pathlib import Path

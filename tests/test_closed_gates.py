@@ -1,4 +1,6 @@
-"""Gates that are all but closed or open: what they give out and let back, right to rounding of its own size."""
+"""Gates that are all but closed or open: what they give out and let back, right to rounding of its
+own size.
+"""
 
 from dataclasses import replace
 
@@ -72,7 +74,9 @@ def test_nonlinearities_are_right_to_rounding_wherever_they_are_normal_numbers(n
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", [Activation.sigmoid, Activation.tanh], ids=lambda kind: kind.name)
 def test_the_slopes_of_a_pass_are_those_of_the_argument(kind: Activation, dtype: type) -> None:
-    """From the output where nothing cancels, to five bits; and the least of them, of which no zero may be hidden."""
+    """From the output where nothing cancels, to five bits; and the least of them, of which no zero
+    may be hidden.
+    """
     limit = -np.log(float(np.finfo(dtype).tiny)) / (1 if kind is Activation.sigmoid else 2)
     x = np.linspace(-limit + 1, limit - 1, 4001).astype(dtype)
     y = np.empty_like(x)
@@ -165,7 +169,9 @@ CELLS = {
 
 
 def closed(cell: Cell, biases: str, value: float, dtype: type, alone: bool = False) -> Case:
-    """A network with some biases held at ``value``; if ``alone``, W_·h = 0 and the carousel is all there is."""
+    """A network with some biases held at ``value``; if ``alone``, W_·h = 0 and the carousel is all
+    there is.
+    """
     network = Network(cell, 2, 1, Loss.squared_error, cell.layers, cell.initial_state)
     theta = Gaussian(gain=0.7).draw(np.random.default_rng(1), network, dtype)
     for name, parameter in network.parameters(theta).items():
@@ -178,7 +184,9 @@ def closed(cell: Cell, biases: str, value: float, dtype: type, alone: bool = Fal
 
 
 def assert_right(case: Case, reference, dtype: type) -> None:
-    """Every norm at every lag; and ∂L/∂θ itself where float64 can hold a product of two of its factors."""
+    """Every norm at every lag; and ∂L/∂θ itself where float64 can hold a product of two of its
+    factors.
+    """
     mpmath.mp.dps = DIGITS
     trace = run(case.network, case.theta, case.batch)
     tape = trace.tape
@@ -217,7 +225,9 @@ def test_norms_with_closed_and_open_gates_equal_arbitrary_precision(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [-200, -100, -20, -10, 17])
 def test_a_carousel_alone_keeps_what_its_gate_keeps(value: float, dtype: type) -> None:
-    """W_·h = 0: ∂L/∂C_{t-1} is F ∘ ∂L/∂C_t. At b_f = −20 it was a true zero two steps from the end in float32."""
+    """W_·h = 0: ∂L/∂C_{t-1} is F ∘ ∂L/∂C_t. At b_f = −20 it was a true zero two steps from the end
+    in float32.
+    """
     assert_right(closed(LSTM(2), "b_f", value, dtype, alone=True), lstm_reference, dtype)
 
 

@@ -1,4 +1,6 @@
-"""The door: bad input is one line that names the key, what was given and what is allowed; before anything runs."""
+"""The door: bad input is one line that names the key, what was given and what is allowed; before
+anything runs.
+"""
 
 from pathlib import Path
 
@@ -66,7 +68,9 @@ def test_bad_overrides_are_one_clear_line(overrides: str, said: str) -> None:
 
 
 def every_key(taking: str = "") -> list[tuple[str, str]]:
-    """Every key of every unit with the unit that has it, as ``gradpath run --help`` would list them."""
+    """Every key of every unit with the unit that has it, as ``gradpath run --help`` would list
+    them.
+    """
     found: dict[str, str] = {}
     for group in ("cell", "task", "init", "optimizer"):
         for name in discover(compose.GROUPS[group]):

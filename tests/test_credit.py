@@ -1,4 +1,6 @@
-"""Credit, alignment and reach: against central differences, naive vectors, closed forms and their identities."""
+"""Credit, alignment and reach: against central differences, naive vectors, closed forms and their
+identities.
+"""
 
 import matplotlib
 import numpy as np
@@ -45,7 +47,9 @@ def vectors(trace: Trace) -> NDArray:
 
 
 def scored_only(case: Case, s: int) -> tuple[Batch, float]:
-    """The minibatch with step s alone scored, and the share of the scored positions that lie there."""
+    """The minibatch with step s alone scored, and the share of the scored
+    positions that lie there.
+    """
     mask = np.zeros_like(case.batch.mask)
     mask[s] = case.batch.mask[s]
     return Batch(case.batch.inputs, case.batch.targets, mask), mask.sum() / case.batch.mask.sum()
@@ -145,7 +149,9 @@ def fading(cell: Cell) -> Case:
 
 
 def at_rest(gain: float, length: int, scored: NDArray, activation: Activation = Activation.tanh) -> Case:
-    """An RNN whose adjoint is permuted and multiplied by ``gain`` at each step: tanh at H = 0, or relu with H > 0."""
+    """An RNN whose adjoint is permuted and multiplied by ``gain`` at each step: tanh at H = 0, or
+    relu with H > 0.
+    """
     network = Network(RNN(4, activation=activation), 1, 2, Loss.squared_error)
     rng = np.random.default_rng(0)
     theta = rng.normal(size=network.size)
@@ -179,7 +185,9 @@ def test_alignment_over_more_decades_than_float64_has(case: Case) -> None:
 
 
 def log10_norm_of_sum(trace: Trace, rows: slice) -> float:
-    """log10 ‖Σ_{t in rows} g_t‖ over the recurrent parameters, one common power of two taken out."""
+    """log10 ‖Σ_{t in rows} g_t‖ over the recurrent parameters, one common
+    power of two taken out.
+    """
     whole = [assembled(factor, trace.tape.length) for factor in trace.factors[:-2]]
     parts = [(np.reshape(w.array, (len(w.array), -1))[rows], w.exponent[rows]) for w in whole]
     power = max(int((np.frexp(np.abs(a).max(axis=1))[1] + e).max()) for a, e in parts)
@@ -234,7 +242,9 @@ def test_a_reach_beyond_the_sequence_is_censored_at_its_largest_lag(gain: float,
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_reach_of_a_carousel_alone_is_that_of_its_forget_gate(layers: int) -> None:
-    """Without recurrent weights δC_{t−1} = F ∘ δC_t. The loss of size from H to C would shorten the reach of both."""
+    """Without recurrent weights δC_{t−1} = F ∘ δC_t. The loss of size from H to C would shorten the
+    reach of both.
+    """
     network = Network(LSTM(3), 2, 3, Loss.squared_error, layers=layers)
     theta = np.random.default_rng(0).normal(size=network.size)
     for name, value in network.parameters(theta).items():
@@ -265,7 +275,9 @@ def test_reach_of_a_carousel_alone_is_that_of_its_forget_gate(layers: int) -> No
     ids=str,
 )
 def test_reach_of_a_curve(curve: list[float], expected: tuple[float, int]) -> None:
-    """Interpolated; after a rise; far below float64; to a true zero; censored; diverged; nothing to follow."""
+    """Interpolated; after a rise; far below float64; to a true zero; censored; diverged; nothing to
+    follow.
+    """
     assert reach(np.array(curve, float)) == pytest.approx(expected, rel=1e-10, nan_ok=True)
 
 

@@ -1,5 +1,5 @@
-"""The roles of a cell as a store holds them: they come back as they were, nothing else is taken for them, and runs that
-were stored without have them from their configuration.
+"""The roles of a cell as a store holds them: they come back as they were, nothing else is taken for
+them, and runs that were stored without have them from their configuration.
 """
 
 import json
@@ -115,7 +115,9 @@ def test_runs_stored_without_have_them_from_their_configuration(old: list[Run]) 
 
 @pytest.mark.parametrize("name", sorted(discover(Figure)))
 def test_a_run_of_a_cell_that_is_not_here_is_drawn_by_its_states_or_refused(old: list[Run], name: str) -> None:
-    """Stored without roles, by a cell that nobody knows any more: what is not declared is not guessed."""
+    """Stored without roles, by a cell that nobody knows any more: what is not declared is not
+    guessed.
+    """
     figure = discover(Figure)[name]()
     unknown = []
     for run in old:

@@ -1,4 +1,6 @@
-"""Every figure, with records that diverged or were damaged: what is not finite is drawn and named as what it is."""
+"""Every figure, with records that diverged or were damaged: what is not finite is drawn and named
+as what it is.
+"""
 
 import re
 import warnings
@@ -46,7 +48,9 @@ SWEEPS = {
 AT_START = {"spectral_radius"}
 """Draws the initialisation alone."""
 RAW = {"exploding", "clipping_ledger", "cliff", "counterfactual"}
-"""Draw some readings as they are, so that what is not finite has marks; in the others a title tells of it."""
+"""Draw some readings as they are, so that what is not finite has marks; in the others a title tells
+of it.
+"""
 
 
 @cache
@@ -91,7 +95,9 @@ def healthy(figure: str) -> tuple[tuple[Run, ...], ...]:
 
 
 def spoiled(run: Run, step: int, value: float = np.nan, every: int = 1) -> Run:
-    """The run as if it had diverged at a step: its last readings hold ``value`` in every ``every`` th place."""
+    """The run as if it had diverged at a step: its last readings hold ``value`` in every ``every``
+    th place.
+    """
 
     def cut(series: Series) -> Series:
         before = series.steps < step
@@ -111,7 +117,9 @@ def spoiled(run: Run, step: int, value: float = np.nan, every: int = 1) -> Run:
 
 
 def last_reading(run: Run, value: float) -> Run:
-    """The run with every last reading, and its last evaluation, damaged; nothing says that it diverged."""
+    """The run with every last reading, and its last evaluation, damaged; nothing says that it
+    diverged.
+    """
 
     def hurt(series: Series) -> Series:
         values = series.values.astype(float).copy()
@@ -162,7 +170,9 @@ def marked(canvas: Canvas) -> set[str]:
 
 
 def every_point_is_marked(canvas: Canvas) -> None:
-    """What a line holds that is not finite has a mark in the same panel, of its kind and at its place."""
+    """What a line holds that is not finite has a mark in the same panel, of its kind and at its
+    place.
+    """
     for axes in canvas.axes:
         if axes.name == "3d":
             continue
@@ -307,7 +317,9 @@ def test_a_curve_marks_every_seed_that_is_not_finite_and_not_what_was_not_read()
 
 
 def test_a_number_without_a_neighbour_is_seen() -> None:
-    """The loss before a divergence at the first update; what arrives at lag 0 alone. A line of one point shows none."""
+    """The loss before a divergence at the first update; what arrives at lag 0 alone. A line of one
+    point shows none.
+    """
     (run, *_), _ = healthy("exploding")
     canvas = drawn("exploding", [spoiled(run, 1, np.inf)])
     (dot,) = [line for line in canvas.axes[0].lines if line.get_marker() == "."]
@@ -323,7 +335,9 @@ def test_a_number_without_a_neighbour_is_seen() -> None:
 
 @pytest.mark.parametrize("bias", [4, 100])
 def test_an_infinite_time_constant_is_marked_as_such(bias: int) -> None:
-    """σ(100) rounds to 1: its time constant was drawn as 10^12 steps, on an axis without a number."""
+    """σ(100) rounds to 1: its time constant was drawn as 10^12 steps, on an
+    axis without a number.
+    """
     canvas = drawn("gates", [record(*SMALL, "arm=lstm", f"cell.forget_bias={bias}")])
     (axes,) = [a for a in canvas.axes if a.get_ylabel().startswith("time constant")]
     assert (marked(canvas) == {finite.OVERFLOW.words}) == (bias == 100)
@@ -357,7 +371,9 @@ def test_a_median_with_what_is_not_finite() -> None:
 
 
 def test_text_from_a_store_is_drawn_as_it_is() -> None:
-    """Dollars are no mathematics, a newline no second line, and long names that differ at the end stay apart."""
+    """Dollars are no mathematics, a newline no second line, and long names that differ at the end
+    stay apart.
+    """
     assert arms.shortened(["a", "a", "b", "a"]) == ["a", "a (2)", "b", "a (3)"]
     names = ["$\\frac", "a$_b$^2", "two\nlines", "_hidden", "x" * 4000, "x" * 4000 + "y"]
     rnn, _ = healthy("norm_by_lag")

@@ -1,4 +1,5 @@
-"""The command's door as strangers use it: odd options, hostile overrides, signals, and how a sweep says that it ended.
+"""The command's door as strangers use it: odd options, hostile overrides, signals, and how a sweep
+says that it ended.
 
 In this process wherever that says the same.
 """

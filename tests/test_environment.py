@@ -1,4 +1,6 @@
-"""What the tests find is what a user's environment holds: nothing of the tests' own stands in for a library."""
+"""What the tests find is what a user's environment holds: nothing of the tests' own stands in for a
+library.
+"""
 
 import importlib.util
 import re
@@ -15,11 +17,15 @@ ON_THE_PATH = [
     ROOT / "experiments" / "performance",
     ROOT / "experiments" / "verdicts",
 ]
-"""The folders that pytest puts on ``sys.path``: those with tests in them, and ``pythonpath`` of pyproject.toml."""
+"""The folders that pytest puts on ``sys.path``: those with tests in them, and ``pythonpath`` of
+pyproject.toml.
+"""
 
 
 def distributions() -> set[str]:
-    """The libraries that pyproject.toml names, and those that they look for without needing them."""
+    """The libraries that pyproject.toml names, and those that they look
+    for without needing them.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
     wanted += [name for extra in project["project"]["optional-dependencies"].values() for name in extra]
@@ -29,7 +35,9 @@ def distributions() -> set[str]:
 
 @pytest.mark.parametrize("folder", ON_THE_PATH, ids=lambda folder: folder.name)
 def test_no_file_or_folder_on_the_path_has_the_name_of_a_library(folder: Path) -> None:
-    """A folder ``torch`` there *is* the package torch to ``importorskip`` and to SciPy, installed or not."""
+    """A folder ``torch`` there *is* the package torch to ``importorskip`` and to SciPy, installed
+    or not.
+    """
     names = {path.stem for path in folder.iterdir() if path.is_dir() or path.suffix == ".py"}
     assert not names & (distributions() | sys.stdlib_module_names)
 

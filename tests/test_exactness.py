@@ -1,4 +1,6 @@
-"""The instrument does not vanish before the gradient does: exact norms over a thousand decades, against mpmath."""
+"""The instrument does not vanish before the gradient does: exact norms over a thousand decades,
+against mpmath.
+"""
 
 import mpmath
 import numpy as np
@@ -37,7 +39,9 @@ def run(network: Network, theta: np.ndarray, batch: Batch) -> Trace:
 
 
 def linear_rnn(factor: float, steps: int, dtype: type, layers: int = 1, every_step: bool = False) -> Trace:
-    """A tanh RNN at rest (H = 0, φ′ = 1) whose adjoint is multiplied by ``factor`` at each step, exactly."""
+    """A tanh RNN at rest (H = 0, φ′ = 1) whose adjoint is multiplied by ``factor`` at each step,
+    exactly.
+    """
     network = Network(RNN(hidden_size=3), 1, 2, Loss.squared_error, layers=layers)
     theta = np.zeros(network.size)
     for name, value in network.parameters(theta).items():
@@ -76,7 +80,8 @@ def test_per_step_losses_and_stacks_neither_under_nor_overflow(factor: float, dt
     read = StateGradNorm().measure(UNREAD, trace)
     for state in ("layer1/H", "layer2/H"):
         assert np.isfinite(read.values[:, read.names.index(state)]).all()
-    # With a loss at every step the top layer's adjoint is the geometric series Σ_k factor^k, times one step's gradient.
+    # With a loss at every step the top layer's adjoint is the geometric series Σ_k factor^k, times
+    # one step's gradient.
     top = read.values[::-1, read.names.index("layer2/H")]
     k = [mpmath.log10(sum((mpf(float(dtype(factor))) ** j for j in range(n + 1)), mpf(0))) for n in (0, 10, 599)]
     measured = top[[0, 10, 599]] - top[0]
@@ -90,7 +95,9 @@ def test_per_step_losses_and_stacks_neither_under_nor_overflow(factor: float, dt
 def test_bit_identical_to_the_plain_recursion_where_that_stays_in_range(
     cell: Cell, dtype: type, every_step: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """T takes the adjoint out of the band that triggers rescaling and leaves it within float32's range."""
+    """T takes the adjoint out of the band that triggers rescaling and leaves it within float32's
+    range.
+    """
     steps = 24 if getattr(cell, "activation", None) is Activation.sigmoid else 60
     case = make_case(cell, Loss.squared_error, steps, every_step, dtype)
     theta = (case.theta * dtype(0.6)).astype(dtype)
@@ -111,16 +118,20 @@ def test_bit_identical_to_the_plain_recursion_where_that_stays_in_range(
             instrument.measure(case.network, scaled).values.tobytes()
             == instrument.measure(case.network, plain).values.tobytes()
         )
-    # Squares that leave the range of the type are taken in float64, on the one side and not on the other.
+    # Squares that leave the range of the type are taken in float64, on the one side and not on the
+    # other.
     both = [ParamGradNorm().measure(case.network, trace).values for trace in (scaled, plain)]
     np.testing.assert_allclose(*both, rtol=0, atol=TOLERANCE[dtype] / np.log(10))
 
 
-# An independent reference in 60 digits: the textbook recursions on lists of mpf, from the same binary parameters.
+# An independent reference in 60 digits: the textbook recursions on lists of mpf, from the same
+# binary parameters.
 
 
 def reference(network: Network, theta: np.ndarray, batch: Batch) -> tuple[dict[str, list], dict[str, list]]:
-    """log10 ‖∂L/∂θ_t‖ and log10 ‖∂L/∂H_t‖ (C_t) of a one-layer net with a squared error at the last step."""
+    """log10 ‖∂L/∂θ_t‖ and log10 ‖∂L/∂H_t‖ (C_t) of a one-layer net with a squared error at the last
+    step.
+    """
     mpmath.mp.dps = 60
     p = {k: to_mp(v) for k, v in network.parameters(theta.astype(np.float64)).items()}
     x = [to_mp(row) for row in batch.inputs.astype(np.float64)]
@@ -217,7 +228,9 @@ def test_norms_equal_arbitrary_precision_over_500_steps(cell: Cell, gain: float,
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_clipping_an_overflowing_gradient_keeps_norm_and_direction(dtype: type) -> None:
-    """At rest (H = 0, φ′ = 1) the adjoint grows by 3 a step: 10^238 at T = 500, 10^382 at T = 800."""
+    """At rest (H = 0, φ′ = 1) the adjoint grows by 3 a step: 10^238 at T =
+    500, 10^382 at T = 800.
+    """
     steps = 500 if dtype is np.float32 else 800
     network = Network(RNN(2), 2, 1, Loss.squared_error)
     theta = np.zeros(network.size, dtype)
@@ -352,7 +365,9 @@ def test_a_squared_norm_below_float64_is_not_a_false_zero() -> None:
 
 
 def test_a_sequence_that_vanishes_beside_another_is_kept() -> None:
-    """The second sequence's loss is 2^-600 of the first's; both adjoints are carried, each with its own exponent."""
+    """The second sequence's loss is 2^-600 of the first's; both adjoints are carried, each with its
+    own exponent.
+    """
     network = Network(RNN(2), 1, 1, Loss.squared_error)
     theta = Uniform().draw(np.random.default_rng(0), network, np.float64)
     batch = Batch(np.zeros((3, 2, 1)), np.zeros((3, 2, 1)), np.array([[False] * 2, [False] * 2, [True] * 2]))
@@ -372,7 +387,9 @@ def test_a_sequence_that_vanishes_beside_another_is_kept() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", [Activation.tanh, Activation.sigmoid], ids=lambda kind: kind.name)
 def test_derivatives_of_saturated_units_are_right_and_not_zero(kind: Activation, dtype: type) -> None:
-    """From the output they would be 0 at x = 9 (tanh, float32), 17 (σ, float32), 19 (tanh, float64)."""
+    """From the output they would be 0 at x = 9 (tanh, float32), 17 (σ, float32), 19 (tanh,
+    float64).
+    """
     from gradpath.core.activations import derivative
 
     mpmath.mp.dps = 60
@@ -388,7 +405,9 @@ def test_derivatives_of_saturated_units_are_right_and_not_zero(kind: Activation,
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", list(Activation), ids=lambda kind: kind.name)
 def test_slopes_from_the_output_lose_five_bits_at_most(kind: Activation, dtype: type) -> None:
-    """Also where σ itself is off by ε/σ for x far below 0: there the slope comes from the argument."""
+    """Also where σ itself is off by ε/σ for x far below 0: there the slope
+    comes from the argument.
+    """
     from gradpath.core.activations import activate, derivative, slope
 
     x = np.linspace(-60, 60, 4001).astype(dtype)
@@ -420,7 +439,9 @@ def test_a_nan_of_one_sequence_does_not_spoil_the_slopes_of_another(dtype: type)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("weight", [0.05, 30.0])
 def test_the_summed_gradient_has_no_false_zero_where_one_small_step_is_all_there_is(dtype: type, weight: float) -> None:
-    """An input at t = 1 only, the loss at the end: ∂L/∂W_xh is that of t = 1, however small beside the other δ."""
+    """An input at t = 1 only, the loss at the end: ∂L/∂W_xh is that of t = 1, however small beside
+    the other δ.
+    """
     network = Network(RNN(2, activation=Activation.relu), 1, 1, Loss.squared_error)
     theta = np.full(network.size, 0.5, dtype)
     network.parameters(theta)["W_hh"][:] = np.eye(2) * weight
@@ -450,7 +471,9 @@ def test_a_saturated_network_is_measured_and_not_a_true_zero(dtype: type) -> Non
 
 
 def test_clipping_where_the_readouts_gradient_overflows() -> None:
-    """H at 4^40 with errors of its size: ∂L/∂W_hy is 10^49, beyond float32, though forward pass and loss are finite."""
+    """H at 4^40 with errors of its size: ∂L/∂W_hy is 10^49, beyond float32, though forward pass and
+    loss are finite.
+    """
     network = Network(RNN(2, 1, activation=Activation.relu), 1, 1, Loss.squared_error)
     results = {}
     for dtype in DTYPES:

@@ -81,8 +81,8 @@ def test_lyapunov_draws_the_stored_medians_and_the_theory(runs: list[Run]) -> No
 
 
 def test_lyapunov_theory(home: Path) -> None:
-    """Of a random matrix: ln of the moduli of its eigenvalues. Of chrono gates: ln σ of the biases as they are drawn.
-    Nothing where no formula holds.
+    """Of a random matrix: ln of the moduli of its eigenvalues. Of chrono gates: ln σ of the biases
+    as they are drawn. Nothing where no formula holds.
     """
 
     def expected(*overrides: str) -> np.ndarray:

@@ -72,7 +72,9 @@ def test_instruments_equal_a_naive_computation(case: Case) -> None:
 
 @pytest.mark.pairwise
 def test_total_state_derivatives_equal_central_differences(case: Case) -> None:
-    """Perturb one element of a state where it leaves step t, and let the rest of the sequence follow."""
+    """Perturb one element of a state where it leaves step t, and let the rest of the sequence
+    follow.
+    """
     trace, batch = case.trace, case.batch
     epsilon = 1e-4 if getattr(case.network.cell, "activation", None) is Activation.relu else EPSILON
     cell, steps = case.network.cell, len(batch.mask)
@@ -89,10 +91,11 @@ def test_total_state_derivatives_equal_central_differences(case: Case) -> None:
 
 
 def _loss_with_state_moved(case: Case, layer: int, row: int, at: int, index: tuple[int, ...], change: float) -> float:
-    """The loss of a textbook forward pass in which one element of one state is moved as it leaves step ``at``.
+    """The loss of a textbook forward pass in which one element of one state is moved as it leaves
+    step ``at``.
 
-    A cell whose H_t is computed from another state must see that state moved. Here those are the LSTMs:
-    H_t = O_t ∘ tanh(C_t).
+    A cell whose H_t is computed from another state must see that state moved. Here those are the
+    LSTMs: H_t = O_t ∘ tanh(C_t).
     """
     cell, network = case.network.cell, case.network
     below = case.batch.inputs
@@ -132,7 +135,9 @@ def test_direct_derivative_of_a_last_step_loss_is_zero_before_the_end() -> None:
 
 
 def test_total_and_direct_derivative_of_doubling() -> None:
-    """x_t = 2 x_{t-1} over three steps, loss x_3: the total derivatives are 4, 2, 1, the direct ones 0, 0, 1."""
+    """x_t = 2 x_{t-1} over three steps, loss x_3: the total derivatives are 4, 2, 1, the direct
+    ones 0, 0, 1.
+    """
     network = Network(RNN(hidden_size=1, activation=Activation.relu), 1, 1, Loss.squared_error)
     theta = np.zeros(network.size)
     named = network.parameters(theta)

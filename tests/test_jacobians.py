@@ -1,5 +1,5 @@
-"""Dense Jacobians against differences of the textbook step; their products' singular values and Lyapunov exponents
-against LAPACK, against mpmath where float64 fails, and against closed forms.
+"""Dense Jacobians against differences of the textbook step; their products' singular values and
+Lyapunov exponents against LAPACK, against mpmath where float64 fails, and against closed forms.
 """
 
 from dataclasses import replace
@@ -32,7 +32,9 @@ def jacobians(case: Case, layer: int = 0, sequence: int = 0) -> NDArray:
 
 
 def textbook_jacobian(case: Case, tape: Tape, layer: int, sequence: int, t: int) -> NDArray:
-    """∂s_t/∂s_{t-1} by central differences of one step; with a truncated cell the pre-activations do not move."""
+    """∂s_t/∂s_{t-1} by central differences of one step; with a truncated cell the pre-activations
+    do not move.
+    """
     cell = case.network.cell
     weights = list(case.network.layer_weights(case.theta))[layer]
     rows = tape.layers[layer]
@@ -78,7 +80,9 @@ def test_a_long_sequence_in_several_runs_is_the_same(monkeypatch: pytest.MonkeyP
     "cell", [RNN(4), LSTM(4), GRU(4), LSTM(4, ablation=Ablation.coupled_gates), LSTM(4, truncate=True)], ids=cell_id
 )
 def test_the_product_of_jacobians_carries_the_adjoint(cell: Cell) -> None:
-    """p_{t-1} = p_t J_t from p_T = ∂L/∂H_T. The trace's total ∂L/∂C_t also has what reaches the loss through H_t."""
+    """p_{t-1} = p_t J_t from p_T = ∂L/∂H_T. The trace's total ∂L/∂C_t also has what reaches the
+    loss through H_t.
+    """
     case = make_case(cell, Loss.squared_error, 8, every_step=False)
     trace = case.trace
     for sequence in range(3):
@@ -123,7 +127,9 @@ def shut(rng: np.random.Generator) -> NDArray:
 
 @pytest.mark.parametrize("kind", [gaussian, saturated, shut])
 def test_singular_values_of_long_products_equal_mpmath(kind) -> None:
-    """Every one of them, over up to 1 600 decades; float64 has 308, and 16 between the largest and the smallest."""
+    """Every one of them, over up to 1 600 decades; float64 has 308, and 16 between the largest and
+    the smallest.
+    """
     steps = kind(np.random.default_rng(3))
     with mpmath.workdps(500 if kind is gaussian else 4000):
         product = mpmath.eye(6)
@@ -136,7 +142,9 @@ def test_singular_values_of_long_products_equal_mpmath(kind) -> None:
 
 
 def test_close_and_equal_singular_values() -> None:
-    """Orthogonal factors have one singular value many times over; a scaled one next to it tests every small gap."""
+    """Orthogonal factors have one singular value many times over; a scaled one next to it tests
+    every small gap.
+    """
     rng = np.random.default_rng(0)
     rotations = [np.linalg.qr(rng.normal(size=(7, 7)))[0] for _ in range(40)]
     np.testing.assert_allclose(log_singular_values(np.stack(rotations)), np.zeros(7), atol=1e-13)
@@ -179,9 +187,9 @@ def exponents(case: Case, warm_up: int = 0) -> NDArray:
 
 @pytest.mark.parametrize("f", [0.3, 0.9, 1.0])
 def test_without_recurrent_weights_the_exponents_are_log_f(f: float) -> None:
-    """R = 0: J = [[0, A F], [0, F]] with A = ∂H_t/∂C_t. H hands nothing on: H exponents are -inf, true zeros. The rest
-    are ln f to rounding, and the product [[0, A_T f^T], [0, f^T]] has the singular values f^T √(1 + A_T²), 523 decades
-    down for f = 0.3.
+    """R = 0: J = [[0, A F], [0, F]] with A = ∂H_t/∂C_t. H hands nothing on: H exponents are -inf,
+    true zeros. The rest are ln f to rounding, and the product [[0, A_T f^T], [0, f^T]] has the
+    singular values f^T √(1 + A_T²), 523 decades down for f = 0.3.
     """
     case = run(LSTM(5, freeze_f=f), 1000, recurrent=0)
     found = exponents(case, warm_up=1)
@@ -214,25 +222,25 @@ def test_the_exponents_sum_to_the_mean_log_determinant(cell: Cell) -> None:
 @pytest.mark.parametrize("gain", [1.0, 2.5])
 @pytest.mark.parametrize("cell", [RNN(6), LSTM(6), LSTM(6, forget_bias=4.0), GRU(6)], ids=cell_id)
 def test_the_largest_exponent_is_the_slope_of_the_adjoint(cell: Cell, gain: float) -> None:
-    """Of the trace's own adjoint, over 750 steps, after 750 in which adjoint and Q have turned to the leading
-    direction. Where the next exponents are close to the first they have not yet quite: a factor that does not grow
-    with T, here e^3 at most.
+    """Of the trace's own adjoint, over 750 steps, after 750 in which adjoint and Q have turned to
+    the leading direction. Where the next exponents are close to the first they have not yet quite:
+    a factor that does not grow with T, here e^3 at most.
     """
     case = run(cell, 1500, gain)
     assert exponents(case, 750)[0] == pytest.approx(slope(case, 750), abs=3 / 750)
 
 
 def slope(case: Case, warm_up: int) -> float:
-    """Mean change of ln ‖∂L/∂(carrier)‖ a step back, without the last steps: where an LSTM's C has grown large,
-    ∂H_T/∂C_T is next to nothing, and the adjoint starts with a drop.
+    """Mean change of ln ‖∂L/∂(carrier)‖ a step back, without the last steps: where an LSTM's C has
+    grown large, ∂H_T/∂C_T is next to nothing, and the adjoint starts with a drop.
     """
     norms = np.log(10) * case.trace.states[case.network.cell.states[-1]].seed(0).log10_norm()
     return float((norms[0] - norms[-1 - warm_up]) / (len(norms) - 1 - warm_up))
 
 
 def test_identity_weights_and_active_units_have_exponents_of_zero() -> None:
-    """relu, W_hh = 1, every unit active: J_t is the identity (Le, Jaitly & Hinton 2015). A unit that is dead in
-    a single step takes one direction with it and leaves the others as they were.
+    """relu, W_hh = 1, every unit active: J_t is the identity (Le, Jaitly & Hinton 2015). A unit
+    that is dead in a single step takes one direction with it and leaves the others as they were.
     """
     case = run(RNN(6, activation=Activation.relu), 40)
     named = case.network.parameters(case.theta)
@@ -249,7 +257,9 @@ def test_identity_weights_and_active_units_have_exponents_of_zero() -> None:
 
 
 def test_units_that_depend_on_each_other_leave_true_zeros() -> None:
-    """Without output gate H_t = tanh C_t, so that a Jacobian has rank H although no row or column of it is 0."""
+    """Without output gate H_t = tanh C_t, so that a Jacobian has rank H although no row or column
+    of it is 0.
+    """
     case = run(LSTM(4, ablation=Ablation.no_output_gate), 50)
     found, values = exponents(case), log_singular_values(jacobians(case)[::-1])
     assert np.isfinite(found[:4]).all()
@@ -261,8 +271,8 @@ def test_units_that_depend_on_each_other_leave_true_zeros() -> None:
 
 
 def test_the_jacobian_of_h_alone_never_sees_the_forget_gate() -> None:
-    """The published mistake: ∂H_t/∂H_{t-1} with C held fixed. Its exponent stays below -2 whatever b_f is, while the
-    adjoint's slope and the exponent of [H, C] go from -1.5 to 0.
+    """The published mistake: ∂H_t/∂H_{t-1} with C held fixed. Its exponent stays below -2 whatever
+    b_f is, while the adjoint's slope and the exponent of [H, C] go from -1.5 to 0.
     """
     slopes, alone, whole = [], [], []
     for bias in (-2.0, 1.0, 6.0):

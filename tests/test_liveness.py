@@ -1,4 +1,6 @@
-"""Who writes a run and whether it lives: only what is proven to be dead is marked so, and nothing makes it raise."""
+"""Who writes a run and whether it lives: only what is proven to be dead is marked so, and nothing
+makes it raise.
+"""
 
 import json
 import socket

@@ -52,7 +52,9 @@ def test_parts_are_whole_rows_of_a_product(length: int, multiple: int, lengths: 
 
 
 def case_of(cell: Cell, every_step: bool, dtype: type, gain: float, pool: Executor | None = None) -> Case:
-    """Of 11 sequences and 40 steps; with a small gain the adjoint is rescaled on the way, with a large one too."""
+    """Of 11 sequences and 40 steps; with a small gain the adjoint is rescaled on the way, with a
+    large one too.
+    """
     case = make_case(cell, Loss.squared_error, 40, every_step, dtype, sequences=11)
     case.network, case.executor = replace(case.network, splits_large_passes=True), pool
     case.theta *= dtype(gain)

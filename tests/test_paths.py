@@ -1,4 +1,6 @@
-"""The split of the state gradient by path, the nodes, and the gates held: against the definition and by identity."""
+"""The split of the state gradient by path, the nodes, and the gates held: against the definition
+and by identity.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,13 +35,16 @@ def total_of(case: Case, trace: Trace, layer: int) -> Scaled:
     return trace.states[case.network.prefix(layer) + case.network.cell.states[-1]]
 
 
-# --- the parts of one step ---------------------------------------------------------------------------------------
+# --- the parts of one step
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.pairwise
 def test_the_parts_add_up_to_the_total_in_every_element(cell: Cell, steps: int, every_step: bool, dtype: type) -> None:
-    """To the rounding of the adjoint's own matrix product: n·H products of the type, whose sizes are bounded here."""
+    """To the rounding of the adjoint's own matrix product: n·H products of the type, whose sizes
+    are bounded here.
+    """
     case = make_case(cell, Loss.squared_error, steps, every_step, dtype)
     trace = case.trace
     for layer in range(cell.layers):
@@ -66,7 +71,9 @@ def _products(case: Case, trace: Trace, layer: int) -> NDArray:
 
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)
 def test_each_part_equals_central_differences_of_its_own_edge(cell: Cell) -> None:
-    """Let one gate of step t+1, or the highway, or what stands above, and nothing else, see the carrier of t moved."""
+    """Let one gate of step t+1, or the highway, or what stands above, and nothing else, see the
+    carrier of t moved.
+    """
     case = make_case(cell, Loss.squared_error, 4, True)
     epsilon = 1e-4 if getattr(cell, "activation", None) is Activation.relu else EPSILON
     trace, rng = case.trace, np.random.default_rng(5)
@@ -130,7 +137,8 @@ def test_a_truncated_cell_has_true_zeros_on_the_gates_paths(cell: Cell) -> None:
         assert (lag["carousel"].plain() == total_of(case, trace, layer).plain()).all()
 
 
-# --- the carousel alone, and the rest ------------------------------------------------------------------------------
+# --- the carousel alone, and the rest
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -224,7 +232,9 @@ def test_nodes_where_the_gradient_has_left_floating_point(dtype: type) -> None:
 
 
 def test_a_cosine_where_the_squares_of_the_adjoint_underflow() -> None:
-    """C grows by 1 a step, so that ∂H/∂C = O (1 − tanh² C) is 1e-260 at T: its square is below float64."""
+    """C grows by 1 a step, so that ∂H/∂C = O (1 − tanh² C) is 1e-260 at T: its square is below
+    float64.
+    """
     case = make_case(LSTM(3), Loss.squared_error, 300, False)
     named = case.network.parameters(case.theta)
     for gate in "ifc":
@@ -239,7 +249,9 @@ def test_a_cosine_where_the_squares_of_the_adjoint_underflow() -> None:
 
 @pytest.mark.parametrize("cell", [LSTM(4), GRU(4)], ids=cell_id)
 def test_the_rest_is_right_where_total_and_carousel_agree_to_all_digits(cell: Cell) -> None:
-    """With recurrent weights of size ε the rest is ε of the total; in float32 and ε = 1e-12 a subtraction is noise."""
+    """With recurrent weights of size ε the rest is ε of the total; in float32 and ε = 1e-12 a
+    subtraction is noise.
+    """
 
     def rest(size: float, dtype: type) -> tuple[NDArray, NDArray]:
         case = make_case(cell, Loss.squared_error, 8, False)
@@ -258,7 +270,8 @@ def test_the_rest_is_right_where_total_and_carousel_agree_to_all_digits(cell: Ce
     assert np.abs(noise - double).max() > 100 * np.abs(double).max() or not noise.any()
 
 
-# --- the readings --------------------------------------------------------------------------------------------------
+# --- the readings
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.pairwise
@@ -293,7 +306,9 @@ def test_norms_and_cosines_equal_a_naive_computation_and_the_shares_add_up_to_on
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_cosines_are_right_where_the_gradient_has_left_floating_point(dtype: type) -> None:
-    """All rows of a batch scaled by 2^-3000: norms move by as many decades and the directions stay."""
+    """All rows of a batch scaled by 2^-3000: norms move by as many decades
+    and the directions stay.
+    """
     case = make_case(LSTM(3), Loss.squared_error, 6, True, dtype)
     trace = case.trace
 
@@ -327,7 +342,8 @@ def test_mlflow_shows_the_paths_of_the_bottom_layer() -> None:
     assert shown["RNN-tanh-2"] == ["highway", "recurrence", "carousel"]
 
 
-# --- the nodes -----------------------------------------------------------------------------------------------------
+# --- the nodes
+# --------------------------------------------------------------------------------------------------
 
 
 def sigma(x: NDArray) -> NDArray:
@@ -409,7 +425,8 @@ def test_nodes_of_the_rnn() -> None:
         np.testing.assert_allclose(10 ** read.values[:, 2 * k + 1], naive, rtol=1e-12)
 
 
-# --- gates held after training -------------------------------------------------------------------------------------
+# --- gates held after training
+# -------------------------------------------------------------------------------------
 
 
 CONSTANT = {"1": 1000.0, "0.5": 0.0}
@@ -477,7 +494,8 @@ def test_the_rnn_has_no_gate_to_hold() -> None:
     assert CounterfactualLoss().measure(case.network, trace).values.tolist() == [trace.tape.loss]
 
 
-# --- long sequences ------------------------------------------------------------------------------------------------
+# --- long sequences
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

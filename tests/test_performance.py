@@ -27,7 +27,9 @@ def problem(request: pytest.FixtureRequest) -> Problem:
 
 
 def test_the_interval_of_a_median_is_that_of_the_tables() -> None:
-    """n = 10: x_(2), x_(9) with coverage 97.9 %; n = 20: x_(6), x_(15) with 95.9 % (Conover 1999, table A3)."""
+    """n = 10: x_(2), x_(9) with coverage 97.9 %; n = 20: x_(6), x_(15) with 95.9 % (Conover 1999,
+    table A3).
+    """
     rng = np.random.default_rng(0)
     for size, low, high in ((10, 2, 9), (20, 6, 15), (6, 1, 6), (5, 1, 5), (1, 1, 1)):
         sample = rng.permutation(size) + 1
@@ -141,7 +143,9 @@ def test_an_impossible_shape_is_refused(text: str, capsys: pytest.CaptureFixture
 
 
 def made_up(threads: str, dtype: str, cell: str, shape: Shape) -> dict:
-    """A row in which everything takes the same time, but at H < 128 ours with norms three times as long."""
+    """A row in which everything takes the same time, but at H < 128 ours with norms three times as
+    long.
+    """
     stages = {"ours, norms": ("forward", "backward", "instruments"), "floor": floor.PARTS}
     milliseconds = {
         name: {"rounds": 6, "median": 5.0, "stages": dict.fromkeys(parts, 1.0)} for name, parts in stages.items()

@@ -1,4 +1,6 @@
-"""Identities that hold for every cell, shape, mask, type and depth, on whatever hypothesis thinks of."""
+"""Identities that hold for every cell, shape, mask, type and depth, on whatever hypothesis thinks
+of.
+"""
 
 from dataclasses import replace
 
@@ -50,7 +52,9 @@ many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 @many
 @given(traces())
 def test_sum_over_time_is_the_gradient(trace: Trace) -> None:
-    """To the rounding of a sum, which is that of its terms: of every sequence and step, before any of them cancel."""
+    """To the rounding of a sum, which is that of its terms: of every sequence and step, before any
+    of them cancel.
+    """
     epsilon = float(np.finfo(trace.gradient.scaled.array.dtype).eps)
     whole, terms = {}, {}
     for factor in trace.factors:
@@ -133,7 +137,9 @@ def test_the_slope_of_the_cell_gradient_is_log_sigma_of_the_forget_bias(
 @many
 @given(st.integers(2, 80), st.integers(1, 5), st.booleans(), st.integers(0, 1000))
 def test_the_cell_of_1997_has_slope_exactly_zero(steps: int, hidden: int, single: bool, seed: int) -> None:
-    """F ≡ 1 and the gradient truncated to the cell: the constant error carousel, with any recurrent weights."""
+    """F ≡ 1 and the gradient truncated to the cell: the constant error carousel, with any recurrent
+    weights.
+    """
     cell = LSTM(hidden_size=hidden, ablation=Ablation.no_forget_gate, truncate=True)
     trace = carousel(cell, steps, seed, recurrent=True, dtype=np.float32 if single else np.float64)
     read = StateGradNorm().measure(UNREAD, trace)

@@ -1,4 +1,6 @@
-"""Loops recorded once and replayed: the bits of the body itself, or the body itself; and what a step costs in calls."""
+"""Loops recorded once and replayed: the bits of the body itself, or the body itself; and what a
+step costs in calls.
+"""
 
 import gc
 import sys
@@ -190,7 +192,9 @@ def test_a_thread_releases_the_python_lock_in_the_compiled_loops(monkeypatch) ->
     ids=["RNN", "LSTM"],
 )
 def test_a_timestep_is_so_many_numpy_calls_and_none_of_python(cell: Cell, calls: dict[str, int]) -> None:
-    """The guard on speed that no noise of a machine can trip: whoever adds a call to a timestep, changes it here."""
+    """The guard on speed that no noise of a machine can trip: whoever adds a call to a timestep,
+    changes it here.
+    """
 
     def name(body: object) -> str:
         match body:
@@ -214,8 +218,8 @@ def test_a_timestep_is_so_many_numpy_calls_and_none_of_python(cell: Cell, calls:
 def test_a_training_step_calls_and_allocates_as_often_whatever_its_length(
     cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Function calls, Python's and C's, of forward, backward and all norms, in steady state; a call that is not made
-    allocates nothing.
+    """Function calls, Python's and C's, of forward, backward and all norms, in steady state; a call
+    that is not made allocates nothing.
     """
     monkeypatch.setattr(backward, "CHUNK_ELEMENTS", 10**9)
     monkeypatch.setattr(weight_gradients, "CHUNK_ELEMENTS", 10**9)

@@ -15,7 +15,7 @@ from conftest import PATIENCE, signature
 from gradpath import engine
 from gradpath.cells.rnn import RNN
 from gradpath.commands import compose, execute
-from gradpath.core.cell import Step
+from gradpath.core.step import Step
 from gradpath.engine import compiled, replay
 from gradpath.engine.replay import Loop
 from gradpath.schema.settings import ConfigError

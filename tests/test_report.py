@@ -1,4 +1,6 @@
-"""The report over stores as they are: what is missing, damaged, foreign or hostile is named, the rest drawn."""
+"""The report over stores as they are: what is missing, damaged, foreign or hostile is named, the
+rest drawn.
+"""
 
 import os
 import re
@@ -417,7 +419,9 @@ def test_several_figures_are_a_list() -> None:
 @pytest.mark.parametrize("stumbling", [False, True])
 @pytest.mark.parametrize("ended", [signals.Terminated(signal.SIGTERM), KeyboardInterrupt()])
 def test_a_signal_ends_a_report(place, capsys, monkeypatch, ended: BaseException, stumbling: bool) -> None:
-    """It is no fault of the figure that it comes in, also where the drawing library makes an error of it."""
+    """It is no fault of the figure that it comes in, also where the drawing library makes an error
+    of it.
+    """
 
     def broken(self: Any, runs: Any) -> Any:
         try:

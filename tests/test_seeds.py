@@ -175,7 +175,9 @@ ERROR = (fail, store.StoreError, "FAILED")
 def test_all_runs_are_closed_at_whatever_moment_they_end(
     home: Path, monkeypatch, method: str, number: int, ending: tuple, expected: list[int]
 ) -> None:
-    """SIGTERM, or an error of the store, while the runs are opened and while they are closed one by one."""
+    """SIGTERM, or an error of the store, while the runs are opened and while they are closed one by
+    one.
+    """
     action, kind, status = ending
     on_call(monkeypatch, method, number, action)
     with pytest.raises(kind):

@@ -1,4 +1,6 @@
-"""What a command loads and does before it comes to its own work: the reason that it starts quickly."""
+"""What a command loads and does before it comes to its own work: the
+reason that it starts quickly.
+"""
 
 import subprocess
 import sys
@@ -46,7 +48,9 @@ def lines(script: str, *arguments: str) -> list[str]:
 
 
 def test_the_first_training_step_needs_nothing_that_draws(home: Path) -> None:
-    """And what has been imported by then is not gone through for garbage, while what training makes is."""
+    """And what has been imported by then is not gone through for garbage, while what training makes
+    is.
+    """
     assert lines(FIRST_STEP) == ["loaded", "collects True True"]
 
 

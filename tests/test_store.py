@@ -55,7 +55,8 @@ def test_curves_over_the_lag_are_metrics_and_true_zeros_are_marked(home: Path) -
         finite = {lag: value for lag, value in expected.items() if np.isfinite(value)}
         assert {lag: stored[lag] for lag in finite} == finite
         assert len(stored) == 12
-    # At t = 1, H_0 = 0 enters: the gradient of W_fh is a true zero there, in the artifact -inf, in the UI on the floor.
+    # At t = 1, H_0 = 0 enters: the gradient of W_fh is a true zero there, in the artifact -inf, in
+    # the UI on the floor.
     assert np.isneginf(series.column("W_fh")[-1][0])
     floor = {
         p.step: p.value for p in recorder.client.get_metric_history(recorder.run_id, "log10_grad_norm_by_lag/W_fh")
@@ -200,7 +201,9 @@ def test_the_database_is_created_once_however_many_ask_whatever_its_folder_is_ca
 @pytest.mark.parametrize("moment", ["create_run", "log_batch", "log_artifact"])
 @pytest.mark.parametrize("sent", [True, False], ids=["signal", "error"])
 def test_a_run_is_closed_at_whatever_moment_it_ends(home: Path, monkeypatch, capsys, moment: str, sent: bool) -> None:
-    """SIGTERM, or an error of the store, in the middle of creating a run, of its parameters, of its artifact."""
+    """SIGTERM, or an error of the store, in the middle of creating a run, of its parameters, of its
+    artifact.
+    """
     recorder = Recorder(small(), {"sweep_id": "s"})
     call = getattr(recorder.client, moment)
 

@@ -1,4 +1,6 @@
-"""Whatever befalls a store, the user reads one line without a password, and what was measured is kept."""
+"""Whatever befalls a store, the user reads one line without a password, and what was measured is
+kept.
+"""
 
 import contextlib
 import http.server

@@ -1,4 +1,6 @@
-"""A store that moves finds its artifacts, and nothing that is not proven to be gradpath's own is rewritten."""
+"""A store that moves finds its artifacts, and nothing that is not proven to be gradpath's own is
+rewritten.
+"""
 
 import shutil
 import sqlite3
@@ -141,7 +143,9 @@ def test_a_location_that_somebody_has_changed_since_is_no_longer_ours(folder: Pa
 
 
 def test_a_run_is_moved_by_its_own_folder_only(folder: Path, tmp_path: Path) -> None:
-    """Of two runs that came along in the database, the folder of one has stayed behind: it is found where it is."""
+    """Of two runs that came along in the database, the folder of one has stayed behind: it is found
+    where it is.
+    """
     runs = [record(folder), record(folder)]
     place = tmp_path / "other"
     shutil.copytree(folder, place)

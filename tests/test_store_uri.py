@@ -1,4 +1,6 @@
-"""Where a store is: any folder, the environment, no password in sight, and readers that create nothing."""
+"""Where a store is: any folder, the environment, no password in sight, and readers that create
+nothing.
+"""
 
 import gc
 import os
@@ -180,8 +182,8 @@ def test_while_another_program_has_a_store_in_wal_mode_the_file_is_whole_too(hom
 
 @pytest.mark.parametrize("mode", ["DELETE", "WAL", "WAL, and a writer was killed"])
 def test_a_store_where_nothing_can_be_written_is_read(home: Path, tmp_path_factory, monkeypatch, mode: str) -> None:
-    """As on a read-only medium: nothing is made beside it either. (Root is stopped by no permission, so the answer of
-    the system call is replaced.)
+    """As on a read-only medium: nothing is made beside it either. (Root is stopped by no
+    permission, so the answer of the system call is replaced.)
     """
     file = recorded(home)
     place = tmp_path_factory.mktemp("medium")
@@ -229,7 +231,9 @@ def test_the_password_of_a_store_is_found_in_any_text() -> None:
 
 
 def test_runs_of_a_process_share_what_a_store_costs(home: Path) -> None:
-    """A sweep of thousands of points does not grow: nothing more is frozen, and the connections are the same."""
+    """A sweep of thousands of points does not grow: nothing more is frozen, and the connections are
+    the same.
+    """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     execute(compose.experiment(TINY), "s")

@@ -1,4 +1,6 @@
-"""Every task that is discovered: shapes, seeding, what a perfect and what a constant predictor score."""
+"""Every task that is discovered: shapes, seeding, what a perfect and what a constant predictor
+score.
+"""
 
 import numpy as np
 import pytest

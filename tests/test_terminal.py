@@ -1,4 +1,6 @@
-"""Output never stops the work: whoever reads it, wherever it goes, whatever its encoding can say."""
+"""Output never stops the work: whoever reads it, wherever it goes,
+whatever its encoding can say.
+"""
 
 import io
 import os
@@ -130,7 +132,9 @@ def test_a_command_ends_as_it_would_wherever_its_output_goes(way: str) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_run_and_report_keep_what_they_made_when_nobody_reads(home: Path) -> None:
-    """The database does not land in a closed descriptor; all figures are drawn though nobody reads a line."""
+    """The database does not land in a closed descriptor; all figures are drawn though nobody reads
+    a line.
+    """
     small = "task.length=6 cell.hidden_size=3 train.batch_size=4 train.eval_size=8 train.steps=2 seed=0,1"
     line = f"{' '.join(GRADPATH)} run -m arm=rnn {small} >&- 2>&-"
     assert subprocess.run(["bash", "-c", line], timeout=PATIENCE, check=False).returncode == 0

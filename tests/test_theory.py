@@ -1,4 +1,6 @@
-"""The theory lines against closed forms, Monte Carlo and the measurement; the bound as a property, and its failing."""
+"""The theory lines against closed forms, Monte Carlo and the measurement; the bound as a property,
+and its failing.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +64,8 @@ def case_of(
     return Case(network, theta, Batch(inputs, targets, mask).astype(theta.dtype.type))
 
 
-# --- the moments, the lines ---------------------------------------------------------------------------------------
+# --- the moments, the lines
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", list(Activation))
@@ -91,7 +94,9 @@ def test_without_variance_the_moments_are_those_of_the_mean() -> None:
 
 
 def test_mean_field_of_relu_is_half_of_the_variance() -> None:
-    """Without a mean half of the units are active: E[φ²] = q/2 and E[φ′²] = ½, so the slope is ½ ln(g²/2) at any q."""
+    """Without a mean half of the units are active: E[φ²] = q/2 and E[φ′²] = ½, so the slope is ½
+    ln(g²/2) at any q.
+    """
     w = np.random.default_rng(0).normal(size=(50, 50))
     slopes = theory.mean_field(w, Activation.relu, np.zeros(9), np.full(9, 0.3))
     np.testing.assert_allclose(slopes, 0.5 * np.log(np.square(w).sum() / 50 / 2), rtol=1e-14)
@@ -106,7 +111,9 @@ def test_mean_field_without_recurrence_or_input() -> None:
 
 @pytest.mark.parametrize("kind", list(Activation))
 def test_mean_field_recursion_equals_a_wide_network(kind: Activation) -> None:
-    """One network of 3000 units, weights and inputs Gaussian, against the recursion, step by step."""
+    """One network of 3000 units, weights and inputs Gaussian, against the
+    recursion, step by step.
+    """
     rng, width, steps = np.random.default_rng(1), 3000, 8
     w = rng.normal(0, 1.5 * width**-0.5, (width, width))
     means, deviations = rng.normal(0, 0.3, steps), rng.uniform(0.2, 1.0, steps)
@@ -129,8 +136,9 @@ def test_mean_field_recursion_equals_a_wide_network(kind: Activation) -> None:
 
 
 def test_all_lines_coincide_with_the_measurement_where_theory_is_exact() -> None:
-    """W_hh a scaled orthogonal matrix and every relu active, here by inputs that outgrow the recurrent part: every
-    singular value and every eigenvalue has the modulus g, and ‖∂L/∂H_t‖ falls by g a step.
+    """W_hh a scaled orthogonal matrix and every relu active, here by inputs that outgrow the
+    recurrent part: every singular value and every eigenvalue has the modulus g, and ‖∂L/∂H_t‖ falls
+    by g a step.
     """
     cell = RNN(hidden_size=12, activation=Activation.relu)
     network = Network(cell, 1, 1, Loss.squared_error, cell.layers, cell.initial_state)
@@ -168,8 +176,9 @@ GAINS = (0.5, 0.9, 1.0, 1.3, 1.8, 2.5)
 
 @pytest.mark.parametrize("gain", GAINS)
 def test_mean_field_is_within_2_percent_of_the_slope_of_400_units(gain: float) -> None:
-    """The setting of the study ``spectral_radius``: each of three networks, by lags up to √H. And the folklore: at
-    g = 1 and 1.3 the spectral radius exceeds 1 and the gradient vanishes; it explodes where the mean field says so.
+    """The setting of the study ``spectral_radius``: each of three networks, by lags up to √H. And
+    the folklore: at g = 1 and 1.3 the spectral radius exceeds 1 and the gradient vanishes; it
+    explodes where the mean field says so.
     """
     task, lag = TemporalOrder(100), np.arange(100)[::-1]
     for seed in range(3):
@@ -200,7 +209,8 @@ def test_slope_is_the_least_squares_fit() -> None:
     assert np.isfinite(theory.slope(lag, curve, 6, 17))
 
 
-# --- the bound ----------------------------------------------------------------------------------------------------
+# --- the bound
+# --------------------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -252,7 +262,9 @@ def test_the_bound_holds_at_every_step_and_its_margin_is_that_of_plain_arithmeti
 
 
 def test_the_bound_holds_beside_far_larger_direct_parts() -> None:
-    """What arrives directly, of size 10^5 … 10^150, is nearly all of the adjoint; its logarithm rounds by as much."""
+    """What arrives directly, of size 10^5 … 10^150, is nearly all of the adjoint; its logarithm
+    rounds by as much.
+    """
     rng = np.random.default_rng(0)
     batch = random_batch(rng, Loss.squared_error, np.ones((40, 20), bool), np.float64)
     network = Network(RNN(hidden_size=1), INPUTS, OUTPUTS, Loss.squared_error)
@@ -345,12 +357,13 @@ def test_a_product_of_a_thousand_steps_leaves_floating_point_and_not_the_line() 
     assert (read.values[:-1, read.names.index("bound_margin")] >= -1e-6).all()
 
 
-# --- the carousel -------------------------------------------------------------------------------------------------
+# --- the carousel
+# -------------------------------------------------------------------------------------------------
 
 
 def carousel_case(cell: Cell, steps: int = 60) -> Case:
-    """No recurrent weights, a gate that sees its bias alone, nothing stored: every unit's adjoint is multiplied by its
-    own gate and starts from the same value.
+    """No recurrent weights, a gate that sees its bias alone, nothing stored: every unit's adjoint
+    is multiplied by its own gate and starts from the same value.
     """
     network = Network(cell, INPUTS, 1, Loss.squared_error, cell.layers, cell.initial_state)
     theta = Orthogonal().draw(np.random.default_rng(3), network, np.float64)
@@ -416,7 +429,8 @@ def test_horizon_and_keep() -> None:
     assert theory.log_keep(np.log(3.0)) == pytest.approx(np.log(0.75), rel=1e-14)
 
 
-# --- the figures --------------------------------------------------------------------------------------------------
+# --- the figures
+# --------------------------------------------------------------------------------------------------
 
 SMALL = ["task.length=30", "cell.hidden_size=9", "train.batch_size=4", "train.eval_size=5", "train.steps=0"]
 SMALL += ["instruments=[param_grad_norm,state_grad_norm,grad_norm,theory]"]

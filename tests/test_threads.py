@@ -1,4 +1,6 @@
-"""Threads: one where a pass is small, never more than the process's part of the cores, and BLAS with one always."""
+"""Threads: one where a pass is small, never more than the process's part of the cores, and BLAS
+with one always.
+"""
 
 import os
 import subprocess

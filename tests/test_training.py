@@ -125,8 +125,8 @@ def test_a_new_largest_spike_is_read_though_training_began_with_a_larger_gradien
 
 
 def test_no_pass_outlives_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left of earlier passes when one begins: nothing at a training step's; beside the counterfactuals' and the
-    evaluation's, of which there are several, the training step's alone.
+    """What is left of earlier passes when one begins: nothing at a training step's; beside the
+    counterfactuals' and the evaluation's, of which there are several, the training step's alone.
     """
     passes: list[weakref.ref[Tape]] = []
     left: list[int] = []

@@ -164,7 +164,9 @@ def test_ranges_hold_for_direct_construction_too(bad: int) -> None:
 
 @pytest.mark.parametrize("rule", [RMSProp(0.1), Adam(0.1)], ids=["rmsprop", "adam"])
 def test_one_huge_gradient_does_not_freeze_a_parameter_for_ever(rule: RMSProp | Adam) -> None:
-    """In float32 the square of 1e21 is infinite, and an infinite mean square would stop every later update."""
+    """In float32 the square of 1e21 is infinite, and an infinite mean square would stop every later
+    update.
+    """
     theta = np.zeros(2, np.float32)
     state = rule.start(theta)
     theta, state = rule.update(theta, np.array([1e21, 1], np.float32), state, 0)

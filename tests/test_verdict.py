@@ -1,4 +1,6 @@
-"""The verdict: every word at both sides of its thresholds, by real training, in MLflow and in the report."""
+"""The verdict: every word at both sides of its thresholds, by real training, in MLflow and in the
+report.
+"""
 
 import re
 from dataclasses import replace
@@ -105,7 +107,9 @@ def test_growth_within_the_lag_is_not_called_growth_over_it() -> None:
 
 
 def test_a_reason_names_no_spike_as_one_that_its_word_denies() -> None:
-    """A leap of the norm at which the gradient grows no more over the lag than before: why that is no explosion."""
+    """A leap of the norm at which the gradient grows no more over the lag than before: why that is
+    no explosion.
+    """
     high = {"spike": 2.5, "grown_at_spike": 3.0}
     assert word(**high) == "healthy"
     above = "gradient norm at step 50 2.5 decades above the median of the steps before, but there it grows "
@@ -223,7 +227,9 @@ def test_the_carrier_is_that_of_the_bottom_layer(states: tuple[str, ...], layers
 def test_what_is_lost_is_the_adjoint_of_the_carrier_by_hand(
     cell: type, layers: int, length: int, every_step: bool
 ) -> None:
-    """From the adjoints themselves: the carrier of the bottom layer, of the last step's loss alone."""
+    """From the adjoints themselves: the carrier of the bottom layer, of the
+    last step's loss alone.
+    """
     case = make_case(cell(3, layers=layers), Loss.squared_error, length, every_step)
     trace = case.trace
     readings = {
@@ -245,7 +251,9 @@ def test_what_is_lost_is_the_adjoint_of_the_carrier_by_hand(
 
 
 def test_a_spike_is_measured_against_what_came_before_it() -> None:
-    """A run that starts with 100 times the gradient of its plateau; then a spike of it, at which the far past rises."""
+    """A run that starts with 100 times the gradient of its plateau; then a spike of it, at which
+    the far past rises.
+    """
     norms = dict(enumerate([2.0] * 5 + [0.0] * 45 + [1.5] + [0.0] * 49))
     flat, rising = (profile_of([near] * 4, [-INF] * 3 + [0]) for near in (0, 1))
     rising[0, 0] = 3.0
@@ -358,7 +366,9 @@ def test_missing_instruments_are_said() -> None:
 
 
 def test_the_numbers_are_those_of_the_readings() -> None:
-    """Five steps, lag 3: from t = 5 back to t = 2; the last reading but one is the largest, one has blown up."""
+    """Five steps, lag 3: from t = 5 back to t = 2; the last reading but one is the largest, one has
+    blown up.
+    """
     names = ("H", "C", "direct/H")
     profiles = [np.full((5, 3), -np.inf) for _ in range(4)]
     for profile, column in zip(

@@ -13,7 +13,8 @@ from gradpath.tracking.verdict import ORDER, judge
 
 RUNS, EVIDENCE = collect.collection(), collect.stored()
 ALLOWED = 0.1
-"""Share of a part that may be called something else than its label: those are named in the README."""
+"""Share of a part that may be called something else than its label: those are named in the README.
+"""
 
 
 def wrong(part: str) -> list[str]:
@@ -53,7 +54,9 @@ QUICK = ["un_1997", "un_rnn3", "rnn_short", "relu_hot", "f_const"]
 
 
 NUDGES = 6
-"""Trainings whose weights begin a rounding of float32 or so beside, to see whether the last bits decide a run."""
+"""Trainings whose weights begin a rounding of float32 or so beside, to see whether the last bits
+decide a run.
+"""
 
 
 def difference(found: Evidence, expected: Evidence, label: str) -> str:
@@ -70,8 +73,9 @@ def difference(found: Evidence, expected: Evidence, label: str) -> str:
 
 
 def agrees(name: str) -> None:
-    """A training gives what is stored. The arithmetic's last bits differ between machines, and where they decide a run
-    they do so on this machine too: then a training that begins a rounding beside differs from this one as well.
+    """A training gives what is stored. The arithmetic's last bits differ between machines, and
+    where they decide a run they do so on this machine too: then a training that begins a rounding
+    beside differs from this one as well.
     """
     overrides, label = RUNS[name]["overrides"], RUNS[name]["label"]
     found = collect.observe(overrides)

@@ -1,4 +1,6 @@
-"""What passes share: memory that is lent while anyone holds a view of it, and recordings that are never another's."""
+"""What passes share: memory that is lent while anyone holds a view of it, and recordings that are
+never another's.
+"""
 
 import gc
 import pickle
@@ -37,7 +39,8 @@ def bits(trace: Trace) -> list[bytes]:
     return [array.tobytes() for array in arrays_of(trace)]
 
 
-# --- recordings -----------------------------------------------------------------------------------------------------
+# --- recordings
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cell", [RNN(3), LSTM(3), GRU(3)], ids=cell_id)
@@ -75,7 +78,9 @@ def test_what_goes_to_another_process_is_values_alone() -> None:
 
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)
 def test_any_number_of_cells_in_one_workspace_as_each_alone(cell: Cell) -> None:
-    """With a gate held, with the gradient cut at the gates, and as it was: each recording is of its own cell."""
+    """With a gate held, with the gradient cut at the gates, and as it was: each recording is of its
+    own cell.
+    """
     others = [cell, *cell.counterfactuals().values(), cell]
     case = make_case(cell, Loss.squared_error, 9, True)
     for other in others:
@@ -111,7 +116,9 @@ def add_and_double(rows: Sequence[NDArray]) -> None:
 
 @pytest.mark.parametrize("aliased_first", [False, True])
 def test_arrays_that_overlap_are_another_layout(aliased_first: bool) -> None:
-    """The same shapes and strides, once with the last array in the place of the second and once apart from it."""
+    """The same shapes and strides, once with the last array in the place of the second and once
+    apart from it.
+    """
     workspace = Workspace()
     for aliased in (aliased_first, not aliased_first):
         arrays = some_arrays()
@@ -131,7 +138,9 @@ def test_how_far_apart_two_arrays_begin_is_part_of_their_layout(shift: int) -> N
 
 @compiled
 def test_an_array_that_stays_may_lie_in_one_that_moves() -> None:
-    """A row that is the same at every t overlaps the moving array at one t alone, and not at the first."""
+    """A row that is the same at every t overlaps the moving array at one t alone, and not at the
+    first.
+    """
     whole = np.zeros((6, 8))
     inside, outside = repeated(whole[3].copy(), 6), np.ndarray((6, 8), float, whole, whole.strides[0] * 3, (0, 8))
     assert replay.layout([whole, inside]) != replay.layout([whole, outside])
@@ -147,7 +156,8 @@ def test_equal_passes_record_nothing_anew() -> None:
     assert [loop for _, loop in case.workspace] == before
 
 
-# --- memory ---------------------------------------------------------------------------------------------------------
+# --- memory
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("every_step", [False, True])

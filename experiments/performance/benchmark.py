@@ -1,7 +1,8 @@
-"""Times gradpath's step against PyTorch, JAX and its own matrix products; writes results, table and figure.
+"""Times gradpath's step against PyTorch, JAX and its own matrix products; writes results, table and
+figure.
 
-All of it goes into this folder, with ``--quick`` two shapes into ``mlruns/benchmark``. ``make benchmark`` installs the
-peers first.
+All of it goes into this folder, with ``--quick`` two shapes into ``mlruns/benchmark``.
+``make benchmark`` installs the peers first.
 """
 
 import argparse
@@ -72,7 +73,9 @@ def matches(chosen: argparse.Namespace) -> list[tuple[str, Shape, str, float]]:
 
 
 def measure(threads: str, order: list[tuple[str, Shape, str, float]]) -> Iterator[dict[str, Any]]:
-    """What the child process of one thread setting says: first its libraries, then a row for each match."""
+    """What the child process of one thread setting says: first its libraries, then a row for each
+    match.
+    """
     environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     if threads == "one":
         environment |= dict.fromkeys(VARIABLES, "1")

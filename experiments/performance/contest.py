@@ -1,6 +1,8 @@
-"""Contestants checked against each other, and then timed: interleaved, in random order, round by round in one process.
+"""Contestants checked against each other, and then timed: interleaved, in random order, round by
+round in one process.
 
-The machine's noise makes absolute times worthless, but it hits all contestants of a round nearly alike.
+The machine's noise makes absolute times worthless, but it hits all contestants of a round nearly
+alike.
 """
 
 from collections.abc import Sequence
@@ -22,8 +24,8 @@ class MismatchError(AssertionError):
 
 
 def check(name: str, found: Answer, reference: Answer, dtype: str) -> None:
-    """Holds loss, every parameter's gradient (relative to its norm) and every norm of every step to the tolerance;
-    raises MismatchError.
+    """Holds loss, every parameter's gradient (relative to its norm) and every norm of every step to
+    the tolerance; raises MismatchError.
     """
     _close(f"{name}: loss", np.array([found.loss]), np.array([reference.loss]), dtype)
     for parameter, expected in reference.gradient.items():
@@ -43,8 +45,8 @@ def _close(what: str, found: NDArray, expected: NDArray, dtype: str) -> None:
 
 
 def fastest(ways: Sequence[Contestant]) -> Contestant:
-    """Of several ways of doing the same the one with the shortest of a few interleaved trials; after the first, only
-    those go on that are ``NEAR`` the best.
+    """Of several ways of doing the same the one with the shortest of a few interleaved trials;
+    after the first, only those go on that are ``NEAR`` the best.
     """
     best = dict.fromkeys(range(len(ways)), np.inf)
     for trial in range(TRIALS):
@@ -58,8 +60,8 @@ def fastest(ways: Sequence[Contestant]) -> Contestant:
 
 
 def rounds(contestants: Sequence[Contestant], seconds: float, seed: int = 0) -> dict[str, NDArray]:
-    """Name → (rounds, stages + 1) seconds of each stage, and of the processor for the whole step; as many rounds as fit
-    into ``seconds``, but at least ``FEWEST``.
+    """Name → (rounds, stages + 1) seconds of each stage, and of the processor for the whole step;
+    as many rounds as fit into ``seconds``, but at least ``FEWEST``.
     """
     rng = np.random.default_rng(seed)
     samples: dict[str, list[list[float]]] = {one.name: [] for one in contestants}

@@ -1,4 +1,6 @@
-"""The figure of the benchmark: everybody's time over PyTorch's, and where the time of our step goes."""
+"""The figure of the benchmark: everybody's time over PyTorch's, and where the time of our step
+goes.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +34,9 @@ PARTS = {
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
-    """One row of panels for each thread setting, in the first type that was timed, and one for the parts."""
+    """One row of panels for each thread setting, in the first type that was timed, and one for the
+    parts.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -113,7 +117,9 @@ def _ratios(axes: "Axes", rows: Sequence[Row]) -> None:
 
 
 def parts(row: Row) -> dict[str, float]:
-    """Milliseconds of our step with all norms: the products as the floor has them, and what is left of each stage."""
+    """Milliseconds of our step with all norms: the products as the floor has them, and what is left
+    of each stage.
+    """
     own, floor = row["milliseconds"]["ours, norms"]["stages"], row["milliseconds"]["floor"]["stages"]
     return {
         "forward": floor["forward"],

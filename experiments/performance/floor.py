@@ -1,7 +1,9 @@
-"""The floor: the matrix products that a step cannot do without, in NumPy with outputs allocated before, and no more.
+"""The floor: the matrix products that a step cannot do without, in NumPy with outputs allocated
+before, and no more.
 
-T products with W_h forwards, T with W_hᵀ backwards, one over all steps for each weight gradient and for the input, and
-the readout's three. No nonlinearity, no bias, no loss; the arrays hold random numbers.
+T products with W_h forwards, T with W_hᵀ backwards, one over all steps for each weight gradient and
+for the input, and the readout's three. No nonlinearity, no bias, no loss; the arrays hold random
+numbers.
 """
 
 from collections.abc import Callable
@@ -18,7 +20,9 @@ PARTS = ("forward", "readout", "readout, back", "backward", "weights")
 
 
 def contestant(problem: Problem, threads: int = 1) -> Contestant:
-    """Every part in the layout that is faster on this BLAS, with one thread of it or with ``threads``."""
+    """Every part in the layout that is faster on this BLAS, with one thread of it or with
+    ``threads``.
+    """
     found = parts(problem)
     if threads > 1:
         controller = ThreadpoolController()
@@ -39,8 +43,8 @@ def _in_threads(one: Contestant, blas: ThreadpoolController, threads: int) -> Co
 
 
 def parts(problem: Problem, seed: int = 0) -> dict[str, list[Contestant]]:
-    """Part → the same products with the arrays (…, B, n·H), with (…, n, B, H), a product a gate, and with (…, n·H, B);
-    each returns its outputs.
+    """Part → the same products with the arrays (…, B, n·H), with (…, n, B, H), a product a gate,
+    and with (…, n·H, B); each returns its outputs.
     """
     steps, batch, hidden = problem.shape
     w_x, w_h, b, w_hy, _ = problem.weights

@@ -9,7 +9,9 @@ from typing import Any
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, caches, operating system, date, and the versions that do not depend on the thread setting."""
+    """Processor, cores, caches, operating system, date, and the versions that do not depend on the
+    thread setting.
+    """
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "processor": _processor(),

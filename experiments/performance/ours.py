@@ -1,4 +1,6 @@
-"""gradpath's own step, through its public interface: forward and loss, backward, and what is read of the trace."""
+"""gradpath's own step, through its public interface: forward and loss, backward, and what is read
+of the trace.
+"""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -48,8 +50,8 @@ def every_instrument(network: Network) -> dict[str, Instrument]:
 
 
 def contestants(problem: Problem, executor: Executor | None = None) -> Iterator[Contestant]:
-    """The step with no instrument, with ``param_grad_norm``, with the default ones, and with every one that applies but
-    the slow ones, unless that takes more than ``LONGEST``.
+    """The step with no instrument, with ``param_grad_norm``, with the default ones, and with every
+    one that applies but the slow ones, unless that takes more than ``LONGEST``.
     """
     workspace = problem.network.workspace(executor=executor)
     default = default_instruments()
@@ -62,8 +64,8 @@ def contestants(problem: Problem, executor: Executor | None = None) -> Iterator[
 
 
 def estimate(problem: Problem, instruments: dict[str, Instrument]) -> float:
-    """Seconds of a step, from one over the first twentieth of the sequence; too low where an instrument's cost grows
-    faster than T.
+    """Seconds of a step, from one over the first twentieth of the sequence; too low where an
+    instrument's cost grows faster than T.
     """
     part = max(2, problem.shape.steps // 20)
     batch = Batch(problem.batch.inputs[:part], problem.batch.targets[:part], problem.batch.mask[:part])

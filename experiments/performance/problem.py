@@ -1,4 +1,6 @@
-"""What every contestant is given, what it must answer, and what it is: a sequence of stages that are timed."""
+"""What every contestant is given, what it must answer, and what it is: a sequence of stages that
+are timed.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +32,9 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """Loss, gradient (name → as the parameter) and, of those who give them, norms (name → (T,)) of ∂L/∂θ_t."""
+    """Loss, gradient (name → as the parameter) and, of those who give them, norms (name → (T,)) of
+    ∂L/∂θ_t.
+    """
 
     loss: float
     gradient: dict[str, NDArray]
@@ -39,9 +43,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Contestant:
-    """Each of ``stages`` gets what the one before it has returned (the first None); ``read`` turns the last one's into
-    an answer, and is not timed. ``way``: which of several ways of doing the same this is. It plays in the first
-    ``most`` rounds.
+    """Each of ``stages`` gets what the one before it has returned (the first None); ``read`` turns
+    the last one's into an answer, and is not timed. ``way``: which of several ways of doing the
+    same this is. It plays in the first ``most`` rounds.
     """
 
     name: str
@@ -82,7 +86,9 @@ class Problem:
 
     @cached_property
     def weights(self) -> tuple[NDArray, ...]:
-        """W_x (I, n·H), W_h (H, n·H), b (n·H,), W_hy (H, O), b_y (O,); the LSTM's blocks in the order I, F, O, G."""
+        """W_x (I, n·H), W_h (H, n·H), b (n·H,), W_hy (H, O), b_y (O,); the LSTM's blocks in the
+        order I, F, O, G.
+        """
         named = self.network.parameters(self.theta)
         return tuple(np.concatenate([named[name] for name in names], axis=-1) for names in self.names)
 
@@ -100,8 +106,8 @@ class Problem:
 
 
 def pose(cell: str, shape: Shape, dtype: str, seed: int = 0) -> Problem:
-    """The same numbers in either precision. Inputs N(0, 1); targets in [1, 2], so that no sum over the minibatch
-    cancels and float32 can be held to 1e-4 at every step.
+    """The same numbers in either precision. Inputs N(0, 1); targets in [1, 2], so that no sum over
+    the minibatch cancels and float32 can be held to 1e-4 at every step.
     """
     rng = np.random.default_rng(seed)
     network = Network(CELLS[cell](hidden_size=shape.hidden), INPUTS, OUTPUTS, Loss.squared_error)

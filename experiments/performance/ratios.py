@@ -7,9 +7,9 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def median_interval(sample: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
-    """Median, and the order statistics x_(k), x_(n+1−k) that enclose the median of the population with probability
-    1 − 2 P[Bin(n, ½) < k] ≥ ``level``, for the largest such k (Wilcox 2012, section 4.6); k = 1, the extremes, where n
-    is too small for any.
+    """Median, and the order statistics x_(k), x_(n+1−k) that enclose the median of the population
+    with probability 1 − 2 P[Bin(n, ½) < k] ≥ ``level``, for the largest such k (Wilcox 2012,
+    section 4.6); k = 1, the extremes, where n is too small for any.
     """
     ordered: NDArray = np.sort(np.asarray(sample, float))
     size = len(ordered)

@@ -1,8 +1,9 @@
-"""How time and memory of our step with all norms grow with T and B, and what each instrument needs at T = 10 000.
+"""How time and memory of our step with all norms grow with T and B, and what each instrument needs
+at T = 10 000.
 
-Every case runs in a child process of its own, because the largest resident size of a process never falls. Times are
-the processor's, of one thread, since cases that run one after the other do not share the machine's noise. With
-``--quick`` only T ≤ 1000, into ``mlruns/benchmark``.
+Every case runs in a child process of its own, because the largest resident size of a process never
+falls. Times are the processor's, of one thread, since cases that run one after the other do not
+share the machine's noise. With ``--quick`` only T ≤ 1000, into ``mlruns/benchmark``.
 """
 
 import argparse
@@ -36,9 +37,10 @@ REPEATS = 3
 
 
 def measure_case(cell: str, shape: Shape, names: Sequence[str], repeats: int, seconds: int) -> dict[str, Any]:
-    """In the child, which is stopped after so many ``seconds``: shortest time of ``repeats`` steps that read these
-    instruments, largest resident size before and after them, and then, unless it was only one, what another step
-    allocates at most beyond the memory that the last one has left to it, NumPy's included.
+    """In the child, which is stopped after so many ``seconds``: shortest time of ``repeats`` steps
+    that read these instruments, largest resident size before and after them, and then, unless it
+    was only one, what another step allocates at most beyond the memory that the last one has left
+    to it, NumPy's included.
     """
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 10))
     problem = pose(cell, shape, "float32")
@@ -67,7 +69,9 @@ def _bytes(maxrss: int) -> int:
 
 
 def case(cell: str, shape: Shape, names: Sequence[str], repeats: int, seconds: int) -> dict[str, Any]:
-    """Runs ``measure_case`` in a child process; of one that was stopped only its largest resident size is known."""
+    """Runs ``measure_case`` in a child process; of one that was stopped only its largest resident
+    size is known.
+    """
     order = json.dumps([cell, shape, list(names), repeats, seconds])
     environment = os.environ | dict.fromkeys(VARIABLES, "1")
     with subprocess.Popen(
@@ -92,7 +96,9 @@ def exponent(rows: Sequence[dict[str, Any]], axis: int) -> float:
 
 
 def bytes_per_element(rows: Sequence[dict[str, Any]], measured: str) -> float:
-    """Slope of the memory over T·B·H, by least squares: what a constant overhead adds does not count."""
+    """Slope of the memory over T·B·H, by least squares: what a constant overhead adds does not
+    count.
+    """
     return float(
         np.polyfit([np.prod(row["shape"], dtype=float) for row in rows], [row[measured] for row in rows], 1)[0]
     )

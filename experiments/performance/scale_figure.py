@@ -1,4 +1,6 @@
-"""The figure of growth: time and memory over T and over B, and what every instrument takes at T = 10 000."""
+"""The figure of growth: time and memory over T and over B, and what every instrument takes at T =
+10 000.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -1,10 +1,12 @@
-"""How much faster are many seeds side by side than one after another? `python experiments/performance/seeds.py`
+"""How much faster are many seeds side by side than one after another?
+`python experiments/performance/seeds.py`
 
-Adding problem at T = 100, float32, one BLAS thread. First the training steps alone, `train_seeds` against `train`, in
-one process, taking turns every few steps, with the default instruments and with none, the seeds side by side in one
-thread and in as many as `gradpath run` takes; from step STEPS on, where the default instruments have become rare as in
-a long run. Then whole commands, start to end: `gradpath run seed=0..15` against `gradpath run -m seed=0,…,15`. Times
-are the clock's, so nothing else should run. Prints a table and writes `seeds.json`.
+Adding problem at T = 100, float32, one BLAS thread. First the training steps alone, `train_seeds`
+against `train`, in one process, taking turns every few steps, with the default instruments and with
+none, the seeds side by side in one thread and in as many as `gradpath run` takes; from step STEPS
+on, where the default instruments have become rare as in a long run. Then whole commands, start to
+end: `gradpath run seed=0..15` against `gradpath run -m seed=0,…,15`. Times are the clock's, so
+nothing else should run. Prints a table and writes `seeds.json`.
 """
 
 import argparse
@@ -36,8 +38,9 @@ SHAPES = [(arm, size, batch) for batch in (20, 32) for arm in ("rnn", "lstm") fo
 
 @dataclass(frozen=True)
 class Row:
-    """Milliseconds of one training step of one seed, or seconds of a whole command, one after another and side by
-    side, medians; and what one after another takes, times as long: the median and the extremes of the turns.
+    """Milliseconds of one training step of one seed, or seconds of a whole command, one after
+    another and side by side, medians; and what one after another takes, times as long: the median
+    and the extremes of the turns.
     """
 
     what: str
@@ -95,8 +98,8 @@ def command(*arguments: str) -> float:
 
 
 def commands(shape: tuple[str, int, int], turns: int) -> tuple[list[float], list[float]]:
-    """Seconds of each turn, one after another and side by side; the default configuration but for the shape and 300
-    steps.
+    """Seconds of each turn, one after another and side by side; the default configuration but for
+    the shape and 300 steps.
     """
     given = [*overrides(*shape), "train.steps=300"]
     each = "seed=" + ",".join(map(str, range(SEEDS)))

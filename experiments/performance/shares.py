@@ -1,11 +1,13 @@
-"""Where the wall time of a whole run goes, from the start of the process to its end, with a real MLflow store.
+"""Where the wall time of a whole run goes, from the start of the process to its end, with a real
+MLflow store.
 
     python experiments/performance/shares.py [FILE.json]
 
-Each configuration is run as ``gradpath run`` runs it, in a process of its own, in a home of its own whose database is
-made beforehand. Time inside another part counts for the outer one: the forward pass of an evaluation is evaluation.
-*recording* is all that the Recorder does, opening and closing the run included. MLflow's import and the connection to
-its store stand beside it: they are the same for a run of any length, and for all runs of a sweep together.
+Each configuration is run as ``gradpath run`` runs it, in a process of its own, in a home of its own
+whose database is made beforehand. Time inside another part counts for the outer one: the forward
+pass of an evaluation is evaluation. *recording* is all that the Recorder does, opening and closing
+the run included. MLflow's import and the connection to its store stand beside it: they are the same
+for a run of any length, and for all runs of a sweep together.
 """
 
 import functools

@@ -1,10 +1,12 @@
-"""Where it pays to cut a pass in two for two threads: a whole training step, over cell, T, B, H and dtype.
+"""Where it pays to cut a pass in two for two threads: a whole training step, over cell, T, B, H and
+dtype.
 
     python experiments/performance/threads.py [FILE.json]
 
-Three trainings of one configuration run side by side: whole in one thread, in halves in one thread, in halves in two.
-They take turns step by step, so that all see the same disturbances of the machine. Printed and kept: the medians of the
-ratios to the first. From these comes the rule in ``gradpath.engine.partition``.
+Three trainings of one configuration run side by side: whole in one thread, in halves in one thread,
+in halves in two. They take turns step by step, so that all see the same disturbances of the
+machine. Printed and kept: the medians of the ratios to the first. From these comes the rule in
+``gradpath.engine.partition``.
 """
 
 import json

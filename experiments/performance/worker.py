@@ -1,6 +1,7 @@
 """The child process of one thread setting: plays its matches and prints each as a line of JSON.
 
-Started by ``benchmark.py``, which sets the environment that BLAS, PyTorch and XLA read once, when they are imported.
+Started by ``benchmark.py``, which sets the environment that BLAS, PyTorch and XLA read once, when
+they are imported.
 """
 
 import gc
@@ -67,8 +68,9 @@ def play(threads: dict[str, int], cell: str, shape: tuple[int, int, int], dtype:
 
 
 def summary(stages: list[str], samples: NDArray) -> dict[str, Any]:
-    """Quartiles over the rounds of the whole step in ms, the median of each of its stages, and the processor's time
-    over that of the clock: below 1 where others had the processor, above where several threads ran.
+    """Quartiles over the rounds of the whole step in ms, the median of each of its stages, and the
+    processor's time over that of the clock: below 1 where others had the processor, above where
+    several threads ran.
     """
     seconds = samples[:, :-1]
     whole = seconds.sum(axis=1)
@@ -81,7 +83,9 @@ def summary(stages: list[str], samples: NDArray) -> dict[str, Any]:
 
 
 def ratios(samples: dict[str, NDArray]) -> dict[str, list[float]]:
-    """Median over the rounds of the ratio within a round, and its interval; over the rounds that both have played."""
+    """Median over the rounds of the ratio within a round, and its interval; over the rounds that
+    both have played.
+    """
     from ratios import median_interval
 
     whole = {name: rows[:, :-1].sum(axis=1) for name, rows in samples.items()}
@@ -95,7 +99,9 @@ def ratios(samples: dict[str, NDArray]) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Reads the matches from standard input: {"threads": "one" or "default", "matches": [what ``play`` gets …]}."""
+    """Reads the matches from standard input: {"threads": "one" or "default", "matches": [what
+    ``play`` gets …]}.
+    """
     order = json.load(sys.stdin)
     if order["threads"] == "one" and hasattr(os, "sched_setaffinity"):
         # XLA takes as many threads as it may use processors, whatever its flags say.

@@ -1,4 +1,5 @@
-"""The labelled collection: trains its runs anew and writes what a verdict is made of; says how judge does on it.
+"""The labelled collection: trains its runs anew and writes what a verdict is made of; says how
+judge does on it.
 
 python experiments/verdicts/collect.py            # the confusion matrices from evidence.json
 python experiments/verdicts/collect.py train      # trains all runs and writes evidence.json
@@ -27,7 +28,9 @@ EVIDENCE = HERE / "evidence.json"
 DEFAULTS = ["train.eval_size=500", "instruments=[state_grad_norm,gate_activation,reach]"]
 """What is not judged is left out, to be quick; a run's own overrides come later and win."""
 PARTS = ("training", "held out", "fresh")
-"""Thresholds were set on the first; the second is the other half of the same draw, the third was trained afterwards."""
+"""Thresholds were set on the first; the second is the other half of the same draw, the third was
+trained afterwards.
+"""
 
 
 def collection() -> dict[str, dict[str, str]]:

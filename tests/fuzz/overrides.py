@@ -1,9 +1,10 @@
-"""Fuzzing of the command's door by coverage, with atheris (``pip install atheris``), for as long as one likes:
+"""Fuzzing of the command's door by coverage, with atheris (``pip install atheris``), for as long as
+one likes:
 
 python tests/fuzz/overrides.py -max_total_time=300 -max_len=80
 
-Whatever the bytes say, the answer is a configuration or one line. Hypothesis tries the same by a grammar in
-``tests/test_door_fuzz.py``.
+Whatever the bytes say, the answer is a configuration or one line. Hypothesis tries the same by a
+grammar in ``tests/test_door_fuzz.py``.
 """
 
 import re
@@ -13,7 +14,9 @@ INSIDES = re.compile(r"Exception|Lexer|Traceback|DictConfig|ListConfig|NoneType|
 
 
 def outcome(overrides: list[str]) -> str:
-    """The name of the run that the overrides describe, or the line that refuses them; fails where it is neither."""
+    """The name of the run that the overrides describe, or the line that refuses them; fails where
+    it is neither.
+    """
     from gradpath.commands import compose
 
     try:

@@ -1,9 +1,11 @@
-"""Fuzzing of the compiled loop's border, for as long as one likes; ``make sanitize`` runs it under the sanitizers:
+"""Fuzzing of the compiled loop's border, for as long as one likes; ``make sanitize`` runs it under
+the sanitizers:
 
 python tests/fuzz/replay_border.py SECONDS [SEED]
 
-A seed makes one attempt: arrays of all kinds, a body, a recording, perhaps spoiled, and a run, perhaps over steps that
-are not there. The outcome is an error of one line that leaves every byte as it was, or the bytes of Python's loop.
+A seed makes one attempt: arrays of all kinds, a body, a recording, perhaps spoiled, and a run,
+perhaps over steps that are not there. The outcome is an error of one line that leaves every byte as
+it was, or the bytes of Python's loop.
 """
 
 import sys

@@ -1,4 +1,6 @@
-"""The same networks written a second time, from the textbook, in PyTorch: autograd on untied copies as the oracle."""
+"""The same networks written a second time, from the textbook, in PyTorch: autograd on untied copies
+as the oracle.
+"""
 
 from collections.abc import Callable
 
@@ -53,7 +55,9 @@ def gru_step(x, states, p):
 
 
 def autograd(case: Case, step: Callable, layers: int) -> tuple[dict[str, NDArray], dict[str, NDArray], float]:
-    """∂L/∂θ_t of untied copies, total derivatives of the states by retained gradients of the unrolled graph, loss."""
+    """∂L/∂θ_t of untied copies, total derivatives of the states by retained gradients of the
+    unrolled graph, loss.
+    """
     named = case.network.parameters(case.theta)
     steps, sequences = case.batch.mask.shape
     copies = [{k: torch.tensor(v, requires_grad=True) for k, v in named.items()} for _ in range(steps)]

@@ -1,4 +1,6 @@
-"""The split by path and the nodes against autograd, on a graph in which every edge is a tensor of its own."""
+"""The split by path and the nodes against autograd, on a graph in which every edge is a tensor of
+its own.
+"""
 
 import numpy as np
 import pytest
@@ -7,9 +9,10 @@ from numpy.typing import NDArray
 from conftest import Case, make_case
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
-from gradpath.core.cell import Cell, GateSpec
+from gradpath.core.cell import Cell
 from gradpath.core.finite_differences import relative_error
 from gradpath.core.losses import Loss
+from gradpath.core.step import GateSpec
 from gradpath.instruments.node_grad_norm import NodeGradNorm
 from gradpath.instruments.path_grad_norm import one_step, whole_lag
 
@@ -20,9 +23,11 @@ CELLS = [LSTM(4), LSTM(4, 2), LSTM(4, 3), LSTM(4, ablation=Ablation.coupled_gate
 
 
 class Graph:
-    """A textbook forward pass that keeps every tensor by (layer, name, t), each edge being a copy of what it carries.
+    """A textbook forward pass that keeps every tensor by (layer, name, t), each edge being a copy
+    of what it carries.
 
-    With ``cut`` the copies that the gates of that layer read are detached: the carousel alone is left.
+    With ``cut`` the copies that the gates of that layer read are detached: the carousel alone is
+    left.
     """
 
     def __init__(self, case: Case, cut: int | None = None) -> None:

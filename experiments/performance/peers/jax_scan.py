@@ -1,4 +1,6 @@
-"""JAX's step: ``jit`` over ``lax.scan``, without measurement and with the norms of every step, compiled beforehand."""
+"""JAX's step: ``jit`` over ``lax.scan``, without measurement and with the norms of every step,
+compiled beforehand.
+"""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,7 +31,9 @@ def plain(problem: Problem) -> Iterator[Contestant]:
 
 
 def with_norms(problem: Problem) -> Iterator[Contestant]:
-    """Zeros added to the pre-activations and to the outputs have the gradients there; from these follows the rest."""
+    """Zeros added to the pre-activations and to the outputs have the gradients there; from these
+    follows the rest.
+    """
     counts = [len(names) for names in problem.names]
 
     def step(unroll: int, products: "Products", weights: Weights, x: Array, target: Array) -> Any:
@@ -65,7 +69,9 @@ def _compiled(problem: Problem, name: str, way: str, step: Callable[..., Any]) -
 def _loss(
     cell: str, unroll: int, weights: Weights, x: Array, target: Array, to_pre: Array | float, to_y: Array | float
 ) -> tuple[Array, Array]:
-    """Mean squared error, and H_1 … H_T, with something added to the pre-activations and to the outputs."""
+    """Mean squared error, and H_1 … H_T, with something added to the pre-activations and to the
+    outputs.
+    """
     w_x, w_h, b, w_hy, b_y = weights
 
     def step(states: tuple[Array, Array], from_x: Array) -> tuple[tuple[Array, Array], Array]:

@@ -1,6 +1,8 @@
-"""PyTorch's step: the fused ``nn.LSTM`` or ``nn.RNN`` with autograd, and several ways to the norms of every step.
+"""PyTorch's step: the fused ``nn.LSTM`` or ``nn.RNN`` with autograd, and several ways to the norms
+of every step.
 
-Blocks lie side by side in one matrix, so that a step is one product: I, F, O, G by hand, I, F, G, O in ``nn.LSTM``.
+Blocks lie side by side in one matrix, so that a step is one product: I, F, O, G by hand, I, F, G, O
+in ``nn.LSTM``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +33,8 @@ class PyTorch:
         """Parameters that lie side by side in each of the weights."""
         self.zero = torch.zeros(self.batch, self.hidden, dtype=self.x.dtype)
 
-    # --- no measurement ---------------------------------------------------------------------------------------------
+    # --- no measurement
+    # ---------------------------------------------------------------------------------------------
 
     def plain(self) -> Iterator[Contestant]:
         w_x, w_h, b, w_hy, b_y = self.weights
@@ -70,7 +73,8 @@ class PyTorch:
         i, f, third, fourth = packed.chunk(4, dim=-1)
         return torch.cat([i, f, fourth, third], dim=-1)
 
-    # --- with the norms of every step -------------------------------------------------------------------------------
+    # --- with the norms of every step
+    # -------------------------------------------------------------------------------
 
     def with_norms(self) -> Iterator[Contestant]:
         width = len(self.weights[2])
@@ -118,7 +122,9 @@ class PyTorch:
         return torch.linalg.vector_norm(blocks, dim=(1, 3))
 
     def untied(self) -> Found:
-        """A copy of every parameter for every step; autograd gives the copies' gradients and adds them up."""
+        """A copy of every parameter for every step; autograd gives the copies' gradients and adds
+        them up.
+        """
         shared = [w.detach().requires_grad_() for w in self.weights]
         w_x, w_h, b, w_hy, b_y = copies = [[w.view_as(w) for _ in range(self.steps)] for w in shared]
         pre = [torch.addmm(b[t], self.x[t], w_x[t]) for t in range(self.steps)]
@@ -134,8 +140,8 @@ class PyTorch:
         return zip(self.weights, self.counts, strict=True)
 
     def by_deltas(self, states_of: Callable[[Tensor], Tensor], products: "Products") -> Found:
-        """Only the gradients at the pre-activations by autograd; those of the weights are products of these with what
-        entered.
+        """Only the gradients at the pre-activations by autograd; those of the weights are products
+        of these with what entered.
         """
         w_x, _, b, w_hy, b_y = self.weights
         pre = torch.addmm(b, self.x.view(-1, INPUTS), w_x).view(self.steps, self.batch, -1).requires_grad_()
@@ -161,8 +167,8 @@ class PyTorch:
         return total, torch.cat(norms)
 
     def gram(self, entered: Tensor, delta: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """‖Σ_b x_b δ_bᵀ‖² = Σ_ab (x_a·x_b)(δ_a·δ_b) (Goodfellow 2015) forms no gradient of a single step; in float64,
-        since it cancels.
+        """‖Σ_b x_b δ_bᵀ‖² = Σ_ab (x_a·x_b)(δ_a·δ_b) (Goodfellow 2015) forms no gradient of a single
+        step; in float64, since it cancels.
         """
         blocks = delta.double().view(self.steps, self.batch, count, -1).transpose(1, 2)
         wide = entered.double()
@@ -171,4 +177,6 @@ class PyTorch:
 
 
 Products = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""From what entered (T, B, K) and δ (T, B, n·H): the sum over the steps (K, n·H) and the norms (T, n)."""
+"""From what entered (T, B, K) and δ (T, B, n·H): the sum over the steps (K, n·H) and the norms (T,
+n).
+"""

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from gradpath.cells import _drawings
 from gradpath.core.activations import Activation, activate, complement, slope
-from gradpath.core.cell import Cell, GateSpec, Step, StepAdjoint
+from gradpath.core.cell import Cell
 from gradpath.core.roles import Keeping, Watched, initial_logit
+from gradpath.core.step import GateSpec, Step, StepAdjoint
 from gradpath.core.tape import LayerTape
 from gradpath.schema.settings import setting
 
@@ -20,7 +21,8 @@ N, Z, R, Q = range(4)
 
 @dataclass
 class GRU(Cell):
-    """Reset gate after the product, as in cuDNN and PyTorch's ``nn.GRU`` (Cho et al. 2014, version 1 of the preprint):
+    """Reset gate after the product, as in cuDNN and PyTorch's ``nn.GRU`` (Cho et al. 2014, version
+    1 of the preprint):
 
         Z_t = σ(X_t W_zx + H_{t-1} W_zh + b_z)       R_t = σ(X_t W_rx + H_{t-1} W_rh + b_r)
         Q_t = H_{t-1} W_nh + b_q                     N_t = tanh(X_t W_nx + b_n + R_t ∘ Q_t)
@@ -136,8 +138,8 @@ class GRU(Cell):
         }
 
     def initial_bias(self, rng: Generator) -> dict[str, NDArray | float]:
-        """b_z as set, or chrono: b_z ~ ln U[1, t_max − 1] (Tallec & Ollivier 2018, section 2, for Z as the keeping
-        gate).
+        """b_z as set, or chrono: b_z ~ ln U[1, t_max − 1] (Tallec & Ollivier 2018, section 2, for Z
+        as the keeping gate).
         """
         if self.chrono_t_max is None:
             return {"z": self.update_bias}

@@ -1,5 +1,5 @@
-"""The long short-term memory of Hochreiter & Schmidhuber (1997), with the forget gate of Gers et al. (2000), and its
-ablations.
+"""The long short-term memory of Hochreiter & Schmidhuber (1997), with the forget gate of Gers et
+al. (2000), and its ablations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from gradpath.cells import _drawings
 from gradpath.core.activations import Activation, activate, complement, slope
-from gradpath.core.cell import Cell, GateSpec, Step, StepAdjoint
+from gradpath.core.cell import Cell
 from gradpath.core.roles import GateRole, Keeping, Watched, initial_logit
+from gradpath.core.step import GateSpec, Step, StepAdjoint
 from gradpath.core.tape import LayerTape
 from gradpath.schema.settings import SettingError, setting
 
@@ -51,14 +52,15 @@ class LSTM(Cell):
 
     Backwards, with δ the total derivatives of the loss:
 
-        δC_t ← δC_t + δH_t ∘ O_t ∘ (1 − tanh² C_t)   δC_{t-1} = F_t ∘ δC_t  (the constant error carousel when F = 1)
-        δa_i = δC_t ∘ G_t ∘ I_t(1 − I_t)             δa_f = δC_t ∘ C_{t-1} ∘ F_t(1 − F_t)
-        δa_o = δH_t ∘ tanh(C_t) ∘ O_t(1 − O_t)       δa_c = δC_t ∘ I_t ∘ (1 − G_t²)
+        δC_t ← δC_t + δH_t ∘ O_t ∘ (1 − tanh² C_t)   δC_{t-1} = F_t ∘ δC_t  (the constant error
+        carousel when F = 1) δa_i = δC_t ∘ G_t ∘ I_t(1 − I_t)             δa_f = δC_t ∘ C_{t-1} ∘
+        F_t(1 − F_t) δa_o = δH_t ∘ tanh(C_t) ∘ O_t(1 − O_t)       δa_c = δC_t ∘ I_t ∘ (1 − G_t²)
 
-    ``ablation`` (Greff et al. 2017): a gate is 1 and its weights are gone (NIG, NFG, NOG), F = 1 − I with
-    δa_i = δC_t ∘ (G_t − C_{t-1}) ∘ I_t(1 − I_t) (CIFG), G = a_c (NIAF), H = O ∘ C (NOAF). ``no_forget_gate`` is the
-    cell of 1997; with ``truncate``, as in that paper's appendix A.1, what has reached the gates is not passed on to
-    H_{t-1}, so that the carousel is the only way back; the result is then *not* the gradient of the loss.
+    ``ablation`` (Greff et al. 2017): a gate is 1 and its weights are gone (NIG, NFG, NOG), F = 1 −
+    I with δa_i = δC_t ∘ (G_t − C_{t-1}) ∘ I_t(1 − I_t) (CIFG), G = a_c (NIAF), H = O ∘ C (NOAF).
+    ``no_forget_gate`` is the cell of 1997; with ``truncate``, as in that paper's appendix A.1, what
+    has reached the gates is not passed on to H_{t-1}, so that the carousel is the only way back;
+    the result is then *not* the gradient of the loss.
     """
 
     forget_bias: float = setting(1.0, "initial b_f; 1 after Gers et al. (2000), Jozefowicz et al. (2015)")
@@ -128,7 +130,9 @@ class LSTM(Cell):
         return [(self._place[name], v) for name, v in held.items() if v is not None and name in self._place]
 
     def _gates(self, gates: NDArray, coupled: Sequence[NDArray]) -> list[Any]:
-        """I, F, O, G (…, H); a gate that has been taken away is the number 1, and F that of ``coupled`` gates."""
+        """I, F, O, G (…, H); a gate that has been taken away is the number 1, and F that of
+        ``coupled`` gates.
+        """
         found: dict[str, Any] = {name: gates[..., place, :] for name, place in self._place.items()}
         found |= zip("f", coupled, strict=False)
         return [found.get(name, 1.0) for name in "ifoc"]
@@ -217,8 +221,8 @@ class LSTM(Cell):
         return {**frozen, "truncated": replace(self, truncate=True)}
 
     def initial_bias(self, rng: Generator) -> dict[str, NDArray | float]:
-        """b_f as set, or chrono: b_f ~ ln U[1, t_max − 1], b_i = −b_f (Tallec & Ollivier 2018, eq. 16). With coupled
-        gates F = σ(−a_i), so that b_i = −b_f says it all.
+        """b_f as set, or chrono: b_f ~ ln U[1, t_max − 1], b_i = −b_f (Tallec & Ollivier 2018, eq.
+        16). With coupled gates F = σ(−a_i), so that b_i = −b_f says it all.
         """
         if self.chrono_t_max is None:
             wanted: dict[str, NDArray | float] = {"f": self.forget_bias}

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core.activations import Activation, activate, derivative
-from gradpath.core.cell import Cell, GateSpec, Step, StepAdjoint
+from gradpath.core.cell import Cell
 from gradpath.core.roles import Watched
+from gradpath.core.step import GateSpec, Step, StepAdjoint
 from gradpath.core.tape import LayerTape
 from gradpath.schema.settings import setting
 
@@ -47,7 +48,9 @@ class RNN(Cell):
         np.multiply(d.leaving[0][..., None, :], s.slopes[0], out=d.pre)
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
-        """φ′ of every unit, relative to its largest value: near 0 the unit is saturated and passes nothing back."""
+        """φ′ of every unit, relative to its largest value: near 0 the unit is saturated and passes
+        nothing back.
+        """
         return {"phi_prime": derivative(self.activation, tape.pre[..., 0, :]) / self.activation.steepest}
 
     def carrier_gain(self, tape: LayerTape) -> NDArray:

@@ -61,8 +61,9 @@ drawn or a damaged run was left out; 2 where the sweep is refused because points
 
 
 def main() -> None:
-    """Entry point; the exit status is 0, 1 where a run or a figure that was asked for failed, 2 where the command
-    itself was wrong or its store cannot be used, 128 + n where the signal n ended it. Whatever happens is one line.
+    """Entry point; the exit status is 0, 1 where a run or a figure that was asked for failed, 2
+    where the command itself was wrong or its store cannot be used, 128 + n where the signal n ended
+    it. Whatever happens is one line.
     """
     from gradpath.commands.signals import Terminated, terminable
 
@@ -149,7 +150,9 @@ def report(arguments: list[str]) -> int:
 
 
 def check(arguments: list[str]) -> int:
-    """``gradpath check``: the gradient check of what the overrides describe; 1 where it finds an error."""
+    """``gradpath check``: the gradient check of what the overrides describe; 1 where it finds an
+    error.
+    """
     from threadpoolctl import threadpool_limits
 
     from gradpath import gradient_check as checking
@@ -201,7 +204,9 @@ def ui(arguments: list[str]) -> int:
 
 
 def _help(usage: str, name: str, groups: dict[str, Any], without: str = "", extra: tuple[str, ...] = ()) -> None:
-    """What can be set: the units to choose from, then every key with its value, what it takes and what it means."""
+    """What can be set: the units to choose from, then every key with its value, what it takes and
+    what it means.
+    """
     from gradpath.commands import compose
 
     print(usage)

@@ -1,8 +1,9 @@
-"""The door: from what the user wrote to a checked Experiment. The one module that composes Hydra's configuration.
+"""The door: from what the user wrote to a checked Experiment. The one module that composes Hydra's
+configuration.
 
-Types are checked by OmegaConf against each unit's dataclass, ranges by the dataclass itself, names and the grammar in
-``overrides.py``, what Hydra would execute in ``trust.py``; whatever refuses, the user reads one line (``messages.py``)
-that names the key, what was given and what is allowed.
+Types are checked by OmegaConf against each unit's dataclass, ranges by the dataclass itself, names
+and the grammar in ``overrides.py``, what Hydra would execute in ``trust.py``; whatever refuses, the
+user reads one line (``messages.py``) that names the key, what was given and what is allowed.
 """
 
 import copy
@@ -34,7 +35,9 @@ __all__ = ["GROUPS", "ConfigError", "options", "settable"]
 
 @cache
 def register() -> None:
-    """Makes every unit's dataclass the schema of its YAML file, under the YAML's name with a ``_`` before it."""
+    """Makes every unit's dataclass the schema of its YAML file, under the YAML's name with a ``_``
+    before it.
+    """
     store = ConfigStore.instance()
     store.store(name="_experiment", node=Replicates)
     store.store(name="_report", node=Report)
@@ -74,9 +77,9 @@ def trusted(name: str, given: Sequence[str]) -> DictConfig:
 
 
 class Composer:
-    """Composes configurations. What decides which files are read, the units and the presets, is composed
-    once for each combination; plain ``key=value`` are set on a copy of it, as Hydra itself does, which takes a
-    fiftieth of the time.
+    """Composes configurations. What decides which files are read, the units and the presets, is
+    composed once for each combination; plain ``key=value`` are set on a copy of it, as Hydra itself
+    does, which takes a fiftieth of the time.
     """
 
     def __init__(self, name: str = "config") -> None:
@@ -144,15 +147,17 @@ def report(given: Sequence[str]) -> Report:
 
 
 def points(given: Sequence[str]) -> list[list[str]]:
-    """The overrides of every point of a sweep, as Hydra's sweeper expands ``a=1,2`` and a study's own parameters, in
-    its order; Hydra's own overrides, which are those of all points, are left out.
+    """The overrides of every point of a sweep, as Hydra's sweeper expands ``a=1,2`` and a study's
+    own parameters, in its order; Hydra's own overrides, which are those of all points, are left
+    out.
     """
 
     def expand() -> list[list[str]]:
         with hydra() as running:
             loader = running.config_loader
             own, parsed = overrides.read_sweep(given, loader)
-            # Only for the study's sweep: other overrides may need a cell or task that the sweep itself chooses.
+            # Only for the study's sweep: other overrides may need a cell or task that the sweep
+            # itself chooses.
             studies = [str(p.input_line) for p in parsed if p.key_or_group == "experiment"]
             base = trusted("config", own + studies)
             study = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
@@ -169,8 +174,8 @@ def points(given: Sequence[str]) -> list[list[str]]:
 
 
 def jobs_at_once() -> int:
-    """How many jobs of the sweep run beside each other, this one included: ``n_jobs`` of a launcher that has it, as
-    joblib's, in which -1 is all cores.
+    """How many jobs of the sweep run beside each other, this one included: ``n_jobs`` of a launcher
+    that has it, as joblib's, in which -1 is all cores.
     """
     jobs = int(HydraConfig.get().launcher.get("n_jobs") or 1)
     return jobs if jobs > 0 else max(1, cores() + 1 + jobs)
@@ -215,7 +220,9 @@ def _raw(node: DictConfig) -> dict[str, Any]:
 
 
 def _given(key: str, value: Any, given: Sequence[str]) -> str:
-    """``key=value`` as it was written where that was the value taken (seed=1e3), as it was taken otherwise."""
+    """``key=value`` as it was written where that was the value taken (seed=1e3), as it was taken
+    otherwise.
+    """
     as_given = written(key, given)
     if as_given.startswith(f"{key}=") and "${" not in as_given:
         (ready,) = overrides.read([as_given])

@@ -35,8 +35,9 @@ def execute(experiment: Experiment, sweep_id: str) -> Recorder:
 def execute_seeds(
     experiments: Sequence[Experiment], sweep_id: str, position: str = "", jobs: int = 1
 ) -> list[Recorder]:
-    """Trains experiments that differ in their seed only side by side, and records each as a run of its own;
-    ``position`` (``3/12``) says where in a sweep they stand, ``jobs`` how many of its jobs run at once.
+    """Trains experiments that differ in their seed only side by side, and records each as a run of
+    its own; ``position`` (``3/12``) says where in a sweep they stand, ``jobs`` how many of its jobs
+    run at once.
     """
     threads = chosen(experiments[0], jobs, len(experiments))
     tags = {"sweep_id": sweep_id, "code_version": code_version(), "threads": str(threads)}
@@ -70,8 +71,8 @@ def _no_exit(steps: Iterator[dict[int, Step]]) -> Iterator[dict[int, Step]]:
 
 
 def check_loops(experiments: Iterable[Experiment]) -> None:
-    """Raises ConfigError where the loops over time cannot run as ``GRADPATH_REPLAY`` asks: with ``require``, which one
-    pass of a single sequence through each network tells.
+    """Raises ConfigError where the loops over time cannot run as ``GRADPATH_REPLAY`` asks: with
+    ``require``, which one pass of a single sequence through each network tells.
     """
     try:
         compiled.check()
@@ -99,8 +100,8 @@ def label(experiments: Sequence[Experiment]) -> str:
 def progress(
     stream: Iterator[dict[int, Step]], experiments: Sequence[Experiment], position: str = ""
 ) -> Iterator[dict[int, Step]]:
-    """Passes the steps on, with a bar of step, loss and time left on a terminal, plain lines elsewhere. Several seeds
-    have one bar, with the medians over those still training.
+    """Passes the steps on, with a bar of step, loss and time left on a terminal, plain lines
+    elsewhere. Several seeds have one bar, with the medians over those still training.
     """
     terminal, total, diverged = sys.stderr.isatty(), experiments[0].train.steps, 0
     name, of = f"{position} {label(experiments)}".strip(), "median " if len(experiments) > 1 else ""
@@ -132,7 +133,9 @@ def progress(
 
 
 def code_version() -> str:
-    """The package's version, with the commit where it runs from a checkout: ``0.1.0+1a2b3c4`` or ``….dirty``."""
+    """The package's version, with the commit where it runs from a checkout: ``0.1.0+1a2b3c4`` or
+    ``….dirty``.
+    """
     released = version("gradpath")
     root = locations.checkout()
     if root is None:

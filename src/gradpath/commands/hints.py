@@ -30,8 +30,8 @@ def run_command(study: str | None) -> str:
 
 
 def point_command(point: Point, sweep_id: str, uri: str | None) -> str:
-    """The command that runs a planned point into its sweep; empty where its overrides are not what a person would
-    paste.
+    """The command that runs a planned point into its sweep; empty where its overrides are not what
+    a person would paste.
     """
     own = [o for o in point.overrides if not o.lstrip("+~").startswith(("seed=", "seed@"))]
     if not all(o == printable(o, 1000) and re.match(r"[+~]{0,2}(?!hydra)[A-Za-z_]", o) for o in own):
@@ -42,7 +42,9 @@ def point_command(point: Point, sweep_id: str, uri: str | None) -> str:
 
 
 def report_command(study: str, sweep_id: str | None, uri: str | None, *more: str) -> str:
-    """The command that draws the figures of a sweep, which is named: by the time it is typed another may be newest."""
+    """The command that draws the figures of a sweep, which is named: by the time it is typed
+    another may be newest.
+    """
     words = ["gradpath", "report", assignment("study", study)]
     words += [assignment("sweep", sweep_id)] if sweep_id is not None else []
     words += [assignment("uri", store.masked(uri))] if uri else []

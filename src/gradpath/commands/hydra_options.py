@@ -1,4 +1,6 @@
-"""The options of ``gradpath run`` beside KEY=VALUE: Hydra's own, each of them honoured or refused in one line."""
+"""The options of ``gradpath run`` beside KEY=VALUE: Hydra's own, each of them honoured or refused
+in one line.
+"""
 
 import argparse
 import sys
@@ -26,7 +28,9 @@ REFUSED = {
 
 @dataclass
 class Options:
-    """The command line of ``gradpath run``. ``answer`` is what Hydra is asked instead of to run anything."""
+    """The command line of ``gradpath run``. ``answer`` is what Hydra is asked instead of to run
+    anything.
+    """
 
     overrides: list[str]
     multirun: bool
@@ -78,7 +82,9 @@ def parse(arguments: list[str]) -> Options:
 
 
 def _with_folder(given: list[str], folder: str | None) -> list[str]:
-    """The overrides, with the folder of --config-dir on Hydra's search path, where the check finds it too."""
+    """The overrides, with the folder of --config-dir on Hydra's search path, where the check finds
+    it too.
+    """
     if folder is None:
         return given
     if not Path(folder).is_dir():

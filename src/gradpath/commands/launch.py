@@ -1,4 +1,6 @@
-"""``gradpath run``: plans and checks every point, hands them to Hydra's launcher, and says how each of them ended."""
+"""``gradpath run``: plans and checks every point, hands them to Hydra's launcher, and says how each
+of them ended.
+"""
 
 import os
 import secrets
@@ -31,7 +33,9 @@ compose.register()  # in the processes of a parallel launcher too, which import 
 
 @dataclass
 class Job:
-    """One point for Hydra: what is trained side by side. ``name`` is what tells it from the others of the sweep."""
+    """One point for Hydra: what is trained side by side. ``name`` is what tells it from the others
+    of the sweep.
+    """
 
     overrides: list[str]
     experiments: list[Experiment]
@@ -39,11 +43,15 @@ class Job:
 
 
 class StoreLostError(BaseException):
-    """The store is gone, for every point that is left: passes Hydra, which would go on after an Exception."""
+    """The store is gone, for every point that is left: passes Hydra, which would go on after an
+    Exception.
+    """
 
 
 def launch(options: Options) -> int:
-    """Runs what the options describe; 1 where a run failed. Raises ConfigError or StoreError before the first one."""
+    """Runs what the options describe; 1 where a run failed. Raises ConfigError or StoreError before
+    the first one.
+    """
     jobs = planned(options)
     check_loops(_all(jobs))
     sweep_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -76,7 +84,9 @@ def launch(options: Options) -> int:
 
 
 def planned(options: Options) -> list[Job]:
-    """Every job with its experiments, all of them checked; raises ConfigError. Of many points it says how far it is."""
+    """Every job with its experiments, all of them checked; raises ConfigError. Of many points it
+    says how far it is.
+    """
     given = options.overrides
     expanded = compose.points(given) if options.multirun else [given]
     own = [o for o in given if overrides.is_hydras(o)] if options.multirun else []
@@ -96,7 +106,9 @@ def planned(options: Options) -> list[Job]:
 
 
 def _counted(points: list[list[str]], seconds: float = 2.0) -> Iterator[list[str]]:
-    """The points, with a bar on a terminal and a line now and then elsewhere once it takes longer than ``seconds``."""
+    """The points, with a bar on a terminal and a line now and then elsewhere once it takes longer
+    than ``seconds``.
+    """
     said = time.monotonic()
     terminal = sys.stderr.isatty()
     bar = tqdm(points, "checking", unit="point", delay=seconds, leave=False, disable=not terminal)
@@ -118,7 +130,8 @@ def _hand_over(options: Options, jobs: list[Job], sweep_id: str) -> dict[int, st
     starts = [0]
     for job in jobs:
         starts.append(starts[-1] + len(job.experiments))
-    # The tracker of semaphores, a process of Python's own, would speak of those that ended workers have left to it.
+    # The tracker of semaphores, a process of Python's own, would speak of those that ended workers
+    # have left to it.
     quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
     task = partial(_job, tuple(starts) if options.multirun else (), sweep_id)
@@ -139,8 +152,8 @@ def _hand_over(options: Options, jobs: list[Job], sweep_id: str) -> dict[int, st
 
 
 def _job(starts: tuple[int, ...], sweep_id: str, composed: DictConfig) -> str:
-    """What Hydra calls, here or in another process: trains one point; returns why it failed, or nothing. ``starts``
-    counts the runs before each job of a sweep.
+    """What Hydra calls, here or in another process: trains one point; returns why it failed, or
+    nothing. ``starts`` counts the runs before each job of a sweep.
     """
     from hydra.core.hydra_config import HydraConfig
 

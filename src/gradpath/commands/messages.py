@@ -1,6 +1,7 @@
 """What the user is told: one line that names the key, what was given and what is allowed.
 
-Hydra, its parser and OmegaConf speak of their own insides; whatever they raise becomes words of gradpath here.
+Hydra, its parser and OmegaConf speak of their own insides; whatever they raise becomes words of
+gradpath here.
 """
 
 import difflib
@@ -102,7 +103,9 @@ def describe(field: Field[Any], annotation: Any) -> str:
 
 
 def settable(config: DictConfig, path: str = "") -> Iterator[tuple[str, Any, str, str]]:
-    """Every key that can be set in a composed configuration: (key, value, what it takes, what it means)."""
+    """Every key that can be set in a composed configuration: (key, value, what it takes, what it
+    means).
+    """
     schema = OmegaConf.get_type(config)
     known = fields_by_name(schema)
     annotations = typing.get_type_hints(schema) if known else {}
@@ -154,12 +157,16 @@ def written(key: str, overrides: Sequence[str]) -> str:
 
 
 def suspects(overrides: Sequence[str]) -> str:
-    """The overrides that hold an interpolation, which alone can go round in circles, or else all of them."""
+    """The overrides that hold an interpolation, which alone can go round in circles, or else all of
+    them.
+    """
     return " ".join([o for o in overrides if "${" in o] or overrides)
 
 
 def _meant(key: str, names: Sequence[str]) -> str:
-    """The key that somebody who wrote ``key`` may have had in mind: the same word deeper down, an alias, or close."""
+    """The key that somebody who wrote ``key`` may have had in mind: the same word deeper down, an
+    alias, or close.
+    """
     known, name = takes(), key.rpartition(".")[2]
     if (alias := ALIASES.get(name)) and alias not in names:
         return f" (did you mean {alias}?)"
@@ -190,7 +197,9 @@ def _unknown_name(error: MissingConfigException, overrides: Sequence[str]) -> st
 
 
 def _said(error: Exception, overrides: Sequence[str]) -> str:
-    """What Hydra says, where a person can read it: without its line breaks, links, search paths and insides."""
+    """What Hydra says, where a person can read it: without its line breaks, links, search paths and
+    insides.
+    """
     given = " ".join(overrides)
     said = " ".join(re.split(r"See https|Config search path:|Search path:", str(error))[0].split())
     if not isinstance(error, HydraException | ValueError) or not said or INSIDES.search(said):

@@ -33,7 +33,9 @@ def read(overrides: Sequence[str]) -> list[str]:
 
 
 def read_sweep(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[str], list[Override]]:
-    """The overrides of a sweep: Hydra's own, which are the same at every point, and the others, parsed."""
+    """The overrides of a sweep: Hydra's own, which are the same at every point, and the others,
+    parsed.
+    """
     ready = [_as_text(override) for override in overrides]
     own, others = [], []
     for override in ready:
@@ -100,7 +102,9 @@ TEXT = _text_keys()
 
 
 def _as_text(override: str) -> str:
-    """The override, quoted where it gives a text that the grammar would take for a number or could not read at all."""
+    """The override, quoted where it gives a text that the grammar would take for a number or could
+    not read at all.
+    """
     key, _, value = override.partition("=")
     if key not in TEXT or not value:
         return override

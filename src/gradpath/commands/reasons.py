@@ -8,7 +8,9 @@ from gradpath.schema.text import one_line
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line, with the place in a unit's code where it was raised; whole with HYDRA_FULL_ERROR=1."""
+    """An error in one line, with the place in a unit's code where it was raised; whole with
+    HYDRA_FULL_ERROR=1.
+    """
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
     said = f"{type(error).__name__}: {error}".rstrip(": ")

@@ -24,7 +24,9 @@ from gradpath.tracking.loader import Run, Sweep
 from gradpath.tracking.verdict import ORDER, Verdict
 
 LINES = 20
-"""Up to this many runs the verdicts take a line each, above it a line a group of seeds: a screen, not more."""
+"""Up to this many runs the verdicts take a line each, above it a line a group of seeds: a screen,
+not more.
+"""
 NAMED = 5
 """Up to this many missing points or passed-over runs are named, the others counted."""
 
@@ -44,11 +46,13 @@ class Report(Settings):
 
 
 def write(report: Report, named: bool = False) -> int:
-    """Prints the verdicts, and draws every figure as PNG and SVG into ``reports/figures/EXPERIMENT/``.
+    """Prints the verdicts, and draws every figure as PNG and SVG into
+    ``reports/figures/EXPERIMENT/``.
 
-    A sweep with points missing or double is refused with a StoreError unless ``partial`` is set. A figure that these
-    runs do not hold the numbers for is left out. 1 where a figure failed or could not be written, where a finished run
-    is damaged and had to be passed over, where no figure could be drawn, or not all that the user ``named``.
+    A sweep with points missing or double is refused with a StoreError unless ``partial`` is set. A
+    figure that these runs do not hold the numbers for is left out. 1 where a figure failed or could
+    not be written, where a finished run is damaged and had to be passed over, where no figure could
+    be drawn, or not all that the user ``named``.
     """
     import matplotlib
 
@@ -68,7 +72,8 @@ def write(report: Report, named: bool = False) -> int:
     print(f"{len(runs)} run{'s'[: len(runs) != 1]} of {title}")
     for heading, lines in (("", doubts), ("passed over: ", found.passed_over), ("left out: ", found.damaged)):
         _name(heading, lines)
-    # A terminal is spared the ends of long reasons; whole they are in verdicts.md, and where the output is kept.
+    # A terminal is spared the ends of long reasons; whole they are in verdicts.md, and where the
+    # output is kept.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in verdicts(runs):
         print(line if width is None or len(line) <= width else line[: width - 1] + "…")
@@ -96,7 +101,9 @@ def write(report: Report, named: bool = False) -> int:
 
 
 def verdicts(runs: list[Run]) -> list[str]:
-    """The verdicts as aligned lines from good to bad: one a run, or where there are many one a group of seeds."""
+    """The verdicts as aligned lines from good to bad: one a run, or where there are many one a
+    group of seeds.
+    """
     judged = _judged(runs)
     if len(runs) <= LINES:
         rows = [(verdict.word, f"{label} · seed {run.seed}", verdict.reason) for label, run, verdict in judged]
@@ -158,8 +165,9 @@ def _title(experiment: str, sweep: str) -> str:
 
 
 def _folder(given: str | None, experiment: str) -> Path:
-    """The folder for the figures, made where it is not there. Without a choice of the user's it lies in the reports'
-    folder, whatever the experiment of a shared store is called and whatever has been put there.
+    """The folder for the figures, made where it is not there. Without a choice of the user's it
+    lies in the reports' folder, whatever the experiment of a shared store is called and whatever
+    has been put there.
     """
     out = Path(given) if given else locations.figures(experiment)
     try:
@@ -172,7 +180,9 @@ def _folder(given: str | None, experiment: str) -> Path:
 
 
 def _replace(file: Path, content: bytes) -> None:
-    """Writes a file that is whole or not there: under another name until its last byte is on the disk."""
+    """Writes a file that is whole or not there: under another name until its last byte is on the
+    disk.
+    """
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         unfinished.write_bytes(content)
@@ -198,8 +208,8 @@ def _name(heading: str, lines: list[str]) -> None:
 
 
 def _complete(found: Sweep, experiment: str, sweep: str, report: Report) -> tuple[list[Run], list[str]]:
-    """The runs to draw, and what must be said of them; refuses a sweep with holes (a point that did not finish) or
-    doubles (the same point twice), and names them.
+    """The runs to draw, and what must be said of them; refuses a sweep with holes (a point that did
+    not finish) or doubles (the same point twice), and names them.
     """
     title = _title(experiment, sweep)
     doubts = [] if found.planned else ["no plan of this sweep is stored: points that never began cannot be named"]

@@ -11,7 +11,9 @@ SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if
 
 
 class Terminated(SystemExit):
-    """A signal, raised where the program stands, so that the run is closed as KILLED; exit status 128 + its number."""
+    """A signal, raised where the program stands, so that the run is closed as KILLED; exit status
+    128 + its number.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -30,8 +32,8 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def ending(error: BaseException) -> BaseException | None:
-    """What was to end the command when an error happened: libraries that are interrupted while they tidy up may raise
-    an error of their own on top of it.
+    """What was to end the command when an error happened: libraries that are interrupted while they
+    tidy up may raise an error of their own on top of it.
     """
     known: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
@@ -47,7 +49,9 @@ def ending(error: BaseException) -> BaseException | None:
 
 @contextmanager
 def terminable(handler: Callable[[int, FrameType | None], None] = stop) -> Iterator[None]:
-    """Turns the signals that end a command into an exception; one that is ignored, as under nohup, stays so."""
+    """Turns the signals that end a command into an exception; one that is ignored, as under nohup,
+    stays so.
+    """
     previous = {}
     try:
         for number in SIGNALS:

@@ -11,13 +11,16 @@ from typing import Any, TextIO
 from gradpath.schema.text import escape
 
 PLAIN = {"…": "...", "·": "-", "−": "-", "–": "-", "×": "x", "→": "->", "≥": ">=", "≤": "<=", "‖": "||", "∂": "d"}
-"""What stands for a character in an encoding that has none for it; others are written as ``\\u2207``."""
+"""What stands for a character in an encoding that has none for it; others are written as
+``\\u2207``.
+"""
 
 
 def settle() -> None:
-    """Makes standard output and error safe to write to, for the rest of the process: a reader that has gone
-    (``| head -1``), a full disk or a closed descriptor drops what cannot be shown and nothing else, and a character
-    that the encoding lacks is replaced. The exit status tells of the work, not of who read about it.
+    """Makes standard output and error safe to write to, for the rest of the process: a reader that
+    has gone (``| head -1``), a full disk or a closed descriptor drops what cannot be shown and
+    nothing else, and a character that the encoding lacks is replaced. The exit status tells of the
+    work, not of who read about it.
     """
     for descriptor in (0, 1, 2):  # a closed one (``>&-``) would be given to the next file opened: the database
         try:
@@ -31,7 +34,9 @@ def settle() -> None:
 
 
 def tolerant(descriptor: int, stream: TextIO | None = None) -> TextIO:
-    """A text stream on a descriptor that drops what cannot be written, in the encoding of ``stream``."""
+    """A text stream on a descriptor that drops what cannot be written, in the encoding of
+    ``stream``.
+    """
     encoding, terminal = "utf-8", os.isatty(descriptor)
     if stream is not None:
         encoding = stream.encoding

@@ -1,9 +1,10 @@
 """Nothing that an override or a file holds is executed.
 
-Hydra instantiates what ``_target_`` names under ``hydra.launcher``, ``hydra.sweeper`` and ``hydra.callbacks``, Python's
-logging what ``class`` and ``()`` of a handler or a formatter name, and ``hydra.job.env_set`` decides which ``git`` a
-run calls. Whatever composed a configuration, these sections must be what gradpath's own files and the installed
-plugins say for the names that were chosen (``hydra/launcher=joblib``); their other values are free.
+Hydra instantiates what ``_target_`` names under ``hydra.launcher``, ``hydra.sweeper`` and
+``hydra.callbacks``, Python's logging what ``class`` and ``()`` of a handler or a formatter name,
+and ``hydra.job.env_set`` decides which ``git`` a run calls. Whatever composed a configuration,
+these sections must be what gradpath's own files and the installed plugins say for the names that
+were chosen (``hydra/launcher=joblib``); their other values are free.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,9 @@ CALLED = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 
 
 def check(config: DictConfig) -> None:
-    """Raises ConfigError where a composed configuration, with Hydra's node in it, would have something executed."""
+    """Raises ConfigError where a composed configuration, with Hydra's node in it, would have
+    something executed.
+    """
     chosen = {key: name for key, name in config.hydra.runtime.choices.items() if key.startswith("hydra/")}
     ours = _trusted(tuple(sorted((key, name) for key, name in chosen.items() if name is not None)))
     for section in WHOLE:
@@ -47,7 +50,9 @@ def check(config: DictConfig) -> None:
 
 @lru_cache(64)
 def _trusted(chosen: tuple[tuple[str, str], ...]) -> DictConfig:
-    """Hydra's node for the names that were chosen, from the files of gradpath, Hydra and its plugins alone."""
+    """Hydra's node for the names that were chosen, from the files of gradpath, Hydra and its
+    plugins alone.
+    """
     from gradpath.commands import compose, messages
 
     overrides = [f"{group}={name}" for group, name in chosen if group in ("hydra/launcher", "hydra/sweeper")]

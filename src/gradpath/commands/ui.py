@@ -16,7 +16,8 @@ from gradpath.tracking import store
 def links(uri: str | None, base: str) -> list[tuple[str, str]]:
     """(MLflow experiment, address of its charts) for every experiment that holds runs.
 
-    Without ``workflowType`` the UI opens in its mode for language models, which shows no curve at all.
+    Without ``workflowType`` the UI opens in its mode for language models, which shows no curve at
+    all.
     """
     client = store.connect(uri, create=store.own_is_missing(uri))
     found = []
@@ -30,8 +31,9 @@ def links(uri: str | None, base: str) -> list[tuple[str, str]]:
 
 
 def serve(uri: str | None, host: str, port: int) -> int:
-    """Prints the deep links and serves the MLflow UI until interrupted, in this very process: whatever ends it, a kill
-    included, leaves nothing running. Raises ConfigError where it cannot listen.
+    """Prints the deep links and serves the MLflow UI until interrupted, in this very process:
+    whatever ends it, a kill included, leaves nothing running. Raises ConfigError where it cannot
+    listen.
     """
     resolved = store.tracking_uri(uri)
     served = not resolved.startswith(store.SERVERS)
@@ -67,7 +69,8 @@ def serve(uri: str | None, host: str, port: int) -> int:
         received.append(number)
         server.should_exit = True
 
-    # Ctrl-C, the way to end it, and SIGTERM the server takes itself, and raises again once it has closed.
+    # Ctrl-C, the way to end it, and SIGTERM the server takes itself, and raises again once it has
+    # closed.
     with contextlib.suppress(KeyboardInterrupt), terminable(end):
         server.run()
     if received:

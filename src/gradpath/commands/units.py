@@ -1,4 +1,6 @@
-"""The groups of units that a configuration chooses from: a folder of conf/, a package of gradpath, a base class."""
+"""The groups of units that a configuration chooses from: a folder of conf/, a package of gradpath,
+a base class.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +34,9 @@ def group_of(path: str) -> str:
 
 
 def options(group: str, overrides: Sequence[str] = ()) -> list[str]:
-    """What can be chosen in a configuration group, here and in the folders that the overrides add."""
+    """What can be chosen in a configuration group, here and in the folders
+    that the overrides add.
+    """
     from gradpath.commands.overrides import folders
 
     if not group:

@@ -1,1 +1,3 @@
-"""The mathematics: cells' contract, forward and backward pass, gradients of every step, theory. Needs NumPy only."""
+"""The mathematics: cells' contract, forward and backward pass, gradients of every step, theory.
+Needs NumPy only.
+"""

@@ -22,10 +22,10 @@ class Activation(Enum):
 def activate(kind: Activation, x: NDArray, y: NDArray) -> None:
     """y ← φ(x), elementwise; ``y`` may be ``x``.
 
-    σ(x) = 1 / (1 + exp(−x)): to rounding of *its own size* wherever it is a normal number, down to x = −87 in float32
-    and −708 in float64; half as much below, and then 0. The exponential of a large −x overflows to the right limit,
-    so the argument is never clipped. (½ + ½ tanh(x/2), as fast, is right to rounding of 1: at x = −17 it is 0 in
-    float32.)
+    σ(x) = 1 / (1 + exp(−x)): to rounding of *its own size* wherever it is a normal number, down to
+    x = −87 in float32 and −708 in float64; half as much below, and then 0. The exponential of a
+    large −x overflows to the right limit, so the argument is never clipped. (½ + ½ tanh(x/2), as
+    fast, is right to rounding of 1: at x = −17 it is 0 in float32.)
     """
     if kind is Activation.relu:
         np.maximum(x, 0, out=y)
@@ -37,8 +37,8 @@ def activate(kind: Activation, x: NDArray, y: NDArray) -> None:
 
 
 def complement(x: NDArray, y: NDArray) -> None:
-    """y ← 1 − σ(x) = σ(−x) = 1 / (1 + exp(x)), without the cancellation of 1 − σ(x), which is 0 at x = 17 in float32;
-    ``y`` may be ``x``.
+    """y ← 1 − σ(x) = σ(−x) = 1 / (1 + exp(x)), without the cancellation of 1 − σ(x), which is 0 at
+    x = 17 in float32; ``y`` may be ``x``.
     """
     with np.errstate(over="ignore", under="ignore"):
         np.exp(x, out=y)
@@ -47,12 +47,13 @@ def complement(x: NDArray, y: NDArray) -> None:
 
 
 def derivative(kind: Activation, x: NDArray) -> NDArray:
-    """φ′(x), from the argument: relu 1 or 0 (0 at the corner); tanh′(x) = sech²(x) and σ′(x) = ¼ sech²(x/2), with
-    sech(x) = 2 e / (1 + e²), e = exp(−|x|).
+    """φ′(x), from the argument: relu 1 or 0 (0 at the corner); tanh′(x) = sech²(x) and σ′(x) = ¼
+    sech²(x/2), with sech(x) = 2 e / (1 + e²), e = exp(−|x|).
 
-    Not from the output y: 1 − y² is 0 as soon as y rounds to 1 (at x = 9 in float32), which would be a false zero.
-    These are right to rounding wherever φ′ is a normal number: for σ up to |x| = 87 in float32 and 708 in float64, for
-    tanh half as far. The square comes last, so that nothing underflows before φ′ itself does.
+    Not from the output y: 1 − y² is 0 as soon as y rounds to 1 (at x = 9 in float32), which would
+    be a false zero. These are right to rounding wherever φ′ is a normal number: for σ up to |x| =
+    87 in float32 and 708 in float64, for tanh half as far. The square comes last, so that nothing
+    underflows before φ′ itself does.
     """
     if kind is Activation.relu:
         return np.heaviside(x, x.dtype.type(0))  # NaN stays: a unit that has blown up is not one that is off
@@ -85,8 +86,9 @@ def slope_of_output(kind: Activation, y: NDArray, out: NDArray) -> None:
 
 
 def mend_slope(kind: Activation, x: NDArray, slope: NDArray) -> float:
-    """Computes φ′(x) anew, in place, where y is so near its limit that 1 − y has cancelled. Returns the least slope
-    found there, or else a bound that all are above; 1 for relu, whose zeros are true ones.
+    """Computes φ′(x) anew, in place, where y is so near its limit that 1 − y has cancelled. Returns
+    the least slope found there, or else a bound that all are above; 1 for relu, whose zeros are
+    true ones.
     """
     if kind is Activation.relu:
         return 1.0

@@ -1,5 +1,5 @@
-"""The way back through one layer: the adjoint of its states, and the gradient at its pre-activations. The recursion is
-written out in :mod:`gradpath.core.bptt`.
+"""The way back through one layer: the adjoint of its states, and the gradient at its
+pre-activations. The recursion is written out in :mod:`gradpath.core.bptt`.
 """
 
 from bisect import bisect_right
@@ -11,24 +11,31 @@ from numpy.typing import NDArray
 
 from gradpath.core.activations import Activation, mend_slope, slope_of_output
 from gradpath.core.bptt import LayerWeights, parts
-from gradpath.core.cell import Cell, Step, StepAdjoint
+from gradpath.core.cell import Cell
 from gradpath.core.scaled import HIGH, LOW, ZERO_EXPONENT, Scaled, add_direct, magnitude, renormalise
+from gradpath.core.step import Step, StepAdjoint
 from gradpath.core.tape import LayerTape
 from gradpath.engine.gate_layout import as_gemm_operand, empty
 from gradpath.engine.workspace import Workspace, repeated
 
 CHUNK_ELEMENTS = 2**19
-"""Elements of δa in a chunk of steps whose slopes are computed together: few calls, and far less than the tape."""
+"""Elements of δa in a chunk of steps whose slopes are computed together: few calls, and far less
+than the tape.
+"""
 
 
 @dataclass(frozen=True)
 class LayerAdjoint:
-    """``delta`` (T, S, B, n, H) at the pre-activations; ``states[s]`` (T, S, B, H) total derivatives of H_1 … H_T."""
+    """``delta`` (T, S, B, n, H) at the pre-activations; ``states[s]`` (T, S, B, H) total
+    derivatives of H_1 … H_T.
+    """
 
     delta: Scaled
     states: dict[str, Scaled]
     lost: NDArray
-    """(S,) Has the network a unit so far closed that the type may not hold what gets through (:func:`_closed`)?"""
+    """(S,) Has the network a unit so far closed that the type may not hold what gets through
+    (:func:`_closed`)?
+    """
 
 
 def backward(
@@ -41,9 +48,9 @@ def backward(
     *,
     workspace: Workspace,
 ) -> LayerAdjoint:
-    """The adjoint of a layer whose outputs H_1 … H_T receive ``direct`` = ∂⁺L/∂H_t (T, S, B, H), 0 but at the
-    steps of ``has_direct`` (T,), if these are known; with ``truncate`` nothing passes through the gates to H_{t-1}, and
-    what remains is the highway alone.
+    """The adjoint of a layer whose outputs H_1 … H_T receive ``direct`` = ∂⁺L/∂H_t (T, S, B, H), 0
+    but at the steps of ``has_direct`` (T,), if these are known; with ``truncate`` nothing passes
+    through the gates to H_{t-1}, and what remains is the highway alone.
     """
     *shape, blocks, width = tape.gates.shape
     steps, dtype, buffers = shape[0], tape.gates.dtype, workspace.buffers
@@ -95,9 +102,10 @@ def backward(
 
 @dataclass(frozen=True)
 class BackwardSweep:
-    """The way of some sequences from H_T back to H_0. ``adjoint``, ``exponent`` and ``delta``, of all T steps, are
-    filled in place; ``has_direct`` (T+1,) says at which H_i something arrives directly, ``slope_buffers`` take the
-    slopes of a chunk of steps, ``lost`` (S,) says where they come to too little for the type.
+    """The way of some sequences from H_T back to H_0. ``adjoint``, ``exponent`` and ``delta``, of
+    all T steps, are filled in place; ``has_direct`` (T+1,) says at which H_i something arrives
+    directly, ``slope_buffers`` take the slopes of a chunk of steps, ``lost`` (S,) says where they
+    come to too little for the type.
     """
 
     cell: Cell
@@ -116,8 +124,8 @@ class BackwardSweep:
     workspace: Workspace
 
     def run(self) -> None:
-        """From H_{i+1}, whose adjoint is whole, to H_i, in as few loops as may be: one ends where the body changes or
-        an adjoint leaves its band.
+        """From H_{i+1}, whose adjoint is whole, to H_i, in as few loops as may be: one ends where
+        the body changes or an adjoint leaves its band.
         """
         cell, adjoint, exponent, direct = self.cell, self.adjoint, self.exponent, self.direct
         has_direct, steps, nonlinear = self.has_direct, len(self.delta), cell.nonlinear(self.tape)
@@ -187,7 +195,9 @@ class _Slopes:
 
 @dataclass(frozen=True)
 class _StepBack:
-    """One step back, on ``BackwardSweep.step_views``; where it ``adds``, on what arrives directly, too."""
+    """One step back, on ``BackwardSweep.step_views``; where it ``adds``, on what arrives directly,
+    too.
+    """
 
     cell: Cell
     truncated: bool
@@ -217,8 +227,9 @@ class _StepBack:
 
 
 def _closed(kinds: Sequence[Activation], values: Sequence[NDArray], slopes: Sequence[NDArray], floor: float) -> NDArray:
-    """Which networks (S,) have a unit through which, at one step, less than ``floor`` gets: the product of its slopes
-    and, because a gate makes a state as small as the adjoint and a weight's gradient is their product, of its gates.
+    """Which networks (S,) have a unit through which, at one step, less than ``floor`` gets: the
+    product of its slopes and, because a gate makes a state as small as the adjoint and a weight's
+    gradient is their product, of its gates.
     """
     product: float | NDArray = 1.0
     for kind, y, slope in zip(kinds, values, slopes, strict=True):

@@ -1,19 +1,25 @@
-"""Backpropagation through time of one layer of any cell: the loop over t, the matrix products, the shift by one.
+"""Backpropagation through time of one layer of any cell: the loop over t, the matrix products, the
+shift by one.
 
-Derived by hand; see the cells for the pointwise part. With δa_t (B, n·H) the gradient at the pre-activations,
+Derived by hand; see the cells for the pointwise part. With δa_t (B, n·H) the gradient at the
+pre-activations,
 
-    δH_{t-1} = δa_t W_hᵀ + ∂⁺L/∂H_{t-1} + (what the cell passes on without its gates)        δX_t = δa_t W_xᵀ
+    δH_{t-1} = δa_t W_hᵀ + ∂⁺L/∂H_{t-1} + (what the cell passes on without its gates)        δX_t =
+    δa_t W_xᵀ
 
 (Werbos 1990). The adjoint of each sequence is carried with a power-of-two exponent of its own
-(:mod:`gradpath.core.scaled`), so that it neither rounds to zero nor overflows over any length; where plain floating
-point would do neither, the result is bit-identical to the plain recursion, because scaling by a power of two is exact.
+(:mod:`gradpath.core.scaled`), so that it neither rounds to zero nor overflows over any length;
+where plain floating point would do neither, the result is bit-identical to the plain recursion,
+because scaling by a power of two is exact.
 
-Networks of S seeds run side by side: every array has an axis S after the time axis, and each product is one matrix
-product a timestep and seed, of the same shape whatever S is. So a seed's numbers do not depend on its company.
+Networks of S seeds run side by side: every array has an axis S after the time axis, and each
+product is one matrix product a timestep and seed, of the same shape whatever S is. So a seed's
+numbers do not depend on its company.
 
-The bodies of both loops, forwards here and backwards in :mod:`gradpath.core.backward`, are ufuncs alone, so that they
-are recorded once and replayed (:mod:`gradpath.engine.replay`). The sequences of a minibatch need nothing of each other,
-and in a large pass two threads can have half of them each (:mod:`gradpath.engine.partition`).
+The bodies of both loops, forwards here and backwards in :mod:`gradpath.core.backward`, are ufuncs
+alone, so that they are recorded once and replayed (:mod:`gradpath.engine.replay`). The sequences of
+a minibatch need nothing of each other, and in a large pass two threads can have half of them each
+(:mod:`gradpath.engine.partition`).
 """
 
 from collections.abc import Sequence
@@ -22,7 +28,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core.cell import Cell, Step
+from gradpath.core.cell import Cell
+from gradpath.core.step import Step
 from gradpath.core.tape import LayerTape
 from gradpath.engine.gate_layout import as_gemm_operand, empty, per_gate_layout
 from gradpath.engine.partition import ROWS
@@ -31,8 +38,8 @@ from gradpath.engine.workspace import Workspace, repeated
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """The packed weights of one layer: ``x`` (S, I, n_x·H) of the blocks that read X, ``h`` (S, H, n_h·H) of those that
-    read H_{t-1}, ``b`` (S, n·H).
+    """The packed weights of one layer: ``x`` (S, I, n_x·H) of the blocks that read X, ``h`` (S, H,
+    n_h·H) of those that read H_{t-1}, ``b`` (S, n·H).
     """
 
     x: NDArray
@@ -40,8 +47,8 @@ class LayerWeights:
     b: NDArray
 
     def packed(self, cell: Cell, workspace: Workspace) -> NDArray:
-        """The layer's weights as one matrix (S, H+1+I, n, H), by which [H_{t-1}, 1, X_t] is multiplied; 0 where a block
-        does not read.
+        """The layer's weights as one matrix (S, H+1+I, n, H), by which [H_{t-1}, 1, X_t] is
+        multiplied; 0 where a block does not read.
         """
         seeds, inputs, _ = self.x.shape
         width, blocks = cell.hidden_size, len(cell.blocks)

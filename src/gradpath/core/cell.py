@@ -1,15 +1,16 @@
-"""Recurrent cells. A cell is one step and its derivative, pointwise; the loop over time, the matrix products and the
-shift by one (H_{t-1}) stand once, in :mod:`gradpath.core.bptt`, for every cell.
+"""Recurrent cells. A cell is one step and its derivative, pointwise; the loop over time, the matrix
+products and the shift by one (H_{t-1}) stand once, in :mod:`gradpath.core.bptt`, for every cell.
 
-A cell has n *blocks*, each with a pre-activation X_t W_·x + H_{t-1} W_·h + b_· of H units. The blocks' weights lie side
-by side in one matrix, so that a step is one product, and carry their own names wherever a person reads them.
+A cell has n *blocks*, each with a pre-activation X_t W_·x + H_{t-1} W_·h + b_· of H units. The
+blocks' weights lie side by side in one matrix, so that a step is one product, and carry their own
+names wherever a person reads them.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.random import Generator
@@ -17,57 +18,20 @@ from numpy.typing import NDArray
 
 from gradpath.core.activations import Activation
 from gradpath.core.drawing import Drawing
-from gradpath.core.roles import READOUT, Gate, GateRole, Keeping, Parameter, ParameterRole, Roles, Watched
+from gradpath.core.roles import READOUT, Gate, Keeping, Parameter, ParameterRole, Roles, Watched
+from gradpath.core.step import GateSpec, Step, StepAdjoint
 from gradpath.core.tape import LayerTape
 from gradpath.schema.settings import Settings, setting
 
 
-class GateSpec(NamedTuple):
-    """The names of a gate's input weights, recurrent weights and bias, None where it does not read
-    X or H; and its role, None where it has none of those that have a name.
-    """
-
-    x: str | None
-    h: str | None
-    b: str
-    role: GateRole | None = None
-
-
-class Step(NamedTuple):
-    """The arrays of one step, or of several at once: views of a tape. B sequences, n gates, H units."""
-
-    pre: NDArray
-    """Pre-activations (…, B, n, H)."""
-    gates: NDArray
-    """Their activations (…, B, n, H)."""
-    entering: Sequence[NDArray]
-    """The states of t−1, (…, B, H) each."""
-    leaving: Sequence[NDArray]
-    """The states of t."""
-    saved: Sequence[NDArray]
-    """What else the step keeps."""
-    slopes: Sequence[NDArray] = ()
-    """Backwards alone: φ′(x) of each of the step's nonlinearities."""
-
-
-class StepAdjoint(NamedTuple):
-    """The adjoints of one step's arrays, shaped as these."""
-
-    leaving: Sequence[NDArray]
-    """Of the states that left the step, from all that follows *outside* the step."""
-    pre: NDArray
-    """The gradient at the pre-activations."""
-    entering: Sequence[NDArray]
-    """Of the states that entered it."""
-
-
 @dataclass
 class Cell(Settings, ABC):
-    """Base of the cells: what a new one must say. Arrays of a step are (…, B, H), gates (…, B, n, H), with an axis of
-    seeds in front or not; so count axes from the right: ``gates[..., 0, :]``.
+    """Base of the cells: what a new one must say. Arrays of a step are (…, B, H), gates (…, B, n,
+    H), with an axis of seeds in front or not; so count axes from the right: ``gates[..., 0, :]``.
 
-    A cell is its values: set once, when it is made (``dataclasses.replace`` makes another), equal and of one hash where
-    they are equal. So what has been recorded of a cell is found again by any equal one, and never stale.
+    A cell is its values: set once, when it is made (``dataclasses.replace`` makes another), equal
+    and of one hash where they are equal. So what has been recorded of a cell is found again by any
+    equal one, and never stale.
     """
 
     hidden_size: int = setting(64, "units in each layer", ge=1, le=1_000_000)
@@ -81,11 +45,14 @@ class Cell(Settings, ABC):
     has_skip_to_h: ClassVar[bool] = False
     """Does H_{t-1} reach the next states outside the gates too?"""
     paths: ClassVar[dict[str, str]]
-    """Block → the name of the way that the gradient takes through it, for the blocks that read H."""
+    """Block → the name of the way that the gradient takes through it, for the blocks that read H.
+    """
     label: ClassVar[str] = ""
     """The cell's name as people write it; empty for the one that it is chosen by."""
     colors: ClassVar[dict[str, str] | None] = None
-    """The colour of its plain form by the kind of clipping: of ``""``, ``clipped``, ``value_clipped``. None: any."""
+    """The colour of its plain form by the kind of clipping: of ``""``, ``clipped``,
+    ``value_clipped``. None: any.
+    """
     drawing: ClassVar[Drawing | None] = None
     """How its step is drawn."""
 
@@ -94,7 +61,8 @@ class Cell(Settings, ABC):
         cls.__hash__ = Cell.__hash__  # type: ignore[method-assign]  # where a class has none, ``dataclass`` makes it None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Not by ``dataclass(frozen=True)``, for OmegaConf takes a frozen schema for values that nobody may override.
+        # Not by ``dataclass(frozen=True)``, for OmegaConf takes a frozen schema for values that
+        # nobody may override.
         if name in vars(self):
             raise AttributeError(f"{name} of a cell cannot be changed: dataclasses.replace makes another cell")
         object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
@@ -107,13 +75,17 @@ class Cell(Settings, ABC):
         return hash((type(self), *self.__getstate__().values()))
 
     def __getstate__(self) -> dict[str, Any]:
-        """The values alone: what follows from them, a hash among it, is another in the process that unpickles them."""
+        """The values alone: what follows from them, a hash among it, is another in the process that
+        unpickles them.
+        """
         return {value.name: getattr(self, value.name) for value in fields(self)}
 
     @property
     @abstractmethod
     def blocks(self) -> Mapping[str, GateSpec]:
-        """The blocks in the order of the packed columns: those that do not read H first, those not reading X last."""
+        """The blocks in the order of the packed columns: those that do not read H first, those not
+        reading X last.
+        """
 
     @property
     def saved(self) -> tuple[str, ...]:
@@ -122,7 +94,9 @@ class Cell(Settings, ABC):
 
     @property
     def variant(self) -> str:
-        """What distinguishes this cell from its plain form in the name of an arm; empty for the plain form."""
+        """What distinguishes this cell from its plain form in the name of an arm; empty for the
+        plain form.
+        """
         return ""
 
     @property
@@ -137,7 +111,9 @@ class Cell(Settings, ABC):
 
     @property
     def keeping(self) -> Keeping | None:
-        """What hands the carrier on; None where it always passes through the gates, or by other than one of them."""
+        """What hands the carrier on; None where it always passes through the gates, or by other
+        than one of them.
+        """
         return None
 
     @property
@@ -201,8 +177,9 @@ class Cell(Settings, ABC):
 
     @abstractmethod
     def step(self, s: Step) -> None:
-        """One step: from ``s.pre`` and ``s.entering``, fills ``s.gates``, ``s.leaving`` and ``s.saved``. Ufuncs into
-        given arrays alone, so that it can be recorded (:mod:`gradpath.engine.replay`); the same for ``step_backward``.
+        """One step: from ``s.pre`` and ``s.entering``, fills ``s.gates``, ``s.leaving`` and
+        ``s.saved``. Ufuncs into given arrays alone, so that it can be recorded
+        (:mod:`gradpath.engine.replay`); the same for ``step_backward``.
         """
 
     def new_step(self, pre: NDArray, entering: Sequence[NDArray]) -> Step:
@@ -214,13 +191,16 @@ class Cell(Settings, ABC):
 
     @abstractmethod
     def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
-        """The nonlinearities of the step: (φ, x, φ(x)). ``step_backward`` gets their slopes φ′(x) in this order."""
+        """The nonlinearities of the step: (φ, x, φ(x)). ``step_backward`` gets their slopes φ′(x)
+        in this order.
+        """
 
     @abstractmethod
     def step_backward(self, s: Step, d: StepAdjoint) -> None:
-        """One step back, from what ``step`` has left in ``s`` and the slopes of ``nonlinear``. Makes ``d.leaving``
-        total, in place, where one of the states feeds another; fills ``d.pre`` and, in ``d.entering``, what reaches the
-        entering states without passing through the pre-activations; for H where ``has_skip_to_h`` alone.
+        """One step back, from what ``step`` has left in ``s`` and the slopes of ``nonlinear``.
+        Makes ``d.leaving`` total, in place, where one of the states feeds another; fills ``d.pre``
+        and, in ``d.entering``, what reaches the entering states without passing through the
+        pre-activations; for H where ``has_skip_to_h`` alone.
         """
 
     @abstractmethod
@@ -229,22 +209,30 @@ class Cell(Settings, ABC):
 
     @abstractmethod
     def carrier_gain(self, tape: LayerTape) -> NDArray:
-        """∂(carrier that leaves) / ∂(carrier that enters) outside the gates, elementwise, broadcast to (T, B, H)."""
+        """∂(carrier that leaves) / ∂(carrier that enters) outside the gates, elementwise, broadcast
+        to (T, B, H).
+        """
 
     @abstractmethod
     def output_wrt_carrier(self, tape: LayerTape) -> NDArray:
-        """∂H_t / ∂(carrier of step t), elementwise, broadcast to (T, B, H); 1 where H is the carrier."""
+        """∂H_t / ∂(carrier of step t), elementwise, broadcast to (T, B, H); 1 where H is the
+        carrier.
+        """
 
     @abstractmethod
     def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        """∂L/∂n_t (T, B, H) of the step's inner nodes (gates after their nonlinearity …), from the states' total
-        adjoints. The pre-activations' are BPTT's own δa_t and need no saying.
+        """∂L/∂n_t (T, B, H) of the step's inner nodes (gates after their nonlinearity …), from the
+        states' total adjoints. The pre-activations' are BPTT's own δa_t and need no saying.
         """
 
     def counterfactuals(self) -> dict[str, "Cell"]:
-        """The same cell with a gate frozen, by name: what a trained network would do and pass back if … (same θ)."""
+        """The same cell with a gate frozen, by name: what a trained network would do and pass back
+        if … (same θ).
+        """
         return {}
 
     def initial_bias(self, rng: Generator) -> dict[str, NDArray | float]:
-        """Biases that the cell sets itself, over the initialisation's: block → value (H,) or number."""
+        """Biases that the cell sets itself, over the initialisation's: block → value (H,) or
+        number.
+        """
         return {}

@@ -1,4 +1,6 @@
-"""Gradient clipping, an option on any cell: the whole gradient by its norm, or each element by its value."""
+"""Gradient clipping, an option on any cell: the whole gradient by its norm, or each element by its
+value.
+"""
 
 from dataclasses import dataclass
 
@@ -12,8 +14,9 @@ from gradpath.schema.settings import SettingError, Settings, setting
 
 @dataclass
 class Clip(Settings):
-    """g ← g · max_norm / ‖g‖ where ‖g‖ > max_norm, over all parameters together (Pascanu et al. 2013, algorithm 1); or
-    g ← max(−v, min(v, g)) elementwise (Mikolov 2012). Neither set: no clipping.
+    """g ← g · max_norm / ‖g‖ where ‖g‖ > max_norm, over all parameters together (Pascanu et al.
+    2013, algorithm 1); or g ← max(−v, min(v, g)) elementwise (Mikolov 2012). Neither set: no
+    clipping.
     """
 
     max_norm: float | None = setting(None, "largest global gradient norm; null for no norm clipping", gt=0)
@@ -25,10 +28,12 @@ class Clip(Settings):
             raise SettingError("max_value", self.max_value, "null where clip.max_norm is set: choose one of the two")
 
     def apply(self, gradient: Gradient) -> tuple[NDArray, float]:
-        """The gradient to apply (P,), and ‖applied‖ / ‖raw‖, which for norm clipping is min(1, max_norm / ‖g‖).
+        """The gradient to apply (P,), and ‖applied‖ / ‖raw‖, which for norm clipping is min(1,
+        max_norm / ‖g‖).
 
-        The norm is the scaled one, so a gradient that overflows its type is still clipped to max_norm exactly, in the
-        right direction. A gradient that is not clipped comes back bit for bit.
+        The norm is the scaled one, so a gradient that overflows its type is still clipped to
+        max_norm exactly, in the right direction. A gradient that is not clipped comes back bit for
+        bit.
         """
         scaled = gradient.scaled
         if self.max_norm is not None and gradient.log10_norm > np.log10(self.max_norm):

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 Point = tuple[float, float]
 TOP, MIDDLE, LOW, LEFT, RIGHT, OUT = 5.2, 2.75, 0.75, 0.5, 9.5, 10.9
-"""Heights of the carrier, of the gates and of the output; where the states enter, leave, and what leaves comes from."""
+"""Heights of the carrier, of the gates and of the output; where the states enter, leave, and what
+leaves comes from.
+"""
 FURTHEST = 100.0
 """Where nothing of a drawing can be any more."""
 LANES = (1.5, 1.0, 0.5, 0.0)
@@ -31,9 +33,9 @@ class DrawnGate:
 
 @dataclass(frozen=True)
 class Edge:
-    """An arrow along ``points``, against the direction of the computation. ``quantity`` says how wide: a node of
-    ``node_grad_norm``, a part of ``path_grad_norm``, or one of ``arrives``, ``carrier``, ``through_H`` and
-    ``through_H_before``. ``path`` says whose colour.
+    """An arrow along ``points``, against the direction of the computation. ``quantity`` says how
+    wide: a node of ``node_grad_norm``, a part of ``path_grad_norm``, or one of ``arrives``,
+    ``carrier``, ``through_H`` and ``through_H_before``. ``path`` says whose colour.
     """
 
     quantity: str
@@ -43,7 +45,9 @@ class Edge:
 
 @dataclass(frozen=True)
 class Drawing:
-    """The graph of one step: its states, its gates by label, the signs of its operations, and the edges."""
+    """The graph of one step: its states, its gates by label, the signs of its operations, and the
+    edges.
+    """
 
     states: tuple[DrawnState, ...]
     gates: dict[str, DrawnGate]

@@ -1,8 +1,9 @@
-"""Oracles of the gradient. The definition itself: perturb a parameter at step t only, and see what the loss does.
+"""Oracles of the gradient. The definition itself: perturb a parameter at step t only, and see what
+the loss does.
 
-∂L/∂θ_t is the derivative with respect to the copy of θ that step t uses, the other steps' copies held fixed. Central
-differences on such *untied* copies know nothing of backpropagation, so they check the shift by one, the sum over time
-and the cell's derivative at once.
+∂L/∂θ_t is the derivative with respect to the copy of θ that step t uses, the other steps' copies
+held fixed. Central differences on such *untied* copies know nothing of backpropagation, so they
+check the shift by one, the sum over time and the cell's derivative at once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,8 @@ from gradpath.core.trace import Factor, Trace
 
 Value = TypeVar("Value", float, NDArray)
 
-# Sixth-order central differences: error O(ε⁶), so that ε can be large enough for rounding not to matter.
+# Sixth-order central differences: error O(ε⁶), so that ε can be large enough for rounding not to
+# matter.
 STENCIL = ((1, 3 / 4), (2, -3 / 20), (3, 1 / 60))
 EPSILON = 1e-2
 CHUNK_ELEMENTS = 2**22
@@ -31,12 +33,16 @@ CHUNK_ELEMENTS = 2**22
 
 
 def untied_loss(network: Network, thetas: Sequence[NDArray] | NDArray, batch: Batch) -> float:
-    """The loss with a θ of its own at every step: ``thetas`` (T, P). The equations as a textbook writes them."""
+    """The loss with a θ of its own at every step: ``thetas`` (T, P). The equations as a textbook
+    writes them.
+    """
     return float(untied_losses(network, thetas, batch))
 
 
 def untied_losses(network: Network, thetas: Sequence[NDArray] | NDArray, batch: Batch) -> NDArray:
-    """The same for many networks at once: the θ of a step is (P,), shared by all of them, or (…, P)."""
+    """The same for many networks at once: the θ of a step is (P,), shared by all of them, or (…,
+    P).
+    """
     cell, (steps, sequences) = network.cell, batch.mask.shape
     by_step = [list(network.layer_weights(theta)) for theta in thetas]
     below = list(batch.inputs)
@@ -58,7 +64,9 @@ def untied_losses(network: Network, thetas: Sequence[NDArray] | NDArray, batch: 
 
 
 def pre_activations(cell: Cell, weights: LayerWeights, x: NDArray, h: NDArray) -> NDArray:
-    """X_t W_·x + H_{t-1} W_·h + b_· (…, B, n, H) of one step; a block that does not read one of them goes without."""
+    """X_t W_·x + H_{t-1} W_·h + b_· (…, B, n, H) of one step; a block that does not read one of
+    them goes without.
+    """
     of_x, of_h = x @ weights.x, h @ weights.h
     every = np.broadcast_shapes(of_x.shape[:-1], of_h.shape[:-1])
     pre = np.empty((*every, len(cell.blocks), cell.hidden_size), weights.b.dtype)
@@ -74,7 +82,9 @@ def central_difference(f: Callable[[float], Value], epsilon: float) -> Value:
 
 
 def forward_difference(f: Callable[[float], Value], epsilon: float) -> Value:
-    """df(x)/dx at 0 from one side alone, to second order: backwards where ``epsilon`` is negative."""
+    """df(x)/dx at 0 from one side alone, to second order: backwards where
+    ``epsilon`` is negative.
+    """
     return (4 * f(epsilon) - f(2 * epsilon) - 3 * f(0.0)) / (2 * epsilon)
 
 
@@ -102,11 +112,12 @@ def untied_differences(network: Network, theta: NDArray, batch: Batch, epsilon: 
 def tangent_terms(
     network: Network, theta: NDArray, tape: Tape, name: str, start: int, direction: NDArray, step: float
 ) -> Iterator[tuple[float, int]]:
-    """What each scored timestep adds to the change of the loss when θ_start moves along ``direction``: (value, power).
+    """What each scored timestep adds to the change of the loss when θ_start moves along
+    ``direction``: (value, power).
 
-    The tangent J v is propagated forwards, everything linear exactly, the cell's step by central differences, and
-    rescaled by a power of two after every step; so it is right where it has vanished and differences of the loss see
-    only rounding.
+    The tangent J v is propagated forwards, everything linear exactly, the cell's step by central
+    differences, and rescaled by a power of two after every step; so it is right where it has
+    vanished and differences of the loss see only rounding.
     """
     cell = network.cell
     scored = {int(t): row for row, t in enumerate(tape.scored)}
@@ -168,8 +179,9 @@ def _step_tangent(
 
 
 def assembled(factor: Factor, steps: int) -> Scaled:
-    """∂L/∂θ_t of a packed matrix at all T steps, (T, n, K, H) or (T, n, H) for a bias, with an exponent a step; 0 where
-    the matrix is not used. T times the size of the weights: for small networks.
+    """∂L/∂θ_t of a packed matrix at all T steps, (T, n, K, H) or (T, n, H) for a bias, with an
+    exponent a step; 0 where the matrix is not used. T times the size of the weights: for small
+    networks.
     """
     values, exponents = np.zeros(0), np.zeros(steps, np.int32)
     for rows, step in factor.per_step():
@@ -181,7 +193,9 @@ def assembled(factor: Factor, steps: int) -> Scaled:
 
 
 def per_step_gradients(trace: Trace) -> dict[str, NDArray]:
-    """∂L/∂θ_t as backpropagation found it: name → (T, …), as plain numbers, which may under- or overflow."""
+    """∂L/∂θ_t as backpropagation found it: name → (T, …), as plain numbers, which may under- or
+    overflow.
+    """
     found: dict[str, NDArray] = {}
     for factor in trace.factors:
         values = assembled(factor, trace.tape.length).plain()

@@ -1,8 +1,9 @@
 """Singular values of a product of triangular matrices that spans any number of decades.
 
-The product is kept as R = D U, D diagonal as logarithms and U unit upper trapezoidal, which stays of moderate size.
-LAPACK's SVD would find its singular values to 16 digits of the *largest*; one-sided Jacobi rotations (Hestenes 1958)
-find each to nearly 16 digits of its own (Demmel & Veselić 1992), and they need D as ratios only.
+The product is kept as R = D U, D diagonal as logarithms and U unit upper trapezoidal, which stays
+of moderate size. LAPACK's SVD would find its singular values to 16 digits of the *largest*;
+one-sided Jacobi rotations (Hestenes 1958) find each to nearly 16 digits of its own (Demmel &
+Veselić 1992), and they need D as ratios only.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 PRECONDITION = 4
-"""QR decompositions before the rotations, which need half as many sweeps then (Drmač & Veselić 2008)."""
+"""QR decompositions before the rotations, which need half as many sweeps then (Drmač & Veselić
+2008).
+"""
 SWEEPS = 60
 """Not reached: rotations converge quadratically, in three to eight sweeps."""
 TOLERANCE = 1e-13
@@ -21,7 +24,9 @@ TOLERANCE = 1e-13
 
 @dataclass(frozen=True)
 class Graded:
-    """diag(exp(``log_scale``)) · ``unit``, (r,) and (r, n), in natural logarithm; n − r singular values are 0."""
+    """diag(exp(``log_scale``)) · ``unit``, (r,) and (r, n), in natural logarithm; n − r singular
+    values are 0.
+    """
 
     log_scale: NDArray
     unit: NDArray
@@ -31,7 +36,8 @@ class Graded:
         return cls(np.zeros(size), np.eye(size))
 
     def times(self, factor: NDArray) -> "Graded":
-        """``factor`` (r′, r), upper trapezoidal with a positive diagonal, times this: with R = diag(R) V,
+        """``factor`` (r′, r), upper trapezoidal with a positive diagonal, times this: with R =
+        diag(R) V,
 
             D′ = diag(R) D        U′ = D⁻¹ V D U
 
@@ -46,12 +52,15 @@ class Graded:
     def log_singular_values(self) -> NDArray:
         """ln σ_k (n,) in decreasing order; -inf for a true zero.
 
-        The rows d_i u_i are rotated in pairs until all are orthogonal; their lengths are the singular values then. With
-        d_i ≥ d_j, r = d_j/d_i and g = ⟨u_i, u_j⟩, the rotation by arctan t that makes a pair orthogonal has
+        The rows d_i u_i are rotated in pairs until all are orthogonal; their lengths are the
+        singular values then. With d_i ≥ d_j, r = d_j/d_i and g = ⟨u_i, u_j⟩, the rotation by arctan
+        t that makes a pair orthogonal has
 
-            τ = t/r = −2g / (1 − r² + √((1 − r²)² + 4r²g²))      u_i ← u_i − t r u_j      u_j ← u_j + τ u_i
+            τ = t/r = −2g / (1 − r² + √((1 − r²)² + 4r²g²))      u_i ← u_i − t r u_j      u_j ← u_j
+            + τ u_i
 
-        times the cosine 1/√(1 + t²). r underflows to 0 without harm: what is left is a step of Gram–Schmidt.
+        times the cosine 1/√(1 + t²). r underflows to 0 without harm: what is left is a step of
+        Gram–Schmidt.
         """
         rows, size = self.unit.shape
         product = self
@@ -73,7 +82,9 @@ class Graded:
         return scale[order], self.unit[order] / length[order, None]
 
     def _transposed(self) -> "Graded":
-        """R of the QR decomposition of the transpose: the same singular values, and rows nearer to orthogonal."""
+        """R of the QR decomposition of the transpose: the same singular values, and rows nearer to
+        orthogonal.
+        """
         scale, unit = self._rows()
         _, r = np.linalg.qr(unit.T)
         return Graded(scale, np.eye(len(r))).times(r * np.where(np.diagonal(r) < 0, -1.0, 1.0)[:, None])
@@ -101,7 +112,9 @@ def _rotate(scale: NDArray, unit: NDArray, first: NDArray, second: NDArray) -> N
 
 
 def _round_robin(size: int) -> Iterator[tuple[NDArray, NDArray]]:
-    """Rounds of disjoint pairs of 0 … size − 1 in which each meets each other once; with an odd number one rests."""
+    """Rounds of disjoint pairs of 0 … size − 1 in which each meets each other once; with an odd
+    number one rests.
+    """
     players = np.arange(size + size % 2)
     for _ in range(len(players) - 1):
         first, second = np.split(players, 2)

@@ -1,10 +1,10 @@
 """The dense Jacobians of a layer's step, and their products by QR, right at any length.
 
-With s_t the states of a layer end to end, [H_t] or [H_t, C_t], n of them, J_t = ∂s_t/∂s_{t-1} (n, n), and the adjoint
-runs p_{t-1} = p_t J_t. A product of a thousand of them leaves float64 by hundreds of decades, and long before that its
-smaller singular values are lost beside its largest. Re-orthonormalising after every step (Benettin et al. 1980;
-Engelken et al. 2023, for recurrent networks) turns it into a product of triangular matrices, whose diagonals are kept
-as logarithms.
+With s_t the states of a layer end to end, [H_t] or [H_t, C_t], n of them, J_t = ∂s_t/∂s_{t-1} (n,
+n), and the adjoint runs p_{t-1} = p_t J_t. A product of a thousand of them leaves float64 by
+hundreds of decades, and long before that its smaller singular values are lost beside its largest.
+Re-orthonormalising after every step (Benettin et al. 1980; Engelken et al. 2023, for recurrent
+networks) turns it into a product of triangular matrices, whose diagonals are kept as logarithms.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,25 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.core.activations import slope
-from gradpath.core.cell import Step, StepAdjoint
 from gradpath.core.network import Network
+from gradpath.core.step import Step, StepAdjoint
 from gradpath.core.tape import LayerTape, Tape
 
 CHUNK_ELEMENTS = 2**20
 """Elements of the arrays in which some steps' Jacobians are computed together."""
 DEPENDENT = 1e-12
-"""A diagonal of R so much smaller than its largest element is looked into: is the Jacobian singular?"""
+"""A diagonal of R so much smaller than its largest element is looked into: is the Jacobian
+singular?
+"""
 
 
 def step_jacobians(network: Network, tape: Tape, layer: int, sequence: int) -> Iterator[NDArray]:
-    """J_t = ∂s_t/∂s_{t-1} (n, n) of one layer and sequence in float64, from the last step to the first.
+    """J_t = ∂s_t/∂s_{t-1} (n, n) of one layer and sequence in float64, from the last step to the
+    first.
 
-    Element [i, j] is the derivative of the i-th state that leaves with respect to the j-th that enters; s is the
-    concatenation of ``cell.states``, so that an LSTM's Jacobian is (2H, 2H): that of H alone never sees the forget
-    gate. In a stack it is the layer's own recurrence, its input from the layer below held fixed.
+    Element [i, j] is the derivative of the i-th state that leaves with respect to the j-th that
+    enters; s is the concatenation of ``cell.states``, so that an LSTM's Jacobian is (2H, 2H): that
+    of H alone never sees the forget gate. In a stack it is the layer's own recurrence, its input
+    from the layer below held fixed.
 
-    Row i is the vector-Jacobian product of the i-th unit vector, so that every cell's own ``step_backward`` gives it,
-    with the unit vectors in the place of the sequences. Raises FloatingPointError where the network has blown up.
+    Row i is the vector-Jacobian product of the i-th unit vector, so that every cell's own
+    ``step_backward`` gives it, with the unit vectors in the place of the sequences. Raises
+    FloatingPointError where the network has blown up.
     """
     cell, width = network.cell, network.cell.hidden_size
     recurrent = list(network.layer_weights(tape.theta))[layer].h.astype(np.float64)
@@ -73,16 +78,18 @@ def _one_sequence(tape: LayerTape, sequence: int) -> LayerTape:
 
 
 def adjoint_qr(jacobians: Iterable[NDArray]) -> Iterator[NDArray]:
-    """The triangular factors of (J_T … J_{T-l+1})ᵀ Q_0 = Q_l R_l … R_1, one for each of ``jacobians`` (n, n), which
-    come from the last step to the first.
+    """The triangular factors of (J_T … J_{T-l+1})ᵀ Q_0 = Q_l R_l … R_1, one for each of
+    ``jacobians`` (n, n), which come from the last step to the first.
 
-    R_l (r_l, r_{l-1}) has a positive diagonal; r_0 = n, and r_l is the rank that is left: where a unit is dead, rows
-    end, and what they would have held is a true zero. Q_0 is a random rotation, the same at every call: with it the
-    directions come in the order of their growth, whatever the network (Demmel, Dumitriu & Holtz 2007).
+    R_l (r_l, r_{l-1}) has a positive diagonal; r_0 = n, and r_l is the rank that is left: where a
+    unit is dead, rows end, and what they would have held is a true zero. Q_0 is a random rotation,
+    the same at every call: with it the directions come in the order of their growth, whatever the
+    network (Demmel, Dumitriu & Holtz 2007).
 
-    Units may differ in their slopes by more than the 16 digits of a sum over them. So the lengths of the rows of J,
-    and then its rows brought to one length, are applied one after the other, and each time the QR decomposition has
-    its rows sorted by size, with which Householder's method keeps the small ones (Cox & Higham 1998).
+    Units may differ in their slopes by more than the 16 digits of a sum over them. So the lengths
+    of the rows of J, and then its rows brought to one length, are applied one after the other, and
+    each time the QR decomposition has its rows sorted by size, with which Householder's method
+    keeps the small ones (Cox & Higham 1998).
     """
     basis = np.zeros((0, 0))
     for step, jacobian in enumerate(jacobians):
@@ -100,7 +107,9 @@ def adjoint_qr(jacobians: Iterable[NDArray]) -> Iterator[NDArray]:
 
 
 def _sorted_qr(matrix: NDArray) -> tuple[NDArray, NDArray]:
-    """Q and R, R with a positive diagonal, by way of the rows in order of size and without those that are 0."""
+    """Q and R, R with a positive diagonal, by way of the rows in order of size and without those
+    that are 0.
+    """
     size = np.abs(matrix).max(axis=1, initial=0)
     order = np.argsort(-size, kind="stable")[: np.count_nonzero(size)]
     q, r = np.linalg.qr(matrix[order])
@@ -118,8 +127,9 @@ def _rank(matrix: NDArray) -> int:
 
 
 def lyapunov_exponents(factors: Iterable[NDArray], warm_up: int = 0) -> NDArray:
-    """λ_k = (1/N) Σ_t ln R_kk,t (n,) over the N steps after the first ``warm_up``, natural logarithm a step, in
-    decreasing order; -inf for what has died. Of ever more steps these are the Lyapunov exponents.
+    """λ_k = (1/N) Σ_t ln R_kk,t (n,) over the N steps after the first ``warm_up``, natural
+    logarithm a step, in decreasing order; -inf for what has died. Of ever more steps these are the
+    Lyapunov exponents.
     """
     total, steps = np.zeros(0), 0
     for steps, factor in enumerate(factors, 1):

@@ -1,4 +1,6 @@
-"""The one place that knows how a name carries its layer: ``layer1/W_fh`` in a stack, ``W_fh`` in a single layer."""
+"""The one place that knows how a name carries its layer: ``layer1/W_fh`` in a stack, ``W_fh`` in a
+single layer.
+"""
 
 import re
 

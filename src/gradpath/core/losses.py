@@ -19,9 +19,10 @@ class Loss(Enum):
 def evaluate(kind: Loss, outputs: NDArray, targets: NDArray, mask: NDArray) -> tuple[NDArray, NDArray]:
     """Loss (…) in nats or squared units, and ∂L/∂Y, of outputs Y (…, R, B, O).
 
-    Softmax cross-entropy: −ln softmax(Y)_target. Squared error: Σ_o (Y − target)², without ½. N scored positions
-    (``mask`` (…, R, B)) count 1/N each, whatever their number; a position that is not scored gets gradient 0.
-    The cross-entropy of a target that is likelier than all others by e^103 (float32; e^745 in float64) rounds to 0.
+    Softmax cross-entropy: −ln softmax(Y)_target. Squared error: Σ_o (Y − target)², without ½. N
+    scored positions (``mask`` (…, R, B)) count 1/N each, whatever their number; a position that is
+    not scored gets gradient 0. The cross-entropy of a target that is likelier than all others by
+    e^103 (float32; e^745 in float64) rounds to 0.
     """
     counted = mask[..., None]
     scored = np.maximum(counted.sum(axis=POSITIONS, keepdims=True), 1)
@@ -37,7 +38,8 @@ def evaluate(kind: Loss, outputs: NDArray, targets: NDArray, mask: NDArray) -> t
             others = np.exp(shifted)
             np.put_along_axis(others, targets[..., None], 0, axis=-1)
             rest = others.sum(axis=-1, keepdims=True)
-            # Where the target is the likeliest symbol, 1 − p and −ln p from the others: 1 − p itself would round to 0.
+            # Where the target is the likeliest symbol, 1 − p and −ln p from the others: 1 − p
+            # itself would round to 0.
             loss = np.where(chosen == 0, np.log1p(rest), np.log(np.exp(chosen) + rest) - chosen)
             loss = np.where(counted, loss, 0).astype(np.float64)
             np.put_along_axis(others, targets[..., None], -rest, axis=-1)

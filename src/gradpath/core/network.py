@@ -1,4 +1,6 @@
-"""A stack of recurrent layers with a linear readout: where its parameters lie, its forward and its backward pass."""
+"""A stack of recurrent layers with a linear readout: where its parameters lie, its forward and its
+backward pass.
+"""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -14,10 +16,10 @@ from gradpath.core.backward import LayerAdjoint
 from gradpath.core.cell import Cell
 from gradpath.core.losses import Loss
 from gradpath.core.parameters import Packed
-from gradpath.core.scaled import ZERO_EXPONENT, Scaled, shift
+from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Batch, LayerTape, Tape
 from gradpath.core.trace import Gradient, ParameterSlice, Trace, WeightGradients
-from gradpath.core.weight_gradients import step_gradients
+from gradpath.core.weight_gradients import lay_end_to_end, step_gradients
 from gradpath.engine.workspace import Workspace
 
 
@@ -25,8 +27,9 @@ from gradpath.engine.workspace import Workspace
 class Network:
     """Y_t = H_t W_hy + b_y on the top layer's H_t; layer k's H_t is layer k+1's X_t.
 
-    The parameters θ are one flat vector (P,), so that clipping and the optimisers are vector operations; matrices are
-    views of it. In a stack of several layers a name carries its layer: ``layer1/W_fh``.
+    The parameters θ are one flat vector (P,), so that clipping and the optimisers are vector
+    operations; matrices are views of it. In a stack of several layers a name carries its layer:
+    ``layer1/W_fh``.
     """
 
     cell: Cell
@@ -34,16 +37,21 @@ class Network:
     output_size: int
     loss: Loss
     layers: int = 1
-    """Layers, each fed by the one below; as H_0, of the network and not read from its cell, whose fields of these names
-    are what an experiment makes the network of."""
+    """Layers, each fed by the one below; as H_0, of the network and not read from its cell, whose
+    fields of these names are what an experiment makes the network of.
+    """
     initial_state: float = 0.0
     """H_0 of every unit; what else a cell hands on starts from 0."""
     splits_large_passes: bool = False
-    """Are its large passes cut in two (:mod:`gradpath.engine.partition`)? The last bits depend on it."""
+    """Are its large passes cut in two (:mod:`gradpath.engine.partition`)? The last bits depend on
+    it.
+    """
 
     @cached_property
     def layout(self) -> tuple[Packed, ...]:
-        """Where each packed matrix lies: x, h, b of every layer from the bottom, then W_hy and b_y."""
+        """Where each packed matrix lies: x, h, b of every layer from the
+        bottom, then W_hy and b_y.
+        """
         prefixes = [self.prefix(layer) for layer in range(self.layers)]
         return parameters.layout(self.cell, self.input_size, self.output_size, prefixes)
 
@@ -53,7 +61,9 @@ class Network:
         return self.layout[-1].stop
 
     def packed(self, theta: NDArray) -> list[NDArray]:
-        """Views of θ (P,), or of the θ of S seeds (S, P), in the order of ``layout``: each (…, K, n·H) or (…, n·H)."""
+        """Views of θ (P,), or of the θ of S seeds (S, P), in the order of ``layout``: each (…, K,
+        n·H) or (…, n·H).
+        """
         return parameters.packed(self.layout, theta)
 
     def parameters(self, theta: NDArray) -> dict[str, NDArray]:
@@ -62,7 +72,9 @@ class Network:
 
     @cached_property
     def elements(self) -> tuple[str, ...]:
-        """The name of each element of θ in its order: ``b_h`` where a parameter has one element, else ``W_hh[0,1]``."""
+        """The name of each element of θ in its order: ``b_h`` where a parameter has one element,
+        else ``W_hh[0,1]``.
+        """
         return parameters.element_names(self.layout)
 
     def prefix(self, layer: int) -> str:
@@ -78,12 +90,14 @@ class Network:
             yield bptt.LayerWeights(*packed[3 * layer : 3 * layer + 3])
 
     def workspace(self, python_lock: "Lock | None" = None, executor: Executor | None = None) -> Workspace:
-        """A workspace for passes of this network, and of others with the same ``splits_large_passes``."""
+        """A workspace for passes of this network, and of others with the same
+        ``splits_large_passes``.
+        """
         return Workspace(self.splits_large_passes, python_lock, executor)
 
     def forward(self, theta: NDArray, batch: Batch, workspace: Workspace | None = None) -> Tape:
-        """Runs the stack over a minibatch, reads out and scores. Here as in the other passes ``workspace`` is for who
-        computes several of them; the numbers are the same without.
+        """Runs the stack over a minibatch, reads out and scores. Here as in the other passes
+        ``workspace`` is for who computes several of them; the numbers are the same without.
         """
         _, (tape,) = self.forward_seeds(theta[None], [batch], workspace)
         return tape
@@ -98,8 +112,8 @@ class Network:
     def forward_seeds(
         self, thetas: NDArray, batches: Sequence[Batch], workspace: Workspace | None = None
     ) -> tuple[list[LayerTape], list[Tape]]:
-        """S networks side by side, each with its own θ (S, P) and minibatch: the layers' tapes with an axis S, and each
-        seed's own tape, which is bit for bit what ``forward`` gives it.
+        """S networks side by side, each with its own θ (S, P) and minibatch: the layers' tapes with
+        an axis S, and each seed's own tape, which is bit for bit what ``forward`` gives it.
         """
         inputs = readout.stack_seeds([batch.inputs for batch in batches], 1)
         layers = self._run(thetas, inputs, workspace or self.workspace())
@@ -120,7 +134,9 @@ class Network:
         return layers
 
     def _in_float64(self, tape: Tape, workspace: Workspace) -> Tape:
-        """The same network on the same numbers, with gates and states in float64. What the loss sends back is given."""
+        """The same network on the same numbers, with gates and states in float64. What the loss
+        sends back is given.
+        """
         theta, batch = tape.theta.astype(np.float64), tape.batch.astype(np.float64)
         layers = tuple(layer.seed(0) for layer in self._run(theta[None], batch.inputs[:, None], workspace))
         gradient = tape.loss_gradient.astype(np.float64)
@@ -135,8 +151,9 @@ class Network:
     ) -> list[Trace]:
         """The backward passes of S networks side by side, from what ``forward_seeds`` has returned.
 
-        A gate that is closed so far that float32 cannot hold it, or what is left of the adjoint behind it, costs its
-        network alone a second pass in float64, forwards too: the trace is of that pass.
+        A gate that is closed so far that float32 cannot hold it, or what is left of the adjoint
+        behind it, costs its network alone a second pass in float64, forwards too: the trace is of
+        that pass.
         """
         workspace = workspace or self.workspace()
         gives, sent = self.cell.states[0], list(readout.output_adjoints(tapes))
@@ -148,7 +165,7 @@ class Network:
         for each in sent:
             of_readout = readout.gradients(workspace, self.cell.hidden_size, layers[-1].entered[1:], each)
             gradients = [*(of.seeds(each.seeds) for of in packed), of_readout]
-            for index, whole in enumerate(self._gradients(gradients)):
+            for index, whole in enumerate(lay_end_to_end(self.layout, gradients)):
                 s = each.seeds.start + index
                 received = {self.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
                 deltas = tuple(adjoint.delta.seed(s) for adjoint in adjoints)
@@ -215,32 +232,13 @@ class Network:
         return step_gradients(workspace, slices, np.arange(len(entered)), entered, delta)
 
     def without_readout(self, trace: Trace) -> Gradient:
-        """∂L/∂θ with W_hy and b_y held fixed: true zeros in their place, in the elements and in the norms."""
+        """∂L/∂θ with W_hy and b_y held fixed: true zeros in their place, in the elements and in the
+        norms.
+        """
         *cell, _ = trace.packed
-        (gradient,) = self._gradients(cell)  # from the parts: beside a far larger readout's the cell's may have rounded
+        (gradient,) = lay_end_to_end(
+            self.layout, cell
+        )  # from the parts: beside a far larger readout's the cell's may have rounded
         array = np.zeros(self.size, gradient.scaled.array.dtype)
         array[: self.layout[-2].start] = gradient.scaled.array
         return replace(gradient, scaled=Scaled(array, gradient.scaled.exponent))
-
-    def _gradients(self, packed: Sequence[WeightGradients]) -> list[Gradient]:
-        """Σ_t of every matrix, laid end to end under one exponent, for each seed."""
-        totals = [total for of in packed for total in of.totals]
-        exponents = np.stack([total.exponent for _, total in totals])
-        common = exponents[0]
-        if (exponents != common).any():
-            alive = np.stack([total.array.any(axis=(1, 2, 3)) for _, total in totals])
-            common = np.where(alive.any(axis=0), np.max(exponents, axis=0, where=alive, initial=ZERO_EXPONENT), 0)
-        flat = np.empty((len(common), self.layout[len(totals) - 1].stop), packed[0].total.dtype)
-        for place, (_, total) in zip(self.layout, totals, strict=False):
-            alike = (total.exponent == common).all()
-            values = total.array if alike else shift(total.array, total.exponent - common)
-            flat[:, place.start : place.stop].reshape(values.shape)[...] = values
-        norms = Scaled(flat, common).log10_norm().tolist()
-        return [
-            Gradient(
-                Scaled(flat[s], np.asarray(common[s])),
-                norms[s],
-                [(one.names, Scaled(total.array[s], np.asarray(total.exponent[s]))) for one, total in totals],
-            )
-            for s in range(len(common))
-        ]

@@ -1,5 +1,6 @@
-"""The norms of ∂L/∂θ_t, right to rounding: from the squares that were taken on the way, and where these may be wrong,
-from the gradient formed once more in float64, in which products of float32 factors are exact.
+"""The norms of ∂L/∂θ_t, right to rounding: from the squares that were taken on the way, and where
+these may be wrong, from the gradient formed once more in float64, in which products of float32
+factors are exact.
 """
 
 import numpy as np
@@ -16,8 +17,8 @@ ROUNDING = 2.0**-14
 def log10_norms(of: WeightGradients) -> NDArray:
     """log10 ‖∂L/∂θ_t‖_F (R, S, names); -inf is a true zero.
 
-    In float64 where the sequences' gradients cancel so far that the rounding of their sum shows, or where squares leave
-    the range of the type of δ.
+    In float64 where the sequences' gradients cancel so far that the rounding of their sum shows, or
+    where squares leave the range of the type of δ.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         square = of.weight_sq_norms.swapaxes(-1, -2).astype(np.float64)
@@ -31,13 +32,16 @@ def log10_norms(of: WeightGradients) -> NDArray:
 
 
 def unreliable_norms(of: WeightGradients, square: NDArray) -> NDArray:
-    """Where a norm has to be formed again (R, S, slices, n): its ``square`` may be wrong, and it is no true zero."""
+    """Where a norm has to be formed again (R, S, slices, n): its ``square`` may be wrong, and it is
+    no true zero.
+    """
     limits = np.finfo(of.weight_sq_norms.dtype)
     doubt = ~((square > float(limits.tiny) * 2.0**12) & (square < float(limits.max) * 2.0**-12))
     outside, single = doubt, limits.dtype == np.float32
     if single:
-        # √(Σ_b ‖E_b‖² Σ_b ‖δ_b‖²) is no less than what the norm would be if nothing cancelled; first by all that
-        # enters, twice, which is more than any slice's, and where that leaves doubt slice by slice.
+        # √(Σ_b ‖E_b‖² Σ_b ‖δ_b‖²) is no less than what the norm would be if nothing cancelled;
+        # first by all that enters, twice, which is more than any slice's, and where that leaves
+        # doubt slice by slice.
         rounding = float(limits.eps) / 2 * np.sqrt(of.entered.shape[2])
         certain = square * (ROUNDING / rounding) ** 2
         sent = of.delta_sq_norms.sum(axis=2, dtype=np.float64)
@@ -68,8 +72,8 @@ def _in_float64(of: WeightGradients, few: tuple[NDArray, NDArray]) -> NDArray:
 
 
 def _of_size_1(array: NDArray, leading: int) -> tuple[NDArray, NDArray]:
-    """``array`` by a power of two for each of the ``leading`` indices, so that no product of two such leaves the type;
-    and the exponents of what it is to be multiplied by again.
+    """``array`` by a power of two for each of the ``leading`` indices, so that no product of two
+    such leaves the type; and the exponents of what it is to be multiplied by again.
     """
     size = magnitude(array, leading)
     size[size == ZERO_EXPONENT] = 0

@@ -1,4 +1,5 @@
-"""Where the parameters of a stack lie in one flat vector θ (P,), and by which names a person knows them.
+"""Where the parameters of a stack lie in one flat vector θ (P,), and by which names a person knows
+them.
 
 Clipping and the optimisers are vector operations on θ; matrices are views of it.
 """
@@ -17,7 +18,9 @@ from gradpath.core.roles import READOUT
 
 @dataclass(frozen=True)
 class Packed:
-    """One packed matrix (K, n, H), or bias (n, H), in the flat vector: its place, and its blocks' own names."""
+    """One packed matrix (K, n, H), or bias (n, H), in the flat vector: its place, and its blocks'
+    own names.
+    """
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
@@ -29,7 +32,9 @@ class Packed:
 
 
 def layout(cell: Cell, input_size: int, output_size: int, prefixes: Sequence[str]) -> tuple[Packed, ...]:
-    """The places of x, h and b of every layer from the bottom, whose names begin with ``prefixes``; then W_hy, b_y."""
+    """The places of x, h and b of every layer from the bottom, whose names begin with ``prefixes``;
+    then W_hy, b_y.
+    """
     width, blocks = cell.hidden_size, cell.blocks.values()
     places: list[Packed] = []
 
@@ -64,7 +69,9 @@ def named(places: Sequence[Packed], theta: NDArray) -> dict[str, NDArray]:
 
 
 def element_names(places: Sequence[Packed]) -> tuple[str, ...]:
-    """The name of each element of θ in its order: ``b_h`` where a parameter has one element, else ``W_hh[0,1]``."""
+    """The name of each element of θ in its order: ``b_h`` where a parameter has one element, else
+    ``W_hh[0,1]``.
+    """
     found = [""] * places[-1].stop
     for name, at in named(places, np.arange(len(found))).items():
         for index, place in np.ndenumerate(at):

@@ -1,4 +1,6 @@
-"""The linear readout Y_t = H_t W_hy + b_y at the scored timesteps of networks side by side, forwards and backwards."""
+"""The linear readout Y_t = H_t W_hy + b_y at the scored timesteps of networks side by side,
+forwards and backwards.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +21,9 @@ from gradpath.engine.workspace import Workspace
 
 @dataclass(frozen=True)
 class OutputAdjoint:
-    """What the loss sends back to the outputs of neighbouring ``seeds`` with the same ``scored`` timesteps (R,):
-    ∂L/∂Y (R, S, B, O), with one exponent a network, because the 1/N of a mean over N positions may leave the band of
-    :mod:`gradpath.core.scaled`.
+    """What the loss sends back to the outputs of neighbouring ``seeds`` with the same ``scored``
+    timesteps (R,): ∂L/∂Y (R, S, B, O), with one exponent a network, because the 1/N of a mean over
+    N positions may leave the band of :mod:`gradpath.core.scaled`.
     """
 
     scored: NDArray
@@ -32,7 +34,9 @@ class OutputAdjoint:
 def read_out(
     kind: Loss, weights: NDArray, bias: NDArray, top: NDArray, batches: Sequence[Batch]
 ) -> Iterator[tuple[NDArray, NDArray, float, NDArray]]:
-    """Of each network: scored timesteps, Y (R, B, O), loss and ∂L/∂Y, from the top layer's H_1 … H_T (T, S, B, H)."""
+    """Of each network: scored timesteps, Y (R, B, O), loss and ∂L/∂Y, from the top layer's H_1 …
+    H_T (T, S, B, H).
+    """
     for scored, seeds in _group_by_scored_steps([np.flatnonzero(batch.mask.any(axis=1)) for batch in batches]):
         rows = _rows(scored)
         outputs = top[rows, seeds].swapaxes(0, 1) @ weights[seeds, None]
@@ -57,7 +61,9 @@ def output_adjoints(tapes: Sequence[Tape]) -> Iterator[OutputAdjoint]:
 def hidden_adjoint(
     weights: NDArray, top: NDArray, sent: Sequence[OutputAdjoint], buffers: BufferPool
 ) -> tuple[Scaled, NDArray]:
-    """∂⁺L/∂H_t (T, S, B, H) of the top layer, what comes back through W_hy; and at which timesteps (T,) it does."""
+    """∂⁺L/∂H_t (T, S, B, H) of the top layer, what comes back through W_hy; and at which timesteps
+    (T,) it does.
+    """
     arriving = buffers.empty(top.shape, top.dtype)
     exponent = np.zeros(arriving.shape[:-1], np.int32)
     has_direct = np.zeros(len(top), bool)
@@ -79,8 +85,8 @@ def hidden_adjoint(
 
 
 def gradients(workspace: Workspace, width: int, entered: NDArray, sent: OutputAdjoint) -> WeightGradients:
-    """The gradients of W_hy and b_y at the scored timesteps, where [H_t, 1], the first of what ``entered`` (T, S, B, K)
-    the step after, is multiplied.
+    """The gradients of W_hy and b_y at the scored timesteps, where [H_t, 1], the first of what
+    ``entered`` (T, S, B, K) the step after, is multiplied.
     """
     slices = (
         ParameterSlice(READOUT[:1], slice(0, width), slice(0, 1)),
@@ -108,5 +114,7 @@ def _group_by_scored_steps(scored: Sequence[NDArray]) -> Iterator[tuple[NDArray,
 
 
 def _rows(scored: NDArray) -> slice | NDArray:
-    """Indices of timesteps as a slice where they follow each other, so that what is indexed is a view."""
+    """Indices of timesteps as a slice where they follow each other, so that what is indexed is a
+    view.
+    """
     return slice(scored[0], scored[-1] + 1) if len(scored) and scored[-1] - scored[0] < len(scored) else scored

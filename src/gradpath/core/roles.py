@@ -1,6 +1,8 @@
-"""What a cell declares of itself, as data: whoever draws or judges asks for these and knows no cell by name.
+"""What a cell declares of itself, as data: whoever draws or judges asks for these and knows no cell
+by name.
 
-A run stores the roles of its cell beside its measurements, so that they are known without the cell's code.
+A run stores the roles of its cell beside its measurements, so that they are known without the
+cell's code.
 """
 
 from collections.abc import Sequence
@@ -12,8 +14,9 @@ from gradpath.core.drawing import Drawing
 
 ParameterRole = Literal["input", "recurrent", "bias", "elementwise", "readout"]
 GateRole = Literal["keep", "input", "output", "reset", "candidate", "unit"]
-"""What a gate does: hands the carrier on, lets the candidate in, gives the output out, lets the past into the
-candidate; the candidate itself; the only nonlinearity of a cell without gates."""
+"""What a gate does: hands the carrier on, lets the candidate in, gives the output out, lets the
+past into the candidate; the candidate itself; the only nonlinearity of a cell without gates.
+"""
 READOUT = ("W_hy", "b_y")
 """The parameters of the readout, which are the network's and no cell's."""
 
@@ -28,8 +31,8 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate's role, None where it has none of those that have a name; and the name of the gradient's way through it,
-    None where it does not read H.
+    """A gate's role, None where it has none of those that have a name; and the name of the
+    gradient's way through it, None where it does not read H.
     """
 
     role: GateRole | None = None
@@ -48,11 +51,12 @@ class Watched:
 
 @dataclass(frozen=True)
 class Keeping:
-    """What hands the carrier on, C_t = (this) ∘ C_{t-1} + …: the values watched as ``gate``, or with ``complement`` 1 −
-    these; without a gate the number ``held``, which may also hold a gate.
+    """What hands the carrier on, C_t = (this) ∘ C_{t-1} + …: the values watched as ``gate``, or
+    with ``complement`` 1 − these; without a gate the number ``held``, which may also hold a gate.
 
-    ``bias``: logit of its value at initialisation where all weights are 0: a number, or (low, high) for ln U[low, high]
-    of every unit (chrono initialisation). None where the initialisation does not say.
+    ``bias``: logit of its value at initialisation where all weights are 0: a number, or (low, high)
+    for ln U[low, high] of every unit (chrono initialisation). None where the initialisation does
+    not say.
     """
 
     gate: str | None
@@ -63,15 +67,17 @@ class Keeping:
 
 
 def initial_logit(bias: float, chrono_t_max: int | None) -> float | tuple[float, float]:
-    """``Keeping.bias`` of a gate that starts at ``bias``, or of chrono initialisation, b = ln U[1, t_max − 1] (Tallec &
-    Ollivier 2018, eq. 16).
+    """``Keeping.bias`` of a gate that starts at ``bias``, or of chrono initialisation, b = ln U[1,
+    t_max − 1] (Tallec & Ollivier 2018, eq. 16).
     """
     return bias if chrono_t_max is None else (1.0, float(chrono_t_max - 1))
 
 
 @dataclass(frozen=True)
 class Roles:
-    """The declarations of one cell. Names are those of one layer; see :mod:`gradpath.core.layer_names`."""
+    """The declarations of one cell. Names are those of one layer; see
+    :mod:`gradpath.core.layer_names`.
+    """
 
     label: str
     """The cell's name as people write it."""
@@ -91,7 +97,9 @@ class Roles:
     idle: tuple[str, ...] = ()
     """Settings that have no effect as the others are set."""
     colors: dict[str, str] | None = None
-    """The colour of its plain form by the kind of clipping: of ``""``, ``clipped``, ``value_clipped``; None: any."""
+    """The colour of its plain form by the kind of clipping: of ``""``, ``clipped``,
+    ``value_clipped``; None: any.
+    """
     drawing: Drawing | None = None
 
     def __post_init__(self) -> None:
@@ -117,7 +125,9 @@ class Roles:
         return self.bottom + self.carrier
 
     def of(self, name: str) -> Parameter | None:
-        """The role of a parameter under its full name; None where the cell has none of that name."""
+        """The role of a parameter under its full name; None where the cell
+        has none of that name.
+        """
         return self.parameters.get(layer_names.split(name)[1])
 
     def named(self, role: ParameterRole) -> list[str]:
@@ -142,8 +152,8 @@ class Roles:
         return self.keeping is not None and self.keeping.gate == watched
 
     def saturates(self, watched: str) -> tuple[bool, bool]:
-        """Is a value < 0.1, and is one > 0.9, on a flat part that passes nothing on? A keeping gate that is open is the
-        highway itself, and a slope at its largest passes everything.
+        """Is a value < 0.1, and is one > 0.9, on a flat part that passes nothing on? A keeping gate
+        that is open is the highway itself, and a slope at its largest passes everything.
         """
         complement = self.keeping is not None and self.keeping.complement
         keeps = self.keeps(watched)

@@ -1,8 +1,9 @@
 """Arrays with a power-of-two exponent beside them, so that no gradient rounds to zero or overflows.
 
-The adjoint of a recurrent network leaves floating point quickly: 0.3^1000 ≈ 1e-523 is below the smallest float64.
-Backpropagation is linear in the adjoint, so it may be multiplied by 2^k at any time and divided again at the end, and
-multiplication by a power of two is exact. ``Scaled`` is such a pair; the value is ``array · 2^exponent``.
+The adjoint of a recurrent network leaves floating point quickly: 0.3^1000 ≈ 1e-523 is below the
+smallest float64. Backpropagation is linear in the adjoint, so it may be multiplied by 2^k at any
+time and divided again at the end, and multiplication by a power of two is exact. ``Scaled`` is such
+a pair; the value is ``array · 2^exponent``.
 """
 
 import math
@@ -15,18 +16,23 @@ from gradpath.engine.partition import chunks
 
 LOG10_2, TINY = float(np.log10(2.0)), float(np.finfo(np.float64).tiny)
 ZERO_EXPONENT = np.int32(-(2**29))
-"""In the place of the exponent of a true zero: below every exponent, and still when some exponent is added to it."""
+"""In the place of the exponent of a true zero: below every exponent, and still when some exponent
+is added to it.
+"""
 
-# A row is brought back to size 1 when its largest element leaves 2^-40 … 2^40. The band is wide enough that ordinary
-# steps seldom rescale, and far from float32's limits (2^±126): a step leaves them only by factors below 2^-86 or so, as
-# of a gate below a = −60; then the network is computed again in float64 (``Network.backward``).
+# A row is brought back to size 1 when its largest element leaves 2^-40 … 2^40. The band is wide
+# enough that ordinary steps seldom rescale, and far from float32's limits (2^±126): a step leaves
+# them only by factors below 2^-86 or so, as of a gate below a = −60; then the network is computed
+# again in float64 (``Network.backward``).
 BAND = 40
 LOW, HIGH = 2.0**-BAND, 2.0**BAND
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """``array · 2^exponent``; ``exponent`` (int32) holds one number for each leading index of ``array``."""
+    """``array · 2^exponent``; ``exponent`` (int32) holds one number for each leading index of
+    ``array``.
+    """
 
     array: NDArray
     exponent: NDArray
@@ -52,13 +58,17 @@ class Scaled:
 
     @property
     def aligned_by_step(self) -> "Scaled":
-        """The same value under one exponent for each index of the first axis. Not kept: it may be a copy."""
+        """The same value under one exponent for each index of the first axis. Not kept: it may be a
+        copy.
+        """
         return self.aligned_to(1)
 
     def aligned_to(self, kept: int) -> "Scaled":
-        """The same value under one exponent for each index of the first ``kept`` axes, that of the largest element.
+        """The same value under one exponent for each index of the first ``kept`` axes, that of the
+        largest element.
 
-        An element so much smaller than the largest that it underflows beside it is lost, as it would be in their sum.
+        An element so much smaller than the largest that it underflows beside it is lost, as it
+        would be in their sum.
         """
         shared = tuple(range(kept, self.exponent.ndim))
         if not shared:
@@ -81,7 +91,9 @@ class Scaled:
         return np.concatenate([self.steps(rows).aligned_by_step.log10_norm() for rows in runs])
 
     def log10_norm(self) -> NDArray:
-        """log10 of the Euclidean norm over all axes that ``exponent`` does not have; -inf for a true zero."""
+        """log10 of the Euclidean norm over all axes that ``exponent`` does not have; -inf for a
+        true zero.
+        """
         square, exponent = self._square(self.array), self.exponent
         # A float64 square may leave its range where its root does not.
         if not np.all((square > 1e-200) & (square < 1e200)):
@@ -97,7 +109,9 @@ class Scaled:
 
 
 def log10_of_root(square: NDArray, exponent: NDArray) -> NDArray:
-    """log10( √square · 2^exponent ), right beyond the range of float64; -inf where ``square`` is 0."""
+    """log10( √square · 2^exponent ), right beyond the range of float64;
+    -inf where ``square`` is 0.
+    """
     root = np.sqrt(square)
     with np.errstate(divide="ignore", over="ignore", under="ignore"):
         if not exponent.any():
@@ -109,7 +123,9 @@ def log10_of_root(square: NDArray, exponent: NDArray) -> NDArray:
 
 
 def combined(log10_norms: NDArray) -> NDArray:
-    """log10 √Σ_k 10^(2 n_k) over the last axis: the norm of all together from the norms of the parts."""
+    """log10 √Σ_k 10^(2 n_k) over the last axis: the norm of all together from the norms of the
+    parts.
+    """
     largest = log10_norms.max(axis=-1)
     base = np.where(np.isfinite(largest), largest, 0)
     with np.errstate(divide="ignore"):
@@ -117,7 +133,9 @@ def combined(log10_norms: NDArray) -> NDArray:
 
 
 def shift(array: NDArray, exponent: NDArray) -> NDArray:
-    """``array · 2^exponent`` with one exponent for each leading index; rounds only where the result underflows."""
+    """``array · 2^exponent`` with one exponent for each leading index; rounds only where the result
+    underflows.
+    """
     exponent = np.reshape(exponent, np.shape(exponent) + (1,) * (array.ndim - np.ndim(exponent)))
     limits = np.finfo(array.dtype)
     with np.errstate(over="ignore", under="ignore"):
@@ -128,18 +146,23 @@ def shift(array: NDArray, exponent: NDArray) -> NDArray:
 
 
 def magnitude(array: NDArray, leading: int) -> NDArray:
-    """Exponent e with max|array| in [2^(e-1), 2^e) for each of the ``leading`` indices, ``ZERO_EXPONENT`` of a 0."""
+    """Exponent e with max|array| in [2^(e-1), 2^e) for each of the ``leading`` indices,
+    ``ZERO_EXPONENT`` of a 0.
+    """
     axes = tuple(range(leading, array.ndim))
     largest = np.maximum(array.max(axis=axes, initial=0), -array.min(axis=axes, initial=0))
     return np.where(largest > 0, np.frexp(largest)[1], ZERO_EXPONENT).astype(np.int32)
 
 
 def add_direct(adjoint: list[NDArray], exponent: NDArray, addend: NDArray, addend_exponent: NDArray) -> None:
-    """Adds what arrives directly at H_t, in place, after bringing both to the larger of the two sizes."""
+    """Adds what arrives directly at H_t, in place, after bringing both to the larger of the two
+    sizes.
+    """
     if (exponent != addend_exponent).any():
         arriving = magnitude(addend, exponent.ndim) + addend_exponent
         carried = np.max([magnitude(row, exponent.ndim) for row in adjoint], axis=0) + exponent
-        # Only a sequence to which something arrives changes its exponent, and only as far as that needs.
+        # Only a sequence to which something arrives changes its exponent, and only as far as that
+        # needs.
         common = np.where(arriving > carried, addend_exponent, exponent)
         for row in adjoint:
             row[:] = shift(row, exponent - common)
@@ -149,9 +172,10 @@ def add_direct(adjoint: list[NDArray], exponent: NDArray, addend: NDArray, adden
 
 
 def renormalise(adjoint: list[NDArray], exponent: NDArray) -> None:
-    """Where a sequence has left the band LOW … HIGH, brings it back to size 1, in place and exactly; with all others of
-    its network by the same power of two if that leaves each in the band, so that a step has one exponent where it can,
-    and else with those that are on their way out, because a loop stops for it.
+    """Where a sequence has left the band LOW … HIGH, brings it back to size 1, in place and
+    exactly; with all others of its network by the same power of two if that leaves each in the
+    band, so that a step has one exponent where it can, and else with those that are on their way
+    out, because a loop stops for it.
     """
     largest = np.abs(adjoint[0]).max(axis=-1)
     for row in adjoint[1:]:

@@ -1,7 +1,8 @@
 """The loss that one timestep contributes, and its backward pass.
 
-With N scored positions in the batch, L = Σ_s L_s, where L_s is the sum over the sequences scored at step s, divided by
-N. Backpropagation is linear, so Σ_s ∂L_s/∂θ_t = ∂L/∂θ_t; and ∂L_s/∂θ_t = 0 for t > s.
+With N scored positions in the batch, L = Σ_s L_s, where L_s is the sum over the sequences scored at
+step s, divided by N. Backpropagation is linear, so Σ_s ∂L_s/∂θ_t = ∂L/∂θ_t; and ∂L_s/∂θ_t = 0 for t
+> s.
 """
 
 from dataclasses import replace
@@ -17,8 +18,8 @@ from gradpath.engine.workspace import Workspace
 
 
 def trace_of_step(network: Network, trace: Trace, row: int, workspace: Workspace | None = None) -> Trace:
-    """The trace of L_s alone, s the scored timestep of this row: it ends with step s, since nothing later bears on
-    L_s. Where s is the only scored timestep it is the trace itself.
+    """The trace of L_s alone, s the scored timestep of this row: it ends with step s, since nothing
+    later bears on L_s. Where s is the only scored timestep it is the trace itself.
     """
     tape = trace.tape
     return trace if len(tape.scored) == 1 else network.backward(tape.theta, _up_to(network.loss, tape, row), workspace)

@@ -1,7 +1,7 @@
 """The records of the forward pass: Batch → Tape. Each is final once handed on.
 
-Axes: T time, B sequences, I inputs, H hidden units, O outputs, n blocks (gates) of a cell, R scored timesteps,
-S seeds side by side.
+Axes: T time, B sequences, I inputs, H hidden units, O outputs, n blocks (gates) of a cell, R scored
+timesteps, S seeds side by side.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Batch:
-    """A minibatch: ``inputs`` (T, B, I), ``targets`` (T, B) symbols or (T, B, O) numbers, ``mask`` (T, B) scored?"""
+    """A minibatch: ``inputs`` (T, B, I), ``targets`` (T, B) symbols or (T, B, O) numbers, ``mask``
+    (T, B) scored?
+    """
 
     inputs: NDArray
     targets: NDArray
@@ -30,11 +32,12 @@ class Batch:
 class LayerTape:
     """What one layer's forward pass leaves behind.
 
-    ``entered`` (T+1, B, H+1+I): what the packed weights multiply at each step, [H_{t-1}, 1, X_t]; of the last row H_T
-    and the 1 alone mean anything. ``states[s]`` (T+1, B, H): row t *enters* step t and row t+1 leaves it, so the shift
-    by one (H_{t-1}) is a slice; the first is the H in ``entered``. ``pre`` and ``gates`` (T, B, n, H): the
-    pre-activations and the activations of the cell's blocks. ``saved[s]`` (T, B, H): what else the cell keeps.
-    Several seeds side by side have an axis S after the time axis.
+    ``entered`` (T+1, B, H+1+I): what the packed weights multiply at each step, [H_{t-1}, 1, X_t];
+    of the last row H_T and the 1 alone mean anything. ``states[s]`` (T+1, B, H): row t *enters*
+    step t and row t+1 leaves it, so the shift by one (H_{t-1}) is a slice; the first is the H in
+    ``entered``. ``pre`` and ``gates`` (T, B, n, H): the pre-activations and the activations of the
+    cell's blocks. ``saved[s]`` (T, B, H): what else the cell keeps. Several seeds side by side have
+    an axis S after the time axis.
     """
 
     entered: NDArray
@@ -79,7 +82,9 @@ class LayerTape:
 
 @dataclass(frozen=True)
 class Tape:
-    """What the whole forward pass leaves behind: a tape a layer, and readout and loss at the R scored timesteps."""
+    """What the whole forward pass leaves behind: a tape a layer, and readout and loss at the R
+    scored timesteps.
+    """
 
     theta: NDArray
     """θ (P,) that the pass was made with."""

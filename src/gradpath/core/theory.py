@@ -1,8 +1,10 @@
-"""What theory says the gradient does on its way into the past, as pure functions of weights and pre-activations.
+"""What theory says the gradient does on its way into the past, as pure functions of weights and
+pre-activations.
 
-All of it in natural logarithms a step. The lines are not alike. The σ_max bound is a theorem and holds at every step
-of every network. The spectral radius is the slope of the *linear* network at long lags. The mean field is the slope of
-a *random* network in the limit of many units. The carousel is the slope of a gated cell with its gates at their biases.
+All of it in natural logarithms a step. The lines are not alike. The σ_max bound is a theorem and
+holds at every step of every network. The spectral radius is the slope of the *linear* network at
+long lags. The mean field is the slope of a *random* network in the limit of many units. The
+carousel is the slope of a gated cell with its gates at their biases.
 """
 
 from math import erfc, exp, pi, sqrt
@@ -12,24 +14,26 @@ from numpy.typing import NDArray
 
 from gradpath.core.activations import Activation, activate, derivative
 
-# Equispaced nodes on ±9 standard deviations. For analytic integrands the trapezoidal rule converges geometrically
-# (Trefethen & Weideman 2014), here as exp(−π²/(h√q)) with the spacing h = 0.015, because tanh has poles at ±iπ/2: to
-# rounding up to √q = 18. Gauss-Hermite with 200 nodes (spacing 0.16) has lost all but one digit there.
+# Equispaced nodes on ±9 standard deviations. For analytic integrands the trapezoidal rule converges
+# geometrically (Trefethen & Weideman 2014), here as exp(−π²/(h√q)) with the spacing h = 0.015,
+# because tanh has poles at ±iπ/2: to rounding up to √q = 18. Gauss-Hermite with 200 nodes (spacing
+# 0.16) has lost all but one digit there.
 NODES = np.linspace(-9, 9, 1201)
 WEIGHTS = np.exp(-(NODES**2) / 2) / np.exp(-(NODES**2) / 2).sum()
 
 
 def log_bound(recurrent: NDArray, kind: Activation) -> float:
-    """ln(σ_max(W_hh) max φ′), of which ‖∂L/∂H_{t-1} − ∂⁺L/∂H_{t-1}‖ ≤ σ_max(W_hh) max φ′ ‖∂L/∂H_t‖ is a consequence
-    (Pascanu et al. 2013, section 2.1): negative, the gradient must vanish; positive, it may explode.
+    """ln(σ_max(W_hh) max φ′), of which ‖∂L/∂H_{t-1} − ∂⁺L/∂H_{t-1}‖ ≤ σ_max(W_hh) max φ′ ‖∂L/∂H_t‖
+    is a consequence (Pascanu et al. 2013, section 2.1): negative, the gradient must vanish;
+    positive, it may explode.
     """
     return _log(float(np.linalg.norm(recurrent.astype(np.float64), 2)) * kind.steepest)
 
 
 def log_radius(recurrent: NDArray, kind: Activation) -> float:
-    """ln(ρ(W_hh) max φ′), ρ the largest modulus of an eigenvalue: the slope at long lags where every unit stands at its
-    steepest. With max φ′, which is φ′(0) for tanh and sigmoid, the slope around rest; for relu, whose φ′(0) is a
-    convention, it is that of an active unit.
+    """ln(ρ(W_hh) max φ′), ρ the largest modulus of an eigenvalue: the slope at long lags where
+    every unit stands at its steepest. With max φ′, which is φ′(0) for tanh and sigmoid, the slope
+    around rest; for relu, whose φ′(0) is a convention, it is that of an active unit.
     """
     return _log(float(np.abs(np.linalg.eigvals(recurrent.astype(np.float64))).max()) * kind.steepest)
 
@@ -39,13 +43,15 @@ def mean_field(
 ) -> NDArray:
     """Slope of ln ‖∂L/∂H_t‖ at every step, (T,): ½ ln(g² E[φ′(a_t)²]) with a_t ~ N(m_t, q_t) and
 
-        q_t = g² E[φ(a_{t-1})²] + v_t,    g² = ‖W_hh‖²_F / H = H Var(W_hh) where the weights have mean 0,
+        q_t = g² E[φ(a_{t-1})²] + v_t,    g² = ‖W_hh‖²_F / H = H Var(W_hh) where the weights have
+        mean 0,
 
-    ``mean`` m and ``variance`` v (T,) those of the input part X_t W_xh + b_h over units and sequences (Sompolinsky et
-    al. 1988; Poole et al. 2016, the length map, and Schoenholz et al. 2017, χ, with the timesteps as layers). Exact for
-    H → ∞, recurrent weights independent with mean 0, and inputs that are Gaussian over the units. E[φ²] is the second
-    moment and not the variance, so sigmoid units, whose mean is not 0, need nothing more: their mean reaches the next
-    step through weights of mean 0 and only adds to its variance.
+    ``mean`` m and ``variance`` v (T,) those of the input part X_t W_xh + b_h over units and
+    sequences (Sompolinsky et al. 1988; Poole et al. 2016, the length map, and Schoenholz et al.
+    2017, χ, with the timesteps as layers). Exact for H → ∞, recurrent weights independent with mean
+    0, and inputs that are Gaussian over the units. E[φ²] is the second moment and not the variance,
+    so sigmoid units, whose mean is not 0, need nothing more: their mean reaches the next step
+    through weights of mean 0 and only adds to its variance.
     """
     gain = float(np.square(recurrent, dtype=np.float64).sum() / len(recurrent))
     second, slopes = initial_state * initial_state, np.empty(len(mean))
@@ -56,7 +62,9 @@ def mean_field(
 
 
 def gaussian_moments(kind: Activation, mean: float, variance: float) -> tuple[float, float]:
-    """E[φ(a)²] and E[φ′(a)²] for a ~ N(mean, variance): by quadrature, and in closed form for relu."""
+    """E[φ(a)²] and E[φ′(a)²] for a ~ N(mean, variance): by quadrature, and
+    in closed form for relu.
+    """
     deviation = sqrt(variance)
     if kind is Activation.relu:
         active, density = float(mean > 0), 0.0
@@ -72,24 +80,26 @@ def gaussian_moments(kind: Activation, mean: float, variance: float) -> tuple[fl
 
 
 def log_keep(bias: float | NDArray) -> NDArray:
-    """ln σ(b), the slope of a carousel whose gate is held open by its bias alone; without cancellation for large b,
-    where σ(b) rounds to 1.
+    """ln σ(b), the slope of a carousel whose gate is held open by its bias alone; without
+    cancellation for large b, where σ(b) rounds to 1.
     """
     return -np.logaddexp(0.0, -np.asarray(bias, np.float64))
 
 
 def horizon(forget_bias: float | NDArray) -> NDArray:
-    """−1/ln σ(b_f), in steps, elementwise: after so many the carousel keeps 1/e of its gradient, if the forget gate is
-    left at its bias (Tallec & Ollivier 2018, section 2, for the time constant of a gate). About e^b_f for large b_f.
+    """−1/ln σ(b_f), in steps, elementwise: after so many the carousel keeps 1/e of its gradient, if
+    the forget gate is left at its bias (Tallec & Ollivier 2018, section 2, for the time constant of
+    a gate). About e^b_f for large b_f.
     """
     with np.errstate(divide="ignore"):
         return -1 / log_keep(forget_bias)
 
 
 def carousel(log_gate: NDArray, lags: NDArray) -> NDArray:
-    """ln of what the carousel keeps of ‖∂L/∂C‖ over each of ``lags`` (L,), (L,): ½ ln mean_j f_j^(2l), the root mean
-    square over units whose gates stand at f_j, ln f_j = ``log_gate`` (H,); equal shares of the units at lag 0. One
-    gate for all gives the line l ln f, different ones (chrono) a curve that flattens.
+    """ln of what the carousel keeps of ‖∂L/∂C‖ over each of ``lags`` (L,), (L,): ½ ln mean_j
+    f_j^(2l), the root mean square over units whose gates stand at f_j, ln f_j = ``log_gate`` (H,);
+    equal shares of the units at lag 0. One gate for all gives the line l ln f, different ones
+    (chrono) a curve that flattens.
     """
     with np.errstate(invalid="ignore"):
         powers = np.where(lags[:, None] == 0, 0.0, 2 * lags[:, None] * log_gate)
@@ -97,7 +107,9 @@ def carousel(log_gate: NDArray, lags: NDArray) -> NDArray:
 
 
 def slope(lag: NDArray, curve: NDArray, first: int, last: int) -> float:
-    """Least-squares slope of ``curve`` (T,) against ``lag`` over first ≤ lag ≤ last; NaN where it is not finite."""
+    """Least-squares slope of ``curve`` (T,) against ``lag`` over first ≤ lag ≤ last; NaN where it
+    is not finite.
+    """
     inside = (lag >= first) & (lag <= last)
     x, y = lag[inside] - lag[inside].mean(), curve[inside]
     return float(x @ y / (x @ x)) if np.isfinite(y).all() else float("nan")

@@ -1,4 +1,6 @@
-"""The records of the backward pass: Trace → Measurement, with the axes of :mod:`gradpath.core.tape`."""
+"""The records of the backward pass: Trace → Measurement, with the axes of
+:mod:`gradpath.core.tape`.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,9 +18,10 @@ from gradpath.engine.partition import chunks
 class Factor:
     """The gradient of one packed weight matrix at every step, kept as its two factors.
 
-    ∂L/∂W_t = Σ_b entered_{t,b}ᵀ delta_{t,b}, where ``entered`` (R, B, K) is what the matrix multiplied (None for a
-    bias, which multiplies 1) and ``delta`` (R, B, n, H) the gradient at the pre-activation, one block a parameter.
-    ``times`` (R,) are the timesteps of the rows; at all others the gradient is a true zero.
+    ∂L/∂W_t = Σ_b entered_{t,b}ᵀ delta_{t,b}, where ``entered`` (R, B, K) is what the matrix
+    multiplied (None for a bias, which multiplies 1) and ``delta`` (R, B, n, H) the gradient at the
+    pre-activation, one block a parameter. ``times`` (R,) are the timesteps of the rows; at all
+    others the gradient is a true zero.
     """
 
     names: tuple[str, ...]
@@ -27,10 +30,12 @@ class Factor:
     times: NDArray
 
     def per_step(self) -> Iterator[tuple[slice, Scaled]]:
-        """∂L/∂W_t itself, in runs of consecutive rows: (rows, values (rows, n, K, H) in float64, an exponent a row).
+        """∂L/∂W_t itself, in runs of consecutive rows: (rows, values (rows, n, K, H) in float64, an
+        exponent a row).
 
-        In runs, because T of them at once would be T times the size of the weights. In float64, in which products of
-        float32 factors are exact, because the sequences' gradients may cancel to a millionth of their size.
+        In runs, because T of them at once would be T times the size of the weights. In float64, in
+        which products of float32 factors are exact, because the sequences' gradients may cancel to
+        a millionth of their size.
         """
         steps, _, blocks, width = self.delta.array.shape
         inner = 1 if self.entered is None else self.entered.shape[-1]
@@ -47,7 +52,9 @@ class Factor:
 
 @dataclass(frozen=True)
 class ParameterSlice:
-    """Some rows of the packed matrix, and the blocks that they have weights for: one or several parameters."""
+    """Some rows of the packed matrix, and the blocks that they have weights for: one or several
+    parameters.
+    """
 
     names: tuple[str, ...]
     rows: slice
@@ -58,8 +65,8 @@ class ParameterSlice:
 
 @dataclass(frozen=True)
 class WeightGradients:
-    """The gradient of one packed matrix (K, n·H) at R steps, of S networks side by side; ``slices`` say which
-    parameters lie in it.
+    """The gradient of one packed matrix (K, n·H) at R steps, of S networks side by side; ``slices``
+    say which parameters lie in it.
     """
 
     slices: tuple[ParameterSlice, ...]
@@ -141,12 +148,13 @@ class Gradient:
 class Trace:
     """What the backward pass found. Norms of everything in it are for the batch-mean loss.
 
-    ``packed``: the gradients of each layer's packed weights and of the readout's. ``deltas``: the gradients at the
-    pre-activations of each layer's blocks, (T, B, n, H), from the bottom.
-    ``states`` and ``direct`` hold, under the states' names (``H``, ``C``, ``layer2/H``), (T, B, H) adjoints of the
-    states H_1 … H_T: ``states`` the *total* derivative ∂L/∂H_t, through everything that follows; ``direct`` the
-    immediate one ∂⁺L/∂H_t, which for a last-step loss is 0 everywhere but at T. Differentiating with respect to the
-    stacked states gives the second and is often taken for the first.
+    ``packed``: the gradients of each layer's packed weights and of the readout's. ``deltas``: the
+    gradients at the pre-activations of each layer's blocks, (T, B, n, H), from the bottom.
+    ``states`` and ``direct`` hold, under the states' names (``H``, ``C``, ``layer2/H``), (T, B, H)
+    adjoints of the states H_1 … H_T: ``states`` the *total* derivative ∂L/∂H_t, through everything
+    that follows; ``direct`` the immediate one ∂⁺L/∂H_t, which for a last-step loss is 0 everywhere
+    but at T. Differentiating with respect to the stacked states gives the second and is often taken
+    for the first.
     """
 
     tape: Tape
@@ -156,11 +164,15 @@ class Trace:
     direct: dict[str, Scaled]
     gradient: Gradient
     clip_scale: float = field(default=1.0)
-    """‖gradient as applied‖ / ‖raw gradient‖ of the parameters that are trained; 1 without clipping."""
+    """‖gradient as applied‖ / ‖raw gradient‖ of the parameters that are trained; 1 without
+    clipping.
+    """
     trained: Gradient | None = field(default=None)
     """∂L/∂θ with true zeros for what is held fixed: what clipping sees; None outside training."""
     applied: NDArray | None = field(default=None)
-    """The gradient (P,) as training hands it to the optimiser, after clipping; None outside training."""
+    """The gradient (P,) as training hands it to the optimiser, after clipping; None outside
+    training.
+    """
 
     @cached_property
     def factors(self) -> tuple[Factor, ...]:
@@ -170,8 +182,8 @@ class Trace:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What an instrument read: ``values`` (T, names) for a quantity at every timestep, (names,) for one of the step,
-    or a table (rows, names) of the step.
+    """What an instrument read: ``values`` (T, names) for a quantity at every timestep, (names,) for
+    one of the step, or a table (rows, names) of the step.
     """
 
     names: tuple[str, ...]

@@ -1,11 +1,13 @@
-"""∂L/∂θ_t of packed weights at every step, formed once: its sum over the steps and its norms are two readings of it.
+"""∂L/∂θ_t of packed weights at every step, formed once: its sum over the steps and its norms are
+two readings of it.
 
 With E_t (B, K) what the weights multiply at step t and δ_t (B, n·H) the gradient at what comes out,
 
     ∂L/∂W_t = Σ_b E_{t,b}ᵀ δ_{t,b} (K, n·H)        ∂L/∂W = Σ_t ∂L/∂W_t
 
-T of them at once would be T times the size of the weights; formed one after the other, each is still in the cache when
-it is squared and added. One product over all the steps would give the sum alone, and hardly faster.
+T of them at once would be T times the size of the weights; formed one after the other, each is
+still in the cache when it is squared and added. One product over all the steps would give the sum
+alone, and hardly faster.
 """
 
 from collections.abc import Sequence
@@ -14,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core.parameters import Packed
 from gradpath.core.scaled import ZERO_EXPONENT, Scaled, magnitude, shift
-from gradpath.core.trace import ParameterSlice, WeightGradients
+from gradpath.core.trace import Gradient, ParameterSlice, WeightGradients
 from gradpath.engine.workspace import Workspace, repeated
 
 CHUNK_ELEMENTS = 2**19
@@ -40,8 +43,9 @@ def step_gradients(
 def _pass(
     workspace: Workspace, slices: Sequence[ParameterSlice], entered: NDArray, delta: Scaled, scaled: bool
 ) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
-    """Squares (R, S, n, parts), sizes (R, S, B, n), their exponents (R, S), Σ_t (S, K, n, H) and its exponents
-    (S, parts); ``scaled`` where powers of two have to be carried along. In parts of the steps, with a total each.
+    """Squares (R, S, n, parts), sizes (R, S, B, n), their exponents (R, S), Σ_t (S, K, n, H) and
+    its exponents (S, parts); ``scaled`` where powers of two have to be carried along. In parts of
+    the steps, with a total each.
     """
     steps, seeds, batch, blocks, width = delta.array.shape
     inner, dtype, buffers = entered.shape[-1], delta.array.dtype, workspace.buffers
@@ -75,7 +79,9 @@ def _accumulate(
     found: tuple[NDArray, NDArray, NDArray, NDArray, NDArray],
     scaled: bool,
 ) -> None:
-    """Fills what one part of the steps has ``found``, in the order of ``_pass``; the total as (S, n, K, H)."""
+    """Fills what one part of the steps has ``found``, in the order of ``_pass``; the total as (S,
+    n, K, H).
+    """
     squares, sizes, exponent, total, sums = found
 
     total[:] = 0
@@ -97,8 +103,8 @@ def _accumulate(
 
 @dataclass(frozen=True)
 class _Accumulate:
-    """∂L/∂W_t (S, n, K, H) of one step, in which a part of a block is one run of numbers; its norms; and its sum with
-    those of the other steps. ``rows``: where each part begins and ends.
+    """∂L/∂W_t (S, n, K, H) of one step, in which a part of a block is one run of numbers; its
+    norms; and its sum with those of the other steps. ``rows``: where each part begins and ends.
     """
 
     rows: tuple[tuple[int | None, int | None], ...]
@@ -115,8 +121,8 @@ class _Accumulate:
 
 
 def _prescale_inputs(slices: Sequence[ParameterSlice], entered: NDArray, exponent: NDArray) -> tuple[NDArray, NDArray]:
-    """``entered`` so that no product with δ overflows, with what it was shifted by added to ``exponent`` (R, S); and
-    the exponents of its parts (R, S, parts).
+    """``entered`` so that no product with δ overflows, with what it was shifted by added to
+    ``exponent`` (R, S); and the exponents of its parts (R, S, parts).
     """
     unit = np.ones(exponent.shape, np.int32)
     enters = np.stack([magnitude(entered[..., one.rows], 2) if one.reads else unit for one in slices], axis=-1)
@@ -132,9 +138,10 @@ def _prescale_inputs(slices: Sequence[ParameterSlice], entered: NDArray, exponen
 def _row_scales(
     slices: Sequence[ParameterSlice], enters: NDArray, delta: NDArray, exponent: NDArray, total: NDArray, sums: NDArray
 ) -> NDArray:
-    """By what each row of ∂L/∂W_t is multiplied (R, S, 1, K, 1) before it is added to ``total``, whose exponents
-    ``sums`` grow, in place, to that of the largest *contribution* yet. Under that of the largest δ a step would be lost
-    at which little else than its small δ counts, because what entered elsewhere is 0.
+    """By what each row of ∂L/∂W_t is multiplied (R, S, 1, K, 1) before it is added to ``total``,
+    whose exponents ``sums`` grow, in place, to that of the largest *contribution* yet. Under that
+    of the largest δ a step would be lost at which little else than its small δ counts, because what
+    entered elsewhere is 0.
     """
     scale = np.zeros((*enters.shape[:2], 1, total.shape[2], 1), delta.dtype)
     alive = magnitude(delta, 2) > ZERO_EXPONENT
@@ -142,7 +149,8 @@ def _row_scales(
         alive[..., None] & (enters > ZERO_EXPONENT), np.maximum(enters, SMALL) + exponent[..., None], ZERO_EXPONENT
     )
     largest = np.maximum(sums, size.max(axis=0))
-    # What would be subnormal beside the largest is lost in the sum anyway, and would slow it down tenfold.
+    # What would be subnormal beside the largest is lost in the sum anyway, and would slow it down
+    # tenfold.
     counts = (size > ZERO_EXPONENT) & (size - largest >= np.finfo(delta.dtype).minexp)
     power = np.where(counts, np.ldexp(delta.dtype.type(1), np.where(counts, exponent[..., None] - largest, 0)), 0)
     _rescale_total(slices, total, sums, largest)
@@ -157,3 +165,29 @@ def _rescale_total(slices: Sequence[ParameterSlice], total: NDArray, sums: NDArr
     for index, one in enumerate(slices):
         if (into[:, index] != sums[:, index]).any():
             total[:, :, one.rows] = shift(total[:, :, one.rows], sums[:, index] - into[:, index])
+
+
+def lay_end_to_end(layout: Sequence[Packed], packed: Sequence[WeightGradients]) -> list[Gradient]:
+    """Σ_t of every matrix of ``layout`` that there are gradients of, laid end to end under one
+    exponent, for each seed.
+    """
+    totals = [total for of in packed for total in of.totals]
+    exponents = np.stack([total.exponent for _, total in totals])
+    common = exponents[0]
+    if (exponents != common).any():
+        alive = np.stack([total.array.any(axis=(1, 2, 3)) for _, total in totals])
+        common = np.where(alive.any(axis=0), np.max(exponents, axis=0, where=alive, initial=ZERO_EXPONENT), 0)
+    flat = np.empty((len(common), layout[len(totals) - 1].stop), packed[0].total.dtype)
+    for place, (_, total) in zip(layout, totals, strict=False):
+        alike = (total.exponent == common).all()
+        values = total.array if alike else shift(total.array, total.exponent - common)
+        flat[:, place.start : place.stop].reshape(values.shape)[...] = values
+    norms = Scaled(flat, common).log10_norm().tolist()
+    return [
+        Gradient(
+            Scaled(flat[s], np.asarray(common[s])),
+            norms[s],
+            [(one.names, Scaled(total.array[s], np.asarray(total.exponent[s]))) for one, total in totals],
+        )
+        for s in range(len(common))
+    ]

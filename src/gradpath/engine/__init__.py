@@ -1,1 +1,3 @@
-"""How a pass is computed: the compiled loop over time, memory, layout in memory and partition. Knows no cell."""
+"""How a pass is computed: the compiled loop over time, memory, layout in memory and partition.
+Knows no cell.
+"""

@@ -1,7 +1,8 @@
 """Arrays whose memory is used again once nobody holds them.
 
-A pass over T steps leaves some tens of bytes for each of T·B·H numbers. Fresh from the system for each pass, every page
-of it is zeroed and mapped anew, which at the larger shapes costs a tenth of the pass.
+A pass over T steps leaves some tens of bytes for each of T·B·H numbers. Fresh from the system for
+each pass, every page of it is zeroed and mapped anew, which at the larger shapes costs a tenth of
+the pass.
 """
 
 import math
@@ -12,18 +13,20 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 LINE = 64
-"""Bytes of a cache line. NumPy's own memory starts 16 bytes behind one, where every wide load touches two lines: the
-loops over time of an LSTM of 128 units take a tenth longer there."""
+"""Bytes of a cache line. NumPy's own memory starts 16 bytes behind one, where every wide load
+touches two lines: the loops over time of an LSTM of 128 units take a tenth longer there.
+"""
 
 Block = tuple[Any, int]
-"""Memory in a ``PickleBuffer``, and where in it the first cache line begins. Not a plain array, because NumPy lets
-views refer to the array at the bottom, past the lease between them."""
+"""Memory in a ``PickleBuffer``, and where in it the first cache line begins. Not a plain array,
+because NumPy lets views refer to the array at the bottom, past the lease between them.
+"""
 
 
 class BufferPool:
-    """Hands out uninitialised arrays. Behind each, and behind all views of it, stands a :class:`_Lease`; when that is
-    finalised, the memory is free for the next array of its size. So whoever keeps a tape or a trace, or any view of
-    one, keeps what it says.
+    """Hands out uninitialised arrays. Behind each, and behind all views of it, stands a
+    :class:`_Lease`; when that is finalised, the memory is free for the next array of its size. So
+    whoever keeps a tape or a trace, or any view of one, keeps what it says.
     """
 
     def __init__(self) -> None:
@@ -43,7 +46,9 @@ class BufferPool:
         return np.ndarray(shape, kind, lease)
 
     def empty_like(self, array: NDArray, length: int) -> NDArray:
-        """An array like ``np.empty_like``'s, with its axes in the same order in memory, ``length`` along the first."""
+        """An array like ``np.empty_like``'s, with its axes in the same order in memory, ``length``
+        along the first.
+        """
         order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
         shape = (length, *array.shape[1:])
         made = self.empty(tuple(shape[axis] for axis in order), array.dtype)
@@ -69,8 +74,8 @@ class BufferPool:
 
 
 class _Lease(np.ndarray):
-    """Stands between a block of memory and the array that is handed out: that and all its views refer to the lease, and
-    when the last of them is gone the block goes back to the pool's list.
+    """Stands between a block of memory and the array that is handed out: that and all its views
+    refer to the lease, and when the last of them is gone the block goes back to the pool's list.
     """
 
     __slots__ = ("block", "home")

@@ -1,9 +1,10 @@
 """How the n blocks of a layer lie in memory: side by side in one matrix, or apart in n matrices.
 
-An array over the blocks is always (…, B, n, H) to whoever reads it. For the matrix products it is (…, g, B, n/g·H): one
-group of all the columns (g = 1), or a group a block (g = n). Side by side a step is one large product, which is the
-faster while a product costs more in its call than in its arithmetic; apart, each product's columns stay in the cache
-and every gate is one contiguous run of numbers.
+An array over the blocks is always (…, B, n, H) to whoever reads it. For the matrix products it is
+(…, g, B, n/g·H): one group of all the columns (g = 1), or a group a block (g = n). Side by side a
+step is one large product, which is the faster while a product costs more in its call than in its
+arithmetic; apart, each product's columns stay in the cache and every gate is one contiguous run of
+numbers.
 """
 
 from numpy.typing import DTypeLike, NDArray
@@ -11,9 +12,10 @@ from numpy.typing import DTypeLike, NDArray
 from gradpath.engine.buffer_pool import BufferPool
 
 APART = 96
-"""H from which on the blocks lie apart. Measured with OpenBLAS 0.3.31, one thread, float32, on the three products of an
-LSTM's step: at H = 50 and 64 apart takes 1.6 and 1.1 times as long, at H = 128 0.75 times, at H = 256 1.05 times, which
-the elementwise part makes up for."""
+"""H from which on the blocks lie apart. Measured with OpenBLAS 0.3.31, one thread, float32, on the
+three products of an LSTM's step: at H = 50 and 64 apart takes 1.6 and 1.1 times as long, at H = 128
+0.75 times, at H = 256 1.05 times, which the elementwise part makes up for.
+"""
 
 
 def empty(*shape: int, dtype: DTypeLike, buffers: BufferPool) -> NDArray:

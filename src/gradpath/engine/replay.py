@@ -92,7 +92,9 @@ class Loop:
             self.body(rows)
 
     def _record(self, arrays: Sequence[NDArray], t: int) -> Any:
-        """The recording of step ``t``, which gives the bits of the body; raises CannotRecordError."""
+        """The recording of step ``t``, which gives the bits of the body;
+        raises CannotRecordError.
+        """
         if len(arrays) > ARRAYS:
             raise CannotRecordError(f"has more than {ARRAYS} arrays")
         if any(array.ndim == 1 for array in arrays):
@@ -142,8 +144,8 @@ def _check_steps(arrays: Sequence[NDArray], first: int, last: int) -> None:
 
 
 def layout(arrays: Sequence[NDArray]) -> bytes:
-    """What a recording depends on of the arrays, beside what they hold: their types, shapes, strides,
-    and where they overlap. Nothing where nothing is recorded.
+    """What a recording depends on of the arrays, beside what they hold: their types, shapes,
+    strides, and where they overlap. Nothing where nothing is recorded.
     """
     if _replay is None or len(arrays) > ARRAYS:
         return b""

@@ -15,12 +15,14 @@ from gradpath.engine.replay import Body, Loop, layout
 
 @dataclass
 class Workspace:
-    """Made by whoever computes several passes, and handed to each; one pass at a time. All that it changes is how long
-    a pass takes, but for ``splits_large_passes``, on which the last bits depend.
+    """Made by whoever computes several passes, and handed to each; one pass at a time. All that it
+    changes is how long a pass takes, but for ``splits_large_passes``, on which the last bits
+    depend.
     """
 
     splits_large_passes: bool = False
-    """Are large passes cut in two (:mod:`gradpath.engine.partition`), whoever computes the parts?"""
+    """Are large passes cut in two (:mod:`gradpath.engine.partition`), whoever computes the parts?
+    """
     python_lock: "Lock | None" = None
     """What a thread holds while it computes in Python, where several train at once."""
     executor: Executor | None = None
@@ -33,15 +35,18 @@ class Workspace:
         return partition(length, multiply_adds, multiple) if self.splits_large_passes else [slice(0, length)]
 
     def for_each(self, work: Callable[[int, slice], None], parts: Sequence[slice]) -> None:
-        """``work(index, part)`` of every part, in several threads if there are; it may not use ``buffers``."""
+        """``work(index, part)`` of every part, in several threads if there are; it may not use
+        ``buffers``.
+        """
         for_each(work, parts, self.executor)
 
     def loop(self, body: Body, arrays: Sequence[NDArray], t: int, guarded: Sequence[int] = (), part: int = 0) -> Loop:
         """The loop of this body, recorded at step ``t`` when it is first asked for.
 
-        A recording serves whoever asks for an equal ``body`` and the same guards over arrays that lie in memory, and to
-        each other, as those did that it was made of; each part of a pass has its own, because it may run in a thread of
-        its own. So a body is a function that refers to nothing that changes, or a frozen dataclass of all that it does.
+        A recording serves whoever asks for an equal ``body`` and the same guards over arrays that
+        lie in memory, and to each other, as those did that it was made of; each part of a pass has
+        its own, because it may run in a thread of its own. So a body is a function that refers to
+        nothing that changes, or a frozen dataclass of all that it does.
         """
         key = (body, part, tuple(guarded), layout(arrays))
         found = self._recorded.get(key)

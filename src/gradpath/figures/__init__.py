@@ -1,4 +1,6 @@
-"""Figures of the report. A figure is drawn from stored runs alone, without input or output of its own."""
+"""Figures of the report. A figure is drawn from stored runs alone, without input or output of its
+own.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -1,4 +1,6 @@
-"""What each part of a cell does for the gradient and for the task: the same curves with the part taken away."""
+"""What each part of a cell does for the gradient and for the task: the same curves with the part
+taken away.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,7 +141,9 @@ class Ablation(Figure):
 
 
 def _ordered(runs: Sequence[Run]) -> list[common.Group]:
-    """The plain cell, its ablations, the other cells; raises CannotDrawError where one of the first two is missing."""
+    """The plain cell, its ablations, the other cells; raises CannotDrawError where one of the first
+    two is missing.
+    """
     found = common.groups(runs)
     ablated = [group for group in found if group.runs[0].roles.variant]
     if not ablated:
@@ -164,7 +168,9 @@ def _cell(group: common.Group) -> str:
 
 
 def _losses(group: common.Group) -> tuple[NDArray, list[NDArray]]:
-    """Training steps of the evaluations and log10 of their loss for each seed; masked where a seed had diverged."""
+    """Training steps of the evaluations and log10 of their loss for each seed; masked where a seed
+    had diverged.
+    """
     steps = np.unique(np.concatenate([run.evaluation.steps for run in group.runs]))
     losses: list[NDArray] = []
     for run in group.runs:

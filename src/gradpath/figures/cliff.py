@@ -1,4 +1,6 @@
-"""The cliff: the error surface of one unit, and where training goes on it with and without clipping."""
+"""The cliff: the error surface of one unit, and where training goes on it with and without
+clipping.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,9 +41,9 @@ LOWEST = -8.0
 
 @dataclass
 class Cliff(Figure):
-    """Above: the surface as Pascanu et al. (2013) draw it in their figure 6, and as a map, each with the trajectories
-    of one start and one learning rate, those whose unclipped gradient is the largest of all. Below: the gradient norm
-    along them, and the loss after training of every run.
+    """Above: the surface as Pascanu et al. (2013) draw it in their figure 6, and as a map, each
+    with the trajectories of one start and one learning rate, those whose unclipped gradient is the
+    largest of all. Below: the gradient norm along them, and the loss after training of every run.
     """
 
     needs = ("parameter_value", "loss_surface", "grad_norm")
@@ -91,7 +93,9 @@ def _surface(axes: Any, plane: Plane, shown: list[Trajectory]) -> None:
 
 
 def _below(points: NDArray, top: float) -> NDArray:
-    """Points (n, 3) whose loss is not finite, or far above the surface, at the surface's own height."""
+    """Points (n, 3) whose loss is not finite, or far above the surface, at the surface's own
+    height.
+    """
     far = ~(points[:, 2] < 1e3 * max(top, 1e-3))
     return np.column_stack([points[:, :2], np.where(far, top, points[:, 2])])
 
@@ -169,7 +173,9 @@ def _norms(axes: "Axes", shown: list[Trajectory]) -> None:
 
 
 def _outcomes(axes: "Axes", arms: list[common.Group]) -> None:
-    """Loss after training of every run against its learning rate, the arms side by side; filled where solved."""
+    """Loss after training of every run against its learning rate, the arms side by side; filled
+    where solved.
+    """
     seeds = max(run.seed for arm in arms for run in arm.runs)
     for place, arm in enumerate(arms):
         beside = 0.1 * (place - (len(arms) - 1) / 2)

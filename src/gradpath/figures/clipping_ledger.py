@@ -1,5 +1,5 @@
-"""The clipping ledger: the gradient before and after clipping, how often and how hard it engaged, what it did to the
-direction.
+"""The clipping ledger: the gradient before and after clipping, how often and how hard it engaged,
+what it did to the direction.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class ClippingLedger(Figure):
-    """Above, a panel an arm: the norm of the gradient, raw and as applied, over training. Below: share of the steps at
-    which clipping engaged; share of the steps at which it shortened the gradient to a factor or less; cosine to the raw
-    gradient, had the same minibatches been clipped by norm or by value. An arm without clipping shows what clipping its
-    norm would have done.
+    """Above, a panel an arm: the norm of the gradient, raw and as applied, over training. Below:
+    share of the steps at which clipping engaged; share of the steps at which it shortened the
+    gradient to a factor or less; cosine to the raw gradient, had the same minibatches been clipped
+    by norm or by value. An arm without clipping shows what clipping its norm would have done.
     """
 
     windows: int = setting(100, "training is drawn in this many windows", ge=2)
@@ -82,14 +82,18 @@ class ClippingLedger(Figure):
         axes.plot(steps, np.ma.array([reduce(part) for part in pooled], dtype=float), lw=1.6, **look)
 
     def _factors(self, axes: "Axes", group: common.Group, dash: str) -> None:
-        """The distribution function of the factor: it ends on the right at the share of steps that were clipped."""
+        """The distribution function of the factor: it ends on the right at the share of steps that
+        were clipped.
+        """
         factors = np.sort(np.concatenate([_factor(run) for run in group.runs]))
         below = np.arange(1, len(factors) + 1) / len(factors)
         clipped = factors < 0
         axes.plot(factors[clipped], below[clipped], color=group.color, lw=1.6, linestyle=dash, drawstyle="steps-post")
 
     def _pooled(self, group: common.Group, read: Callable[[Run], NDArray]) -> tuple[NDArray, list[NDArray]]:
-        """(first training step of each window, values of all seeds in it), without the windows that hold none."""
+        """(first training step of each window, values of all seeds in it), without the windows that
+        hold none.
+        """
         steps = np.concatenate([_steps(run) for run in group.runs])
         values = np.concatenate([read(run) for run in group.runs])
         edges = np.linspace(0, steps.max() + 1, min(self.windows, len(np.unique(steps))) + 1)
@@ -143,7 +147,9 @@ def _quantiles(values: NDArray) -> NDArray:
 
 
 def _nanmedian(values: NDArray) -> Any:
-    """The median of what is not NaN; masked where that is nothing, since a true zero has no direction."""
+    """The median of what is not NaN; masked where that is nothing, since a true zero has no
+    direction.
+    """
     known = values[~np.isnan(values)]
     return np.median(known) if known.size else np.ma.masked
 
@@ -172,7 +178,9 @@ def _by_value(run: Run) -> NDArray:
 
 
 def _factor(run: Run) -> NDArray:
-    """log10 ‖applied‖/‖raw‖ of the run's own clipping, or where it has none of clipping the norm."""
+    """log10 ‖applied‖/‖raw‖ of the run's own clipping, or where it has
+    none of clipping the norm.
+    """
     name = "log10_applied_norm" if _clipped(run) else "norm_clip/log10_norm"
     with np.errstate(invalid="ignore"):  # a true zero is -inf before and after
         return np.where(_engaged(run) > 0, _column(run, name) - _column(run, "log10_raw_norm"), 0.0)

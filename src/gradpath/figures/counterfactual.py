@@ -22,8 +22,9 @@ ROWS = ("at initialisation", "after training")
 
 @dataclass
 class Counterfactual(Figure):
-    """A column an arm with gates. The gradient of the carried state against the lag, as it is and with a gate held, at
-    initialisation and after training, each relative to its own size at lag 0; and the minibatch's loss. Bottom layer.
+    """A column an arm with gates. The gradient of the carried state against the lag, as it is and
+    with a gate held, at initialisation and after training, each relative to its own size at lag 0;
+    and the minibatch's loss. Bottom layer.
     """
 
     needs = ("counterfactual", "counterfactual_loss")
@@ -79,7 +80,9 @@ class Counterfactual(Figure):
         return canvas
 
     def _losses(self, axes: "Axes", group: common.Group) -> None:
-        """A row of dots a counterfactual, one a seed, with the median; the line is the task's chance."""
+        """A row of dots a counterfactual, one a seed, with the median; the line is the task's
+        chance.
+        """
         listed = names(group.runs[0])
         for place, name in enumerate(listed):
             values = np.array([_loss(run, name) for run in group.runs])
@@ -126,7 +129,8 @@ def _color(group: common.Group, name: str) -> str:
 
 
 def relative(run: Run, name: str, stage: int) -> NDArray:
-    """(T,) log10 ‖∂L/∂C_t‖ less its value at T, before (0) or after training (1); -inf is a true zero.
+    """(T,) log10 ‖∂L/∂C_t‖ less its value at T, before (0) or after training (1); -inf is a true
+    zero.
 
     Of a diverged run the last finite reading.
     """
@@ -136,5 +140,7 @@ def relative(run: Run, name: str, stage: int) -> NDArray:
 
 
 def _loss(run: Run, name: str) -> float:
-    """The loss at the last reading, as it was, or masked where the minibatch was not read with this gate held."""
+    """The loss at the last reading, as it was, or masked where the minibatch was not read with this
+    gate held.
+    """
     return float(run.series["counterfactual_loss"].column(name)[-1])

@@ -26,9 +26,9 @@ ZERO_EXPONENT = "#d4d4d4"
 
 @dataclass
 class Credit(Figure):
-    """A column an arm. Rows: ‖∂L_s/∂θ_t‖, the pull of the loss at step s on the parameters as step t uses them, before
-    and after training (as a curve where one step alone is scored); then the cosine of the gradients of steps s and t,
-    before and after training.
+    """A column an arm. Rows: ‖∂L_s/∂θ_t‖, the pull of the loss at step s on the parameters as step
+    t uses them, before and after training (as a curve where one step alone is scored); then the
+    cosine of the gradients of steps s and t, before and after training.
     """
 
     decades: float = setting(8.0, "decades below the largest gradient at which the colour saturates", gt=0)
@@ -72,7 +72,9 @@ class Credit(Figure):
         return canvas
 
     def _maps(self, grid: NDArray, found: list[common.Group]) -> "AxesImage":
-        """Heat maps of the medians over the seeds, all on one scale, with the lag that the task needs."""
+        """Heat maps of the medians over the seeds, all on one scale, with the lag that the task
+        needs.
+        """
         medians = {
             (stage, group.label): common.median_band([_read(run, "credit", stage) for run in there])[0]
             for stage in STAGES
@@ -224,7 +226,9 @@ def _reach_text(group: common.Group, stage: str) -> str:
 
 
 def _residual(run: Run, stage: str) -> float | None:
-    """| ΣΣ cos ‖·‖‖·‖ / ‖∂L/∂θ‖² − 1 |, the squared norm from ``grad_norm``; None where not all steps are columns."""
+    """| ΣΣ cos ‖·‖‖·‖ / ‖∂L/∂θ‖² − 1 |, the squared norm from ``grad_norm``; None where not all
+    steps are columns.
+    """
     cosines, norms = _read(run, "alignment", stage), _norms(run, stage)
     if len(cosines) != cosines.shape[1]:
         return None

@@ -1,4 +1,6 @@
-"""Loss and gradient-norm spikes without clipping, the same seeds clipped, and the clipping ledger."""
+"""Loss and gradient-norm spikes without clipping, the same seeds clipped,
+and the clipping ledger.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Exploding(Figure):
-    """A column an arm, one line a seed: a spike in one seed is the point, and a median over seeds would remove it.
-    Rows: loss; gradient norm; and the ledger, the factor by which clipping shortened the gradient.
+    """A column an arm, one line a seed: a spike in one seed is the point, and a median over seeds
+    would remove it. Rows: loss; gradient norm; and the ledger, the factor by which clipping
+    shortened the gradient.
     """
 
     windows: int = setting(250, "training is drawn in this many windows: median loss, largest norm, hardest clip", ge=2)
@@ -65,7 +68,9 @@ class Exploding(Figure):
                 axes.axvline(stopped, color=color, lw=0.8, linestyle=":")
 
     def _windowed(self, steps: NDArray, values: NDArray, reduce: Callable) -> tuple[NDArray, NDArray]:
-        """One point a window that holds finite steps; where training is shorter than the windows, every step."""
+        """One point a window that holds finite steps; where training is shorter than the windows,
+        every step.
+        """
         sound = values < np.inf
         steps, values = steps[sound], values[sound]
         parts = np.array_split(np.arange(len(steps)), max(1, min(self.windows, len(steps))))

@@ -1,4 +1,6 @@
-"""The cell's computational graph, with arrows as wide as the gradient that flows back along them."""
+"""The cell's computational graph, with arrows as wide as the gradient
+that flows back along them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +26,9 @@ READ = ("path_grad_norm", "node_grad_norm")
 
 @dataclass
 class Flow(Figure):
-    """Two rows an arm with gates, before and after training; a column a lag. The gradient flows from right to left. Its
-    size along an arrow, relative to ‖∂L/∂C_T‖ with which it starts, gives the width, on a log scale. Bottom layer.
+    """Two rows an arm with gates, before and after training; a column a lag. The gradient flows
+    from right to left. Its size along an arrow, relative to ‖∂L/∂C_T‖ with which it starts, gives
+    the width, on a log scale. Bottom layer.
     """
 
     decades: float = setting(4.0, "how many decades below the start an arrow is drawn dotted", gt=0, le=100)
@@ -90,7 +93,9 @@ class Flow(Figure):
         axes.text(RIGHT / 2, -0.75, text, ha="center", va="center", fontsize=8, color="#333333")
 
     def _width(self, size: float) -> float:
-        """0 … 1 of log10 of a size relative to the start; a little more where the gradient has grown."""
+        """0 … 1 of log10 of a size relative to the start; a little more where the gradient has
+        grown.
+        """
         return float(np.clip(1 + size / self.decades, 0, 1.25)) if size > -self.decades else 0.0
 
     def _legend(self, canvas: "Canvas") -> None:
@@ -116,14 +121,18 @@ class Flow(Figure):
 
 
 def _lags(steps: int) -> list[int]:
-    """One, a quarter, half, and nearly all of the sequence: the furthest at which there is a step before."""
+    """One, a quarter, half, and nearly all of the sequence: the furthest at which there is a step
+    before.
+    """
     if steps < 2:
         raise CannotDrawError("a sequence of one step has no step before it")
     return sorted({min(lag, steps - 2) for lag in (1, steps // 4, steps // 2, steps - 2)})
 
 
 def _sizes(run: Run, stage: int, lag: int) -> dict[str, float]:
-    """log10 of the gradient along every arrow of the step that ends at a lag, relative to the carried state's at T."""
+    """log10 of the gradient along every arrow of the step that ends at a lag, relative to the
+    carried state's at T.
+    """
     nodes, probe = run.series["node_grad_norm"], probes(run, "node_grad_norm")[stage]
     here, before = -1 - lag, -2 - lag
     sizes = {part: read(run, part, stage)[before] for part in parts(run)}

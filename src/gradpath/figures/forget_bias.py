@@ -62,7 +62,9 @@ class ForgetBias(Figure):
         return canvas
 
     def _diagram(self, axes: "Axes", cells: Cells) -> None:
-        """A square a point, coloured by the mean over seeds of 0 (chance), ½ (below it), 1 (solved)."""
+        """A square a point, coloured by the mean over seeds of 0 (chance), ½ (below it), 1
+        (solved).
+        """
         from matplotlib.colors import LinearSegmentedColormap
         from matplotlib.patches import Patch, Rectangle
 
@@ -162,7 +164,9 @@ def _gate(found: Sequence[common.Group]) -> str:
 
 
 def _cells(found: Sequence[common.Group]) -> Cells:
-    """The groups by place in the diagram, in order; raises CannotDrawError where they form no full grid."""
+    """The groups by place in the diagram, in order; raises CannotDrawError where they form no full
+    grid.
+    """
     cells: Cells = {}
     for group in found:
         keeping, length = group.runs[0].roles.keeping, int(group.runs[0].config["task"]["length"])
@@ -193,7 +197,9 @@ def _axes(cells: Cells) -> tuple[list[float], list[int]]:
 
 
 def _edges(centres: NDArray) -> NDArray:
-    """The borders of squares around increasing centres: midway, and as far out as in; ±½ around a single one."""
+    """The borders of squares around increasing centres: midway, and as far out as in; ±½ around a
+    single one.
+    """
     if len(centres) == 1:
         return centres[0] + np.array([-0.5, 0.5])
     middle = (centres[1:] + centres[:-1]) / 2
@@ -216,8 +222,9 @@ def _state(run: Run) -> float:
 
 
 def _slope(group: common.Group) -> tuple[float, float, float]:
-    """Median, smallest and largest over the seeds of the least-squares slope of the carrier's gradient at
-    initialisation against the lag, in decades a step; true zeros are left out. NaN where none could be measured.
+    """Median, smallest and largest over the seeds of the least-squares slope of the carrier's
+    gradient at initialisation against the lag, in decades a step; true zeros are left out. NaN
+    where none could be measured.
     """
     slopes = []
     for run in stages.at(group, stages.FIRST, READ):

@@ -21,9 +21,10 @@ READ = "gate_activation"
 
 @dataclass
 class Gates(Figure):
-    """A column an arm. Rows: activation of each gate over the sequence, before (dashed) and after training (solid);
-    share of saturated units; for gated cells the time constant −1/ln F of what keeps the carrier against the lag the
-    task needs. Of a cell without gates φ′ takes their place: where it is 0, no gradient passes.
+    """A column an arm. Rows: activation of each gate over the sequence, before (dashed) and after
+    training (solid); share of saturated units; for gated cells the time constant −1/ln F of what
+    keeps the carrier against the lag the task needs. Of a cell without gates φ′ takes their place:
+    where it is 0, no gradient passes.
     """
 
     needs = ("gate_activation",)
@@ -123,7 +124,9 @@ class Gates(Figure):
 
 
 def _read(group: common.Group, name: str, probe: int) -> NDArray:
-    """(T,) median over the seeds of one column of ``gate_activation``, at its first (0) or last (-1) finite reading."""
+    """(T,) median over the seeds of one column of ``gate_activation``, at its first (0) or last
+    (-1) finite reading.
+    """
     there = stages.at(group, probe, READ)
     return np.nanmedian([run.series[READ].column(name)[stages.whole(run, READ)[probe]] for run in there], axis=0)
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class GradientAtlas(Figure):
-    """A column an arm, one run of it: a band a parameter, in it a row a probe from initialisation (top) to the trained
-    network (bottom), the lag from left to right. The colour is log10 ‖∂L/∂θ_t‖; a true zero is grey.
+    """A column an arm, one run of it: a band a parameter, in it a row a probe from initialisation
+    (top) to the trained network (bottom), the lag from left to right. The colour is log10
+    ‖∂L/∂θ_t‖; a true zero is grey.
     """
 
     faintest: float = setting(-12.0, "log10 norm below which the colour saturates", lt=0)

@@ -1,4 +1,6 @@
-"""The Lyapunov spectrum and the singular values over the lag: in how many directions the gradient survives."""
+"""The Lyapunov spectrum and the singular values over the lag: in how many directions the gradient
+survives.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,9 +33,10 @@ FLOOR = -20.0
 
 @dataclass
 class Lyapunov(Figure):
-    """A column an arm, its bottom layer. First row: the Lyapunov spectrum λ_k against k/n, before (dashed) and after
-    training (solid), with what theory says of the untrained network (dotted) and −1/lag of the task (grey). Below:
-    singular values of ∂s_T/∂s_{T-l} over the lag l, before and after training, with e^(λ_k l) (dotted).
+    """A column an arm, its bottom layer. First row: the Lyapunov spectrum λ_k against k/n, before
+    (dashed) and after training (solid), with what theory says of the untrained network (dotted) and
+    −1/lag of the task (grey). Below: singular values of ∂s_T/∂s_{T-l} over the lag l, before and
+    after training, with e^(λ_k l) (dotted).
     """
 
     faintest: float = setting(-40.0, "log10 of the smallest singular value shown", lt=0)
@@ -92,7 +95,9 @@ class Lyapunov(Figure):
                 axes.plot(lags, exponents[k] * lags / np.log(10), color=THEORY, lw=0.9, ls=":")
 
     def _scales(self, grid: NDArray, found: list[common.Group]) -> None:
-        """A symmetric log axis for the exponents, so that time constants of 1 and of 100 steps both show."""
+        """A symmetric log axis for the exponents, so that time constants of 1 and of 100 steps both
+        show.
+        """
         from matplotlib.ticker import FixedLocator, NullLocator
 
         first = grid[0, 0]
@@ -114,12 +119,13 @@ class Lyapunov(Figure):
 
 
 def theory(run: Run) -> NDArray:
-    """The exponents that theory says of the untrained network, the largest first; empty where it says nothing.
+    """The exponents that theory says of the untrained network, the largest first; empty where it
+    says nothing.
 
-    Gates that read only their bias keep ln σ(b) in the carrier's share of the directions; under chrono initialisation
-    each unit has its own b = ln U[1, t_max − 1], and σ(b) = U/(1 + U). A random matrix of spectral radius g has
-    λ_k = ln g + ½ ln(1 − k/n) (Girko's circular law; for independent ones Newman 1986) where tanh is nearly linear,
-    that is for g < 1.
+    Gates that read only their bias keep ln σ(b) in the carrier's share of the directions; under
+    chrono initialisation each unit has its own b = ln U[1, t_max − 1], and σ(b) = U/(1 + U). A
+    random matrix of spectral radius g has λ_k = ln g + ½ ln(1 − k/n) (Girko's circular law; for
+    independent ones Newman 1986) where tanh is nearly linear, that is for g < 1.
     """
     width, keeping, init = int(run.config["cell"]["hidden_size"]), run.roles.keeping, run.config["init"]
     share = (np.arange(width) + 0.5) / width
@@ -155,7 +161,9 @@ def _values(run: Run, probe: int) -> tuple[NDArray, NDArray]:
 
 
 def _whole(run: Run, instrument: str) -> NDArray:
-    """The readings without NaN, of which the first is the initialisation's and the last the trained network's."""
+    """The readings without NaN, of which the first is the initialisation's and the last the trained
+    network's.
+    """
     return run.series[instrument].values[stages.whole(run, instrument)]
 
 
@@ -170,7 +178,9 @@ def _there(group: common.Group, probe: int) -> list[Run]:
 
 
 def _legend(canvas: "Canvas", found: Sequence[common.Group]) -> None:
-    """What the lines mean, below the panels: those of the spectrum, then those of the singular values."""
+    """What the lines mean, below the panels: those of the spectrum, then those of the singular
+    values.
+    """
     from matplotlib.lines import Line2D
 
     def line(label: str, color: str = "#777777", **look: Any) -> Line2D:

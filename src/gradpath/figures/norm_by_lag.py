@@ -24,9 +24,9 @@ READ = ("param_grad_norm", "state_grad_norm")
 
 @dataclass
 class NormByLag(Figure):
-    """Rows: at initialisation, at the training step with the largest gradient, after training. First column: the total
-    derivative with respect to the carrier of the bottom layer, ‖∂L/∂C_t‖ of an LSTM. Then a column an
-    arm: ‖∂L/∂θ_t‖ of every recurrent parameter θ.
+    """Rows: at initialisation, at the training step with the largest gradient, after training.
+    First column: the total derivative with respect to the carrier of the bottom layer, ‖∂L/∂C_t‖ of
+    an LSTM. Then a column an arm: ‖∂L/∂θ_t‖ of every recurrent parameter θ.
     """
 
     needs = ("param_grad_norm", "state_grad_norm", "grad_norm")
@@ -40,7 +40,8 @@ class NormByLag(Figure):
         canvas, grid = pyplot.subplots(
             3, 1 + len(found), figsize=(3.0 * (1 + len(found)), 7.6), sharex=True, sharey=True, squeeze=False
         )
-        # The medians set the axis: one seed that fell further must not press all the others together.
+        # The medians set the axis: one seed that fell further must not press all the others
+        # together.
         medians = [
             common.median_band(_at(run, name, stage) for run in there)[0]
             for group in found
@@ -149,7 +150,9 @@ def _words(group: common.Group, stage: str) -> str:
 
 
 def _parameter_names(group: common.Group) -> list[str]:
-    """The recurrent parameters of an arm; the readout, which acts at scored steps only, is left out."""
+    """The recurrent parameters of an arm; the readout, which acts at scored steps only, is left
+    out.
+    """
     names = group.runs[0].series["param_grad_norm"].names
     return [names[column] for column in group.runs[0].roles.without_readout(names)]
 

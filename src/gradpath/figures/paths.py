@@ -1,4 +1,6 @@
-"""By which way the gradient of the carried state comes back, and how much of it the carousel brings alone."""
+"""By which way the gradient of the carried state comes back, and how much of it the carousel brings
+alone.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,9 +34,10 @@ Reading = Callable[[Run, str, int], NDArray]
 
 @dataclass
 class Paths(Figure):
-    """A column an arm. Rows: the carousel alone and the rest against the total over the whole lag, with the line that
-    the initial bias predicts; the carousel's signed share; the split of one step, at initialisation and after
-    training; its signed shares, which add up to 1; the cosines of its parts to the total. Bottom layer.
+    """A column an arm. Rows: the carousel alone and the rest against the total over the whole lag,
+    with the line that the initial bias predicts; the carousel's signed share; the split of one
+    step, at initialisation and after training; its signed shares, which add up to 1; the cosines of
+    its parts to the total. Bottom layer.
     """
 
     needs = ("path_grad_norm",)
@@ -105,7 +108,9 @@ class Paths(Figure):
         which: Sequence[int] = (BEFORE, AFTER),
         **look: Any,
     ) -> None:
-        """One part before (dashed, thin) and after training; nothing of a part that is a true zero throughout."""
+        """One part before (dashed, thin) and after training; nothing of a part that is a true zero
+        throughout.
+        """
         # At T itself there is the direct part alone, and no split to show.
         span = slice(None) if part == "total" else slice(None, -1)
         for probe in which:
@@ -217,9 +222,9 @@ def share(run: Run, part: str, probe: int) -> NDArray:
 
 
 def predicted(run: Run) -> NDArray | None:
-    """(T,) log10 of what the carousel keeps over each lag by its gates' initial biases alone, σ(b)^lag; None where the
-    cell does not say. Chrono: b = ln u, u ~ U[1, t_max − 1], so that σ(b) = u / (1 + u), and the norm over the units is
-    the root mean square.
+    """(T,) log10 of what the carousel keeps over each lag by its gates' initial biases alone,
+    σ(b)^lag; None where the cell does not say. Chrono: b = ln u, u ~ U[1, t_max − 1], so that σ(b)
+    = u / (1 + u), and the norm over the units is the root mean square.
     """
     keeping = run.roles.keeping
     if keeping is None or (keeping.bias is None and keeping.held is None):

@@ -1,4 +1,6 @@
-"""The slope of the state gradient against the gain of random recurrent weights, with what theory says it is."""
+"""The slope of the state gradient against the gain of random recurrent weights, with what theory
+says it is.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,12 +41,12 @@ MEASURED = palette.GATES["unit"]
 
 @dataclass
 class SpectralRadius(Figure):
-    """Left: slope of ln ‖∂L/∂H_t‖ against the lag, at initialisation, for each gain g, and the three theory lines.
-    Right: the profiles themselves with the mean field.
+    """Left: slope of ln ‖∂L/∂H_t‖ against the lag, at initialisation, for each gain g, and the
+    three theory lines. Right: the profiles themselves with the mean field.
 
-    The slope is a least-squares fit over lags up to √H, the mean field's own range: ‖W^l‖²_F / H is g^2l, the average
-    over random matrices, only so far (within 9 % at l = √H); further back the largest eigenvalues of the one W_hh take
-    over.
+    The slope is a least-squares fit over lags up to √H, the mean field's own range: ‖W^l‖²_F / H is
+    g^2l, the average over random matrices, only so far (within 9 % at l = √H); further back the
+    largest eigenvalues of the one W_hh take over.
     """
 
     longest: int | None = setting(None, "fit the slope over lags up to this; null for √H", ge=2)

@@ -1,13 +1,16 @@
-"""``gradpath check``: every number that an instrument stores or an optimiser sees, held to what knows no BPTT.
+"""``gradpath check``: every number that an instrument stores or an optimiser sees, held to what
+knows no BPTT.
 
-*Untied differences*: perturb θ at step t only, along a random direction v, and compare the central difference of the
-loss with ⟨∂L/∂θ_t, v⟩. It is the definition itself; a wrong element anywhere shows, since v touches them all.
+*Untied differences*: perturb θ at step t only, along a random direction v, and compare the central
+difference of the loss with ⟨∂L/∂θ_t, v⟩. It is the definition itself; a wrong element anywhere
+shows, since v touches them all.
 
-*The textbook*: a second backward pass (:mod:`gradpath.gradient_check.textbook`), whose local derivatives come from
-``cell.step`` alone and which is right to all digits where the gradient has vanished and differences of the loss see
-only rounding. It gives every adjoint, every ∂L/∂θ_t and their sum; from it follows what each instrument must have
-recorded (:mod:`gradpath.gradient_check.recorded`), what clipping and the optimiser must have got, and what a cell may
-declare (:mod:`gradpath.gradient_check.declared`).
+*The textbook*: a second backward pass (:mod:`gradpath.gradient_check.textbook`), whose local
+derivatives come from ``cell.step`` alone and which is right to all digits where the gradient has
+vanished and differences of the loss see only rounding. It gives every adjoint, every ∂L/∂θ_t and
+their sum; from it follows what each instrument must have recorded
+(:mod:`gradpath.gradient_check.recorded`), what clipping and the optimiser must have got, and what a
+cell may declare (:mod:`gradpath.gradient_check.declared`).
 """
 
 from collections.abc import Iterator
@@ -38,8 +41,9 @@ from gradpath.training.experiment import Dtype, Experiment
 __all__ = ["Row", "cases", "check", "every_case", "merged", "place", "table", "unmerged"]
 
 STEPS = (1e-2, 1e-3, 1e-1, 1e-4, 1e-5, 1e-6)
-"""Step sizes of the differences. The smallest error counts: a wide step may cross a corner of relu, a narrow one
-rounds; a wrong gradient is wrong at each."""
+"""Step sizes of the differences. The smallest error counts: a wide step may cross a corner of relu,
+a narrow one rounds; a wrong gradient is wrong at each.
+"""
 
 
 def every_case(experiment: Experiment) -> Iterator[tuple[str, list[Row]]]:
@@ -207,8 +211,9 @@ def _differences(network: Network, trace: Trace, rng: Generator, findings: Findi
 def _by_differences(
     network: Network, theta: NDArray, batch: Batch, name: str, t: int, gradient: NDArray, exponent: int, rng: Generator
 ) -> float:
-    """Error of ⟨∂L/∂θ_t, v⟩ for a random unit v, in which an error of the gradient shows by about ‖error‖/√size; less
-    what rounding of the loss alone may add to a difference, below which this oracle is blind.
+    """Error of ⟨∂L/∂θ_t, v⟩ for a random unit v, in which an error of the gradient shows by about
+    ‖error‖/√size; less what rounding of the loss alone may add to a difference, below which this
+    oracle is blind.
     """
     direction = rng.normal(size=gradient.shape)
     direction /= np.linalg.norm(direction)

@@ -1,10 +1,11 @@
 """The sizes and types at which a configuration is checked.
 
-*small*: float64, few units, sequences and steps, with a second seed beside the first; the one at which differences of
-the loss can be taken, and at which every instrument there is reads. *as asked*: the layers, H, B and type of the
-experiment, and in float64 once more, with fewer timesteps where the whole would take long; whatever depends on the
-length of a pass, as where it is cut in two or computed in chunks, is then scaled so that it does what it does at full
-length. *past the band*: so many steps that the adjoint is rescaled.
+*small*: float64, few units, sequences and steps, with a second seed beside the first; the one at
+which differences of the loss can be taken, and at which every instrument there is reads. *as
+asked*: the layers, H, B and type of the experiment, and in float64 once more, with fewer timesteps
+where the whole would take long; whatever depends on the length of a pass, as where it is cut in two
+or computed in chunks, is then scaled so that it does what it does at full length. *past the band*:
+so many steps that the adjoint is rescaled.
 """
 
 from collections.abc import Iterator
@@ -37,8 +38,9 @@ FAR: dict[str, tuple[tuple[int, ...], Gains]] = {
     "falls": ((40, 120, 320), ((1.0, 0.0), (0.3, -3.0), (0.02, 0.0))),
     "grows": ((120,), ((1.0, 0.0), (2.0, 0.0), (6.0, 0.0), (2.0, 3.0))),
 }
-"""Lengths, and by what the recurrent weights are multiplied and what is added to the biases, tried one after the other
-until the adjoint leaves its band."""
+"""Lengths, and by what the recurrent weights are multiplied and what is added to the biases, tried
+one after the other until the adjoint leaves its band.
+"""
 LENGTH_DEPENDENT = (
     (partition, "WORTH"),
     (partition, "CHUNK_ELEMENTS"),
@@ -50,12 +52,15 @@ LENGTH_DEPENDENT = (
 """What depends on the length of a pass."""
 
 
-# The three that stand in for units derive from one and not from the base, whose own subclasses are the units.
+# The three that stand in for units derive from one and not from the base, whose own subclasses are
+# the units.
 
 
 @dataclass
 class Off(Uniform):
-    """An initialisation, moved off the special points (zeros, exact symmetries) at which errors can hide."""
+    """An initialisation, moved off the special points (zeros, exact symmetries) at which errors can
+    hide.
+    """
 
     init: Init | None = None
     shift: float = 0.0
@@ -122,8 +127,8 @@ def as_asked(experiment: Experiment) -> tuple[Experiment, float]:
 
 
 def past_the_band(experiment: Experiment, dtype: Dtype) -> Iterator[tuple[str, Network, NDArray, Batch]]:
-    """A network whose adjoint falls, and one whose adjoint grows, so far that it is rescaled on the way; where none is
-    found within the lengths tried, none.
+    """A network whose adjoint falls, and one whose adjoint grows, so far that it is rescaled on the
+    way; where none is found within the lengths tried, none.
     """
     cell = replace(experiment.cell, hidden_size=min(HIDDEN, experiment.cell.hidden_size))
     for kind, (lengths, gains) in FAR.items():
@@ -144,8 +149,8 @@ def _far(
         init = Off(init=experiment.init, recurrent_gain=gain, shift=shift)
         theta = init.draw(rng, network, dtype.numpy)
         batch = task.sample(rng, SEQUENCES)
-        # Losses in the last quarter alone, so that the adjoint is left to itself; and more of them in one sequence, so
-        # that the sequences' exponents differ.
+        # Losses in the last quarter alone, so that the adjoint is left to itself; and more of them
+        # in one sequence, so that the sequences' exponents differ.
         late = len(batch.mask) * 3 // 4
         mask = batch.mask & (np.arange(len(batch.mask)) >= late)[:, None]
         mask[late:, 0] |= rng.random(len(mask) - late) < 0.3

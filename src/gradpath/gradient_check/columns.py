@@ -1,4 +1,6 @@
-"""What the columns of the readings that are norms must hold, by the definitions in the instruments' docstrings."""
+"""What the columns of the readings that are norms must hold, by the definitions in the instruments'
+docstrings.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ def same(one: NDArray, other: NDArray) -> NDArray:
 
 @dataclass(frozen=True)
 class Column:
-    """What one column of a reading must hold, (T,) or a number, and by how much that is uncertain; ``log``: it is the
-    log10 of a norm.
+    """What one column of a reading must hold, (T,) or a number, and by how much that is uncertain;
+    ``log``: it is the log10 of a norm.
     """
 
     value: NDArray
@@ -122,7 +124,9 @@ def path_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterato
 
 
 def parts(reference: Reference, layer: int) -> Iterator[tuple[str, Stepwise]]:
-    """The split of the carrier's adjoint at t = 1 … T by the way it came over the last step, then by the whole lag."""
+    """The split of the carrier's adjoint at t = 1 … T by the way it came over the last step, then
+    by the whole lag.
+    """
     cell, found = reference.cell, reference.layers[layer]
     exponent, width = found.delta.exponent, cell.hidden_size
     yield "highway", found.highway

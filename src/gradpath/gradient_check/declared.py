@@ -40,8 +40,9 @@ class _Layer:
 
 
 def forward(tape: Tape, reference: Reference, findings: Findings) -> None:
-    """Each step of a tape by itself, from the states that enter it on the tape: pre-activations, gates, the states that
-    leave, Y and ∂L/∂Y, against the equations in float64. H_0 is ``initial_state`` and whatever else enters is 0.
+    """Each step of a tape by itself, from the states that enter it on the tape: pre-activations,
+    gates, the states that leave, Y and ∂L/∂Y, against the equations in float64. H_0 is
+    ``initial_state`` and whatever else enters is 0.
     """
     cell = reference.cell
     for layer, of in enumerate(tape.layers):
@@ -130,8 +131,8 @@ def _recurrence(of: _Layer) -> Errors:
 
 
 def _nonlinear(of: _Layer) -> Errors:
-    """``nonlinear``'s y against φ(x), relative to y: σ(x) = 1/(1 + e^-x), tanh, max(x, 0). A gate that is held is the
-    same everywhere, and no φ.
+    """``nonlinear``'s y against φ(x), relative to y: σ(x) = 1/(1 + e^-x), tanh, max(x, 0). A gate
+    that is held is the same everywhere, and no φ.
     """
     found, steps = [np.zeros(len(of.tape.pre))], len(of.tape.pre)
     for kind, x, y in of.cell.nonlinear(of.tape):
@@ -148,8 +149,9 @@ def _nonlinear(of: _Layer) -> Errors:
 
 
 def _activations(of: _Layer) -> Errors:
-    """What ``gate_activation`` watches is the block of its name (I of i), 1 − that, or φ′ over its largest value; where
-    no block has its name it is one of these of any block. And it lies in [0, 1], and is declared in ``watched``.
+    """What ``gate_activation`` watches is the block of its name (I of i), 1 − that, or φ′ over its
+    largest value; where no block has its name it is one of these of any block. And it lies in [0,
+    1], and is declared in ``watched``.
     """
     gates = dict(zip(of.cell.blocks, np.moveaxis(of.tape.gates.astype(np.float64), -2, 0), strict=True))
     slopes = dict(zip(of.cell.blocks, np.moveaxis(of.slopes, 1, 0), strict=True))
@@ -169,8 +171,9 @@ def _activations(of: _Layer) -> Errors:
 
 
 def _nodes(of: _Layer) -> Errors:
-    """A node's adjoint times its own slope is that of the pre-activation: ∂L/∂a = ∂L/∂n ∘ ∂n/∂a, n the activation of
-    the block of its name (I of i), or where no block has its name that of one of the others.
+    """A node's adjoint times its own slope is that of the pre-activation: ∂L/∂a = ∂L/∂n ∘ ∂n/∂a, n
+    the activation of the block of its name (I of i), or where no block has its name that of one of
+    the others.
     """
     reference = of.reference.layers[of.layer]
     delta = dict(zip(of.cell.blocks, np.moveaxis(reference.delta.values, -2, 0), strict=True))

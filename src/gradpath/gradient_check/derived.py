@@ -1,4 +1,6 @@
-"""The same of the readings that are computed from several passes, from Jacobians, or from the clipped gradient."""
+"""The same of the readings that are computed from several passes, from Jacobians, or from the
+clipped gradient.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,10 +30,10 @@ from gradpath.instruments.lyapunov_spectrum import LyapunovSpectrum
 def clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
     """Both kinds of clipping on the textbook's gradient, as trained.
 
-    A cosine is uncertain by as much as its two directions: |⟨u, v⟩ − ⟨u′, v′⟩| ≤ ‖u − u′‖ + ‖v − v′‖ of unit
-    vectors. The two cosines themselves do not tell: both are about 0 where a direction is unknown. A plain vector
-    below its type's normal numbers rounds, each element by half of the smallest number s at most, which turns it by
-    no more than 2 · (s/2) √P / ‖v‖.
+    A cosine is uncertain by as much as its two directions: |⟨u, v⟩ − ⟨u′, v′⟩| ≤ ‖u − u′‖ + ‖v −
+    v′‖ of unit vectors. The two cosines themselves do not tell: both are about 0 where a direction
+    is unknown. A plain vector below its type's normal numbers rounds, each element by half of the
+    smallest number s at most, which turns it by no more than 2 · (s/2) √P / ‖v‖.
     """
     assert isinstance(instrument, ClippingLedger)
     trained = trace.gradient if trace.trained is None else trace.trained
@@ -87,8 +89,8 @@ def counterfactual(reference: Reference, trace: Trace, _: Instrument) -> Iterato
 
 
 def jacobians(reference: Reference, layer: int, sequence: int, row: int) -> Iterator[NDArray]:
-    """The dense ∂s_t/∂s_{t-1} (k·H, k·H) of one sequence, from the last step to the first: of [H, C] by blocks,
-    diag(∂s/∂s) and for H beside it Σ_gates diag(∂s/∂a) W_·hᵀ.
+    """The dense ∂s_t/∂s_{t-1} (k·H, k·H) of one sequence, from the last step to the first: of [H,
+    C] by blocks, diag(∂s/∂s) and for H beside it Σ_gates diag(∂s/∂a) W_·hᵀ.
     """
     cell, width = reference.cell, reference.cell.hidden_size
     blocks, kept = len(cell.blocks), len(cell.states)
@@ -109,7 +111,9 @@ def jacobians(reference: Reference, layer: int, sequence: int, row: int) -> Iter
 def _of_sequences(
     reference: Reference, count: int, read: Callable[[Iterator[NDArray]], NDArray]
 ) -> Iterator[tuple[int, NDArray, NDArray]]:
-    """What is read of the factors of the Jacobians' product, averaged over sequences: layer, value, uncertainty."""
+    """What is read of the factors of the Jacobians' product, averaged over sequences: layer, value,
+    uncertainty.
+    """
     there_are = min(count, reference.tape.batch.mask.shape[1])
     for layer in range(reference.network.layers):
         value, moved = (
@@ -145,8 +149,8 @@ def singular_values(reference: Reference, trace: Trace, instrument: Instrument) 
 
 
 def counterfactual_loss(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
-    """The loss of an untied forward pass: in float64, in the tape's type, and in float64 with every weight moved by one
-    rounding of that type, which tells how much of the loss rounding can decide.
+    """The loss of an untied forward pass: in float64, in the tape's type, and in float64 with every
+    weight moved by one rounding of that type, which tells how much of the loss rounding can decide.
     """
     tape, network = reference.tape, reference.network
     dtype = tape.theta.dtype.type

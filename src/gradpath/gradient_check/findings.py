@@ -1,4 +1,6 @@
-"""What a check has found: errors by quantity and timestep, the rows that a person reads, the place of what is wrong."""
+"""What a check has found: errors by quantity and timestep, the rows that a person reads, the place
+of what is wrong.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +21,9 @@ NAMED = 12
 
 
 class Errors(NamedTuple):
-    """Relative errors, at every timestep (T,) or of the whole (), and how much of them uncertainty explains."""
+    """Relative errors, at every timestep (T,) or of the whole (), and how much of them uncertainty
+    explains.
+    """
 
     off: NDArray
     doubt: NDArray
@@ -52,8 +56,8 @@ def worst(several: Iterable[Errors]) -> Errors:
 
 @dataclass(frozen=True)
 class Row:
-    """One quantity: the largest error in it, relative to its norm at that timestep, or where it is wrong that of the
-    latest wrong timestep, since from there it spreads to the earlier ones.
+    """One quantity: the largest error in it, relative to its norm at that timestep, or where it is
+    wrong that of the latest wrong timestep, since from there it spreads to the earlier ones.
     """
 
     quantity: str
@@ -67,7 +71,9 @@ class Row:
     layer: int | None
     """From the bottom, from 0."""
     carried: bool = True
-    """Is an error in it carried from its place to earlier steps and lower layers, and from nowhere else to there?"""
+    """Is an error in it carried from its place to earlier steps and lower layers, and from nowhere
+    else to there?
+    """
 
     @property
     def passed(self) -> bool:
@@ -102,8 +108,9 @@ class Findings:
 
 
 def place(rows: list[Row]) -> Row | None:
-    """Where the error enters: going backwards, the adjoint comes through the top layer first, and through each from the
-    last timestep to the first. So of the first case that is wrong it is the latest wrong timestep of the topmost layer.
+    """Where the error enters: going backwards, the adjoint comes through the top layer first, and
+    through each from the last timestep to the first. So of the first case that is wrong it is the
+    latest wrong timestep of the topmost layer.
     """
     wrong = [row for row in rows if not row.passed]
     located = [row for row in wrong if row.case == wrong[0].case and row.t is not None and row.layer is not None]
@@ -112,7 +119,9 @@ def place(rows: list[Row]) -> Row | None:
 
 
 def merged(rows: list[Row]) -> list[Row]:
-    """One row a quantity: in the first case in which it is wrong the latest place, or else what comes nearest to it."""
+    """One row a quantity: in the first case in which it is wrong the latest place, or else what
+    comes nearest to it.
+    """
     best: dict[str, Row] = {}
     for row in rows:
         known = best.setdefault(row.quantity, row)
@@ -145,7 +154,9 @@ def table(rows: list[Row], layers: int) -> str:
 
 
 def of_adjoint(claim: Scaled, reference: Stepwise) -> Errors:
-    """(T,) relative error of an adjoint, where the reference is known: ‖claim − reference‖ / ‖reference‖."""
+    """(T,) relative error of an adjoint, where the reference is known: ‖claim − reference‖ /
+    ‖reference‖.
+    """
     exponent = claim.exponent.reshape(claim.exponent.shape + (1,) * (claim.array.ndim - claim.exponent.ndim))
     own = reference.exponent.reshape(-1, *(1,) * (claim.array.ndim - 1))
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -164,7 +175,9 @@ def of_values(found: NDArray, reference: NDArray) -> Errors:
 
 
 def of_log10(found: NDArray, expected: NDArray, doubt: NDArray | float = 0.0) -> Errors:
-    """Relative error of a norm from its log10: |10^(found − expected) − 1|; two true zeros are equal."""
+    """Relative error of a norm from its log10: |10^(found − expected) − 1|; two true zeros are
+    equal.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
         off = np.abs(np.expm1((found - expected) * np.log(10)))
     off = np.where(found == expected, 0.0, np.where(np.isneginf(expected), np.inf, off))

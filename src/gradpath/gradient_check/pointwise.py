@@ -1,11 +1,12 @@
 """The derivative of a cell's step, found from ``cell.step`` alone: what a textbook pass is made of.
 
-A step is pointwise: of each unit, the k states that leave are functions of its m = n + k inputs, the pre-activations
-and the states that enter. Their Jacobian (k, m) is taken for all units at once by a *complex step*,
-f′(x) = Im f(x + ih) / h (Squire & Trapp 1998), which has no difference to cancel and so is right for saturated units
-too; in extended precision, where the machine has it, so that what the step rounds in its own type is seen as
-uncertainty. Where that does not agree with central differences, because a cell takes an absolute value, say, the
-differences count, of several step sizes those of the two that agree best, with their disagreement as the uncertainty.
+A step is pointwise: of each unit, the k states that leave are functions of its m = n + k inputs,
+the pre-activations and the states that enter. Their Jacobian (k, m) is taken for all units at once
+by a *complex step*, f′(x) = Im f(x + ih) / h (Squire & Trapp 1998), which has no difference to
+cancel and so is right for saturated units too; in extended precision, where the machine has it, so
+that what the step rounds in its own type is seen as uncertainty. Where that does not agree with
+central differences, because a cell takes an absolute value, say, the differences count, of several
+step sizes those of the two that agree best, with their disagreement as the uncertainty.
 """
 
 import warnings
@@ -23,16 +24,21 @@ STEPS, SIDE = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), 1e-6
 SEVERAL = 4
 """Sequences in which complex step and differences are compared."""
 IMAGINARY: dict[type[np.complexfloating], float] = {np.clongdouble: 1e-20, np.complex128: 1e-20, np.complex64: 1e-6}
-"""h: its square beside 1 is below rounding, and its product with a slope of 10^-288 (10^-32) is still a number."""
+"""h: its square beside 1 is below rounding, and its product with a slope of 10^-288 (10^-32) is
+still a number.
+"""
 HELD = float(np.finfo(np.float64).tiny)
-"""A smaller derivative float64 need not hold: σ(a) = 1/(1 + e^-a) is 0 where e^-a overflows, σ < HELD / 4; and a
-product that underflows rounds by 2^-1074, times 2^40 beside an adjoint that has not been rescaled yet: HELD / 2^12."""
+"""A smaller derivative float64 need not hold: σ(a) = 1/(1 + e^-a) is 0 where e^-a overflows, σ <
+HELD / 4; and a product that underflows rounds by 2^-1074, times 2^40 beside an adjoint that has not
+been rescaled yet: HELD / 2^12.
+"""
 Left = tuple[NDArray, NDArray, NDArray]
 
 
 class Derivative:
-    """The local Jacobians of one layer's steps, at the points that lie on its tape. Complex step and differences are
-    compared at the ends and in the middle, unless it is known already whether the complex step is ``exact``.
+    """The local Jacobians of one layer's steps, at the points that lie on its tape. Complex step
+    and differences are compared at the ends and in the middle, unless it is known already whether
+    the complex step is ``exact``.
     """
 
     def __init__(self, cell: Cell, tape: LayerTape, exact: bool | None = None) -> None:
@@ -49,10 +55,10 @@ class Derivative:
         """Does no unit of a step see another's inputs but through the matrices?"""
 
     def at(self, t: int) -> NDArray:
-        """∂(states that leave)/∂(pre-activations, states that enter) (2, k, m, B, H) of step t; and once more with all
-        that is uncertain of it moved at random: the last digits of the point itself, which count where a cell takes a
-        difference of nearly equal numbers, what the tape's own type rounds in such a step, and what differences leave
-        open.
+        """∂(states that leave)/∂(pre-activations, states that enter) (2, k, m, B, H) of step t; and
+        once more with all that is uncertain of it moved at random: the last digits of the point
+        itself, which count where a cell takes a difference of nearly equal numbers, what the tape's
+        own type rounds in such a step, and what differences leave open.
         """
         return self._of_step(self._jacobians, t)
 
@@ -96,8 +102,8 @@ class Derivative:
         return [np.concatenate(steps) for steps in zip(*map(self.point, range(len(self._tape.pre))), strict=True)]
 
     def _near(self, point: list[NDArray]) -> Iterator[list[NDArray]]:
-        """The point with its last digits moved: all inputs of a unit in one direction, and the states in the other, so
-        that the rounding of neither a sum nor a difference goes unseen.
+        """The point with its last digits moved: all inputs of a unit in one direction, and the
+        states in the other, so that the rounding of neither a sum nor a difference goes unseen.
         """
         xi, kept = self._eps * self._signs(point[0].shape), len(self._cell.states)
         for of_states in (1, -1):
@@ -113,7 +119,9 @@ class Derivative:
         return [value.astype(np.float64) for value in (*pre, *(s[t] for s in self._tape.states.values()))]
 
     def step(self, point: Sequence[NDArray]) -> Left:
-        """The states that leave (k, B, H), the gates (B, n, H) and what is saved, of one step from a point."""
+        """The states that leave (k, B, H), the gates (B, n, H) and what is saved, of one step from
+        a point.
+        """
         kept = len(self._cell.states)
         with np.errstate(all="ignore"):
             s = self._cell.new_step(np.stack(point[:-kept], axis=-2), [np.array(state) for state in point[-kept:]])
@@ -132,7 +140,9 @@ class Derivative:
         kind: type[np.complexfloating],
         scale: float = 1.0,
     ) -> NDArray:
-        """Im f(x + ih) / h (…, m, B, H) for each of the inputs; NaN where a step does not take complex numbers."""
+        """Im f(x + ih) / h (…, m, B, H) for each of the inputs; NaN where a step does not take
+        complex numbers.
+        """
         h = IMAGINARY[kind]
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("error")  # as of an imaginary part that is thrown away
@@ -153,7 +163,9 @@ class Derivative:
         return agree, by_complex if agree else by_difference
 
     def _is_pointwise(self, point: list[NDArray], jacobian: NDArray) -> bool:
-        """Moves every unit by a step of its own, and compares with what the units' own Jacobians say."""
+        """Moves every unit by a step of its own, and compares with what the units' own Jacobians
+        say.
+        """
         direction = [self._rng.uniform(-1, 1, value.shape) for value in point]
         expected = np.einsum("oibh,ibh->obh", jacobian, np.array(direction))
 
@@ -164,8 +176,9 @@ class Derivative:
 
 
 def _agrees(f: Callable[[float], NDArray], derivative: NDArray) -> tuple[bool, NDArray]:
-    """Is this df/dx at 0, elementwise? By central differences, or by those of one side, because nearly at a corner, as
-    of relu, the derivative is that of one side. And what the central ones say.
+    """Is this df/dx at 0, elementwise? By central differences, or by those of one side, because
+    nearly at a corner, as of relu, the derivative is that of one side. And what the central ones
+    say.
     """
     found, error = _best_difference(f)
     off = np.abs(found - derivative)
@@ -186,8 +199,8 @@ def _each_moved(point: list[NDArray], change: complex) -> list[NDArray]:
 
 
 def _best_difference(f: Callable[[float], NDArray]) -> tuple[NDArray, NDArray]:
-    """df/dx at 0, elementwise by the step size that suits each element, and its uncertainty: that of rounding, and by
-    how much it differs from that of the next step size.
+    """df/dx at 0, elementwise by the step size that suits each element, and its uncertainty: that
+    of rounding, and by how much it differs from that of the next step size.
     """
     size = np.abs(f(0.0))
     found = np.array([central_difference(f, step) for step in STEPS])

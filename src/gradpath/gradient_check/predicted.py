@@ -17,16 +17,21 @@ from gradpath.gradient_check.textbook import LOG10_2, log10_norm
 from gradpath.instruments import Instrument
 
 SQUARINGS = 40
-"""W to the power 2^40: what is left of the first norms in its logarithm a step is below rounding."""
+"""W to the power 2^40: what is left of the first norms in its logarithm a step is below rounding.
+"""
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 PANELS, FURTHEST = 150, 12
 """Gauss-Legendre rules over so many standard deviations, on either side of the mean."""
 QUADRATURE = 18
-"""Standard deviation of a pre-activation up to which ``theory.mean_field`` says that it is right to rounding."""
+"""Standard deviation of a pre-activation up to which ``theory.mean_field`` says that it is right to
+rounding.
+"""
 
 
 def reach(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
-    """From the textbook's pass of the loss of the last scored step alone, of each layer's carrier."""
+    """From the textbook's pass of the loss of the last scored step alone,
+    of each layer's carrier.
+    """
     tape, last = reference.tape, int(reference.tape.scored[-1])
     alone = reference if len(tape.scored) == 1 else reference.of_step(len(tape.scored) - 1)
     carriers = [layer.states[reference.cell.carrier] for layer in alone.layers]
@@ -37,7 +42,8 @@ def reach(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[s
     ]
     known = not any(np.isnan(layer.to_carrier).any() for layer in alone.layers)
     (value, near), (censored, other) = ([pair[k] for pair in (_fallen(top) for top, _ in curves)] for k in (0, 1))
-    # Each value of the curve may be off by rounding; the lag by so much more the slower the curve falls.
+    # Each value of the curve may be off by rounding; the lag by so much more the slower the curve
+    # falls.
     slope = _slope(curves[0][0], value) * np.log(10)
     doubt = abs(value - near) + 4 * eps * (1 / slope if slope else 1)
     yield "reach", Column(np.asarray(value), doubt, told=known)
@@ -48,7 +54,9 @@ def reach(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[s
 
 
 def _fallen(curve: NDArray) -> tuple[float, float]:
-    """Lag by lag: where ln a has fallen by 1, between two lags on the straight line; and is it the end instead?"""
+    """Lag by lag: where ln a has fallen by 1, between two lags on the straight line; and is it the
+    end instead?
+    """
     fall = [(float(a) - float(curve[0])) * np.log(10) for a in curve]
     if curve[0] == -np.inf or np.isnan(curve).any() or np.isposinf(curve).any():
         return np.nan, 0.0
@@ -115,7 +123,9 @@ def _constant(slope: float, lags: NDArray) -> NDArray:
 
 
 def _log10_radius(matrix: NDArray) -> float:
-    """log10 of the spectral radius by Gelfand's formula, ρ = lim ‖W^k‖^{1/k}, with k = 2^m by squaring."""
+    """log10 of the spectral radius by Gelfand's formula, ρ = lim ‖W^k‖^{1/k}, with k = 2^m by
+    squaring.
+    """
     power, found, weight = matrix.copy(), 0.0, 1.0
     for _ in range(SQUARINGS):
         size = float(np.linalg.norm(power))
@@ -128,7 +138,9 @@ def _log10_radius(matrix: NDArray) -> float:
 
 
 def _mean_field(reference: Reference, layer: int, kind: Activation, recurrent: NDArray) -> tuple[NDArray, NDArray]:
-    """The line, from the moments of a Gaussian by Gauss-Legendre rules in the place of a trapezoidal one."""
+    """The line, from the moments of a Gaussian by Gauss-Legendre rules in the place of a
+    trapezoidal one.
+    """
     weights, last = reference.weights[layer], int(reference.tape.scored[-1])
     inputs = reference.below(layer).astype(np.float64) @ weights.x.astype(np.float64) + weights.b.astype(np.float64)
     gain = float(np.sum(recurrent * recurrent)) / len(recurrent)
@@ -150,7 +162,9 @@ def _mean_field(reference: Reference, layer: int, kind: Activation, recurrent: N
 
 
 def _moments(kind: Activation, mean: float, deviation: float) -> tuple[float, float]:
-    """E[φ²] and E[φ′²] of N(mean, deviation²); the range is cut at the corner of relu, the centre of the others."""
+    """E[φ²] and E[φ′²] of N(mean, deviation²); the range is cut at the corner of relu, the centre
+    of the others.
+    """
     if not deviation:
         points, weights = np.array([mean]), np.ones(1)
     else:
@@ -169,7 +183,9 @@ def _moments(kind: Activation, mean: float, deviation: float) -> tuple[float, fl
 
 
 def _margin(reference: Reference, layer: int, bound: float) -> tuple[NDArray, NDArray]:
-    """By how many decades what comes through W_hh stays below the bound, in the sequence that comes nearest."""
+    """By how many decades what comes through W_hh stays below the bound, in the sequence that comes
+    nearest.
+    """
     found = reference.layers[layer]
     total = found.states[reference.cell.output]
     rows = []

@@ -1,6 +1,7 @@
-"""What the instruments must have recorded: of those that gradpath brings, by the definition in their docstring from the
-textbook's gradients; of every other, and of those whose reading is a rule rather than a norm, what the instrument reads
-where the textbook's passes stand in the place of the network's own.
+"""What the instruments must have recorded: of those that gradpath brings, by the definition in
+their docstring from the textbook's gradients; of every other, and of those whose reading is a rule
+rather than a norm, what the instrument reads where the textbook's passes stand in the place of the
+network's own.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,8 +41,8 @@ EXPECTED: dict[str, Expectation] = {
 
 
 def errors(reference: Reference, trace: Trace, instrument: Instrument, read: Measurement) -> tuple[str, Errors]:
-    """Of what an instrument has read, at every timestep the largest error of its columns (T,), or of a reading of the
-    whole step the largest of all (); and the column in which the largest is.
+    """Of what an instrument has read, at every timestep the largest error of its columns (T,), or
+    of a reading of the whole step the largest of all (); and the column in which the largest is.
     """
     expectation = EXPECTED.get(unit_name(instrument))
     if expectation is None:

@@ -1,4 +1,6 @@
-"""All that a pass claims, by the textbook: the adjoints, every parameter's gradient at every step, and their sum."""
+"""All that a pass claims, by the textbook: the adjoints, every parameter's gradient at every step,
+and their sum.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -23,7 +25,9 @@ SUBNORMAL = float(np.finfo(np.float64).smallest_subnormal)
 
 
 class Reference:
-    """What backpropagation from a tape must give; with ``row``, from the loss of that scored timestep alone."""
+    """What backpropagation from a tape must give; with ``row``, from the loss of that scored
+    timestep alone.
+    """
 
     def __init__(
         self,
@@ -50,8 +54,8 @@ class Reference:
         return self.tape.layers[layer - 1].states[self.cell.states[0]][1:]
 
     def gradients(self) -> Iterator[tuple[int, str, Stepwise]]:
-        """∂L/∂θ_t (2, T, K, H) of every parameter, with its layer: X_tᵀ δa_t, H_{t-1}ᵀ δa_t, Σ_b δa_t. One at a time,
-        because each is T times as large as the parameter.
+        """∂L/∂θ_t (2, T, K, H) of every parameter, with its layer: X_tᵀ δa_t, H_{t-1}ᵀ δa_t, Σ_b
+        δa_t. One at a time, because each is T times as large as the parameter.
         """
         cell = self.cell
         for layer, found in enumerate(self.layers):
@@ -73,8 +77,8 @@ class Reference:
         yield self.network.layers - 1, READOUT[1], self._formed(None, sent, zero)
 
     def _formed(self, enters: NDArray | None, delta: NDArray, exponent: NDArray) -> Stepwise:
-        """Both factors are brought to size 1 first, so that their product does not underflow where it is a number; by
-        what it would if they were not, it is uncertain.
+        """Both factors are brought to size 1 first, so that their product does not underflow where
+        it is a number; by what it would if they were not, it is uncertain.
         """
         rng = np.random.default_rng(0)
         if enters is None:
@@ -102,8 +106,8 @@ class Reference:
 
     @cached_property
     def stand_ins(self) -> list[tuple[Network, Trace]]:
-        """A network with the textbook's passes in the place of its own, and its trace; and one with what is uncertain
-        moved.
+        """A network with the textbook's passes in the place of its own, and its trace; and one with
+        what is uncertain moved.
         """
         own = {of.name: getattr(self.network, of.name) for of in fields(Network)}
         networks = [LongHand(**own, moved=moved, exact=self.exact) for moved in (0, 1)]
@@ -117,8 +121,8 @@ def _of_size_1(values: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def loss_gradient(kind: Loss, tape: Tape) -> NDArray:
-    """∂L/∂Y (R, B, O) from the outputs on the tape: 2 (Y − target) / N, or (softmax(Y) − one-hot) / N, in which the
-    target's p − 1 is −Σ of the others' p, that nothing cancels.
+    """∂L/∂Y (R, B, O) from the outputs on the tape: 2 (Y − target) / N, or (softmax(Y) − one-hot) /
+    N, in which the target's p − 1 is −Σ of the others' p, that nothing cancels.
     """
     y, mask = tape.outputs.astype(np.float64), tape.batch.mask[tape.scored]
     targets = tape.batch.targets[tape.scored]
@@ -135,7 +139,9 @@ def loss_gradient(kind: Loss, tape: Tape) -> NDArray:
 
 @dataclass(frozen=True)
 class LongHand(Network):
-    """A network whose backward passes are the textbook's: an instrument that reads one must read the same."""
+    """A network whose backward passes are the textbook's: an instrument that reads one must read
+    the same.
+    """
 
     moved: int = 0
     """1: by how much what is uncertain moves the reading."""

@@ -19,7 +19,9 @@ CHUNK_ELEMENTS = 2**18
 
 
 def loss_surface(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
-    """The loss of every point of the plane by the textbook's equations, in the tape's type and in float64."""
+    """The loss of every point of the plane by the textbook's equations, in the tape's type and in
+    float64.
+    """
     assert isinstance(instrument, LossSurface)
     tape, network, points = reference.tape, reference.network, instrument.points
     thetas = np.repeat(tape.theta[None], points**2, axis=0)

@@ -1,14 +1,17 @@
-"""The backward pass a second time, as a textbook writes it: one loop over t in float64, nothing recorded, packed, cut
-in two or computed in chunks, no ``step_backward``. With J_t the local Jacobian of
-:mod:`gradpath.gradient_check.pointwise`, s the states and a the pre-activations of a layer's step,
+"""The backward pass a second time, as a textbook writes it: one loop over t in float64, nothing
+recorded, packed, cut in two or computed in chunks, no ``step_backward``. With J_t the local
+Jacobian of :mod:`gradpath.gradient_check.pointwise`, s the states and a the pre-activations of a
+layer's step,
 
     δa_t = (∂s_t/∂a_t)ᵀ λ_t      λ_{t-1} = (∂s_t/∂s_{t-1})ᵀ λ_t + Σ_gates δa_t W_·hᵀ + ∂⁺L/∂H_{t-1}
 
-where λ_t is what reaches the states from outside step t. It starts from the states on the tape, each step of which is
-checked on its own, so that a chaotic network does not lead the two passes apart.
+where λ_t is what reaches the states from outside step t. It starts from the states on the tape,
+each step of which is checked on its own, so that a chaotic network does not lead the two passes
+apart.
 
-Everything is computed twice side by side: as it is, and with J and the sums moved at random by what is uncertain of
-them. Where the two differ, rounding alone explains as much, and nobody is blamed for it.
+Everything is computed twice side by side: as it is, and with J and the sums moved at random by what
+is uncertain of them. Where the two differ, rounding alone explains as much, and nobody is blamed
+for it.
 """
 
 from collections.abc import Sequence
@@ -30,7 +33,9 @@ TOLD = 1e-280
 
 @dataclass
 class Stepwise:
-    """``values[:, t] · 2^exponent[t]``, (2, T, …): the value, and the value moved by what is uncertain of it."""
+    """``values[:, t] · 2^exponent[t]``, (2, T, …): the value, and the value moved by what is
+    uncertain of it.
+    """
 
     values: NDArray
     exponent: NDArray
@@ -46,8 +51,8 @@ class Stepwise:
 
 @dataclass(frozen=True)
 class LayerReference:
-    """What the textbook finds in one layer: adjoints of H_1 … H_T and C_1 … C_T, total, and ``delta`` (2, T, B, n, H).
-    ``to_h`` is Σ_gates δa_{t+1} W_·hᵀ.
+    """What the textbook finds in one layer: adjoints of H_1 … H_T and C_1 … C_T, total, and
+    ``delta`` (2, T, B, n, H). ``to_h`` is Σ_gates δa_{t+1} W_·hᵀ.
     """
 
     states: dict[str, Stepwise]
@@ -89,7 +94,9 @@ class Textbook:
     def stack(
         self, weights: Sequence[LayerWeights], w_hy: NDArray, scored: NDArray, outputs: NDArray
     ) -> list[LayerReference]:
-        """Every layer from the bottom; ``outputs`` is ∂L/∂Y (R, B, O) at the ``scored`` timesteps."""
+        """Every layer from the bottom; ``outputs`` is ∂L/∂Y (R, B, O) at the
+        ``scored`` timesteps.
+        """
         steps, batch, _, width = self._tapes[0].pre.shape
         top = np.zeros((2, steps, batch, width))
         size = int(np.frexp(np.abs(outputs).max(initial=0))[1]) if np.isfinite(outputs).all() else 0
@@ -108,7 +115,9 @@ class Textbook:
         return found
 
     def layer(self, layer: int, recurrent: NDArray, direct: Stepwise, cut: bool = False) -> LayerReference:
-        """One layer that receives ``direct``; with ``cut`` nothing passes through the gates to H_{t-1}."""
+        """One layer that receives ``direct``; with ``cut`` nothing passes through the gates to
+        H_{t-1}.
+        """
         cell, of = self._cell, self._derivatives[layer]
         cut = cut or cell.truncated
         _, steps, batch, width = direct.values.shape
@@ -158,9 +167,9 @@ class Textbook:
         )
 
     def _ratios(self, jacobian: NDArray) -> NDArray:
-        """∂H_t/∂s_t (k − 1, B, H) for the states s beside H: ∂H_t over ∂s_t with respect to s_{t-1}, or where that does
-        not reach s_t with respect to a pre-activation that does. NaN where the step does not tell, as where s_{t-1}
-        moves a third state too.
+        """∂H_t/∂s_t (k − 1, B, H) for the states s beside H: ∂H_t over ∂s_t with respect to
+        s_{t-1}, or where that does not reach s_t with respect to a pre-activation that does. NaN
+        where the step does not tell, as where s_{t-1} moves a third state too.
         """
         found, blocks, kept = [], len(self._cell.blocks), len(self._cell.states)
         for s in range(1, kept):
@@ -179,7 +188,9 @@ class Textbook:
 
 
 def summed(left: NDArray, right: NDArray, eps: float, rng: Generator) -> NDArray:
-    """left @ right, of the value and of the value moved, the second moved by the rounding of the sum too."""
+    """left @ right, of the value and of the value moved, the second moved by the rounding of the
+    sum too.
+    """
     found = left @ right
     bound = 2 * eps * (np.abs(left) @ np.abs(right))[1]
     found[1] += bound * rng.uniform(0.5, 1, bound.shape) * rng.choice([-1, 1], bound.shape)

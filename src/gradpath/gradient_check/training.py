@@ -1,4 +1,6 @@
-"""What clipping gave and the optimiser got, from the textbook's ∂L/∂θ and the rules in their docstrings."""
+"""What clipping gave and the optimiser got, from the textbook's ∂L/∂θ and the rules in their
+docstrings.
+"""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,5 +1,5 @@
-"""What an optimiser makes of its gradients: of those that gradpath brings, by the closed form of their recursions; of
-every other, that its first step goes downhill.
+"""What an optimiser makes of its gradients: of those that gradpath brings, by the closed form of
+their recursions; of every other, that its first step goes downhill.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,9 @@ def _change(update: Update) -> NDArray:
 
 
 def _error(made: Sequence[Update], rule: Callable[[Optimizer, NDArray], NDArray]) -> Errors:
-    """Of the last of these updates; θ + change rounds, and that of what is added counts for nothing beside it."""
+    """Of the last of these updates; θ + change rounds, and that of what is added counts for nothing
+    beside it.
+    """
     last = made[-1]
     expected = rule(last.optimizer, np.array([one.gradient for one in made], np.longdouble))
     eps = float(np.finfo(last.theta.dtype).eps)
@@ -66,8 +68,8 @@ def rmsprop(optimizer: Optimizer, gradients: NDArray) -> NDArray:
 
 
 def adam(optimizer: Optimizer, gradients: NDArray) -> NDArray:
-    """−η m̂ / (√ŝ + ε), m̂ and ŝ the averages of g_j and g_j² with weights β^{t-j}, which add up to (1 − β^t)/(1 − β):
-    that is what dividing by 1 − β^t comes to (Kingma & Ba 2015, section 3).
+    """−η m̂ / (√ŝ + ε), m̂ and ŝ the averages of g_j and g_j² with weights β^{t-j}, which add up to
+    (1 − β^t)/(1 − β): that is what dividing by 1 − β^t comes to (Kingma & Ba 2015, section 3).
     """
     assert isinstance(optimizer, Adam)
     of_mean, of_square = (_weights(beta, len(gradients)) for beta in (optimizer.beta1, optimizer.beta2))

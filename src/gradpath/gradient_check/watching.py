@@ -18,7 +18,8 @@ from gradpath.optimizers.sgd import SGD
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import train_seeds
 
-# The two that stand in for units derive from one and not from the base, whose own subclasses are the units.
+# The two that stand in for units derive from one and not from the base, whose own subclasses are
+# the units.
 
 
 @dataclass
@@ -35,7 +36,9 @@ class Update:
 
 @dataclass
 class Watched(SGD):
-    """An optimiser that is watched, and whose updates are not made: the network stays where it is."""
+    """An optimiser that is watched, and whose updates are not made: the
+    network stays where it is.
+    """
 
     optimizer: Optimizer | None = None
 
@@ -75,7 +78,9 @@ class Tap(ClipScale):
 
 @dataclass(frozen=True)
 class Watch:
-    """One pass as it was: what the instruments read of it, and in training what the optimiser got."""
+    """One pass as it was: what the instruments read of it, and in training
+    what the optimiser got.
+    """
 
     network: Network
     trace: Trace
@@ -90,7 +95,9 @@ class Watch:
 
 
 def watched(experiment: Experiment, seeds: int) -> list[Watch]:
-    """Trains for two updates, and gives each seed's second pass, which must not add to the first."""
+    """Trains for two updates, and gives each seed's second pass, which
+    must not add to the first.
+    """
     settings = replace(experiment.train, steps=2, eval_every=None, eval_size=2)
     reading = {name: _reads_second(instrument) for name, instrument in experiment.instruments.items()}
     own = {f.name: getattr(experiment, f.name) for f in fields(Experiment)} | {"train": settings}
@@ -143,7 +150,9 @@ def _equal(one: Measurement, other: Measurement | Exception) -> bool:
 def measured(
     instruments: Mapping[str, Instrument], network: Network, trace: Trace
 ) -> dict[str, Measurement | Exception]:
-    """What each instrument reads, or why it refuses: ``theory`` raises at what no gradient can be."""
+    """What each instrument reads, or why it refuses: ``theory`` raises at
+    what no gradient can be.
+    """
     read: dict[str, Measurement | Exception] = {}
     for name, instrument in instruments.items():
         try:

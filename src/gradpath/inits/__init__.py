@@ -1,4 +1,6 @@
-"""Initialisations: how the weights are drawn. Biases that belong to a cell (b_f) are the cell's own."""
+"""Initialisations: how the weights are drawn. Biases that belong to a cell (b_f) are the cell's
+own.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -32,7 +34,9 @@ class Init(Settings, ABC):
         return np.zeros(columns)
 
     def draw(self, rng: Generator, network: Network, dtype: DTypeLike) -> NDArray:
-        """θ (P,) of a whole network, drawn in float64 and then rounded, so that the type does not change the draw."""
+        """θ (P,) of a whole network, drawn in float64 and then rounded, so that the type does not
+        change the draw.
+        """
         theta = np.zeros(network.size)
         named, hidden = network.parameters(theta), network.cell.hidden_size
         for layer in range(network.layers):

@@ -14,10 +14,12 @@ from gradpath.schema.settings import setting
 
 @dataclass
 class Constant(Init):
-    """W_·h = g·w and b_· = b plus U[−jitter, jitter] each, W_hy = readout; input weights and b_y are 0.
+    """W_·h = g·w and b_· = b plus U[−jitter, jitter] each, W_hy = readout; input weights and b_y
+    are 0.
 
-    For networks of one unit, of which it is a point (w, b) of the error surface (Pascanu et al. 2013, eq. 8); the
-    seed then draws a point near it. In larger networks all units of a block stay alike without jitter.
+    For networks of one unit, of which it is a point (w, b) of the error surface (Pascanu et al.
+    2013, eq. 8); the seed then draws a point near it. In larger networks all units of a block stay
+    alike without jitter.
     """
 
     w: float = setting(0.0, "every recurrent weight")

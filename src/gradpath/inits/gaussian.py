@@ -10,7 +10,8 @@ from gradpath.inits import Init, draw_uniform
 
 @dataclass
 class Gaussian(Init):
-    """W_·h ~ N(0, g²/H), so that ρ(W_·h) → g for large H (Girko's circular law; Sompolinsky et al. 1988).
+    """W_·h ~ N(0, g²/H), so that ρ(W_·h) → g for large H (Girko's circular law; Sompolinsky et al.
+    1988).
 
     The other weights are U[−1/√H, 1/√H] and the biases 0.
     """

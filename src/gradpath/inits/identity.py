@@ -12,7 +12,8 @@ from gradpath.schema.settings import setting
 
 @dataclass
 class Identity(Init):
-    """W_·h = g·1, the other weights N(0, std²), the biases 0 (Le, Jaitly & Hinton 2015, section 4: std 0.001).
+    """W_·h = g·1, the other weights N(0, std²), the biases 0 (Le, Jaitly & Hinton 2015, section 4:
+    std 0.001).
 
     Meant for relu units: ``cell=rnn cell.activation=relu init=identity``.
     """

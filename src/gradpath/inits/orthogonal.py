@@ -11,8 +11,9 @@ from gradpath.inits import Init, draw_uniform
 
 @dataclass
 class Orthogonal(Init):
-    """W_·h = g·Q with Q uniform over the orthogonal matrices: QR of a Gaussian matrix, the signs of R's diagonal moved
-    into Q (Saxe et al. 2014; Mezzadri 2007). The other weights are U[−1/√H, 1/√H] and the biases 0.
+    """W_·h = g·Q with Q uniform over the orthogonal matrices: QR of a Gaussian matrix, the signs of
+    R's diagonal moved into Q (Saxe et al. 2014; Mezzadri 2007). The other weights are U[−1/√H,
+    1/√H] and the biases 0.
     """
 
     def recurrent(self, rng: Generator, hidden: int) -> NDArray:

@@ -11,7 +11,9 @@ from gradpath.schema.settings import setting
 
 @dataclass
 class PascanuBasicTanh(Init):
-    """Every weight ~ N(0, std²) with std = 0.1, biases 0, for tanh units (Pascanu et al. 2013, section 4.1.1)."""
+    """Every weight ~ N(0, std²) with std = 0.1, biases 0, for tanh units (Pascanu et al. 2013,
+    section 4.1.1).
+    """
 
     std: float = setting(0.1, "standard deviation of every weight", gt=0)
 

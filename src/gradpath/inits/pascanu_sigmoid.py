@@ -11,7 +11,9 @@ from gradpath.schema.settings import setting
 
 @dataclass
 class PascanuSigmoid(Init):
-    """Every weight ~ N(0, std²) with std = 0.01, biases 0, for sigmoid units (Pascanu et al. 2013, section 4.1.1)."""
+    """Every weight ~ N(0, std²) with std = 0.01, biases 0, for sigmoid units (Pascanu et al. 2013,
+    section 4.1.1).
+    """
 
     std: float = setting(0.01, "standard deviation of every weight", gt=0)
 

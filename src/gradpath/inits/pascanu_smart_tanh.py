@@ -12,8 +12,9 @@ from gradpath.schema.settings import setting
 
 @dataclass
 class PascanuSmartTanh(Init):
-    """W_·h sparse, ``nonzero`` entries a row, scaled to spectral radius 0.95·g; the other weights N(0, 0.01²) and the
-    biases 0, for tanh units (Pascanu et al. 2013, section 4.1.1, and their code; sparsity after Sutskever et al. 2011).
+    """W_·h sparse, ``nonzero`` entries a row, scaled to spectral radius 0.95·g; the other weights
+    N(0, 0.01²) and the biases 0, for tanh units (Pascanu et al. 2013, section 4.1.1, and their
+    code; sparsity after Sutskever et al. 2011).
     """
 
     spectral_radius: float = setting(0.95, "ρ of each recurrent matrix at gain 1", gt=0)

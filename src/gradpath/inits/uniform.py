@@ -10,7 +10,9 @@ from gradpath.inits import Init, draw_uniform
 
 @dataclass
 class Uniform(Init):
-    """All of θ ~ U[−1/√H, 1/√H], the default of PyTorch's ``nn.RNN`` and ``nn.LSTM``; ρ(W_hh) ≈ 0.58."""
+    """All of θ ~ U[−1/√H, 1/√H], the default of PyTorch's ``nn.RNN`` and ``nn.LSTM``; ρ(W_hh) ≈
+    0.58.
+    """
 
     def recurrent(self, rng: Generator, hidden: int) -> NDArray:
         return draw_uniform(rng, hidden, hidden, hidden)

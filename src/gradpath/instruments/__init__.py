@@ -14,16 +14,18 @@ from gradpath.core.trace import Measurement, Trace
 from gradpath.schema.settings import SettingError, Settings, setting
 
 WINDOW = 20
-"""Training steps that a spike is measured against: enough for a median that no single minibatch moves, and few enough
-that a gradient which grows slowly, since the network learns, is compared with what it has grown to."""
+"""Training steps that a spike is measured against: enough for a median that no single minibatch
+moves, and few enough that a gradient which grows slowly, since the network learns, is compared with
+what it has grown to.
+"""
 FEW = 64
 """Parameters of a network each of whose parameters can be followed by itself."""
 
 
 @dataclass
 class Schedule(Settings):
-    """At which training steps an instrument reads. Step s is the network after s updates: 0 the initialisation, and
-    the last one the trained network. The rules add up.
+    """At which training steps an instrument reads. Step s is the network after s updates: 0 the
+    initialisation, and the last one the trained network. The rules add up.
     """
 
     every: int | None = setting(None, "read every n steps", ge=1)
@@ -45,7 +47,8 @@ class Schedule(Settings):
         due = set(range(0, last + 1, self.every)) if self.every else set()
         if self.log_spaced:
             due |= {int(step) for step in np.geomspace(1, max(last, 1), self.log_spaced).round() if step <= last}
-        # The other rules must not bring the first or the last step back in when the user has switched it off.
+        # The other rules must not bring the first or the last step back in when the user has
+        # switched it off.
         return due - {0, last} | ({0} if self.first else set()) | ({last} if self.last else set())
 
 
@@ -56,7 +59,9 @@ class Instrument(Settings, ABC):
     schedule: Schedule = field(default_factory=Schedule)
 
     per_timestep: ClassVar[bool]
-    """Is a reading (T, names), a value at every timestep, or one of the training step: (names,), or a table?"""
+    """Is a reading (T, names), a value at every timestep, or one of the training step: (names,), or
+    a table?
+    """
     snapshot: ClassVar[bool] = False
     """Does MLflow show the curves at initialisation beside the last ones?"""
 
@@ -73,8 +78,8 @@ class Instrument(Settings, ABC):
 
 
 def spike(before: Sequence[float], norm: float) -> float:
-    """Decades from the median of the last ``WINDOW`` log10 gradient norms ``before`` a step to its own; NaN where
-    nothing came before.
+    """Decades from the median of the last ``WINDOW`` log10 gradient norms ``before`` a step to its
+    own; NaN where nothing came before.
     """
     return norm - median(before[-WINDOW:]) if before else math.nan
 

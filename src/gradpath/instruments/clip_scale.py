@@ -11,8 +11,9 @@ from gradpath.instruments import Instrument
 
 @dataclass
 class ClipScale(Instrument):
-    """‖gradient as applied‖ / ‖raw gradient‖: min(1, max_norm / ‖∂L/∂θ‖) for norm clipping (Pascanu et al. 2013,
-    algorithm 1), 1 without clipping. Clipping multiplies the whole profile by it and changes no ratio within. (1,)
+    """‖gradient as applied‖ / ‖raw gradient‖: min(1, max_norm / ‖∂L/∂θ‖) for norm clipping (Pascanu
+    et al. 2013, algorithm 1), 1 without clipping. Clipping multiplies the whole profile by it and
+    changes no ratio within. (1,)
     """
 
     per_timestep = False

@@ -1,4 +1,6 @@
-"""The clipping ledger: what clipping did at every step, and what both kinds of it would have done."""
+"""The clipping ledger: what clipping did at every step, and what both
+kinds of it would have done.
+"""
 
 from dataclasses import dataclass
 
@@ -27,14 +29,15 @@ NAMES = (
 
 @dataclass
 class ClippingLedger(Instrument):
-    """What the run's own clipping did: log10 ‖g‖ raw and as applied, ``engaged`` (0 or 1) and the cosine between the
-    two; ``non_finite`` (0 or 1): loss, raw or applied gradient is not finite, and then nothing else is said.
+    """What the run's own clipping did: log10 ‖g‖ raw and as applied, ``engaged`` (0 or 1) and the
+    cosine between the two; ``non_finite`` (0 or 1): loss, raw or applied gradient is not finite,
+    and then nothing else is said.
 
-    And on the identical minibatch what both kinds would have done: ``norm_clip``, g · min(1, max_norm / ‖g‖), keeps the
-    direction (Pascanu et al. 2013, algorithm 1); ``value_clip``, max(−v, min(v, g_i)) elementwise (Mikolov 2012), turns
-    it towards a corner of the cube; ``share`` is of the elements cut. Cosines are to the raw gradient, NaN where that
-    is a true zero. The exponent of the scaled gradient is never lost: all this is right where the plain one overflows.
-    (10,)
+    And on the identical minibatch what both kinds would have done: ``norm_clip``, g · min(1,
+    max_norm / ‖g‖), keeps the direction (Pascanu et al. 2013, algorithm 1); ``value_clip``, max(−v,
+    min(v, g_i)) elementwise (Mikolov 2012), turns it towards a corner of the cube; ``share`` is of
+    the elements cut. Cosines are to the raw gradient, NaN where that is a true zero. The exponent
+    of the scaled gradient is never lost: all this is right where the plain one overflows. (10,)
     """
 
     max_norm: float = setting(1.0, "the norm at which ``norm_clip`` would cut", gt=0)
@@ -74,8 +77,8 @@ class ClippingLedger(Instrument):
 
 
 def _against(raw: NDArray, *vectors: NDArray) -> list[tuple[float, float]]:
-    """(cosine to ``raw``, log10 norm) of each vector, in float64, which holds the squares after division by the largest
-    element; (NaN, -inf) for a zero.
+    """(cosine to ``raw``, log10 norm) of each vector, in float64, which holds the squares after
+    division by the largest element; (NaN, -inf) for a zero.
     """
     direction, length, _ = _scaled(raw)
     found = []

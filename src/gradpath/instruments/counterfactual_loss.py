@@ -12,9 +12,9 @@ from gradpath.instruments.counterfactual import counterfactual_networks
 
 @dataclass
 class CounterfactualLoss(Instrument):
-    """The minibatch's loss with the same θ: ``factual``, and under each counterfactual of the cell (``F=1`` …), whose
-    gradient is in ``counterfactual``. Truncating changes the backward pass only, so that its loss is the factual one.
-    (names,)
+    """The minibatch's loss with the same θ: ``factual``, and under each counterfactual of the cell
+    (``F=1`` …), whose gradient is in ``counterfactual``. Truncating changes the backward pass only,
+    so that its loss is the factual one. (names,)
     """
 
     per_timestep = False

@@ -20,17 +20,18 @@ CHUNK_ELEMENTS = 2**22
 
 @dataclass
 class Credit(Instrument):
-    """For θ the parameters of all recurrent layers together, the readout left out; row t, 1 ≤ t ≤ T:
+    """For θ the parameters of all recurrent layers together, the readout left out; row t, 1 ≤ t ≤
+    T:
 
-    - ``credit/s``: log10 ‖∂L_s/∂θ_t‖, with L_s what the loss at step s adds to the batch mean L, so that
-      Σ_s ∂L_s/∂θ_t = ∂L/∂θ_t; -inf is a true zero: t > s, or no sequence is scored at s. One backward pass a scored
-      step.
+    - ``credit/s``: log10 ‖∂L_s/∂θ_t‖, with L_s what the loss at step s adds to the batch mean L, so
+      that Σ_s ∂L_s/∂θ_t = ∂L/∂θ_t; -inf is a true zero: t > s, or no sequence is scored at s. One
+      backward pass a scored step.
     - ``alignment/s``: cos(g_s, g_t), with g_t = ∂L/∂θ_t; 0 where one of the two is a true zero.
     - ``norm``: log10 ‖g_t‖, so that Σ_s Σ_t cos(g_s, g_t) ‖g_s‖ ‖g_t‖ = ‖Σ_t g_t‖² = ‖∂L/∂θ‖².
 
-    (T, names). Beyond ``max_steps`` timesteps s runs over that many, evenly spaced from the first to the last, so that
-    there are no more backward passes than that. Memory:
-    at most max(2^22, T·n·H) numbers of per-step gradients are formed at once, and held twice, in float64; beside them
+    (T, names). Beyond ``max_steps`` timesteps s runs over that many, evenly spaced from the first
+    to the last, so that there are no more backward passes than that. Memory: at most max(2^22,
+    T·n·H) numbers of per-step gradients are formed at once, and held twice, in float64; beside them
     the trace of one step's loss, as large as that of the batch.
     """
 
@@ -65,14 +66,16 @@ def _credit(network: Network, trace: Trace, steps: NDArray) -> NDArray:
 
 def _alignment(trace: Trace, steps: NDArray) -> tuple[NDArray, NDArray]:
     """(T, steps) cos(g_s, g_t) and (T,) log10 ‖g_t‖."""
-    # Each g_t is brought to about size 1 before it is multiplied, so that no product leaves float64.
+    # Each g_t is brought to about size 1 before it is multiplied, so that no product leaves
+    # float64.
     size = np.max([(magnitude(delta.array, 2) + delta.exponent).max(axis=1) for delta in trace.deltas], axis=0)
     size = np.where(size < ZERO_EXPONENT // 2, 0, size)
     products, squares = np.zeros((len(size), len(steps))), np.zeros(len(size))
     for factor in _recurrent(trace):
         for part in _parts(factor):
             gradients = np.concatenate([_flat(step, size[rows]) for rows, step in part.per_step()])
-            # With itself where every step is asked for: NumPy then forms one triangle, and the result is symmetric.
+            # With itself where every step is asked for: NumPy then forms one triangle, and the
+            # result is symmetric.
             products += gradients @ (gradients if len(steps) == len(size) else gradients[steps]).T
             squares += np.vecdot(gradients, gradients)
     roots = np.sqrt(squares)

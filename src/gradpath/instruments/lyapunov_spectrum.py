@@ -1,4 +1,6 @@
-"""The Lyapunov spectrum: by how much a change of the state grows or shrinks a step, in every direction."""
+"""The Lyapunov spectrum: by how much a change of the state grows or shrinks a step, in every
+direction.
+"""
 
 from dataclasses import dataclass
 
@@ -15,17 +17,20 @@ from gradpath.schema.settings import setting
 
 @dataclass
 class LyapunovSpectrum(Instrument):
-    """λ_k = (1/N) Σ_t ln R_kk,t, natural logarithm a step, k = 1 … n in decreasing order, s = [H] or [H, C] of each
-    layer, averaged over the first ``sequences`` of the minibatch (Benettin et al. 1980; for recurrent networks
-    Engelken, Wolf & Abbott 2023). λ_1 < 0: the gradient vanishes, λ_1 > 0: it explodes. (names,), ``lambda_1`` …
+    """λ_k = (1/N) Σ_t ln R_kk,t, natural logarithm a step, k = 1 … n in decreasing order, s = [H]
+    or [H, C] of each layer, averaged over the first ``sequences`` of the minibatch (Benettin et al.
+    1980; for recurrent networks Engelken, Wolf & Abbott 2023). λ_1 < 0: the gradient vanishes, λ_1
+    > 0: it explodes. (names,), ``lambda_1`` …
 
-    R comes from the QR decomposition along the *adjoint*, J_tᵀ Q, from the last step to the first: the transposed
-    product has the same singular values, and so the same exponents. Q starts from a random rotation; in its first
-    ``warm_up`` steps it turns towards the directions of the network and nothing is counted (at most T − 1 steps). The
-    other N steps are those of one sequence of the task, so these are exponents of a finite time; their sum is the
-    mean of ln |det J_t| exactly. -inf is a true zero (dead units); NaN where the network has blown up.
+    R comes from the QR decomposition along the *adjoint*, J_tᵀ Q, from the last step to the first:
+    the transposed product has the same singular values, and so the same exponents. Q starts from a
+    random rotation; in its first ``warm_up`` steps it turns towards the directions of the network
+    and nothing is counted (at most T − 1 steps). The other N steps are those of one sequence of the
+    task, so these are exponents of a finite time; their sum is the mean of ln |det J_t| exactly.
+    -inf is a true zero (dead units); NaN where the network has blown up.
 
-    Costs two QR decompositions (n, n) a step and sequence, O(T n³) a reading: for n = 256 some 10 ms a step.
+    Costs two QR decompositions (n, n) a step and sequence, O(T n³) a reading: for n = 256 some 10
+    ms a step.
     """
 
     sequences: int = setting(2, "sequences of the minibatch to average over", ge=1)

@@ -12,12 +12,15 @@ from gradpath.instruments import Instrument
 
 @dataclass
 class ParamGradNorm(Instrument):
-    """log10 ‖∂L/∂θ_t‖_F, with θ_t the copy of θ that step t uses, so that Σ_t ∂L/∂θ_t = ∂L/∂θ, for the batch-mean loss.
+    """log10 ‖∂L/∂θ_t‖_F, with θ_t the copy of θ that step t uses, so that Σ_t ∂L/∂θ_t = ∂L/∂θ, for
+    the batch-mean loss.
 
-    (T, names); -inf is a true zero: θ_t has no influence on the loss, or its gradient is 0 in every element.
+    (T, names); -inf is a true zero: θ_t has no influence on the loss, or its gradient is 0 in every
+    element.
 
-    What float32 cannot hold, a gate σ(a) below a = −30 or a slope as flat, is computed in float64, whose own limit is
-    10^-295 for what gets through one unit in one step, as at a = −680: beyond it -inf may be a false zero.
+    What float32 cannot hold, a gate σ(a) below a = −30 or a slope as flat, is computed in float64,
+    whose own limit is 10^-295 for what gets through one unit in one step, as at a = −680: beyond it
+    -inf may be a false zero.
     """
 
     per_timestep = True

@@ -9,8 +9,8 @@ from gradpath.instruments import Instrument, few_parameters
 
 @dataclass
 class ParameterValue(Instrument):
-    """Every element of θ, for networks small enough to follow each: ``W_hh`` of one unit, ``W_hh[0,1]`` of several.
-    (names,), before the step's update.
+    """Every element of θ, for networks small enough to follow each: ``W_hh`` of one unit,
+    ``W_hh[0,1]`` of several. (names,), before the step's update.
     """
 
     per_timestep = False

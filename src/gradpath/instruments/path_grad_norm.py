@@ -1,4 +1,6 @@
-"""The gradient of the carried state, split exactly by the way it came; and the carousel alone beside the rest."""
+"""The gradient of the carried state, split exactly by the way it came; and the carousel alone
+beside the rest.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,27 +18,33 @@ from gradpath.engine.partition import chunks
 from gradpath.instruments import Instrument
 
 NOT_SHOWN = ("total", "direct", "rest")
-"""What MLflow does not show: the total is ``state_grad_norm``, the others follow from what is shown."""
+"""What MLflow does not show: the total is ``state_grad_norm``, the others follow from what is
+shown.
+"""
 
 
 @dataclass
 class PathGradNorm(Instrument):
-    """log10 norm of each part of ∂L/∂C_t (∂L/∂H_t of the GRU and the RNN), and the cosine of each to the whole.
+    """log10 norm of each part of ∂L/∂C_t (∂L/∂H_t of the GRU and the RNN), and the cosine of each
+    to the whole.
 
-    One step back, with S_t = ∂H_t/∂C_t = O_t ∘ (1 − tanh² C_t), elementwise, and 1 where H itself is carried:
+    One step back, with S_t = ∂H_t/∂C_t = O_t ∘ (1 − tanh² C_t), elementwise, and 1 where H itself
+    is carried:
 
         δC_t = F_{t+1} ∘ δC_{t+1}                   ``C/highway``
-             + Σ_gates (δa_{t+1} W_·hᵀ) ∘ S_t       ``C/input_gate``, ``C/forget_gate``, ``C/output_gate`` …
-             + ∂⁺L/∂H_t ∘ S_t                       ``C/direct``: from the loss, or from the layer above
+             + Σ_gates (δa_{t+1} W_·hᵀ) ∘ S_t       ``C/input_gate``, ``C/forget_gate``,
+             ``C/output_gate`` … + ∂⁺L/∂H_t ∘ S_t                       ``C/direct``: from the loss,
+             or from the layer above
 
-    (the LSTM's adjoint, Hochreiter & Schmidhuber 1997 with F of Gers et al. 2000, by its summands); at t = T there is
-    ``direct`` alone. ``C/total`` is δC_t. Over the whole lag: ``C/carousel`` is what comes back with every way through
-    H_{t-1} of this layer cut (for a last-step loss δC_T ∘ ∏ F), ``C/rest`` what the cut takes away. Either split adds
-    up to the total, to the rounding of the type that the adjoint was computed in.
+    (the LSTM's adjoint, Hochreiter & Schmidhuber 1997 with F of Gers et al. 2000, by its summands);
+    at t = T there is ``direct`` alone. ``C/total`` is δC_t. Over the whole lag: ``C/carousel`` is
+    what comes back with every way through H_{t-1} of this layer cut (for a last-step loss δC_T ∘ ∏
+    F), ``C/rest`` what the cut takes away. Either split adds up to the total, to the rounding of
+    the type that the adjoint was computed in.
 
-    ``C/highway/cosine`` is ⟨part, total⟩ / ‖part‖‖total‖ over sequences and units, and 0 where either is a true zero
-    (whose direction is none). A part's signed share ⟨part, total⟩ / ‖total‖² = cosine · ‖part‖ / ‖total‖; the shares of
-    a split add up to 1. (T, names); -inf is a true zero.
+    ``C/highway/cosine`` is ⟨part, total⟩ / ‖part‖‖total‖ over sequences and units, and 0 where
+    either is a true zero (whose direction is none). A part's signed share ⟨part, total⟩ / ‖total‖²
+    = cosine · ‖part‖ / ‖total‖; the shares of a split add up to 1. (T, names); -inf is a true zero.
     """
 
     per_timestep = True
@@ -59,8 +67,9 @@ class PathGradNorm(Instrument):
 
 
 def one_step(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
-    """The parts of the carrier's total adjoint at t = 1 … T by the way they came over the last step: (name, (T, B, H)
-    in float64). One at a time, because each is as large as the adjoint itself.
+    """The parts of the carrier's total adjoint at t = 1 … T by the way they came over the last
+    step: (name, (T, B, H) in float64). One at a time, because each is as large as the adjoint
+    itself.
     """
     tape, cell = trace.tape.layers[layer], network.cell
     prefix, steps = network.prefix(layer), trace.tape.length
@@ -86,12 +95,13 @@ def one_step(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, 
 
 
 def whole_lag(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
-    """``carousel``: the carrier's adjoint (T, B, H) if nothing passed through this layer's gates to H_{t-1}; ``rest``:
-    its total adjoint less that.
+    """``carousel``: the carrier's adjoint (T, B, H) if nothing passed through this layer's gates to
+    H_{t-1}; ``rest``: its total adjoint less that.
 
-    Not by subtraction, which would leave rounding alone where the two agree. With the gates cut, the recursion is
-    linear in what arrives at H_t, and what arrives in truth is ∂⁺L/∂H_t, which makes the carousel, and
-    Σ δa_{t+1} W_·hᵀ, which makes the rest. So each has the relative error of its own recursion in the adjoint's type.
+    Not by subtraction, which would leave rounding alone where the two agree. With the gates cut,
+    the recursion is linear in what arrives at H_t, and what arrives in truth is ∂⁺L/∂H_t, which
+    makes the carousel, and Σ δa_{t+1} W_·hᵀ, which makes the rest. So each has the relative error
+    of its own recursion in the adjoint's type.
     """
     tape, cell = trace.tape.layers[layer].with_seed_axis(), network.cell
     received = trace.direct[network.prefix(layer) + cell.output]

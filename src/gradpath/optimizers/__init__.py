@@ -1,4 +1,6 @@
-"""Optimisers. An update rule is a pure function on flat vectors (P,): θ, gradient and its own state."""
+"""Optimisers. An update rule is a pure function on flat vectors (P,): θ, gradient and its own
+state.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

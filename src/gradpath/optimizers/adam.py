@@ -11,8 +11,8 @@ from gradpath.schema.settings import setting
 
 @dataclass
 class Adam(Optimizer):
-    """m ← β₁ m + (1 − β₁) g, s ← β₂ s + (1 − β₂) g²; with m̂, ŝ divided by 1 − βᵗ: θ ← θ − η m̂ / (√ŝ + ε)
-    (Kingma & Ba 2015, algorithm 1).
+    """m ← β₁ m + (1 − β₁) g, s ← β₂ s + (1 − β₂) g²; with m̂, ŝ divided by 1 − βᵗ: θ ← θ − η m̂ /
+    (√ŝ + ε) (Kingma & Ba 2015, algorithm 1).
     """
 
     lr: float = setting(1e-3, "learning rate η", gt=0)

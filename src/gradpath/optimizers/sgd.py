@@ -11,7 +11,9 @@ from gradpath.schema.settings import setting
 
 @dataclass
 class SGD(Optimizer):
-    """v ← μ v + g, θ ← θ − η v (Polyak 1964, in the form of Sutskever et al. 2013 with the rate outside)."""
+    """v ← μ v + g, θ ← θ − η v (Polyak 1964, in the form of Sutskever et al. 2013 with the rate
+    outside).
+    """
 
     lr: float = setting(0.01, "learning rate η", gt=0)
     momentum: float = setting(0.0, "μ", ge=0, lt=1)

@@ -1,1 +1,3 @@
-"""What a user can set, where files are, and how text is shown: knows nothing of the rest of gradpath."""
+"""What a user can set, where files are, and how text is shown: knows nothing of the rest of
+gradpath.
+"""

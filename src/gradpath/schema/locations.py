@@ -12,7 +12,9 @@ RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT"
 
 
 def home() -> Path:
-    """The folder of results: ``$GRADPATH_HOME``, else the checkout gradpath runs from, else ``~/gradpath``."""
+    """The folder of results: ``$GRADPATH_HOME``, else the checkout gradpath runs from, else
+    ``~/gradpath``.
+    """
     if chosen := os.environ.get("GRADPATH_HOME"):
         return Path(chosen).expanduser().resolve()
     return checkout() or Path.home() / "gradpath"
@@ -25,7 +27,9 @@ def checkout() -> Path | None:
 
 
 def conf() -> Path:
-    """The folder of YAML files: ``conf/`` of the checkout, or the copy inside the installed package."""
+    """The folder of YAML files: ``conf/`` of the checkout, or the copy inside the installed
+    package.
+    """
     root = checkout()
     return root / "conf" if root else Path(__file__).resolve().parents[1] / "conf"
 
@@ -42,8 +46,8 @@ def figures(experiment: str | None = None) -> Path:
 
 
 def folder_name(name: str) -> str:
-    """A name as that of one folder, on every system: as it is where it is harmless; else what is harmless of it and
-    ``~`` with a digest, so that no two names share a folder.
+    """A name as that of one folder, on every system: as it is where it is harmless; else what is
+    harmless of it and ``~`` with a digest, so that no two names share a folder.
     """
     composed = unicodedata.normalize("NFC", name)
     kept = "".join(c if c.isalnum() or c in " ._-" else "_" for c in composed)

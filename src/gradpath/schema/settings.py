@@ -1,7 +1,7 @@
 """What a user can set of a unit: a dataclass field that knows its range and explains itself.
 
-One declaration serves three readers: the range check at construction, the error line that names the key, and
-``gradpath run --help``.
+One declaration serves three readers: the range check at construction, the error line that names the
+key, and ``gradpath run --help``.
 """
 
 import hashlib
@@ -14,14 +14,18 @@ from gradpath.schema.text import one_line
 
 
 class ConfigError(Exception):
-    """What the user wrote cannot be: one line that names the key, what was given and what is allowed."""
+    """What the user wrote cannot be: one line that names the key, what was given and what is
+    allowed.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
 
 
 class SettingError(ValueError):
-    """A value outside its range; carries the field's name so that the door can name the whole key."""
+    """A value outside its range; carries the field's name so that the door
+    can name the whole key.
+    """
 
     def __init__(self, name: str, value: object, allowed: str) -> None:
         super().__init__(f"{name}={value}: must be {allowed}")
@@ -37,7 +41,9 @@ def setting(
     le: float | None = None,
     lt: float | None = None,
 ) -> Any:
-    """A dataclass field with a range: ``ge``/``gt`` lower bound, ``le``/``lt`` upper bound (exclusive for gt, lt)."""
+    """A dataclass field with a range: ``ge``/``gt`` lower bound, ``le``/``lt`` upper bound
+    (exclusive for gt, lt).
+    """
     bounds = {"≥": ge, ">": gt, "≤": le, "<": lt}
     return field(default=default, metadata={"help": help, "bounds": {k: v for k, v in bounds.items() if v is not None}})
 

@@ -9,25 +9,26 @@ LONGEST_LINE = 800
 
 
 def printable(text: object, longest: int = LONGEST) -> str:
-    r"""Text of a store (names, tags, messages that quote them) as one line that does nothing but be read: whatever is
-    not seen but acts (controls, bidi overrides, zero-width characters, line separators, surrogates) is written as
-    Python writes it, ``\x1b``, and what is too long ends in ``…``.
+    r"""Text of a store (names, tags, messages that quote them) as one line that does nothing but be
+    read: whatever is not seen but acts (controls, bidi overrides, zero-width characters, line
+    separators, surrogates) is written as Python writes it, ``\x1b``, and what is too long ends in
+    ``…``.
     """
     said = str(text)
     return _seen(said if len(said) <= longest else said[: longest - 1] + "…")
 
 
 def one_line(text: str) -> str:
-    """A message of ours as one line of bounded length, likewise, without the passwords of what was given; of one that
-    is too long the middle is left out, since what is allowed stands at its end.
+    """A message of ours as one line of bounded length, likewise, without the passwords of what was
+    given; of one that is too long the middle is left out, since what is allowed stands at its end.
     """
     text = _seen(without_passwords(text))
     return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE // 4]} … {text[-LONGEST_LINE * 3 // 4 + 3 :]}"
 
 
 def without_passwords(text: str) -> str:
-    r"""A text with ``***`` for the passwords in it, of URIs (also with the ``\:`` of Hydra's grammar) and of connection
-    strings.
+    r"""A text with ``***`` for the passwords in it, of URIs (also with the ``\:`` of Hydra's
+    grammar) and of connection strings.
     """
     text = re.sub(r"(https?\\?://)[^\s/]+@", r"\1***@", text)
     text = re.sub(r"(\w\\?://[^\s:/@\\]*\\?:)\S+@", r"\1***@", text)

@@ -1,4 +1,6 @@
-"""Long-dependency tasks: each draws minibatches and says what chance, partial and full solutions score."""
+"""Long-dependency tasks: each draws minibatches and says what chance, partial and full solutions
+score.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -15,7 +17,9 @@ from gradpath.schema.settings import Settings, setting
 
 @dataclass
 class Task(Settings, ABC):
-    """Base of the tasks. ``length`` is the task's nominal T; ``timesteps`` the length of the sequences it makes."""
+    """Base of the tasks. ``length`` is the task's nominal T; ``timesteps`` the length of the
+    sequences it makes.
+    """
 
     length: int = setting(100, "T, the nominal length of a sequence", ge=2, le=10_000_000)
 
@@ -45,7 +49,9 @@ class Task(Settings, ABC):
     @property
     @abstractmethod
     def lags(self) -> tuple[int, int]:
-        """Smallest and largest number of steps from an input that matters to the output that needs it."""
+        """Smallest and largest number of steps from an input that matters to the output that needs
+        it.
+        """
 
     @abstractmethod
     def sample(self, rng: Generator, batch_size: int) -> Batch:

@@ -12,9 +12,10 @@ from gradpath.tasks import Task, last_step
 
 @dataclass
 class Adding(Task):
-    """Two channels: numbers x ~ U[0, 1], and a marker that is 1 at one place in each half of the sequence. Target at
-    the last step: the sum of the two marked numbers (Arjovsky et al. 2016, section 5.2; after Hochreiter & Schmidhuber
-    1997, section 5.4). Answering 1 always scores the variance of the sum, 1/6. Solved: mean squared error < 0.01.
+    """Two channels: numbers x ~ U[0, 1], and a marker that is 1 at one place in each half of the
+    sequence. Target at the last step: the sum of the two marked numbers (Arjovsky et al. 2016,
+    section 5.2; after Hochreiter & Schmidhuber 1997, section 5.4). Answering 1 always scores the
+    variance of the sum, 1/6. Solved: mean squared error < 0.01.
     """
 
     loss = Loss.squared_error

@@ -13,10 +13,11 @@ from gradpath.tasks import Task, last_step
 
 @dataclass
 class ConstantTarget(Task):
-    """No input (zeros), and at the last step always the same target: what is learned is where the network's own
-    dynamics lead from H_0. After Pascanu et al. (2013), section 2.3: an initial state, no input, the target 0.7 after
-    50 steps, squared error. A predictor that ignores the input can be right, so chance scores 0. Solved, chosen here:
-    an error below 0.04, which is what Hochreiter & Schmidhuber (1997, section 5.4) allow in the adding problem.
+    """No input (zeros), and at the last step always the same target: what is learned is where the
+    network's own dynamics lead from H_0. After Pascanu et al. (2013), section 2.3: an initial
+    state, no input, the target 0.7 after 50 steps, squared error. A predictor that ignores the
+    input can be right, so chance scores 0. Solved, chosen here: an error below 0.04, which is what
+    Hochreiter & Schmidhuber (1997, section 5.4) allow in the adding problem.
     """
 
     target: float = setting(0.7, "what the network is to give at the last step")

@@ -15,9 +15,10 @@ BLANK, GO = SYMBOLS, SYMBOLS + 1
 
 @dataclass
 class Copy(Task):
-    """Ten symbols out of 8, T − 1 blanks, a go signal, ten blanks: T + 20 steps. Target: blanks, then the ten symbols
-    in order during the last ten steps; every step is scored (Arjovsky et al. 2016, section 5.1; after Hochreiter &
-    Schmidhuber 1997). Blanks and then guesses score 10 ln 8 / (T + 20). Solved: loss < 10 % of that.
+    """Ten symbols out of 8, T − 1 blanks, a go signal, ten blanks: T + 20 steps. Target: blanks,
+    then the ten symbols in order during the last ten steps; every step is scored (Arjovsky et al.
+    2016, section 5.1; after Hochreiter & Schmidhuber 1997). Blanks and then guesses score 10 ln 8 /
+    (T + 20). Solved: loss < 10 % of that.
     """
 
     loss = Loss.cross_entropy

@@ -21,9 +21,10 @@ class Variant(Enum):
 
 @dataclass
 class TemporalOrder(Task):
-    """Six symbols: a–d at random everywhere, but X or Y at one place in [.1T, .2T) and at one in [.5T, .6T). Target at
-    the last step: which of XX, XY, YX, YY it was (Pascanu et al. 2013, section 4.1.1; their text prints [.4T, .5T) for
-    the second, their code has [.5T, .6T)). Chance scores ln 4, knowing only the later symbol ln 2. Solved: < 1 % wrong.
+    """Six symbols: a–d at random everywhere, but X or Y at one place in [.1T, .2T) and at one in
+    [.5T, .6T). Target at the last step: which of XX, XY, YX, YY it was (Pascanu et al. 2013,
+    section 4.1.1; their text prints [.4T, .5T) for the second, their code has [.5T, .6T)). Chance
+    scores ln 4, knowing only the later symbol ln 2. Solved: < 1 % wrong.
     """
 
     variant: Variant = setting(Variant.code, "second symbol from .5T (code) or .4T (paper)")

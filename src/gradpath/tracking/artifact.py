@@ -1,7 +1,9 @@
-"""The door for what a store holds: the artifacts of a run, which anybody may have written, checked before use.
+"""The door for what a store holds: the artifacts of a run, which anybody may have written, checked
+before use.
 
-Nothing here trusts a byte. What comes out of ``measurements`` and ``configuration`` has the names, dtypes, shapes and
-sizes that the figures rely on; whatever else a file holds is one ``DamagedError`` that says what is wrong with it.
+Nothing here trusts a byte. What comes out of ``measurements`` and ``configuration`` has the names,
+dtypes, shapes and sizes that the figures rely on; whatever else a file holds is one
+``DamagedError`` that says what is wrong with it.
 """
 
 import io
@@ -24,7 +26,9 @@ from gradpath.schema.text import printable
 from gradpath.tracking import declarations, store
 
 LARGEST_ARRAYS = 2 << 30
-"""Bytes of ``measurements.npz`` that are read. Ours lies uncompressed, so that a file never unfolds in memory."""
+"""Bytes of ``measurements.npz`` that are read. Ours lies uncompressed, so that a file never unfolds
+in memory.
+"""
 LARGEST_CONFIG = 200_000
 """Bytes of ``config.yaml``, of which a real one has 3 000."""
 SECTIONS = ("task", "cell", "init", "optimizer", "clip", "train")
@@ -33,12 +37,16 @@ INTEGER, NUMBER, TEXT = "iu", "iufb", "U"
 
 
 class DamagedError(Exception):
-    """An artifact does not hold what gradpath writes; the message says what is wrong, in a few words."""
+    """An artifact does not hold what gradpath writes; the message says what is wrong, in a few
+    words.
+    """
 
 
 @dataclass(frozen=True)
 class Series:
-    """One instrument's readings: ``values`` [probe, T, name] or [probe, name], ``steps`` of the probes, ``names``."""
+    """One instrument's readings: ``values`` [probe, T, name] or [probe, name], ``steps`` of the
+    probes, ``names``.
+    """
 
     names: tuple[str, ...]
     steps: NDArray
@@ -70,8 +78,8 @@ def measurements(path: Path) -> Measurements:
 
 
 def configuration(path: Path, identity: str) -> dict[str, Any]:
-    """Reads and checks ``config.yaml``: the sections and keys that every run has, and that it is the configuration with
-    that ``config_hash``; raises DamagedError.
+    """Reads and checks ``config.yaml``: the sections and keys that every run has, and that it is
+    the configuration with that ``config_hash``; raises DamagedError.
     """
     with _refusing(path.name):
         with path.open("rb") as file:
@@ -98,8 +106,8 @@ def configuration(path: Path, identity: str) -> dict[str, Any]:
 
 @contextmanager
 def _refusing(name: str) -> Iterator[None]:
-    """Whatever goes wrong is the file's fault: what decoders raise at a hostile file has no end (struct.error,
-    RecursionError, MemoryError, …).
+    """Whatever goes wrong is the file's fault: what decoders raise at a hostile file has no end
+    (struct.error, RecursionError, MemoryError, …).
     """
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -125,7 +133,9 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 def _plain(value: Any, key: str) -> Any:
-    """A tree of dicts with text keys, lists, text, numbers, booleans and None, its text made printable."""
+    """A tree of dicts with text keys, lists, text, numbers, booleans and None, its text made
+    printable.
+    """
     if isinstance(value, dict):
         if unfit := next((k for k in value if not isinstance(k, str)), None):
             raise DamagedError(f"has the key {printable(unfit, 40)}, no text")
@@ -140,8 +150,8 @@ def _plain(value: Any, key: str) -> Any:
 
 
 def _arrays(path: Path) -> dict[str, NDArray]:
-    """The arrays of an npz. Each header is held against the bytes that are there before memory is asked for, since a
-    header of 80 bytes can declare an exabyte.
+    """The arrays of an npz. Each header is held against the bytes that are there before memory is
+    asked for, since a header of 80 bytes can declare an exabyte.
     """
     if path.stat().st_size > LARGEST_ARRAYS:
         raise DamagedError(f"is larger than {LARGEST_ARRAYS >> 30} GiB")
@@ -162,7 +172,9 @@ def _arrays(path: Path) -> dict[str, NDArray]:
 
 
 class _Listed(io.BufferedReader):
-    """A file whose list of members must be short: ``zipfile`` keeps 500 bytes for each of a list's 46."""
+    """A file whose list of members must be short: ``zipfile`` keeps 500 bytes for each of a list's
+    46.
+    """
 
     largest = 1 << 20
 
@@ -223,7 +235,9 @@ def _checked(arrays: Mapping[str, NDArray]) -> Measurements:
 
 
 def _series(arrays: Mapping[str, NDArray], name: str, names: tuple[str, ...], ndims: tuple[int, ...]) -> Series:
-    """``NAME/steps`` and ``NAME/values``, whose first axis is the steps and whose last is the names."""
+    """``NAME/steps`` and ``NAME/values``, whose first axis is the steps and whose last is the
+    names.
+    """
     values = _get(arrays, f"{name}/values", NUMBER, *ndims).astype(np.float64)
     steps = _get(arrays, f"{name}/steps", NUMBER, 1)
     fits = len(values) == len(steps) and (values.ndim == 1 or values.shape[-1] == len(names))

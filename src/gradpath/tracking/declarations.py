@@ -1,4 +1,6 @@
-"""The roles of a run's cell, as text in its artifact and back; of what version 0.1 stored, from the configuration."""
+"""The roles of a run's cell, as text in its artifact and back; of what version 0.1 stored, from the
+configuration.
+"""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +30,9 @@ def as_text(roles: Roles) -> str:
 
 
 def from_text(text: str) -> Roles:
-    """The roles that ``as_text`` wrote; ValueError where the text is none of these. All names come out printable."""
+    """The roles that ``as_text`` wrote; ValueError where the text is none of these. All names come
+    out printable.
+    """
     if len(text) > LARGEST:
         raise ValueError(f"longer than {LARGEST} characters")
     found: Roles = _read(json.loads(text), Roles, "roles")
@@ -39,8 +43,9 @@ def from_text(text: str) -> Roles:
 
 
 def of_configuration(cell: Mapping[str, Any], readings: Mapping[str, tuple[str, ...]]) -> Roles:
-    """The roles of a run that was stored without: what the cell of that name declares as it is configured; of a cell
-    that is not here, what the names of its readings say, which is its states. ``readings``: columns by instrument.
+    """The roles of a run that was stored without: what the cell of that name declares as it is
+    configured; of a cell that is not here, what the names of its readings say, which is its states.
+    ``readings``: columns by instrument.
     """
     made = discover(Cell).get(cell["name"])  # type: ignore[type-abstract]
     if made is not None:
@@ -55,13 +60,17 @@ def of_configuration(cell: Mapping[str, Any], readings: Mapping[str, tuple[str, 
 
 
 def _plain(value: Any, cls: type, name: str) -> Any:
-    """A setting as the cell takes it; a configuration holds the names of what is chosen from a list."""
+    """A setting as the cell takes it; a configuration holds the names of what is chosen from a
+    list.
+    """
     kind = get_type_hints(cls)[name]
     return kind[value] if isinstance(kind, type) and issubclass(kind, Enum) else value
 
 
 def _read(value: Any, kind: Any, place: str) -> Any:
-    """A value of JSON as a type that is made of dataclasses, tuples, dicts, literals, text and numbers."""
+    """A value of JSON as a type that is made of dataclasses, tuples, dicts, literals, text and
+    numbers.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return _read_one_of(value, inner, place)

@@ -21,16 +21,18 @@ RECENT = 5
 
 @dataclass(frozen=True)
 class Evidence:
-    """The numbers of a run that the verdict is made of; None where nothing was recorded. Norms are log10 and those of
-    the raw gradient, before clipping. With a(l) = ‖∂L/∂s_{s−l}‖, s the carrier of the bottom layer (C of the LSTM, H of
-    RNN and GRU), the derivative total, and lag 0 the last scored step:
+    """The numbers of a run that the verdict is made of; None where nothing was recorded. Norms are
+    log10 and those of the raw gradient, before clipping. With a(l) = ‖∂L/∂s_{s−l}‖, s the carrier
+    of the bottom layer (C of the LSTM, H of RNN and GRU), the derivative total, and lag 0 the last
+    scored step:
 
-        lost  = log10 a(0) / a(lag)             in decades; inf where a true zero arrives, negative where it rises
-        grown = max_{l ≤ lag} log10 a(l) / a(0)
+        lost  = log10 a(0) / a(lag)             in decades; inf where a true zero arrives, negative
+        where it rises grown = max_{l ≤ lag} log10 a(l) / a(0)
 
-    From a(0) on, since one step back from there is one step back like all others: for the RNN through φ′ and W_hh, for
-    the GRU through its gates, for the LSTM through F. (Of the LSTM's H this is not true: δH_T comes through W_hy,
-    δH_{T−1} has come through the gates.) Where the loss reads steps within the lag, a(l) is of the last one alone.
+    From a(0) on, since one step back from there is one step back like all others: for the RNN
+    through φ′ and W_hh, for the GRU through its gates, for the LSTM through F. (Of the LSTM's H
+    this is not true: δH_T comes through W_hy, δH_{T−1} has come through the gates.) Where the loss
+    reads steps within the lag, a(l) is of the last one alone.
     """
 
     lag: int
@@ -53,8 +55,9 @@ class Evidence:
     smallest_quarter: float | None = None
     """Of the medians of the gradient norm in each quarter of training the smallest."""
     spike_at: int | None = None
-    """The reading with the largest spike in whose step the gradient also grows more over the lag than before; where
-    there is none, the largest spike read."""
+    """The reading with the largest spike in whose step the gradient also grows more over the lag
+    than before; where there is none, the largest spike read.
+    """
     spike: float | None = None
     """Decades from the median gradient norm of the steps before to that of this step."""
     grown_at_spike: float | None = None
@@ -71,10 +74,13 @@ class Evidence:
     not_finite: int = 0
     """Readings of the carrier's gradient that hold NaN or infinity, which do not count."""
     scored_within: bool = False
-    """Does the loss also read steps inside the lag? What it sends there hides what comes from the end."""
+    """Does the loss also read steps inside the lag? What it sends there hides what comes from the
+    end.
+    """
     last_alone: bool = False
-    """Are ``lost`` and ``grown`` those of the last scored step's loss alone, over the whole sequence? Where the loss
-    reads steps within they are, if the instrument ``reach`` has read it."""
+    """Are ``lost`` and ``grown`` those of the last scored step's loss alone, over the whole
+    sequence? Where the loss reads steps within they are, if the instrument ``reach`` has read it.
+    """
     saturated: float | None = None
     """Share at the last reading, over gates, layers, timesteps, sequences and units."""
 
@@ -91,9 +97,9 @@ def outcome(task: Task, first_loss: float, evaluation: Evaluation | None, diverg
 def weigh(
     evidence: Evidence, readings: Readings, norms: Mapping[int, float], roles: Roles, rose: float = 0.5
 ) -> Evidence:
-    """Adds to what is known of a run what its instruments have read; ``norms`` is the log10 gradient norm of every
-    training step, ``roles`` what its cell declares,
-    ``rose`` the decades from which on ``grown`` has risen. What is not finite does not count.
+    """Adds to what is known of a run what its instruments have read; ``norms`` is the log10
+    gradient norm of every training step, ``roles`` what its cell declares, ``rose`` the decades
+    from which on ``grown`` has risen. What is not finite does not count.
     """
     found = vars(evidence).copy()
     steps = sorted(norms)
@@ -112,8 +118,9 @@ def weigh(
 
 
 def over_sequence(readings: Readings, roles: Roles) -> dict[int, float]:
-    """Decades that the gradient of the bottom layer's carrier loses over the whole sequence, by training step; nothing
-    where the loss reads several steps and nothing has followed the last one alone: their sum says nothing of the lag.
+    """Decades that the gradient of the bottom layer's carrier loses over the whole sequence, by
+    training step; nothing where the loss reads several steps and nothing has followed the last one
+    alone: their sum says nothing of the lag.
     """
     found = _of_carrier(len(readings["state_grad_norm"][2][0]), readings, roles)
     mixed = found.get("scored_within") and not found.get("last_alone")
@@ -178,7 +185,9 @@ def _spikes(
 
 
 def _grown(curve: NDArray) -> float:
-    """Decades from lag 0, or the first lag at which something has arrived, to the largest value at any lag."""
+    """Decades from lag 0, or the first lag at which something has arrived, to the largest value at
+    any lag.
+    """
     arrived = curve[curve > -np.inf]
     return float(arrived.max() - arrived[0]) if arrived.size else 0.0
 
@@ -191,9 +200,10 @@ def _finite(readings: Readings, name: str) -> tuple[Sequence[str], list[int], li
 
 
 def _saturated(mean: Mapping[str, float], roles: Roles) -> float | None:
-    """Mean over the gates of the share on a flat part, from the columns of ``gate_activation``; None where none of them
-    saturates. Slopes that are 0 or 1 and nothing between are those of piecewise linear units (ReLU): half of them are
-    off at any time by design, each on another input. All off they are saturated as all others.
+    """Mean over the gates of the share on a flat part, from the columns of ``gate_activation``;
+    None where none of them saturates. Slopes that are 0 or 1 and nothing between are those of
+    piecewise linear units (ReLU): half of them are off at any time by design, each on another
+    input. All off they are saturated as all others.
     """
     gates = [name.removesuffix("/mean") for name in mean if name.endswith("/mean")]
     shares = []

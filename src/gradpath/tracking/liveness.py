@@ -1,8 +1,9 @@
 """Who writes a run, and whether it is still alive.
 
-A run tells the process that writes it, and renews a heartbeat. It is dead where its process was one of this machine and
-of this container and is no more, or where its heartbeat has stopped for ``STALE`` seconds (by the clocks of both
-machines, which may differ by less than that). Whatever proves neither is left alone.
+A run tells the process that writes it, and renews a heartbeat. It is dead where its process was one
+of this machine and of this container and is no more, or where its heartbeat has stopped for
+``STALE`` seconds (by the clocks of both machines, which may differ by less than that). Whatever
+proves neither is left alone.
 """
 
 import math
@@ -37,7 +38,9 @@ def process_tags() -> dict[str, str]:
 
 
 def _container() -> str:
-    """The boot of this machine, and the namespace in which process ids count; empty where the system does not say."""
+    """The boot of this machine, and the namespace in which process ids count; empty where the
+    system does not say.
+    """
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -45,7 +48,9 @@ def _container() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process of this container was started, in clock ticks since boot; empty where there is none."""
+    """When a process of this container was started, in clock ticks since boot; empty where there is
+    none.
+    """
     with suppress(OSError, IndexError):
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return fields[18] if state not in "ZX" else ""
@@ -85,7 +90,8 @@ class _Pulse:
                     self._changed.wait(left)
                     continue
                 self._runs[run_id] = (client, time.monotonic())
-            # Outside the lock, and never the run's problem: the store may be away, and may come back.
+            # Outside the lock, and never the run's problem: the store may be away, and may come
+            # back.
             with suppress(Exception), patience(0):
                 client.set_tag(run_id, "heartbeat", f"{time.time():.0f}")
 
@@ -94,8 +100,8 @@ pulse = _Pulse()
 
 
 def reap(client: "MlflowClient", experiment: str) -> list[str]:
-    """Marks as KILLED our runs that are RUNNING and proven to be dead, and returns a line for each; and one for those
-    of which nothing proves it.
+    """Marks as KILLED our runs that are RUNNING and proven to be dead, and returns a line for each;
+    and one for those of which nothing proves it.
     """
     lines, doubtful = [], []
     for run in _running(client, experiment):
@@ -125,7 +131,9 @@ def _running(client: "MlflowClient", experiment: str) -> "list[Run]":
 
 
 def dead(tags: Mapping[str, str]) -> bool | None:
-    """Whether a RUNNING run is dead; None where its process seems gone and nothing proves that it was the same one."""
+    """Whether a RUNNING run is dead; None where its process seems gone and nothing proves that it
+    was the same one.
+    """
     age, pid = _age(tags.get("heartbeat")), _pid(tags.get("pid"))
     here, process = _container(), tags.get("process", "").rpartition(" ")
     if here and process[0] == here and pid is not None:

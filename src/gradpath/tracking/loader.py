@@ -30,8 +30,8 @@ class NothingFinishedError(store.StoreError):
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its identity, its resolved configuration, and everything that was measured. All its text is
-    printable, whatever the store holds.
+    """A finished run: its identity, its resolved configuration, and everything that was measured.
+    All its text is printable, whatever the store holds.
     """
 
     run_id: str
@@ -47,7 +47,9 @@ class Run:
     longest_lag: int
     """Of the task: from the first input that matters to the output that needs it."""
     roles: Roles
-    """What the cell declares of itself: its parameters' roles, its carrier, what keeps it, how it is drawn."""
+    """What the cell declares of itself: its parameters' roles, its carrier, what keeps it, how it
+    is drawn.
+    """
 
     @property
     def seed(self) -> int:
@@ -69,7 +71,9 @@ class Sweep:
     damaged: list[str] = field(default_factory=list)
     """Finished runs of ours that cannot be read, each with the reason."""
     passed_over: list[str] = field(default_factory=list)
-    """What is there and does not belong to the sweep's points: runs of other tools, damaged plans, …"""
+    """What is there and does not belong to the sweep's points: runs of other tools, damaged plans,
+    …
+    """
     planned: dict[str, plan.Point] = field(default_factory=dict)
     """By identity (``config_hash``); none where no plan is stored."""
     missing: dict[str, str] = field(default_factory=dict)
@@ -79,8 +83,8 @@ class Sweep:
 
 
 def newest_sweep(uri: str | None, experiment: str | None, sweep_id: str | None = None) -> tuple[str, str]:
-    """(MLflow experiment, sweep_id) of gradpath's newest finished run, of one experiment or of all, of one sweep or of
-    any.
+    """(MLflow experiment, sweep_id) of gradpath's newest finished run, of one experiment or of all,
+    of one sweep or of any.
     """
     client = store.connect(uri, create=False)
     known = {e.experiment_id: e.name for e in store.pages(lambda token: client.search_experiments(page_token=token))}
@@ -115,9 +119,9 @@ def load(uri: str | None, experiment: str, sweep_id: str) -> list[Run]:
 
 
 def sweep(uri: str | None, experiment: str, sweep_id: str) -> Sweep:
-    """What a store holds of a sweep. A point is there when one run of it has FINISHED: runs of it that were killed or
-    failed before are superseded. What should be there is what the sweep's plans say; without a plan (version 0.1),
-    what was begun.
+    """What a store holds of a sweep. A point is there when one run of it has FINISHED: runs of it
+    that were killed or failed before are superseded. What should be there is what the sweep's plans
+    say; without a plan (version 0.1), what was begun.
     """
     client = store.connect(uri, create=False)
     place = _active(client, experiment)
@@ -164,8 +168,8 @@ def _active(client: "MlflowClient", name: str) -> "MlflowExperiment | None":
 
 
 def _is_sweep(sweep_id: str) -> str:
-    """The filter for a sweep. A sweep_id that gradpath does not write (with a quote in it) is no part of a filter: it
-    is looked for among all runs.
+    """The filter for a sweep. A sweep_id that gradpath does not write (with a quote in it) is no
+    part of a filter: it is looked for among all runs.
     """
     return f"tags.sweep_id = '{sweep_id}'" if re.fullmatch(r"[\w .-]+", sweep_id) else "tags.sweep_id != ''"
 
@@ -221,8 +225,8 @@ def _read(client: "MlflowClient", run: "MlflowRun", point: str) -> Run:
 
 @contextmanager
 def _artifact(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterator[Path]:
-    """A local path to an artifact: in place where it lies on this machine, also in a store that has moved since; else
-    a copy, for as long as it is read.
+    """A local path to an artifact: in place where it lies on this machine, also in a store that has
+    moved since; else a copy, for as long as it is read.
     """
     folder = store.local_path(run.info.artifact_uri or "")  # None for some other machine's storage (s3://…)
     places = [folder / name] if folder else []

@@ -1,9 +1,10 @@
-"""What the MLflow UI draws of a run: curves over training and curves over the lag, as points (key, value, step).
+"""What the MLflow UI draws of a run: curves over training and curves over the lag, as points (key,
+value, step).
 
-The UI shows at most 320 points of a curve, so no curve is longer: it keeps its first point, its last, and evenly
-spaced ones between, at the same steps in every run of a sweep, so that the UI can average them. Beside loss and
-gradient norm goes the maximum of what lies between two points, or explosions would disappear. Whole the curves are in
-the artifact alone.
+The UI shows at most 320 points of a curve, so no curve is longer: it keeps its first point, its
+last, and evenly spaced ones between, at the same steps in every run of a sweep, so that the UI can
+average them. Beside loss and gradient norm goes the maximum of what lies between two points, or
+explosions would disappear. Whole the curves are in the artifact alone.
 """
 
 import math
@@ -21,8 +22,10 @@ from gradpath.training.loop import Step
 POINTS = 320
 """Of a curve: what the UI shows at most."""
 CURVES = 16
-"""Above this many curves no snapshot at initialisation is shown beside the last one; for the same reason a deep stack
-shows its bottom and its top layer only. The UI's chart view crawls at much more than 40 keys; the artifact has all."""
+"""Above this many curves no snapshot at initialisation is shown beside the last one; for the same
+reason a deep stack shows its bottom and its top layer only. The UI's chart view crawls at much more
+than 40 keys; the artifact has all.
+"""
 
 Point = tuple[str, float, int]
 
@@ -73,11 +76,12 @@ class TrainingCurves:
 def over_lag(
     experiment: Experiment, readings: Readings, diverged_at: int | None = None
 ) -> tuple[list[Point], dict[str, str]]:
-    """The curves over the lag, whose ``step`` is the lag, of each instrument's last reading and, beside it, the one at
-    initialisation; and what a true zero is drawn at, by key.
+    """The curves over the lag, whose ``step`` is the lag, of each instrument's last reading and,
+    beside it, the one at initialisation; and what a true zero is drawn at, by key.
 
-    Of a run that diverged the last finite reading is not that of a trained network, and must not be averaged with those
-    that are: its keys end in ``_last_finite``. Where it is the initialisation there are the curves ``_at_init`` alone.
+    Of a run that diverged the last finite reading is not that of a trained network, and must not be
+    averaged with those that are: its keys end in ``_last_finite``. Where it is the initialisation
+    there are the curves ``_at_init`` alone.
     """
     points: list[Point] = []
     zeros: dict[str, str] = {}
@@ -102,7 +106,9 @@ def over_lag(
 
 
 def left_out(points: Iterable[Point]) -> dict[str, str]:
-    """What of the curves over training is not finite, by key: which steps have no point, and why."""
+    """What of the curves over training is not finite, by key: which steps
+    have no point, and why.
+    """
     found: dict[str, dict[str, list[int]]] = {}
     for key, value, step in points:
         word = "NaN" if math.isnan(value) else "+inf" if value > 0 else "-inf (a true zero)"
@@ -135,14 +141,16 @@ def _keys(experiment: Experiment, name: str, columns: Sequence[str]) -> list[str
 
 
 def _finite(reading: NDArray, drawn: list[bool]) -> bool:
-    """No NaN at all, and no +inf in what is drawn (the theory's margin may be infinite). -inf is a true zero."""
+    """No NaN at all, and no +inf in what is drawn (the theory's margin may be infinite). -inf is a
+    true zero.
+    """
     return not np.isnan(reading).any() and bool((reading[:, drawn] < np.inf).all())
 
 
 def _draw(points: list[Point], keys: list[str | None], values: NDArray) -> dict[str, str]:
-    """Adds the curves of one reading (T, names). A true zero has no logarithm: it is drawn a decade below the smallest
-    value and named. What is a single point, as of the readout under a last-step loss, is no curve and stays in the
-    artifact.
+    """Adds the curves of one reading (T, names). A true zero has no logarithm: it is drawn a decade
+    below the smallest value and named. What is a single point, as of the readout under a last-step
+    loss, is no curve and stays in the artifact.
     """
     finite = values[np.isfinite(values)]
     floor = float(np.floor(finite.min())) - 1 if finite.size else 0.0

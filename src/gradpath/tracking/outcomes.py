@@ -1,4 +1,6 @@
-"""How the points of a sweep ended, by their records in MLflow and not by what a launcher's process remembers."""
+"""How the points of a sweep ended, by their records in MLflow and not by what a launcher's process
+remembers.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,9 +29,10 @@ def places(experiments: Iterable[Experiment]) -> dict[tuple[str | None, str], li
 
 
 def records(experiments: Iterable[Experiment], sweep_id: str, began: int) -> dict[str, Ended]:
-    """How the runs of this sweep ended that have a record, by their identity: read from MLflow, since a process of a
-    parallel launcher may have died without a word. Those that such a process left open are closed as KILLED.
-    ``began`` is the start of the command, in milliseconds since 1970.
+    """How the runs of this sweep ended that have a record, by their identity: read from MLflow,
+    since a process of a parallel launcher may have died without a word. Those that such a process
+    left open are closed as KILLED. ``began`` is the start of the command, in milliseconds since
+    1970.
     """
     found: dict[str, Ended] = {}
     for (uri, name), members in places(experiments).items():

@@ -1,7 +1,9 @@
-"""What a sweep was to run, stored before its first point, so that a report knows which points are missing.
+"""What a sweep was to run, stored before its first point, so that a report knows which points are
+missing.
 
-The plan of one ``gradpath run`` lies in tags of the MLflow experiment, in parts that every store takes: a tag needs no
-run and no folder, and several commands that share a sweep_id (one after another or at once) each add their own.
+The plan of one ``gradpath run`` lies in tags of the MLflow experiment, in parts that every store
+takes: a tag needs no run and no folder, and several commands that share a sweep_id (one after
+another or at once) each add their own.
 """
 
 import base64
@@ -32,7 +34,9 @@ LARGEST = 1 << 26
 
 @dataclass(frozen=True)
 class Point:
-    """A planned point: its ``config_hash``, the name of its run, and the overrides that describe it."""
+    """A planned point: its ``config_hash``, the name of its run, and the overrides that describe
+    it.
+    """
 
     identity: str
     name: str
@@ -41,11 +45,14 @@ class Point:
 
 
 def record(jobs: Iterable[tuple[Sequence[str], Sequence["Experiment"]]], sweep_id: str) -> None:
-    """Stores what a command is going to run: for each job its overrides and its experiments, one a seed."""
+    """Stores what a command is going to run: for each job its overrides and its experiments, one a
+    seed.
+    """
     places: dict[tuple[str | None, str, str], list[Any]] = {}
     for overrides, experiments in jobs:
         tracking = experiments[0].tracking
-        # The uri may hold a password, and the rest of what is left out is said anew where the point is run again.
+        # The uri may hold a password, and the rest of what is left out is said anew where the point
+        # is run again.
         told = [o for o in overrides if not o.lstrip("+").startswith(("tracking.uri", "tracking.sweep_id", "hydra"))]
         entry = [told, experiments[0].title, [[e.seed, e.config_hash] for e in experiments]]
         place = (tracking.uri, tracking.experiment, tracking.sweep_id or sweep_id)
@@ -56,8 +63,8 @@ def record(jobs: Iterable[tuple[Sequence[str], Sequence["Experiment"]]], sweep_i
 
 
 def write(client: "MlflowClient", experiment_id: str, sweep_id: str, entries: list[Any]) -> None:
-    """One plan into the tags of an experiment. MLflow's UI does not show tags of its own prefix, and these are not
-    for reading.
+    """One plan into the tags of an experiment. MLflow's UI does not show tags of its own prefix,
+    and these are not for reading.
     """
     packed = zlib.compress(json.dumps({"sweep_id": sweep_id, "jobs": entries}).encode(), 9)
     text = base64.b64encode(packed).decode()
@@ -68,7 +75,9 @@ def write(client: "MlflowClient", experiment_id: str, sweep_id: str, entries: li
 
 
 def read(tags: Mapping[str, str], sweep_id: str) -> tuple[dict[str, Point], list[str]]:
-    """The planned points of a sweep by identity, from all its plans, and what is wrong with those that are damaged."""
+    """The planned points of a sweep by identity, from all its plans, and what is wrong with those
+    that are damaged.
+    """
     prefix = _prefix(sweep_id)
     plans: dict[tuple[str, int], dict[int, str]] = {}
     for key, value in tags.items():

@@ -51,10 +51,10 @@ class Readings:
         return judge(weigh(known, self.series, self._norms, self._experiment.cell.roles))
 
     def arrays(self) -> dict[str, NDArray]:
-        """``measurements.npz``: for each instrument ``NAME/values`` [probe, T, name] (or [probe, name])
-        in float64, ``NAME/steps`` the probes' training steps, ``NAME/names``; ``lag`` (T,); loss and
-        evaluations over training; what the figures need to know of the task; ``roles``, what the cell
-        declares of itself, as JSON.
+        """``measurements.npz``: for each instrument ``NAME/values`` [probe, T, name] (or [probe,
+        name]) in float64, ``NAME/steps`` the probes' training steps, ``NAME/names``; ``lag`` (T,);
+        loss and evaluations over training; what the figures need to know of the task; ``roles``,
+        what the cell declares of itself, as JSON.
         """
         task, evaluations = self._experiment.task, [e for _, e in self._evaluations]
         arrays: dict[str, NDArray] = {

@@ -1,8 +1,8 @@
 """Writes a run into MLflow: the one module that does.
 
-The truth is one artifact, ``gradients/measurements.npz``, the full arrays. Beside it go what the MLflow UI draws by
-itself: curves over the lag (metric step = lag) and over training (metric step = training step), parameters to group
-by, tags to filter by, and the resolved configuration.
+The truth is one artifact, ``gradients/measurements.npz``, the full arrays. Beside it go what the
+MLflow UI draws by itself: curves over the lag (metric step = lag) and over training (metric step =
+training step), parameters to group by, tags to filter by, and the resolved configuration.
 """
 
 import dataclasses
@@ -31,7 +31,9 @@ from gradpath.training.loop import Step
 
 FLUSH_SECONDS = 10.0
 PATIENCE, PATIENCE_INTERRUPTED = 300.0, 3.0
-"""Seconds that a run waits for a store that is away or locked: at its start and end, and once it is interrupted."""
+"""Seconds that a run waits for a store that is away or locked: at its start and end, and once it is
+interrupted.
+"""
 BATCH = 1000
 """Metrics of one request, MLflow's limit."""
 TAG = 4000
@@ -73,7 +75,9 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Sends the rest and closes the run. Where the store does not take it, what was measured is kept in a file."""
+        """Sends the rest and closes the run. Where the store does not take it, what was measured is
+        kept in a file.
+        """
         failure = self._close(error)
         if failure is None and not isinstance(error, store.StoreError):
             return
@@ -133,7 +137,9 @@ class Recorder:
             self._flush_if_it_answers()
 
     def _create(self) -> str:
-        """The id of a new run, made once however often it is asked for: an answer may be lost on its way."""
+        """The id of a new run, made once however often it is asked for: an answer may be lost on
+        its way.
+        """
         with store.patience(0):
             if self._asked and (made := self._nameless()):
                 return made[0]
@@ -164,7 +170,9 @@ class Recorder:
         self.client.log_dict(self.run_id, e.resolved(), "config.yaml")
 
     def _metric(self, key: str, value: float, step: int) -> None:
-        """Buffers one point; what is not finite stays out (the store would return ±inf as ±1.8e308) and is named."""
+        """Buffers one point; what is not finite stays out (the store would return ±inf as ±1.8e308)
+        and is named.
+        """
         from mlflow.entities import Metric
 
         if math.isfinite(value):
@@ -173,7 +181,9 @@ class Recorder:
             self._left_out.append((key, value, step))
 
     def _flush_if_it_answers(self) -> None:
-        """Sends what is buffered while the run goes on; a store that is away or locked gets it later."""
+        """Sends what is buffered while the run goes on; a store that is away or locked gets it
+        later.
+        """
         try:
             with store.patience(0):
                 self._flush()
@@ -185,7 +195,9 @@ class Recorder:
             self._waits = False
 
     def _flush(self) -> None:
-        """Sends what is buffered, points by the thousand and tags: a hundred times faster than one by one."""
+        """Sends what is buffered, points by the thousand and tags: a hundred times faster than one
+        by one.
+        """
         from mlflow.entities import RunTag
 
         while self._pending or self._news:
@@ -212,7 +224,9 @@ class Recorder:
         self._verdict()
 
     def _verdict(self) -> None:
-        """The verdict, once the run has come to its end. As a parameter too: the UI sorts by those, not by tags."""
+        """The verdict, once the run has come to its end. As a parameter too: the UI sorts by those,
+        not by tags.
+        """
         from mlflow.entities import Param, RunTag
 
         if (verdict := self._readings.verdict()) is None:
@@ -230,11 +244,15 @@ class Recorder:
 
 
 def _patience(error: BaseException | None) -> float:
-    """How long the end of a run may wait for the store: not long where a user, or the store itself, has ended it."""
+    """How long the end of a run may wait for the store: not long where a user, or the store itself,
+    has ended it.
+    """
     fault = isinstance(error, Exception) and not isinstance(error, store.StoreError)
     return PATIENCE if error is None or fault else PATIENCE_INTERRUPTED
 
 
 def _status(error: BaseException | None) -> str:
-    """MLflow's word for how a run ended: a signal or Ctrl-C is no Exception, and the run KILLED and not FAILED."""
+    """MLflow's word for how a run ended: a signal or Ctrl-C is no Exception, and the run KILLED and
+    not FAILED.
+    """
     return "FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED"

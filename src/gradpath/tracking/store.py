@@ -1,4 +1,6 @@
-"""The MLflow store: that it exists and is MLflow's, and what is common to writing (recorder) and reading (loader)."""
+"""The MLflow store: that it exists and is MLflow's, and what is common to writing (recorder) and
+reading (loader).
+"""
 
 import gc
 import os
@@ -73,8 +75,9 @@ ARTIFACT = "gradients/measurements.npz"
 
 
 def connect(given: str | None, create: bool = True, timeout: float = TIMEOUT) -> "MlflowClient":
-    """A client of the store. One that does not exist is created first, once, however many processes start; without
-    ``create`` it is refused, and nothing is written. Waits up to ``timeout`` seconds for one that is away.
+    """A client of the store. One that does not exist is created first, once, however many processes
+    start; without ``create`` it is refused, and nothing is written. Waits up to ``timeout`` seconds
+    for one that is away.
     """
     uri = tracking_uri(given)
     answer_within(timeout)
@@ -102,7 +105,9 @@ def connect(given: str | None, create: bool = True, timeout: float = TIMEOUT) ->
 
 
 def _check(uri: str, backend: str, create: bool) -> None:
-    """Refuses a database that is not MLflow's, or another MLflow's, before MLflow adds its tables to it."""
+    """Refuses a database that is not MLflow's, or another MLflow's, before MLflow adds its tables
+    to it.
+    """
     import sqlalchemy
 
     engine = sqlalchemy.create_engine(backend, poolclass=sqlalchemy.NullPool)
@@ -138,7 +143,9 @@ def _revisions() -> tuple[str, frozenset[str]]:
 
 @cache
 def _import_mlflow() -> None:
-    """Imports MLflow once, keeps its own lines off the terminal, and lets SQLite be waited for in Python."""
+    """Imports MLflow once, keeps its own lines off the terminal, and lets SQLite be waited for in
+    Python.
+    """
     import logging
 
     with _lasting_imports(), warnings.catch_warnings():
@@ -162,9 +169,9 @@ def _import_mlflow() -> None:
 
 @contextmanager
 def _lasting_imports() -> Iterator[None]:
-    """Keeps the garbage collector from what an import makes, then and ever after: of MLflow's 300 000 objects none is
-    garbage, yet to look for it took a fifth of the import, and 0.1 s each time while points were being written. Once a
-    process: what is frozen is never freed.
+    """Keeps the garbage collector from what an import makes, then and ever after: of MLflow's 300
+    000 objects none is garbage, yet to look for it took a fifth of the import, and 0.1 s each time
+    while points were being written. Once a process: what is frozen is never freed.
     """
     gc.disable()
     try:
@@ -175,7 +182,9 @@ def _lasting_imports() -> Iterator[None]:
 
 
 def _create(file: Path) -> None:
-    """Creates the database under a lock, since several processes that migrate one at the same time fail."""
+    """Creates the database under a lock, since several processes that migrate one at the same time
+    fail.
+    """
     from filelock import FileLock
     from mlflow import MlflowClient
 
@@ -183,7 +192,8 @@ def _create(file: Path) -> None:
     with FileLock(f"{file}.lock"):
         if file.exists() and file.stat().st_size:
             return
-        # Under a name of our own until it is whole: nobody finds half a database, not even after a kill.
+        # Under a name of our own until it is whole: nobody finds half a database, not even after a
+        # kill.
         unfinished = file.with_name(f".{file.name}.gradpath")
         unfinished.unlink(missing_ok=True)
         try:
@@ -196,8 +206,8 @@ def _create(file: Path) -> None:
 
 
 def _leave_wal_mode(file: Path) -> None:
-    """Lets a store of gradpath 0.1 be whole in its one file, and readable where nothing can be written, unless another
-    process has it open; whoever closes it last does it then.
+    """Lets a store of gradpath 0.1 be whole in its one file, and readable where nothing can be
+    written, unless another process has it open; whoever closes it last does it then.
     """
     try:
         connection = sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=0.1)
@@ -211,7 +221,9 @@ def _leave_wal_mode(file: Path) -> None:
 
 
 def settle(uri: str) -> None:
-    """At the end of a run: the file of an SQLite store holds everything, also one that is still in WAL mode."""
+    """At the end of a run: the file of an SQLite store holds everything, also one that is still in
+    WAL mode.
+    """
     file = sqlite_file(uri)
     if file is not None and file.exists() and in_wal_mode(file):
         _leave_wal_mode(file)

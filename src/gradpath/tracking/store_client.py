@@ -1,4 +1,6 @@
-"""Every question to an MLflow store passes here: what can be waited for is waited for, the rest is one clear line."""
+"""Every question to an MLflow store passes here: what can be waited for is waited for, the rest is
+one clear line.
+"""
 
 import math
 import os
@@ -27,7 +29,9 @@ QUIET = 2.0
 PAGES = 100_000
 """Of a search, after which a store that always has one more is not believed."""
 BUSY = 1000
-"""Milliseconds that SQLite itself waits for another process, deaf to Ctrl-C; the rest is waited for in Python."""
+"""Milliseconds that SQLite itself waits for another process, deaf to Ctrl-C; the rest is waited for
+in Python.
+"""
 DRIVERS = {
     "psycopg": "psycopg[binary]",
     "psycopg2": "psycopg2-binary",
@@ -62,7 +66,9 @@ class UnreachableError(StoreError):
 
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """How long a store that is locked or away is waited for in here; 0 to ask once. Of this thread alone."""
+    """How long a store that is locked or away is waited for in here; 0 to ask once. Of this thread
+    alone.
+    """
     before = _patience.set(seconds)
     try:
         yield
@@ -71,7 +77,9 @@ def patience(seconds: float) -> Iterator[None]:
 
 
 def pages(fetch: Callable[[str | None], Any]) -> Iterator[Any]:
-    """Every item of a search, page by page; raises StoreError where a store repeats itself instead of ending."""
+    """Every item of a search, page by page; raises StoreError where a store repeats itself instead
+    of ending.
+    """
     token, known = None, set()
     for _ in range(PAGES):
         page = fetch(token)
@@ -85,7 +93,9 @@ def pages(fetch: Callable[[str | None], Any]) -> Iterator[Any]:
 
 
 def answer_within(seconds: float) -> None:
-    """How long one request may take. MLflow's own repeats are turned off: they cannot be seen or interrupted."""
+    """How long one request may take. MLflow's own repeats are turned off: they cannot be seen or
+    interrupted.
+    """
     limits = {"TIMEOUT": max(1, math.ceil(seconds)), "MAX_RETRIES": 0}
     for name, value in limits.items():
         if f"MLFLOW_HTTP_REQUEST_{name}" not in _GIVEN:
@@ -111,7 +121,9 @@ class Client:
 
 
 def ask(uri: str, what: str, question: Callable[[], T]) -> T:
-    """The answer of a store to something that may be asked twice, waited for as long as ``patience`` says."""
+    """The answer of a store to something that may be asked twice, waited for as long as
+    ``patience`` says.
+    """
     limit, started, pause = _patience.get(), time.monotonic(), 0.05
     waiting = f"waiting for {shown(uri)} ({limit:g} s)"
     said = threading.Event()
@@ -146,7 +158,9 @@ def _say(line: str, said: threading.Event) -> None:
 
 
 def _attempt(uri: str, what: str, question: Callable[[], T]) -> T:
-    """One question, with whatever MLflow, SQLAlchemy, a driver or the system raise as a StoreError."""
+    """One question, with whatever MLflow, SQLAlchemy, a driver or the
+    system raise as a StoreError.
+    """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -163,7 +177,9 @@ def _attempt(uri: str, what: str, question: Callable[[], T]) -> T:
 
 
 def _reason(error: BaseException) -> tuple[str, bool]:
-    """Why a store did not do it, and whether waiting helps: read from the innermost error that tells."""
+    """Why a store did not do it, and whether waiting helps: read from the innermost error that
+    tells.
+    """
     import requests
     from sqlalchemy import exc
 

@@ -1,7 +1,9 @@
-"""A store that has been moved or copied finds its artifacts, which MLflow keeps under absolute paths.
+"""A store that has been moved or copied finds its artifacts, which MLflow keeps under absolute
+paths.
 
-Only what is proven to be gradpath's own is rewritten: a run whose folder lies beside the database under its own id, and
-an experiment that gradpath has made (by a tag with its location), or whose runs or whose original prove the same.
+Only what is proven to be gradpath's own is rewritten: a run whose folder lies beside the database
+under its own id, and an experiment that gradpath has made (by a tag with its location), or whose
+runs or whose original prove the same.
 """
 
 import os
@@ -16,7 +18,9 @@ OWN_LOCATION = "gradpath.artifact_location"
 
 
 def rehome(uri: str) -> None:
-    """Lets the experiments and runs of an SQLite store point at the artifacts beside it, in one transaction."""
+    """Lets the experiments and runs of an SQLite store point at the artifacts beside it, in one
+    transaction.
+    """
     file, root = sqlite_file(uri), artifact_root(uri)
     if file is None or root is None:
         return
@@ -57,7 +61,9 @@ def rehome(uri: str) -> None:
 
 
 def _elsewhere(place: str | None, here: Path, run: str) -> bool:
-    """Whether a location is a folder of a file system, shaped as gradpath's are, and another than the one here."""
+    """Whether a location is a folder of a file system, shaped as gradpath's are, and another than
+    the one here.
+    """
     path = local_path(place or "")
     if path is None or path.name != "artifacts" or (run and path.parent.name != run):
         return False
@@ -65,8 +71,9 @@ def _elsewhere(place: str | None, here: Path, run: str) -> bool:
 
 
 def _own(database: sqlite3.Connection, file: Path, experiment: int, name: str, place: str) -> bool:
-    """Whether gradpath has given an experiment its location: by its tag. Where there is none, as in version 0.1: by a
-    run whose folder has come along, or by the store beside the location, of which this is a copy.
+    """Whether gradpath has given an experiment its location: by its tag. Where there is none, as in
+    version 0.1: by a run whose folder has come along, or by the store beside the location, of which
+    this is a copy.
     """
     query = "SELECT value FROM experiment_tags WHERE experiment_id = ? AND key = ?"
     if (tag := database.execute(query, (experiment, OWN_LOCATION)).fetchone()) is not None:

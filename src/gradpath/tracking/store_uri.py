@@ -1,6 +1,8 @@
-"""Where an MLflow store is: the tracking URI, the files behind it, and how a person may be shown it.
+"""Where an MLflow store is: the tracking URI, the files behind it, and how a person may be shown
+it.
 
-URIs are taken apart and put together by SQLAlchemy, urllib and pathlib, so that a folder may be called what it likes.
+URIs are taken apart and put together by SQLAlchemy, urllib and pathlib, so that a folder may be
+called what it likes.
 """
 
 import atexit
@@ -27,7 +29,9 @@ _key: ContextVar[str] = ContextVar("key", default="tracking.uri")
 
 
 class StoreError(Exception):
-    """The store cannot be used; the message says why in one line, and where what was measured is kept."""
+    """The store cannot be used; the message says why in one line, and where what was measured is
+    kept.
+    """
 
     def __init__(self, reason: str, kept: tuple[Path, ...] = ()) -> None:
         super().__init__(reason)
@@ -47,8 +51,8 @@ class StoreError(Exception):
 
 
 def tracking_uri(given: str | None) -> str:
-    """The tracking URI to use: the one given, else ``$MLFLOW_TRACKING_URI``, else the project's own SQLite database;
-    a path is made absolute.
+    """The tracking URI to use: the one given, else ``$MLFLOW_TRACKING_URI``, else the project's own
+    SQLite database; a path is made absolute.
     """
     key = _key.get()
     if given is None and (given := os.environ.get("MLFLOW_TRACKING_URI", "").strip() or None):
@@ -84,8 +88,8 @@ def tracking_uri(given: str | None) -> str:
 
 
 def _regular(file: Path, written: str) -> Path:
-    """The file of a database, which is one or is not there yet: a device, a pipe or a link that leads nowhere (as to a
-    disk that is not mounted) would be replaced when the database is created.
+    """The file of a database, which is one or is not there yet: a device, a pipe or a link that
+    leads nowhere (as to a disk that is not mounted) would be replaced when the database is created.
     """
     try:
         if not file.is_file() and (file.exists() or file.is_symlink()):
@@ -97,7 +101,9 @@ def _regular(file: Path, written: str) -> Path:
 
 
 def sqlite_uri(file: Path, **query: str) -> str:
-    """The URI of an SQLite file, whatever characters its path has; with a query as SQLite itself reads one."""
+    """The URI of an SQLite file, whatever characters its path has; with a query as SQLite itself
+    reads one.
+    """
     from sqlalchemy.engine import URL
 
     if not query:
@@ -107,13 +113,16 @@ def sqlite_uri(file: Path, **query: str) -> str:
 
 
 def own_is_missing(given: str | None) -> bool:
-    """Whether the store is the project's own and not there yet: the one that the UI may create, to show it empty."""
+    """Whether the store is the project's own and not there yet: the one that the UI may create, to
+    show it empty.
+    """
     return tracking_uri(given) == sqlite_uri(locations.database()) and not locations.database().exists()
 
 
 def backend_uri(uri: str) -> str:
-    """The same store as MLflow is to open it: an SQLite file that is there already and is never created by opening it,
-    read-only where it cannot be written. (MLflow makes folders out of what stands behind a plain ``sqlite:///``.)
+    """The same store as MLflow is to open it: an SQLite file that is there already and is never
+    created by opening it, read-only where it cannot be written. (MLflow makes folders out of what
+    stands behind a plain ``sqlite:///``.)
     """
     file = sqlite_file(uri)
     if file is None:
@@ -131,7 +140,9 @@ def backend_uri(uri: str) -> str:
 
 @cache
 def _copy_with_wal(file: Path) -> Path:
-    """A copy for as long as the program runs: what a kill left in the WAL is only read where it can be written."""
+    """A copy for as long as the program runs: what a kill left in the WAL is only read where it can
+    be written.
+    """
     folder = Path(tempfile.mkdtemp(prefix="gradpath-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for suffix in ("", "-wal"):
@@ -145,7 +156,9 @@ def writable(file: Path) -> bool:
 
 
 def in_wal_mode(file: Path) -> bool:
-    """Whether an SQLite file is in WAL mode, in which another file holds its newest part (bytes 18 and 19 of it)."""
+    """Whether an SQLite file is in WAL mode, in which another file holds its newest part (bytes 18
+    and 19 of it).
+    """
     with file.open("rb") as stream:
         return stream.read(20)[18:20] == b"\2\2"
 
@@ -161,21 +174,25 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def artifact_root(uri: str) -> str | None:
-    """Where the artifacts of a new MLflow experiment go: beside an SQLite file, the server's own choice elsewhere."""
+    """Where the artifacts of a new MLflow experiment go: beside an SQLite file, the server's own
+    choice elsewhere.
+    """
     file = sqlite_file(uri)
     return location(file.parent / "artifacts") if file else None
 
 
 def location(folder: Path) -> str:
-    """A folder as MLflow's artifact location: its path, and the ``file:`` URI where the path has characters that MLflow
-    would take for parts of a URI.
+    """A folder as MLflow's artifact location: its path, and the ``file:`` URI where the path has
+    characters that MLflow would take for parts of a URI.
     """
     uri = folder.as_uri()
     return str(folder) if uri == f"file://{folder}" else uri
 
 
 def local_path(place: str) -> Path | None:
-    """The folder that an artifact location names, as MLflow reads it; None for a store of objects or a server."""
+    """The folder that an artifact location names, as MLflow reads it; None for a store of objects
+    or a server.
+    """
     parts = urlsplit(place)
     if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
         return None
@@ -185,7 +202,9 @@ def local_path(place: str) -> Path | None:
 
 @contextmanager
 def named_as(key: str) -> Iterator[None]:
-    """What the tracking URI is called where a person gives it in here: ``tracking.uri``, or ``uri`` of a report."""
+    """What the tracking URI is called where a person gives it in here: ``tracking.uri``, or ``uri``
+    of a report.
+    """
     before = _key.set(key)
     try:
         yield
@@ -205,7 +224,9 @@ def shown(uri: str) -> str:
 
 
 def masked(text: str, uri: str = "") -> str:
-    """A message without the passwords of URIs and connection strings in it, nor that of the store at ``uri``."""
+    """A message without the passwords of URIs and connection strings in it, nor that of the store
+    at ``uri``.
+    """
     for secret in _secrets(uri):
         text = text.replace(secret, "***")
     return without_passwords(text)

@@ -11,11 +11,12 @@ from gradpath.training.experiment import Experiment
 def summary(
     experiment: Experiment, readings: Readings, last: int, diverged_at: int | None
 ) -> Iterator[tuple[str, float, int]]:
-    """(name, value, training step) of each. ``decades_lost``: of the gradient of the bottom layer's carrier (‖∂L/∂C_t‖
-    where it is C) from the last scored step to the first of the sequence, negative where it
-    rises; where the loss reads several steps, of the last one's loss alone. ``reach_over_needed_lag``: the lag at which
-    the adjoint has fallen to 1/e, against the longest lag of the task. Clipping: the share of finite steps at which it
-    engaged, and the median factor of those; the step at which training blew up is counted apart.
+    """(name, value, training step) of each. ``decades_lost``: of the gradient of the bottom layer's
+    carrier (‖∂L/∂C_t‖ where it is C) from the last scored step to the first of the sequence,
+    negative where it rises; where the loss reads several steps, of the last one's loss alone.
+    ``reach_over_needed_lag``: the lag at which the adjoint has fallen to 1/e, against the longest
+    lag of the task. Clipping: the share of finite steps at which it engaged, and the median factor
+    of those; the step at which training blew up is counted apart.
     """
     needed = experiment.task.lags[1]
     if "reach" in readings and needed:

@@ -15,8 +15,8 @@ from gradpath.schema import locations
 
 
 def keep(run_id: str, arrays: Mapping[str, NDArray], config: Mapping[str, Any]) -> Path | str:
-    """Saves what a store did not take, ``RUN.npz`` with ``RUN.yaml`` beside it, where this machine has room for it;
-    the file, or why there is none.
+    """Saves what a store did not take, ``RUN.npz`` with ``RUN.yaml`` beside it, where this machine
+    has room for it; the file, or why there is none.
     """
     why = ""
     for folder in (locations.unsent(), Path(tempfile.gettempdir()) / "gradpath-unsent"):

@@ -46,7 +46,9 @@ class Train(Settings):
 
 
 LONGEST_NAME = 200
-"""Bytes: a folder of the report bears the name, and file systems take 255; MLflow's own column is 256 characters."""
+"""Bytes: a folder of the report bears the name, and file systems take 255; MLflow's own column is
+256 characters.
+"""
 
 
 @dataclass
@@ -100,7 +102,9 @@ class Experiment(Settings):
         return Network(cell, *sizes, self.task.loss, layers=cell.layers, initial_state=cell.initial_state)
 
     def resolved(self) -> dict[str, Any]:
-        """Everything that determines the numbers, as plain values, each unit with the name it was chosen by."""
+        """Everything that determines the numbers, as plain values, each unit with the name it was
+        chosen by.
+        """
         tree = {key: value for key, value in asdict(self, dict_factory=_plain).items() if key != "tracking"}
         for key in ("task", "cell", "init", "optimizer"):
             tree[key] = {"name": unit_name(getattr(self, key))} | tree[key]
@@ -113,7 +117,9 @@ class Experiment(Settings):
 
     @property
     def arm(self) -> str:
-        """Cell × clipping, read off the configuration: ``clipped_rnn``, ``lstm``, ``lstm_no_input_gate``."""
+        """Cell × clipping, read off the configuration: ``clipped_rnn``, ``lstm``,
+        ``lstm_no_input_gate``.
+        """
         by_norm, by_value = self.clip.max_norm is not None, self.clip.max_value is not None
         clipping = "clipped" if by_norm else "value_clipped" if by_value else ""
         return "_".join(word for word in (clipping, unit_name(self.cell), self.cell.variant) if word)
@@ -136,7 +142,9 @@ SEEDS = f"an integer ≥ 0, a range 0..15 or a list [0,3,7], each seed once, at 
 
 @dataclass
 class Replicates(Experiment):
-    """An experiment as a user writes it: with one seed or with several, ``0..15`` or ``[0, 3, 7]``."""
+    """An experiment as a user writes it: with one seed or with several,
+    ``0..15`` or ``[0, 3, 7]``.
+    """
 
     seed: Any = field(
         default=0,

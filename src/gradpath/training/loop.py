@@ -1,4 +1,6 @@
-"""One run: sample, forward, backward, measure, clip, update, as a stream of what happened at each step."""
+"""One run: sample, forward, backward, measure, clip, update, as a stream of what happened at each
+step.
+"""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,8 +21,9 @@ from gradpath.training.experiment import Experiment
 from gradpath.training.threads import splits_large_passes
 
 CHUNK_ELEMENTS = 2**20
-"""Pre-activations, T·B·n·H of each seed, that are differentiated together: 4 MB in float32. Measured, 16 LSTMs with
-H = 64 in one piece took longer than one after another."""
+"""Pre-activations, T·B·n·H of each seed, that are differentiated together: 4 MB in float32.
+Measured, 16 LSTMs with H = 64 in one piece took longer than one after another.
+"""
 EVALUATED, STATES = 500, 2**25
 """Sequences, and elements of their H_t, that are evaluated at once."""
 
@@ -48,20 +51,21 @@ class Step:
 
 
 def train(experiment: Experiment) -> Iterator[Step]:
-    """Trains for ``train.steps`` updates and yields steps 0 … train.steps; the last measures the trained network.
+    """Trains for ``train.steps`` updates and yields steps 0 … train.steps; the last measures the
+    trained network.
 
-    Deterministic: the same experiment gives bit-identical results. Initialisation, data and evaluation draw from
-    streams of their own, so that another cell trains on the same data.
+    Deterministic: the same experiment gives bit-identical results. Initialisation, data and
+    evaluation draw from streams of their own, so that another cell trains on the same data.
     """
     for steps in train_seeds([experiment]):
         yield from steps.values()
 
 
 def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator[dict[int, Step]]:
-    """Trains experiments that differ in their seed only, side by side as one array axis: at each step, index of the
-    experiment → what happened to it. Each gets, bit for bit, what ``train`` gives it alone; who diverges drops out.
-    Each of the ``threads`` has its share of the seeds; one seed alone has two of them, where its passes are cut in
-    two.
+    """Trains experiments that differ in their seed only, side by side as one array axis: at each
+    step, index of the experiment → what happened to it. Each gets, bit for bit, what ``train``
+    gives it alone; who diverges drops out. Each of the ``threads`` has its share of the seeds; one
+    seed alone has two of them, where its passes are cut in two.
     """
     if len({replace(experiment, seed=0).config_hash for experiment in experiments}) != 1:
         raise ValueError("experiments that are trained side by side may differ in their seed only")
@@ -96,7 +100,9 @@ def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator
 
 
 class _Seed:
-    """One network in training: its streams, parameters and optimiser state, and what its instruments have read."""
+    """One network in training: its streams, parameters and optimiser state, and what its
+    instruments have read.
+    """
 
     def __init__(self, experiment: Experiment, network: Network) -> None:
         init_stream, self._data, eval_stream = (
@@ -154,8 +160,9 @@ class _Seed:
 
 
 def _advance(step: int, network: Network, workspace: Workspace, seeds: Sequence[_Seed]) -> list[Step]:
-    """One training step of several seeds. Their traces end with it, so that the next ones lie in the same memory. A
-    network that has blown up yields inf and NaN, which is a result and not a warning.
+    """One training step of several seeds. Their traces end with it, so that the next ones lie in
+    the same memory. A network that has blown up yields inf and NaN, which is a result and not a
+    warning.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         traces = _differentiate(network, workspace, seeds)
@@ -172,7 +179,9 @@ def _differentiate(network: Network, workspace: Workspace, seeds: Sequence[_Seed
 def _evaluate(
     experiment: Experiment, network: Network, theta: NDArray, held_out: Batch, workspace: Workspace
 ) -> Evaluation:
-    """Scores the evaluation set in minibatches of at most ``EVALUATED``, so that memory does not grow with its size."""
+    """Scores the evaluation set in minibatches of at most ``EVALUATED``, so that memory does not
+    grow with its size.
+    """
     losses, scores, weights = [], [], []
     length, size = held_out.mask.shape
     at_once = max(1, min(EVALUATED, STATES // (length * network.cell.hidden_size * network.layers)))

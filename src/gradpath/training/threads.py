@@ -1,9 +1,11 @@
-"""How many threads a training takes: two for several seeds, which have a share of them each, and where its passes are
-cut in two (:mod:`gradpath.engine.partition`), else one. BLAS has one thread always.
+"""How many threads a training takes: two for several seeds, which have a share of them each, and
+where its passes are cut in two (:mod:`gradpath.engine.partition`), else one. BLAS has one thread
+always.
 
-Two threads of BLAS wait for each other at every product. At the sizes of recurrent networks that gains little even on
-idle cores (a training step of B = 128, H = 256 takes 0.8 of the time, where two threads with a part of the minibatch
-each take 0.55), and with another process on the same cores they took up to eighty times as long as one.
+Two threads of BLAS wait for each other at every product. At the sizes of recurrent networks that
+gains little even on idle cores (a training step of B = 128, H = 256 takes 0.8 of the time, where
+two threads with a part of the minibatch each take 0.55), and with another process on the same cores
+they took up to eighty times as long as one.
 """
 
 import os
@@ -18,16 +20,16 @@ AT_MOST = 2
 
 
 def chosen(experiment: Experiment, jobs: int = 1, seeds: int = 1) -> int:
-    """``train.threads``, or where that is null what suits the shape; never more than this process's part of the cores
-    where ``jobs`` run at once, nor than there is work for.
+    """``train.threads``, or where that is null what suits the shape; never more than this process's
+    part of the cores where ``jobs`` run at once, nor than there is work for.
     """
     there_are = seeds if seeds > 1 else len(partition(experiment.train.batch_size, multiply_adds(experiment), ROWS))
     return min(experiment.train.threads or AT_MOST, share(jobs), there_are)
 
 
 def splits_large_passes(experiment: Experiment) -> bool:
-    """Are its large passes cut in two? Not with ``train.threads=1`` or on a single core. A run's bits depend on this
-    alone, not on who else is running.
+    """Are its large passes cut in two? Not with ``train.threads=1`` or on a single core. A run's
+    bits depend on this alone, not on who else is running.
     """
     return (experiment.train.threads or cores()) > 1
 
@@ -40,8 +42,9 @@ def multiply_adds(experiment: Experiment) -> int:
 
 
 def share(jobs: int) -> int:
-    """Threads for one of ``jobs`` processes: of the cores it may run on, and no more than BLAS has started with, which
-    is what OPENBLAS_NUM_THREADS or OMP_NUM_THREADS says; joblib sets them for its workers.
+    """Threads for one of ``jobs`` processes: of the cores it may run on, and no more than BLAS has
+    started with, which is what OPENBLAS_NUM_THREADS or OMP_NUM_THREADS says; joblib sets them for
+    its workers.
     """
     pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
     return max(1, min([cores() // jobs, *pools]))

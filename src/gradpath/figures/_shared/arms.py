@@ -1,4 +1,6 @@
-"""The arms of a sweep: groups of runs that differ in the seed alone, each with a name, a colour and a dash."""
+"""The arms of a sweep: groups of runs that differ in the seed alone, each with a name, a colour and
+a dash.
+"""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -16,7 +18,9 @@ WIDEST = 26
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed, with the name and the colour they have in every figure."""
+    """Runs that differ in nothing but the seed, with the name and the colour they have in every
+    figure.
+    """
 
     name: str
     """What the configurations say, as it is."""
@@ -45,15 +49,17 @@ class Group:
 
 
 def plain(text: str) -> str:
-    """Text from a store as it is: no mathematics in dollars, no second line, no unprintable character, and not left out
-    of a legend, as what begins with an underscore is.
+    """Text from a store as it is: no mathematics in dollars, no second line, no unprintable
+    character, and not left out of a legend, as what begins with an underscore is.
     """
     clean = "".join(c if c.isprintable() else " " for c in " ".join(text.split())).replace("$", r"\$")
     return f" {clean}" if clean.startswith("_") else clean
 
 
 def shortened(names: Sequence[str]) -> list[str]:
-    """The names for a picture: what is too long loses its middle, and two that then look alike are numbered."""
+    """The names for a picture: what is too long loses its middle, and two that then look alike are
+    numbered.
+    """
     limit, seen, found = 4 * WIDEST, list[str](), list[str]()
     for name in names:
         text = " ".join(name.split())
@@ -66,8 +72,8 @@ def shortened(names: Sequence[str]) -> list[str]:
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
-    """The arms, in a fixed order. The label is derived from the resolved configurations: the arm, and whatever else
-    differs between two groups of the same arm.
+    """The arms, in a fixed order. The label is derived from the resolved configurations: the arm,
+    and whatever else differs between two groups of the same arm.
     """
     by_config: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run in runs:
@@ -83,7 +89,8 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     for config, members in keyed:
         arm = members[0].arm
         rivals = [dict(other) for other, those in keyed if those[0].arm == arm]
-        # What is off (None) is not said, nor what has no effect: chrono initialisation sets the biases itself.
+        # What is off (None) is not said, nor what has no effect: chrono initialisation sets the
+        # biases itself.
         silent = {f"cell.{name}" for name in members[0].roles.idle}
         differing = [_short(k, v) for k, v in config if v != "None" and k not in silent and _tells(k, rivals)]
         own = own_color(members[0])
@@ -99,7 +106,9 @@ def groups(runs: Sequence[Run]) -> list[Group]:
 
 
 def columns(runs: Sequence[Run]) -> list[Group]:
-    """The arms of a figure that gives each a column of its own; raises CannotDrawError where they would be too many."""
+    """The arms of a figure that gives each a column of its own; raises CannotDrawError where they
+    would be too many.
+    """
     found = groups(runs)
     if len(found) > COLUMNS:
         raise CannotDrawError(f"{len(found)} groups of runs, more than the {COLUMNS} columns that can be read")
@@ -107,12 +116,16 @@ def columns(runs: Sequence[Run]) -> list[Group]:
 
 
 def _plainest(config: tuple[tuple[str, str], ...]) -> list[str]:
-    """Sorts the group with the fewest extras first: of one arm, it is the one that has the arm's own colour."""
+    """Sorts the group with the fewest extras first: of one arm, it is the one that has the arm's
+    own colour.
+    """
     return ["" if value == "None" else value for _, value in config]
 
 
 def _tells(key: str, rivals: list[dict[str, str]]) -> bool:
-    """Does a key tell groups of one arm apart? A unit's own settings do not where its name already does."""
+    """Does a key tell groups of one arm apart? A unit's own settings do not where its name already
+    does.
+    """
     unit = f"{key.partition('.')[0]}.name"
     if key != unit and len({rival.get(unit) for rival in rivals}) > 1:
         return False
@@ -126,8 +139,8 @@ def _short(key: str, value: str) -> str:
 
 
 def arm_label(run: Run) -> str:
-    """``clipped_rnn`` → ``clipped RNN``, ``lstm_no_forget_gate`` → ``LSTM, no forget gate``, by what the cell declares;
-    an arm that is not its cell's as it is typed.
+    """``clipped_rnn`` → ``clipped RNN``, ``lstm_no_forget_gate`` → ``LSTM, no forget gate``, by
+    what the cell declares; an arm that is not its cell's as it is typed.
     """
     clipping, cell = _clipping(run)
     variant = run.roles.variant.replace("_", " ")

@@ -1,4 +1,6 @@
-"""The computational graph of one step, drawn: where its nodes lie, and which way the gradient takes between them."""
+"""The computational graph of one step, drawn: where its nodes lie, and which way the gradient takes
+between them.
+"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -43,7 +45,9 @@ def _color(roles: Roles, path: str) -> str:
 
 
 def arrow(axes: "Axes", points: tuple[Point, ...], width: float, color: str) -> None:
-    """A line with its head in the middle of the last leg; dotted where there is next to nothing (``width`` 0)."""
+    """A line with its head in the middle of the last leg; dotted where there is next to nothing
+    (``width`` 0).
+    """
     if width <= 0:
         axes.plot(*zip(*points, strict=True), color=color, lw=0.8, ls=":", zorder=1)
         return

@@ -1,4 +1,6 @@
-"""What all figures share: one colour an arm, groups of seeds, decades on an axis, true zeros, captions."""
+"""What all figures share: one colour an arm, groups of seeds, decades on an axis, true zeros,
+captions.
+"""
 
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -48,7 +50,9 @@ def theme() -> None:
 
 
 def decades(axis: Any) -> None:
-    """Labels an axis of log10 values: powers of ten, or plain numbers where it spans less than two decades."""
+    """Labels an axis of log10 values: powers of ten, or plain numbers where it spans less than two
+    decades.
+    """
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     low, high = axis.get_view_interval()
@@ -58,8 +62,8 @@ def decades(axis: Any) -> None:
 
 
 def median_band(curves: Iterable[ArrayLike]) -> tuple[NDArray, NDArray, NDArray]:
-    """Median, smallest and largest over the seeds, pointwise. A NaN seed is left out (`curve` marks it); -inf is the
-    smallest of all and +inf the largest, and the mean of the two is no number.
+    """Median, smallest and largest over the seeds, pointwise. A NaN seed is left out (`curve` marks
+    it); -inf is the smallest of all and +inf the largest, and the mean of the two is no number.
     """
     given = np.stack([np.asarray(one, dtype=float) for one in curves])
     stacked = given.reshape(len(given), -1)
@@ -67,7 +71,8 @@ def median_band(curves: Iterable[ArrayLike]) -> tuple[NDArray, NDArray, NDArray]
     some = known.any(axis=0)
     middle, low, high = np.full((3, stacked.shape[1]), np.nan)
     columns, there = stacked[:, some], known[:, some]
-    # Stand-ins for ±inf, because the mean of the two middle seeds would be NaN; half of either is still out of reach.
+    # Stand-ins for ±inf, because the mean of the two middle seeds would be NaN; half of either is
+    # still out of reach.
     zero, over = -1e300, 1.5e300
     held = np.where(np.isneginf(columns), zero, np.where(np.isposinf(columns), over, columns))
     half = np.nanmedian(held, axis=0)
@@ -81,8 +86,9 @@ def median_band(curves: Iterable[ArrayLike]) -> tuple[NDArray, NDArray, NDArray]
 
 
 def curve(axes: "Axes", x: NDArray, curves: Sequence[NDArray], floor: float, **style: Any) -> None:
-    """The median over seeds with the band from smallest to largest, of opacity ``band``; true zeros (-inf) as crosses
-    on the floor, and a mark above wherever a seed is not finite. Masked is what was not read.
+    """The median over seeds with the band from smallest to largest, of opacity ``band``; true zeros
+    (-inf) as crosses on the floor, and a mark above wherever a seed is not finite. Masked is what
+    was not read.
     """
     if not len(curves):
         return
@@ -114,8 +120,9 @@ def floor_below(values: Iterable[NDArray]) -> float:
 
 
 def carrier_gradient(run: Run, probe: int) -> NDArray:
-    """log10 ‖∂L/∂s_t‖ (T,) of the bottom layer's carrier s at the first (``probe`` 0) or the last (-1) finite reading;
-    raises CannotDrawError where there is none, or no first one at initialisation.
+    """log10 ‖∂L/∂s_t‖ (T,) of the bottom layer's carrier s at the first (``probe`` 0) or the last
+    (-1) finite reading; raises CannotDrawError where there is none, or no first one at
+    initialisation.
     """
     return carrier_profiles(run)[stages.whole(run, "state_grad_norm")[probe]]
 
@@ -126,7 +133,9 @@ def carrier_profiles(run: Run) -> NDArray:
 
 
 def legend_rows(canvas: "Canvas", labels: Sequence[str]) -> int:
-    """In how many rows a legend below a figure must stand, so that it is no wider than the figure."""
+    """In how many rows a legend below a figure must stand, so that it is no
+    wider than the figure.
+    """
     inches = sum(0.47 + 0.075 * len(label) for label in labels)
     return max(1, -(-int(100 * inches) // int(100 * canvas.get_figwidth())))
 
@@ -140,8 +149,8 @@ def carriers(found: Sequence[Group]) -> str:
 
 
 def caption(canvas: "Canvas", text: str, found: Sequence[Group]) -> None:
-    """Ends a figure of these groups: marks what is not finite (see `finite`), and below writes what the figure shows,
-    how many seeds, which theory.
+    """Ends a figure of these groups: marks what is not finite (see `finite`), and below writes what
+    the figure shows, how many seeds, which theory.
     """
     finite.finish(canvas, found)
     width = int(canvas.get_figwidth() * 13.5)
@@ -149,7 +158,9 @@ def caption(canvas: "Canvas", text: str, found: Sequence[Group]) -> None:
 
 
 def number(values: ArrayLike, form: str, empty: str = "not finite") -> str:
-    """The median of values for a caption, of the finite ones where there are any; never a number made from NaN."""
+    """The median of values for a caption, of the finite ones where there are any; never a number
+    made from NaN.
+    """
     sound = np.asarray(values, dtype=float)
     sound = sound[~np.isnan(sound)]
     return f"{np.median(sound):{form}}" if sound.size else empty
@@ -168,7 +179,9 @@ def seed_count(numbers: Iterable[int]) -> str:
 
 
 def setting_text(found: Sequence[Group]) -> str:
-    """What was run, in one line for a caption: where the groups differ in a setting, all its values."""
+    """What was run, in one line for a caption: where the groups differ in a setting, all its
+    values.
+    """
 
     def values(section: str, key: str) -> str:
         given = [group.runs[0].config[section].get(key) for group in found]

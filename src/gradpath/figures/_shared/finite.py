@@ -1,11 +1,13 @@
-"""What a stored number is, and how it is drawn and named: finite, a true zero, an overflow, no number, or missing.
+"""What a stored number is, and how it is drawn and named: finite, a true zero, an overflow, no
+number, or missing.
 
-The five are never confused. A true zero (-inf of a log10 norm) is a cross on the floor, a grey cell in a map; +inf has
-left the range of floating point; NaN is the outcome of an operation without one (∞ − ∞); and where nothing was read
-(a masked value) nothing is drawn. Every figure ends with `style.caption`, which calls `finish`: it marks whatever is
-not finite in any line, so that a figure that draws its numbers as they are cannot hide a divergence, puts a dot on
-a number that has no neighbour to draw a line to, and says above the figure which seeds diverged, and when. Which
-reading stands for the trained network is decided in `stages`.
+The five are never confused. A true zero (-inf of a log10 norm) is a cross on the floor, a grey cell
+in a map; +inf has left the range of floating point; NaN is the outcome of an operation without one
+(∞ − ∞); and where nothing was read (a masked value) nothing is drawn. Every figure ends with
+`style.caption`, which calls `finish`: it marks whatever is not finite in any line, so that a figure
+that draws its numbers as they are cannot hide a divergence, puts a dot on a number that has no
+neighbour to draw a line to, and says above the figure which seeds diverged, and when. Which reading
+stands for the trained network is decided in `stages`.
 """
 
 import textwrap
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """A kind of what is not finite: its words in the legend, the marks at the upper and at the right edge of a panel
-    and how far up, the colour in a map.
+    """A kind of what is not finite: its words in the legend, the marks at the upper and at the
+    right edge of a panel and how far up, the colour in a map.
     """
 
     words: str
@@ -76,7 +78,9 @@ def nothing(axes: "Axes", group: "Group") -> None:
 
 
 def marks(axes: "Axes", x: ArrayLike, y: ArrayLike, color: Any) -> None:
-    """Marks at the edges of a panel where points are not finite: above their x, or beside their y."""
+    """Marks at the edges of a panel where points are not finite: above
+    their x, or beside their y.
+    """
     across: NDArray = np.ma.filled(np.ma.asarray(x, dtype=float), -np.inf)
     up: NDArray = np.ma.filled(np.ma.asarray(y, dtype=float), -np.inf)
     for values, other, transform, sideways in (
@@ -102,7 +106,9 @@ def marks(axes: "Axes", x: ArrayLike, y: ArrayLike, color: Any) -> None:
 
 
 def image(axes: "Axes", values: NDArray, **look: Any) -> "AxesImage":
-    """A heat map in which the true zeros have the colour map's ``bad`` colour and what is not finite its own."""
+    """A heat map in which the true zeros have the colour map's ``bad`` colour and what is not
+    finite its own.
+    """
     hidden = np.ma.getmaskarray(np.ma.asarray(values))
     drawn = axes.imshow(np.ma.masked_invalid(values), **look)
     placed = {key: value for key, value in look.items() if key in ("aspect", "origin", "extent", "interpolation")}
@@ -133,7 +139,9 @@ def _rgba(color: str) -> NDArray:
 
 
 def finish(canvas: "Canvas", found: Sequence["Group"]) -> None:
-    """Marks what is not finite in every line, says what the marks mean, and who diverged, above the figure."""
+    """Marks what is not finite in every line, says what the marks mean, and who diverged, above the
+    figure.
+    """
     for axes in canvas.axes:
         _mark_lines(axes)
     height, base = canvas.get_figheight(), 1.005
@@ -150,7 +158,9 @@ def finish(canvas: "Canvas", found: Sequence["Group"]) -> None:
 
 
 def _mark_lines(axes: "Axes") -> None:
-    """Marks the points of every line that is drawn in data coordinates; says so where none of a panel is finite."""
+    """Marks the points of every line that is drawn in data coordinates; says so where none of a
+    panel is finite.
+    """
     if axes.name == "3d":
         return
     finite, bad = False, False
@@ -175,8 +185,8 @@ def _mark_lines(axes: "Axes") -> None:
 
 
 def _dots(axes: "Axes", line: "Line2D", points: NDArray, there: NDArray) -> None:
-    """A dot on each point of a line that has no neighbour: what came before a divergence at the second step, the end of
-    what true zeros cut off. A line of one point is not to be seen.
+    """A dot on each point of a line that has no neighbour: what came before a divergence at the
+    second step, the end of what true zeros cut off. A line of one point is not to be seen.
     """
     beside = np.pad(there, 1)
     alone = there & ~beside[:-2] & ~beside[2:]

@@ -1,4 +1,6 @@
-"""Trajectories of training on a plane of two parameters, from stored runs: what the figure ``cliff`` draws."""
+"""Trajectories of training on a plane of two parameters, from stored runs: what the figure
+``cliff`` draws.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +33,9 @@ class Plane:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A run on the plane: ``points`` (steps, 3) of x, y and loss, and log10 of the gradient norm that clipping sees."""
+    """A run on the plane: ``points`` (steps, 3) of x, y and loss, and log10 of the gradient norm
+    that clipping sees.
+    """
 
     group: common.Group
     run: Run
@@ -56,7 +60,9 @@ class Trajectory:
 
 
 def arms_of(runs: Sequence[Run]) -> list[common.Group]:
-    """One group an arm, whatever else its runs differ in: here the learning rate has an axis of its own."""
+    """One group an arm, whatever else its runs differ in: here the learning rate has an axis of its
+    own.
+    """
     by_arm: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: ("clipped_" in run.arm, run.arm)):
         by_arm.setdefault(run.arm, []).append(run)
@@ -69,7 +75,9 @@ def arms_of(runs: Sequence[Run]) -> list[common.Group]:
 
 
 def plane_of(runs: Sequence[Run]) -> Plane:
-    """The surface of the first run whose places are numbers; its losses may be none. Raises CannotDrawError."""
+    """The surface of the first run whose places are numbers; its losses may be none. Raises
+    CannotDrawError.
+    """
     sound = [run for run in runs if np.isfinite(run.series["loss_surface"].values[0][:, :2]).all()]
     if not sound:
         raise CannotDrawError(f"{runs[0].name} has no finite error surface")
@@ -95,7 +103,9 @@ def trajectory_of(group: common.Group, run: Run, plane: Plane) -> Trajectory:
 
 
 def steepest_of(everything: list[Trajectory]) -> list[Trajectory]:
-    """The trajectories of one start and learning rate: where a gradient that is not clipped is the largest of all."""
+    """The trajectories of one start and learning rate: where a gradient that is not clipped is the
+    largest of all.
+    """
     free = [t for t in everything if t.group.dash == "-"] or everything
     chosen = max(
         free,
@@ -109,7 +119,9 @@ def steepest_of(everything: list[Trajectory]) -> list[Trajectory]:
 
 
 def wall_of(run: Run, plane: Plane) -> NDArray | None:
-    """Where a sigmoid unit stays at H_0 for ever and cannot: x_0 = w σ(x_0) + b is a fixed point, and w σ′(x_0) > 1."""
+    """Where a sigmoid unit stays at H_0 for ever and cannot: x_0 = w σ(x_0) + b is a fixed point,
+    and w σ′(x_0) > 1.
+    """
     start, roles = run.config["cell"]["initial_state"], run.roles
     of_unit = roles.recurrence == "sigmoid" and plane.names == (*roles.named("recurrent"), *roles.named("bias"))
     if not of_unit or not 0 < start < 1:
@@ -119,8 +131,8 @@ def wall_of(run: Run, plane: Plane) -> NDArray | None:
 
 
 def pieces(points: NDArray, box: NDArray) -> list[tuple[NDArray, NDArray | None]]:
-    """The stretches of a trajectory inside the box, and where each leaves it (None: it ends there, or what follows is
-    no number).
+    """The stretches of a trajectory inside the box, and where each leaves it (None: it ends there,
+    or what follows is no number).
     """
     within = ((points[:, :2] >= box[0]) & (points[:, :2] <= box[1])).all(axis=1)
     found: list[tuple[NDArray, NDArray | None]] = []
@@ -135,7 +147,9 @@ def pieces(points: NDArray, box: NDArray) -> list[tuple[NDArray, NDArray | None]
 
 
 def _edge(inside: NDArray, outside: NDArray, box: NDArray) -> NDArray | None:
-    """Where the straight step between two points crosses the box; None where it has no direction."""
+    """Where the straight step between two points crosses the box; None
+    where it has no direction.
+    """
     move = np.nan_to_num(outside - inside, nan=0.0, posinf=1e300, neginf=-1e300)
     if not move[:2].any():
         return None

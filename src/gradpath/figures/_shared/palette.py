@@ -1,6 +1,7 @@
 """Which colour what has, in every figure: an arm by its cell and its clipping, a gate by its role.
 
-After Okabe & Ito (2008), safe for the colour-blind. What keeps the carrier is blue, the highway black.
+After Okabe & Ito (2008), safe for the colour-blind. What keeps the carrier is blue, the highway
+black.
 """
 
 from collections.abc import Iterable, Mapping
@@ -78,7 +79,9 @@ def _gates(roles: Roles) -> dict[str | None, str]:
 
 
 def _colors(gates: Iterable[tuple[str, Any]]) -> dict[str | None, str]:
-    """Of each gate that of its role, if it is the first of it and the colour is free; else the next of the others."""
+    """Of each gate that of its role, if it is the first of it and the colour is free; else the next
+    of the others.
+    """
     found: dict[str | None, str] = {}
     others = iter(OTHER_GATES * 100)
     for name, role in gates:

@@ -1,7 +1,8 @@
 """Which reading stands for a stage of training, initialised or trained, and what it must be called.
 
-Where a seed diverged, the trained network was never read: the others stand for their group, and the panel says how many
-are missing; where all did, their last finite readings are drawn under the name of their training steps.
+Where a seed diverged, the trained network was never read: the others stand for their group, and the
+panel says how many are missing; where all did, their last finite readings are drawn under the name
+of their training steps.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,8 +24,8 @@ INITIAL, TRAINED = "at initialisation", "after training"
 
 
 def whole(run: Run, instrument: str) -> NDArray:
-    """Indices of an instrument's readings without NaN and +inf. Raises CannotDrawError where there is none, or the
-    first is not at initialisation.
+    """Indices of an instrument's readings without NaN and +inf. Raises CannotDrawError where there
+    is none, or the first is not at initialisation.
     """
     series = run.series[instrument]
     finite = series.values < np.inf
@@ -61,8 +62,9 @@ def drawable(found: Sequence["Group"], *instruments: str) -> None:
 
 
 def at(group: "Group", stage: int, *instruments: str) -> list[Run]:
-    """The runs that a stage is drawn from. FIRST: those with a finite reading at initialisation. LAST: of these, those
-    that were trained to the end; where none was, all, whose last finite reading then stands there (see `words`).
+    """The runs that a stage is drawn from. FIRST: those with a finite reading at initialisation.
+    LAST: of these, those that were trained to the end; where none was, all, whose last finite
+    reading then stands there (see `words`).
     """
     good = []
     for run in group.runs:
@@ -76,8 +78,8 @@ def at(group: "Group", stage: int, *instruments: str) -> list[Run]:
 
 
 def aligned(found: Sequence["Group"], *instruments: str) -> list["Group"]:
-    """The groups with each run's readings up to the last step at which all of these instruments are finite: for a panel
-    that draws them together, which must not join two different networks.
+    """The groups with each run's readings up to the last step at which all of these instruments are
+    finite: for a panel that draws them together, which must not join two different networks.
     """
 
     def cut(run: Run) -> Run:
@@ -103,12 +105,16 @@ def as_meant(found: Iterable["Group"], *instruments: str) -> bool:
 
 
 def after(found: Iterable["Group"], *instruments: str) -> str:
-    """What the last reading of these groups is called together, where a panel has no words of its own."""
+    """What the last reading of these groups is called together, where a panel has no words of its
+    own.
+    """
     return TRAINED if as_meant(found, *instruments) else "at the last finite reading"
 
 
 def words(group: "Group", stage: int, *instruments: str) -> str:
-    """What a panel must say of a stage, in lines, because it is not what its row promises; empty where it is."""
+    """What a panel must say of a stage, in lines, because it is not what its row promises; empty
+    where it is.
+    """
     good, total = at(group, stage, *instruments), len(group.runs)
     if not good:
         return lost(group)
@@ -158,8 +164,9 @@ def _numbers(numbers: Iterable[int]) -> str:
 
 
 def divergences(found: Iterable["Group"]) -> list[str]:
-    """``RNN: 1 of 3 seeds diverged at step 3 of 50, the other 2 were trained to the end`` of each group with such a
-    seed: a median after training is that of the others, whatever number of seeds a caption names.
+    """``RNN: 1 of 3 seeds diverged at step 3 of 50, the other 2 were trained to the end`` of each
+    group with such a seed: a median after training is that of the others, whatever number of seeds
+    a caption names.
     """
     said = []
     for group in found:

@@ -1,5 +1,5 @@
-"""The lines of theory beside the measured gradient of the carrier at initialisation, where the runs recorded them, and
-how far off they are.
+"""The lines of theory beside the measured gradient of the carrier at initialisation, where the runs
+recorded them, and how far off they are.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,9 @@ DASHES: dict[str, Any] = {
 
 
 def draw(axes: "Axes", found: Sequence[common.Group], measured: Callable[[Run], NDArray], low: float) -> None:
-    """Each arm's lines from its ``measured`` log10 norm (T,) at lag 0, from ``low`` to the largest that is measured."""
+    """Each arm's lines from its ``measured`` log10 norm (T,) at lag 0, from ``low`` to the largest
+    that is measured.
+    """
     high = max((np.max(measured(run)) for group in found for run in _measured(group)), default=low)
     for group, lines in _recorded(found):
         start = np.median([measured(run)[-1] for run in _measured(group)])
@@ -40,8 +42,8 @@ def draw(axes: "Axes", found: Sequence[common.Group], measured: Callable[[Run], 
 
 
 def residuals(found: Sequence[common.Group], measured: Callable[[Run], NDArray]) -> str:
-    """For a caption: slope of theory minus slope of ``measured`` over the middle four fifths of the lags; empty where
-    nothing was recorded. Medians over seeds.
+    """For a caption: slope of theory minus slope of ``measured`` over the middle four fifths of the
+    lags; empty where nothing was recorded. Medians over seeds.
     """
     texts = []
     for group, lines in _recorded(found):
@@ -67,8 +69,8 @@ def _measured(group: common.Group) -> list[Run]:
 
 
 def _recorded(found: Sequence[common.Group]) -> Iterator[tuple[common.Group, dict[str, NDArray]]]:
-    """The arms that recorded ``theory`` at initialisation, with their lines of the bottom layer, medians over seeds; of
-    arms that start alike (clipped or not) the first.
+    """The arms that recorded ``theory`` at initialisation, with their lines of the bottom layer,
+    medians over seeds; of arms that start alike (clipped or not) the first.
     """
     seen: set[bytes] = set()
     for group in found:
