@@ -1,8 +1,9 @@
 """Coverage-guided fuzzing of what a store holds, with atheris, which is not among the pins:
 ``pip install atheris``.
 
-    python scripts/fuzz_artifacts.py -max_total_time=300      libFuzzer's options; stops at the
-    first unexpected error
+    python scripts/fuzz_artifacts.py -max_total_time=300
+
+The options are libFuzzer's; it stops at the first unexpected error.
 
 The three doors: the bytes of ``measurements.npz``, the text of ``config.yaml``, the tags of a
 sweep's plan; the first byte chooses. What the doors promise is a DamagedError or whole records,

@@ -15,7 +15,7 @@ from gradpath import gradient_check
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
 from gradpath.commands import compose
-from gradpath.core import backward, bptt, norm_precision, scaled, theory, weight_gradients
+from gradpath.core import backward, bptt, network, norm_precision, scaled, theory, weight_gradients
 from gradpath.core.clipping import Clip
 from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
@@ -87,8 +87,7 @@ def wrap(patch: Patch, owner: object, name: str, change: Callable) -> None:
     patch.setattr(owner, name, lambda *a, **k: change(original(*a, **k), *a, **k))
 
 
-# --- what instruments record
-# ----------------------------------------------------------------------------------------
+# --- what instruments record ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -218,8 +217,7 @@ def test_the_logarithm_of_what_has_an_exponent(module: object, monkeypatch: Patc
     assert {"param_grad_norm", "state_grad_norm"} & names(wrong_in(past_the_band(experiment, Dtype.float64)))
 
 
-# --- what trains
-# --------------------------------------------------------------------------------------------------
+# --- what trains ----------------------------------------------------------------------------------
 
 
 def doubled(gradient: Gradient) -> Gradient:
@@ -227,7 +225,7 @@ def doubled(gradient: Gradient) -> Gradient:
 
 
 def test_a_total_gradient_that_is_doubled(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, Network, "_gradients", lambda found, *_: [doubled(gradient) for gradient in found])
+    wrap(monkeypatch, network, "lay_end_to_end", lambda found, *_: [doubled(gradient) for gradient in found])
     assert {"Σ_t ∂L/∂θ_t, end to end", "gradient, as applied", "optimizer: what it gets"} <= names(wrong())
 
 
@@ -237,7 +235,7 @@ def test_a_readout_that_is_left_out_of_the_total(monkeypatch: Patch) -> None:
             gradient.scaled.array[-5:] = 0
         return found
 
-    wrap(monkeypatch, Network, "_gradients", spoil)
+    wrap(monkeypatch, network, "lay_end_to_end", spoil)
     assert {"Σ_t ∂L/∂θ_t, end to end", "gradient, as applied"} <= names(wrong())
 
 
@@ -255,7 +253,12 @@ def test_wrong_clipping(of: Callable, expected: set[str], clip: str, monkeypatch
 
 
 def test_the_norm_that_clipping_sees(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, Network, "_gradients", lambda found, *_: [replace(g, log10_norm=g.log10_norm + 1) for g in found])
+    wrap(
+        monkeypatch,
+        network,
+        "lay_end_to_end",
+        lambda found, *_: [replace(g, log10_norm=g.log10_norm + 1) for g in found],
+    )
     assert {"log10 ‖∂L/∂θ‖", "gradient, norm as trained", "grad_norm"} <= names(wrong("clip.max_norm=0.01"))
 
 
@@ -314,13 +317,12 @@ def test_an_optimiser_that_writes_to_theta(monkeypatch: Patch) -> None:
 
 def test_seeds_side_by_side(monkeypatch: Patch) -> None:
     """The second of two seeds gets the first one's gradient."""
-    wrap(monkeypatch, Network, "_gradients", lambda found, *_: [found[0]] * len(found))
+    wrap(monkeypatch, network, "lay_end_to_end", lambda found, *_: [found[0]] * len(found))
     found = wrong()
     assert {row.case for row in found} == {"small, float64, a second seed"}
 
 
-# --- the place
-# --------------------------------------------------------------------------------------------------
+# --- the place ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -359,8 +361,7 @@ def test_the_latest_wrong_step_and_not_the_worst(monkeypatch: Patch) -> None:
     assert where.t == 4
 
 
-# --- the adjoint
-# --------------------------------------------------------------------------------------------------
+# --- the adjoint ----------------------------------------------------------------------------------
 
 
 def test_a_wrong_adjoint_of_the_carrier(monkeypatch: Patch) -> None:
@@ -402,8 +403,7 @@ def test_an_initial_state_that_is_ignored(monkeypatch: Patch) -> None:
     assert "step: gates and states" in names(wrong("cell.initial_state=0.4"))
 
 
-# --- layouts, types and ranges that only some sizes reach
-# -------------------------------------------------------------
+# --- layouts, types and ranges that only some sizes reach -----------------------------------------
 
 
 def spoil_step(patch: Patch, where: Callable[..., bool], cls: type = LSTM) -> None:
@@ -490,8 +490,7 @@ def test_sums_under_several_exponents(monkeypatch: Patch) -> None:
     assert "Σ_t ∂L/∂θ_t, each parameter" in names(wrong_in(past_the_band(experiment, Dtype.float32)))
 
 
-# --- what a cell declares
-# -------------------------------------------------------------------------------------------
+# --- what a cell declares -------------------------------------------------------------------------
 
 
 def swapped(one: str, other: str) -> Callable:

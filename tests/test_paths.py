@@ -35,8 +35,7 @@ def total_of(case: Case, trace: Trace, layer: int) -> Scaled:
     return trace.states[case.network.prefix(layer) + case.network.cell.states[-1]]
 
 
-# --- the parts of one step
-# ---------------------------------------------------------------------------------------
+# --- the parts of one step ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -137,8 +136,7 @@ def test_a_truncated_cell_has_true_zeros_on_the_gates_paths(cell: Cell) -> None:
         assert (lag["carousel"].plain() == total_of(case, trace, layer).plain()).all()
 
 
-# --- the carousel alone, and the rest
-# ------------------------------------------------------------------------------
+# --- the carousel alone, and the rest -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -270,8 +268,7 @@ def test_the_rest_is_right_where_total_and_carousel_agree_to_all_digits(cell: Ce
     assert np.abs(noise - double).max() > 100 * np.abs(double).max() or not noise.any()
 
 
-# --- the readings
-# --------------------------------------------------------------------------------------------------
+# --- the readings ---------------------------------------------------------------------------------
 
 
 @pytest.mark.pairwise
@@ -342,8 +339,7 @@ def test_mlflow_shows_the_paths_of_the_bottom_layer() -> None:
     assert shown["RNN-tanh-2"] == ["highway", "recurrence", "carousel"]
 
 
-# --- the nodes
-# --------------------------------------------------------------------------------------------------
+# --- the nodes ------------------------------------------------------------------------------------
 
 
 def sigma(x: NDArray) -> NDArray:
@@ -425,8 +421,7 @@ def test_nodes_of_the_rnn() -> None:
         np.testing.assert_allclose(10 ** read.values[:, 2 * k + 1], naive, rtol=1e-12)
 
 
-# --- gates held after training
-# -------------------------------------------------------------------------------------
+# --- gates held after training --------------------------------------------------------------------
 
 
 CONSTANT = {"1": 1000.0, "0.5": 0.0}
@@ -494,8 +489,7 @@ def test_the_rnn_has_no_gate_to_hold() -> None:
     assert CounterfactualLoss().measure(case.network, trace).values.tolist() == [trace.tape.loss]
 
 
-# --- long sequences
-# ------------------------------------------------------------------------------------------------
+# --- long sequences -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

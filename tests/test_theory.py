@@ -64,8 +64,7 @@ def case_of(
     return Case(network, theta, Batch(inputs, targets, mask).astype(theta.dtype.type))
 
 
-# --- the moments, the lines
-# ---------------------------------------------------------------------------------------
+# --- the moments, the lines -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", list(Activation))
@@ -209,8 +208,7 @@ def test_slope_is_the_least_squares_fit() -> None:
     assert np.isfinite(theory.slope(lag, curve, 6, 17))
 
 
-# --- the bound
-# --------------------------------------------------------------------------------------------------
+# --- the bound ------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -357,8 +355,7 @@ def test_a_product_of_a_thousand_steps_leaves_floating_point_and_not_the_line() 
     assert (read.values[:-1, read.names.index("bound_margin")] >= -1e-6).all()
 
 
-# --- the carousel
-# -------------------------------------------------------------------------------------------------
+# --- the carousel ---------------------------------------------------------------------------------
 
 
 def carousel_case(cell: Cell, steps: int = 60) -> Case:
@@ -429,8 +426,7 @@ def test_horizon_and_keep() -> None:
     assert theory.log_keep(np.log(3.0)) == pytest.approx(np.log(0.75), rel=1e-14)
 
 
-# --- the figures
-# --------------------------------------------------------------------------------------------------
+# --- the figures ----------------------------------------------------------------------------------
 
 SMALL = ["task.length=30", "cell.hidden_size=9", "train.batch_size=4", "train.eval_size=5", "train.steps=0"]
 SMALL += ["instruments=[param_grad_norm,state_grad_norm,grad_norm,theory]"]

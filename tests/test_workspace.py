@@ -39,8 +39,7 @@ def bits(trace: Trace) -> list[bytes]:
     return [array.tobytes() for array in arrays_of(trace)]
 
 
-# --- recordings
-# --------------------------------------------------------------------------------------------------
+# --- recordings -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cell", [RNN(3), LSTM(3), GRU(3)], ids=cell_id)
@@ -156,8 +155,7 @@ def test_equal_passes_record_nothing_anew() -> None:
     assert [loop for _, loop in case.workspace] == before
 
 
-# --- memory
-# --------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("every_step", [False, True])

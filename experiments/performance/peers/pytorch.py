@@ -33,8 +33,7 @@ class PyTorch:
         """Parameters that lie side by side in each of the weights."""
         self.zero = torch.zeros(self.batch, self.hidden, dtype=self.x.dtype)
 
-    # --- no measurement
-    # ---------------------------------------------------------------------------------------------
+    # --- no measurement ---------------------------------------------------------------------------
 
     def plain(self) -> Iterator[Contestant]:
         w_x, w_h, b, w_hy, b_y = self.weights
@@ -73,8 +72,7 @@ class PyTorch:
         i, f, third, fourth = packed.chunk(4, dim=-1)
         return torch.cat([i, f, fourth, third], dim=-1)
 
-    # --- with the norms of every step
-    # -------------------------------------------------------------------------------
+    # --- with the norms of every step -------------------------------------------------------------
 
     def with_norms(self) -> Iterator[Contestant]:
         width = len(self.weights[2])

@@ -52,9 +52,10 @@ class LSTM(Cell):
 
     Backwards, with δ the total derivatives of the loss:
 
-        δC_t ← δC_t + δH_t ∘ O_t ∘ (1 − tanh² C_t)   δC_{t-1} = F_t ∘ δC_t  (the constant error
-        carousel when F = 1) δa_i = δC_t ∘ G_t ∘ I_t(1 − I_t)             δa_f = δC_t ∘ C_{t-1} ∘
-        F_t(1 − F_t) δa_o = δH_t ∘ tanh(C_t) ∘ O_t(1 − O_t)       δa_c = δC_t ∘ I_t ∘ (1 − G_t²)
+        δC_t ← δC_t + δH_t ∘ O_t ∘ (1 − tanh² C_t)
+        δC_{t-1} = F_t ∘ δC_t                        (the constant error carousel when F = 1)
+        δa_i = δC_t ∘ G_t ∘ I_t(1 − I_t)             δa_f = δC_t ∘ C_{t-1} ∘ F_t(1 − F_t)
+        δa_o = δH_t ∘ tanh(C_t) ∘ O_t(1 − O_t)       δa_c = δC_t ∘ I_t ∘ (1 − G_t²)
 
     ``ablation`` (Greff et al. 2017): a gate is 1 and its weights are gone (NIG, NFG, NOG), F = 1 −
     I with δa_i = δC_t ∘ (G_t − C_{t-1}) ∘ I_t(1 − I_t) (CIFG), G = a_c (NIAF), H = O ∘ C (NOAF).

@@ -4,8 +4,8 @@ shift by one.
 Derived by hand; see the cells for the pointwise part. With δa_t (B, n·H) the gradient at the
 pre-activations,
 
-    δH_{t-1} = δa_t W_hᵀ + ∂⁺L/∂H_{t-1} + (what the cell passes on without its gates)        δX_t =
-    δa_t W_xᵀ
+    δH_{t-1} = δa_t W_hᵀ + ∂⁺L/∂H_{t-1} + (what the cell passes on without its gates)
+    δX_t = δa_t W_xᵀ
 
 (Werbos 1990). The adjoint of each sequence is carried with a power-of-two exponent of its own
 (:mod:`gradpath.core.scaled`), so that it neither rounds to zero nor overflows over any length;

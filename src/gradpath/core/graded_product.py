@@ -56,8 +56,8 @@ class Graded:
         singular values then. With d_i ≥ d_j, r = d_j/d_i and g = ⟨u_i, u_j⟩, the rotation by arctan
         t that makes a pair orthogonal has
 
-            τ = t/r = −2g / (1 − r² + √((1 − r²)² + 4r²g²))      u_i ← u_i − t r u_j      u_j ← u_j
-            + τ u_i
+            τ = t/r = −2g / (1 − r² + √((1 − r²)² + 4r²g²))
+            u_i ← u_i − t r u_j      u_j ← u_j + τ u_i
 
         times the cosine 1/√(1 + t²). r underflows to 0 without harm: what is left is a step of
         Gram–Schmidt.

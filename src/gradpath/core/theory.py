@@ -43,8 +43,8 @@ def mean_field(
 ) -> NDArray:
     """Slope of ln ‖∂L/∂H_t‖ at every step, (T,): ½ ln(g² E[φ′(a_t)²]) with a_t ~ N(m_t, q_t) and
 
-        q_t = g² E[φ(a_{t-1})²] + v_t,    g² = ‖W_hh‖²_F / H = H Var(W_hh) where the weights have
-        mean 0,
+        q_t = g² E[φ(a_{t-1})²] + v_t
+        g² = ‖W_hh‖²_F / H = H Var(W_hh)  where the weights have mean 0
 
     ``mean`` m and ``variance`` v (T,) those of the input part X_t W_xh + b_h over units and
     sequences (Sompolinsky et al. 1988; Poole et al. 2016, the length map, and Schoenholz et al.

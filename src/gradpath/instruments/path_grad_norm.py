@@ -32,9 +32,8 @@ class PathGradNorm(Instrument):
     is carried:
 
         δC_t = F_{t+1} ∘ δC_{t+1}                   ``C/highway``
-             + Σ_gates (δa_{t+1} W_·hᵀ) ∘ S_t       ``C/input_gate``, ``C/forget_gate``,
-             ``C/output_gate`` … + ∂⁺L/∂H_t ∘ S_t                       ``C/direct``: from the loss,
-             or from the layer above
+             + Σ_gates (δa_{t+1} W_·hᵀ) ∘ S_t       ``C/input_gate``, ``C/forget_gate`` …
+             + ∂⁺L/∂H_t ∘ S_t                       ``C/direct``: the loss's, or the layer above's
 
     (the LSTM's adjoint, Hochreiter & Schmidhuber 1997 with F of Gers et al. 2000, by its summands);
     at t = T there is ``direct`` alone. ``C/total`` is δC_t. Over the whole lag: ``C/carousel`` is

@@ -26,8 +26,8 @@ class Evidence:
     of the bottom layer (C of the LSTM, H of RNN and GRU), the derivative total, and lag 0 the last
     scored step:
 
-        lost  = log10 a(0) / a(lag)             in decades; inf where a true zero arrives, negative
-        where it rises grown = max_{l ≤ lag} log10 a(l) / a(0)
+        lost  = log10 a(0) / a(lag)     in decades; inf at a true zero, negative where it rises
+        grown = max_{l ≤ lag} log10 a(l) / a(0)
 
     From a(0) on, since one step back from there is one step back like all others: for the RNN
     through φ′ and W_hh, for the GRU through its gates, for the LSTM through F. (Of the LSTM's H
