@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 
 from gradpath import gradient_check
+from gradpath.cells import peephole_lstm
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
+from gradpath.cells.peephole_lstm import PeepholeLSTM
 from gradpath.commands import compose
 from gradpath.core import backward, bptt, network, norm_precision, scaled, theory, weight_gradients
 from gradpath.core.clipping import Clip
 from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
+from gradpath.core.step import Elementwise
 from gradpath.core.trace import Gradient, Measurement, Trace
 from gradpath.engine.workspace import Workspace
 from gradpath.gradient_check import Row, as_asked, past_the_band, place, small
@@ -533,4 +536,29 @@ def test_h_that_passes_outside_the_gates_unsaid(monkeypatch: Patch) -> None:
 )
 def test_paths_that_share_a_name(paths: dict[str, str], monkeypatch: Patch) -> None:
     monkeypatch.setattr(LSTM, "paths", paths)
-    assert "paths: a name for each block that reads H" in names(wrong())
+    assert "paths: a name for each block that reads a state" in names(wrong())
+
+
+# --- elementwise parameters -----------------------------------------------------------------------
+
+PEEPHOLES = ["cell=peephole_lstm", "cell.hidden_size=4", "train.batch_size=3", "task.length=12"]
+
+
+def test_a_peephole_whose_adjoint_is_forgotten(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(PeepholeLSTM, "step_backward", LSTM.step_backward)
+    assert {"∂L/∂a", "param_grad_norm", "state_grad_norm", "path_grad_norm"} <= names(wrong(*PEEPHOLES))
+
+
+def test_a_peephole_that_is_said_to_read_what_enters(monkeypatch: Patch) -> None:
+    monkeypatch.setitem(peephole_lstm.PEEPHOLES, "o", (Elementwise("p_o", "C"),))
+    assert {"a_t = X_t W + H_{t-1} W + b", "∂L/∂a"} <= names(wrong(*PEEPHOLES))
+
+
+def test_the_gradient_of_a_peephole_by_the_wrong_state(monkeypatch: Patch) -> None:
+    original = weight_gradients.elementwise_gradients
+
+    def shifted(workspace, parameters, times, states, delta):
+        return original(workspace, parameters, times, [(gate, np.roll(s, 1, 0)) for gate, s in states], delta)
+
+    monkeypatch.setattr(weight_gradients, "elementwise_gradients", shifted)
+    assert {"p_i", "p_f", "p_o", "param_grad_norm", "Σ_t ∂L/∂θ_t, each parameter"} <= names(wrong(*PEEPHOLES))

@@ -73,7 +73,7 @@ def assert_one_line(err: str) -> None:
         (["hidden_size=5"], "(did you mean cell.hidden_size?)"),
         (["+cell.foo=1"], "cell.foo=1: no such key; there are hidden_size"),
         (["+a.b.c=3"], "a={b:{c:3}}: no such key"),
-        (["cell=../arm/rnn"], "cell=../arm/rnn: no such name; there are gru, lstm, rnn"),
+        (["cell=../arm/rnn"], "cell=../arm/rnn: no such name; there are gru, lstm, peephole_lstm, rnn"),
         (["cell=_lstm"], "cell=_lstm: no such name"),
         (["+cell=rnn"], "+cell=rnn: cell is chosen already; choose another by cell=rnn"),
         (["experiment=demo"], "experiment=demo: a study is added: +experiment=demo"),

@@ -105,14 +105,21 @@ def _loss_with_state_moved(case: Case, layer: int, row: int, at: int, index: tup
         outputs = []
         for t in range(len(below)):
             pre = pre_activations(cell, weights, below[t], states[0])
-            _, gates, _, leave, *_ = cell.new_step(pre, states)
+            elementwise = weights.elementwise_by_name(cell)
+            pre, gates, _, leave, *_ = cell.new_step(pre, states, elementwise)
             if (k, t) == (layer, at):
                 leave[row][index] += change
                 if cell.states[row] == "C":
                     linear = cell.variant == "no_output_nonlinearity"
                     leave[0] = leave[1] if linear else np.tanh(leave[1])
                     if "o" in cell.blocks:
-                        leave[0] = gates[:, list(cell.blocks).index("o")] * leave[0]
+                        o = gates[:, list(cell.blocks).index("o")].copy()
+                        if cell.elementwise:
+                            seen = (
+                                pre[:, list(cell.blocks).index("o")][index] + elementwise["p_o"][0, index[1]] * change
+                            )
+                            o[index] = 1 / (1 + np.exp(-seen))
+                        leave[0] = o * leave[0]
             states = leave
             outputs.append(states[0])
         below = np.stack(outputs)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core.step import Elementwise
 from gradpath.core.trace import Trace
 from gradpath.gradient_check.findings import Errors, of_log10
 from gradpath.gradient_check.reference import Reference
-from gradpath.gradient_check.textbook import Stepwise
+from gradpath.gradient_check.textbook import Stepwise, gate_weights
 from gradpath.instruments import Instrument
 
 
@@ -130,16 +131,48 @@ def parts(reference: Reference, layer: int) -> Iterator[tuple[str, Stepwise]]:
     cell, found = reference.cell, reference.layers[layer]
     exponent, width = found.delta.exponent, cell.hidden_size
     yield "highway", found.highway
-    matrices = np.split(reference.weights[layer].h.astype(np.float64), reference.weights[layer].h.shape[1] // width, 1)
-    for block, matrix in zip(list(cell.blocks)[cell.reads_h], matrices, strict=True):
+    matrices = dict(zip(list(cell.blocks)[cell.reads_h], gate_weights(reference.weights[layer].h, width), strict=True))
+    for gate, block in enumerate(cell.blocks):
+        if block not in cell.paths:
+            continue
         sent = np.zeros_like(found.to_h.values)
-        sent[:, :-1] = found.delta.values[:, 1:, :, list(cell.blocks).index(block)] @ matrix.T
+        if block in matrices:
+            sent[:, :-1] = found.delta.values[:, 1:, :, gate] @ matrices[block].T
         shifted = np.append(exponent[1:], 0)
-        yield cell.paths[block], Stepwise(sent * found.to_carrier, shifted)
+        part = Stepwise(sent * found.to_carrier, shifted)
+        for read in cell.blocks[block].elementwise:
+            back = _sent_back(reference, layer, block, read)
+            reaches = 1 if read.state == cell.carrier else found.to_carrier
+            part = _sum(part, Stepwise(back.values * reaches, back.exponent))
+        yield cell.paths[block], part
     yield "direct", Stepwise(found.direct.values * found.to_carrier, found.direct.exponent)
     recurrent = reference.weights[layer].h
     for name, arriving in (("carousel", found.direct), ("rest", found.to_h)):
-        yield name, reference.book.layer(layer, recurrent, arriving, cut=True).states[cell.carrier]
+        carried = reference.book.layer(layer, recurrent, arriving, cut=True).states[cell.carrier]
+        for block, read in ((block, read) for block, spec in cell.blocks.items() for read in spec.elementwise):
+            if name == "rest":
+                back, into = _sent_back(reference, layer, block, read), cell.states.index(read.state)
+                alone = reference.book.layer(layer, recurrent, back, cut=True, into=into)
+                carried = _sum(carried, alone.states[cell.carrier])
+        yield name, carried
+
+
+def _sent_back(reference: Reference, layer: int, block: str, read: Elementwise) -> Stepwise:
+    """What a gate sends back to the state that it reads by an elementwise parameter."""
+    cell, found = reference.cell, reference.layers[layer]
+    weights = reference.weights[layer].elementwise_by_name(cell)[read.name].astype(np.float64)
+    values = found.delta.values[:, :, :, list(cell.blocks).index(block)] * (0 if cell.truncated else weights)
+    if read.leaving:
+        return Stepwise(values, found.delta.exponent)
+    return Stepwise(
+        np.append(values[:, 1:], np.zeros_like(values[:, :1]), axis=1), np.append(found.delta.exponent[1:], 0)
+    )
+
+
+def _sum(*summands: Stepwise) -> Stepwise:
+    common = np.max([summand.exponent for summand in summands], axis=0)
+    shifts = [np.maximum(summand.exponent - common, -5000)[:, None, None] for summand in summands]
+    return Stepwise(sum(np.ldexp(s.values, shift) for s, shift in zip(summands, shifts, strict=True)), common)
 
 
 def cosine_of(part: NDArray, total: NDArray) -> NDArray:

@@ -17,10 +17,10 @@ from gradpath.gradient_check.reference import Reference
 def check(reference: Reference, findings: Findings) -> None:
     """Every declaration, in every layer."""
     cell = reference.cell
-    names = [cell.paths.get(block) for block in list(cell.blocks)[cell.reads_h]]
+    names = [cell.paths.get(name) for name, spec in cell.blocks.items() if spec.h or spec.elementwise]
     taken = {None, "highway", "direct", "carousel", "rest", "total"}
     distinct = len(set(names)) == len(names) and not taken & set(names)
-    findings.add("paths: a name for each block that reads H", exactly(0.0 if distinct else np.inf))
+    findings.add("paths: a name for each block that reads a state", exactly(0.0 if distinct else np.inf))
     for layer, (tape, derivative) in enumerate(zip(reference.tape.layers, reference.derivatives, strict=True)):
         of_layer = _Layer(reference, layer, tape, derivative)
         for quantity, of in CHECKS.items():
@@ -54,8 +54,12 @@ def forward(tape: Tape, reference: Reference, findings: Findings) -> None:
         for out, change in ((pre, np.positive), (size, np.abs)):
             x, h, w_x, w_h, b = (change(v.astype(np.float64)) for v in (below, enters, weights.x, weights.h, weights.b))
             out[:] = b.reshape(-1, width)
-            out[:, :, cell.reads_x] += (x @ w_x).reshape(steps, batch, -1, width)
-            out[:, :, cell.reads_h] += (h @ w_h).reshape(steps, batch, -1, width)
+            for reads, product in ((cell.reads_x, x @ w_x), (cell.reads_h, h @ w_h)):
+                place = out[:, :, reads]
+                place += product.reshape(place.shape)
+            for (gate, read), w in zip(cell.elementwise, weights.elementwise_by_name(cell).values(), strict=True):
+                state = of.state(read.state, read.leaving)
+                out[:, :, gate] += change(state.astype(np.float64)) * change(w.astype(np.float64))
         off = np.abs(of.pre - pre) / np.maximum(size, np.finfo(of.pre.dtype).tiny)
         findings.add("a_t = X_t W + H_{t-1} W + b", exactly(_largest(off)), layer)
         derivative, errors = reference.derivatives[layer], []

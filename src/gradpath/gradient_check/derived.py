@@ -19,7 +19,7 @@ from gradpath.gradient_check.columns import Column, cosine_of, norm_of, norm_of_
 from gradpath.gradient_check.findings import ALLOWED, BLAME
 from gradpath.gradient_check.pointwise import HELD
 from gradpath.gradient_check.reference import Reference
-from gradpath.gradient_check.textbook import Stepwise, log10_norm, ratio
+from gradpath.gradient_check.textbook import Stepwise, gate_weights, log10_norm, ratio
 from gradpath.instruments import Instrument
 from gradpath.instruments.clipping_ledger import ClippingLedger
 from gradpath.instruments.credit import Credit
@@ -95,9 +95,11 @@ def jacobians(reference: Reference, layer: int, sequence: int, row: int) -> Iter
     cell, width = reference.cell, reference.cell.hidden_size
     blocks, kept = len(cell.blocks), len(cell.states)
     recurrent = reference.weights[layer].h.astype(np.float64)
-    matrices = np.split(recurrent, recurrent.shape[1] // width, 1)
+    matrices = gate_weights(recurrent, width)
     for t in reversed(range(reference.tape.length)):
-        local = reference.derivatives[layer].at(t)[row][:, :, sequence]
+        derivative = reference.derivatives[layer]
+        local = derivative.at(t)
+        local = (local if cell.truncated else derivative.with_elementwise(local))[row][:, :, sequence]
         dense = np.zeros((kept, width, kept, width))
         for out in range(kept):
             for entering in range(kept):

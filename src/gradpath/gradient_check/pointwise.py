@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core.bptt import LayerWeights
 from gradpath.core.cell import Cell
 from gradpath.core.finite_differences import central_difference
 from gradpath.core.tape import LayerTape
@@ -41,8 +42,11 @@ class Derivative:
     the complex step is ``exact``.
     """
 
-    def __init__(self, cell: Cell, tape: LayerTape, exact: bool | None = None) -> None:
+    def __init__(self, cell: Cell, tape: LayerTape, weights: LayerWeights, exact: bool | None = None) -> None:
         self._cell, self._tape = cell, tape
+        self._elementwise = {
+            name: w.astype(np.float64).reshape(1, -1) for name, w in weights.elementwise_by_name(cell).items()
+        }
         self._single = tape.pre.dtype == np.float32
         self._eps = 4 * float(np.finfo(tape.pre.dtype).eps)
         self._rng = np.random.default_rng(0)
@@ -58,9 +62,26 @@ class Derivative:
         """∂(states that leave)/∂(pre-activations, states that enter) (2, k, m, B, H) of step t; and
         once more with all that is uncertain of it moved at random: the last digits of the point
         itself, which count where a cell takes a difference of nearly equal numbers, what the tape's
-        own type rounds in such a step, and what differences leave open.
+        own type rounds in such a step, and what differences leave open. What a gate reads by
+        elementwise parameters is part of its pre-activation, which is held.
         """
         return self._of_step(self._jacobians, t)
+
+    def with_elementwise(self, jacobian: NDArray) -> NDArray:
+        """The local Jacobian of ``at`` for the whole step, in which pre-activations move with the
+        states that gates read by elementwise parameters.
+        """
+        states = self._cell.states
+        for gate, read in self._cell.elementwise:
+            if read.leaving:
+                to_gate = self._elementwise[read.name] * jacobian[:, states.index(read.state)]
+                jacobian = jacobian + jacobian[:, :, gate, None] * to_gate[:, None]
+        for gate, read in self._cell.elementwise:
+            if not read.leaving:
+                entering = len(self._cell.blocks) + states.index(read.state)
+                jacobian = jacobian.copy()
+                jacobian[:, :, entering] += self._elementwise[read.name] * jacobian[:, :, gate]
+        return jacobian
 
     def gate_slopes(self, t: int) -> NDArray:
         """∂(gate)/∂(its own pre-activation) (n, B, H)."""
@@ -124,7 +145,9 @@ class Derivative:
         """
         kept = len(self._cell.states)
         with np.errstate(all="ignore"):
-            s = self._cell.new_step(np.stack(point[:-kept], axis=-2), [np.array(state) for state in point[-kept:]])
+            pre, entering = np.stack(point[:-kept], axis=-2), [np.array(state) for state in point[-kept:]]
+            held = {name: np.zeros_like(w) for name, w in self._elementwise.items()}
+            s = self._cell.new_step(pre, entering, held)
         return np.stack(s.leaving), s.gates, np.array(s.saved)
 
     def _leaving(self, point: Sequence[NDArray]) -> NDArray:

@@ -202,10 +202,10 @@ def _of_carousel(reference: Reference, layer: int) -> dict[str, tuple[NDArray, N
     """Of the cell's own step where all weights are 0: ∂C_t/∂C_{t-1}, the pre-activations held."""
     weights, cell = reference.weights[layer], reference.cell
     carrier = cell.states.index(cell.carrier)
-    x, h, b = (np.zeros_like(w, np.float64)[None] for w in (weights.x, weights.h, weights.b))
-    alone = bptt.LayerWeights(x, h, b + weights.b)
+    theta = reference.tape.theta[None].astype(np.float64)
+    alone = list(reference.network.layer_weights(theta))[layer].only_biases()
     step = bptt.forward(cell, alone, np.zeros((1, 1, 1, len(weights.x))), Workspace()).seed(0)
-    both = Derivative(cell, step, reference.exact).at(0)[:, carrier, carrier - len(cell.states), 0]
+    both = Derivative(cell, step, alone, reference.exact).at(0)[:, carrier, carrier - len(cell.states), 0]
     both = both.astype(np.longdouble)
     lags = np.maximum(int(reference.tape.scored[-1]) - np.arange(reference.tape.length), 0)
     with np.errstate(divide="ignore", invalid="ignore", under="ignore"):

@@ -4,7 +4,7 @@ and their sum.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,8 @@ class Reference:
         derivatives: Sequence[Derivative] | None = None,
     ) -> None:
         self.network, self.cell, self.tape = network, network.cell, tape
-        self.derivatives = derivatives or [Derivative(self.cell, layer) for layer in tape.layers]
         self.weights = list(network.layer_weights(tape.theta))
+        self.derivatives = derivatives or list(map(partial(Derivative, self.cell), tape.layers, self.weights))
         self.w_hy = network.packed(tape.theta)[-2]
         self.d_outputs = loss_gradient(network.loss, tape)
         if row is not None:
@@ -55,11 +55,15 @@ class Reference:
 
     def gradients(self) -> Iterator[tuple[int, str, Stepwise]]:
         """∂L/∂θ_t (2, T, K, H) of every parameter, with its layer: X_tᵀ δa_t, H_{t-1}ᵀ δa_t, Σ_b
-        δa_t. One at a time, because each is T times as large as the parameter.
+        δa_t, Σ_b δa_t ∘ s_t. One at a time, because each is T times as large as the parameter.
         """
         cell = self.cell
         for layer, found in enumerate(self.layers):
             previous = self.tape.layers[layer].states[cell.states[0]][:-1]
+            for gate, weights in cell.elementwise:
+                state = self.tape.layers[layer].state(weights.state, weights.leaving)
+                steps = self._formed_elementwise(state, found.delta.values[..., gate, :], found.delta.exponent)
+                yield layer, self.network.prefix(layer) + weights.name, steps
             for block, names in enumerate(cell.blocks.values()):
                 delta = found.delta.values[..., block, :]
                 for name, enters in ((names.x, self.below(layer)), (names.h, previous), (names.b, None)):
@@ -90,6 +94,13 @@ class Reference:
         lost = np.ldexp(SUBNORMAL * delta.shape[-2], np.clip(-of_enters - of_delta, None, 2000))
         found[1] += np.where(found[0] == 0, 0, lost[:, None, None])
         return Stepwise(found, exponent + of_enters + of_delta)
+
+    def _formed_elementwise(self, enters: NDArray, delta: NDArray, exponent: NDArray) -> Stepwise:
+        """Σ_b δ ∘ s (2, T, 1, H)."""
+        entered, of_enters = _of_size_1(enters.astype(np.float64)[None])
+        sent, of_delta = _of_size_1(delta)
+        product = Stepwise(entered * sent, exponent + of_enters + of_delta)
+        return self._formed(None, product.values, product.exponent)
 
     @cached_property
     def totals(self) -> dict[str, tuple[NDArray, int]]:
@@ -153,10 +164,11 @@ class LongHand(Network):
     ) -> tuple[list[LayerAdjoint], list[Scaled]]:
         """In the place of the layers' own BPTT."""
         own, (each,) = [layer.seed(0) for layer in layers], sent
-        derivatives = [Derivative(self.cell, layer, self.exact) for layer in own]
+        weights = list(self.layer_weights(thetas[0]))
+        derivatives = [Derivative(self.cell, *layer, self.exact) for layer in zip(own, weights, strict=True)]
         book = Textbook(self.cell, own, derivatives, each.gradient.array.dtype)
         outputs = np.ldexp(each.gradient.array[:, 0].astype(np.float64), each.gradient.exponent[:, 0, :, None])
-        found = book.stack(list(self.layer_weights(thetas[0])), self.packed(thetas[0])[-2], each.scored, outputs)
+        found = book.stack(weights, self.packed(thetas[0])[-2], each.scored, outputs)
 
         def scaled(value: Stepwise) -> Scaled:
             array = value.values[self.moved][:, None]

@@ -58,8 +58,9 @@ def _losses(network: Network, thetas: NDArray, batch: Batch) -> NDArray:
                 pre = np.zeros((len(part), sequences, len(cell.blocks), cell.hidden_size), part.dtype)
                 pre += weights.b.reshape(len(part), 1, len(cell.blocks), -1)
                 for reads, entering, matrix in ((cell.reads_x, x, weights.x), (cell.reads_h, states[0], weights.h)):
-                    pre[:, :, reads] += (entering @ matrix).reshape(*pre.shape[:2], -1, cell.hidden_size)
-                states = list(cell.new_step(pre, states).leaving)
+                    place = pre[:, :, reads]
+                    place += (entering @ matrix).reshape(place.shape)
+                states = list(cell.new_step(pre, states, weights.elementwise_by_name(cell)).leaving)
                 outputs.append(states[0])
             below = np.stack(outputs)
         w_hy, b_y = network.packed(part)[-2:]

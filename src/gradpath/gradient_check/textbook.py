@@ -109,14 +109,16 @@ class Textbook:
             found.insert(0, self.layer(layer, weights[layer].h, direct))
             if layer:
                 direct = Stepwise(np.zeros((*top.shape[:-1], weights[layer].x.shape[0])), found[0].delta.exponent)
-                columns = _columns(weights[layer].x, width)
+                columns = gate_weights(weights[layer].x, width)
                 for block, column in zip(range(*self._cell.reads_x.indices(99)), columns, strict=False):
                     direct.values += self._product(found[0].delta.values[:, :, :, block], column.T)
         return found
 
-    def layer(self, layer: int, recurrent: NDArray, direct: Stepwise, cut: bool = False) -> LayerReference:
-        """One layer that receives ``direct``; with ``cut`` nothing passes through the gates to
-        H_{t-1}.
+    def layer(
+        self, layer: int, recurrent: NDArray, direct: Stepwise, cut: bool = False, into: int = 0
+    ) -> LayerReference:
+        """One layer that receives ``direct`` at the state of index ``into``; with ``cut`` nothing
+        passes through the gates to the past.
         """
         cell, of = self._cell, self._derivatives[layer]
         cut = cut or cell.truncated
@@ -126,10 +128,11 @@ class Textbook:
         of_parts = np.zeros((2, steps), int)
         delta = np.zeros((2, steps, batch, blocks, width))
         exponents, to_carrier = np.zeros(steps, int), np.ones((2, steps, batch, width))
-        columns = _columns(recurrent, width)
+        columns = gate_weights(recurrent, width)
         carried, exponent = np.zeros((kept, 2, batch, width)), int(direct.exponent[-1])
+        past = carried[carrier].copy()
         for t in reversed(range(steps)):
-            sent, past = np.zeros((2, batch, width)), carried[carrier].copy()
+            sent = np.zeros((2, batch, width))
             if t + 1 < steps and not cut:
                 for block, column in zip(range(*cell.reads_h.indices(99)), columns, strict=False):
                     sent += self._product(delta[:, t + 1, :, block], column.T)
@@ -141,20 +144,25 @@ class Textbook:
             if arriving.any():
                 common = max(exponent if carried.any() else -(2**40), int(direct.exponent[t]))
                 carried = np.ldexp(carried, max(exponent - common, -5000))
-                carried[0] += np.ldexp(arriving, max(int(direct.exponent[t]) - common, -5000))
+                carried[into] += np.ldexp(arriving, max(int(direct.exponent[t]) - common, -5000))
                 exponent = common
             size = _size(carried)
             carried, exponent = np.ldexp(carried, -size), exponent + size
             exponents[t] = exponent
             both = of.at(t)
-            ratios = np.array([self._ratios(one) for one in both])
+            whole = both if cut else of.with_elementwise(both)
+            ratios = np.array([self._ratios(one) for one in whole])
             if carrier:
-                to_carrier[:, t] = ratios[:, carrier - 1]
+                held = ratios if whole is both else np.array([self._ratios(one) for one in both])
+                to_carrier[:, t] = held[:, carrier - 1]
             states[:, :, t] = carried
             for s in range(1, kept):  # total: with what it gives to H in the same step
                 states[s, :, t] += carried[0] * ratios[:, s - 1]
-            entered = np.einsum("zoibh,ozbh->izbh", both, carried)
+            entered = np.einsum("zoibh,ozbh->izbh", whole, carried)
             delta[:, t] = np.moveaxis(entered[:blocks], 0, -2)
+            past = entered[blocks + carrier].copy()
+            if whole is not both:  # of the carrier's total adjoint, what comes outside the gates
+                past = both[:, carrier, blocks + carrier] * states[carrier, :, t]
             carried = entered[blocks:]
         names = cell.states
         return LayerReference(
@@ -203,9 +211,10 @@ def _size(values: NDArray) -> int:
     return int(np.frexp(largest)[1]) if 0 < largest < np.inf else 0
 
 
-def _columns(matrix: NDArray, width: int) -> list[NDArray]:
+def gate_weights(matrix: NDArray, width: int) -> list[NDArray]:
     """The blocks' own weights (K, H) of a packed matrix (K, n·H), in float64."""
-    return [part.astype(np.float64) for part in np.split(matrix, matrix.shape[1] // width, axis=1)]
+    wide = matrix.astype(np.float64)
+    return [wide[:, start : start + width] for start in range(0, matrix.shape[1], width)]
 
 
 def total(steps: Stepwise) -> tuple[NDArray, int]:

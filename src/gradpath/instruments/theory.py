@@ -117,7 +117,7 @@ def _carousel(network: Network, trace: Trace, layer: int) -> dict[str, NDArray]:
     """
     cell, last = network.cell, int(trace.tape.scored[-1])
     weights = list(network.layer_weights(trace.tape.theta[None].astype(np.float64)))[layer]
-    at_bias = bptt.LayerWeights(np.zeros_like(weights.x), np.zeros_like(weights.h), weights.b)
+    at_bias = weights.only_biases()
     step = bptt.forward(cell, at_bias, np.zeros((1, 1, 1, weights.x.shape[1])), Workspace())
     gate = np.broadcast_to(cell.carrier_gain(step), (1, 1, 1, cell.hidden_size))[0, 0, 0]
     line = np.full(trace.tape.length, -np.inf)
