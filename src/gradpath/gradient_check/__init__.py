@@ -27,8 +27,8 @@ from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Batch
 from gradpath.core.trace import Trace
 from gradpath.gradient_check import cases, declared, training
-from gradpath.gradient_check.columns import whole
-from gradpath.gradient_check.findings import ALLOWED, Findings, Row, exactly, merged, of_adjoint, place, table
+from gradpath.gradient_check.columns import total_gradient
+from gradpath.gradient_check.findings import ALLOWED, Findings, Row, adjoint_errors, certain, merged, place, table
 from gradpath.gradient_check.recorded import errors
 from gradpath.gradient_check.reference import Reference
 from gradpath.gradient_check.textbook import Stepwise
@@ -55,33 +55,33 @@ def every_case(experiment: Experiment) -> Iterator[tuple[str, list[Row]]]:
         rows += findings.rows
     for dtype in types:
         yield f"as asked, {dtype.name}", rows
-        rows += as_asked(experiment, dtype).rows
+        rows += full_size(experiment, dtype).rows
         yield f"past the band, {dtype.name}", rows
-        for findings in past_the_band(experiment, dtype):
+        for findings in rescaled(experiment, dtype):
             rows += findings.rows
     yield "", rows
 
 
 def small(experiment: Experiment) -> Iterator[Findings]:
     """Two seeds side by side, the first with differences and every instrument."""
-    made = cases.small(experiment)
-    first, beside = watched(replace(made, instruments=_every_instrument(made)), seeds=2)
+    case = cases.small(experiment)
+    first, second = watched(replace(case, instruments=_readable_instruments(case)), seeds=2)
     yield compare(first, "small, float64", differences=True)
-    plain = {name: read for name, read in beside.measurements.items() if name in PLAIN}
-    yield compare(replace(beside, measurements=plain), "small, float64, a second seed")
+    plain = {name: reading for name, reading in second.measurements.items() if name in PLAIN}
+    yield compare(replace(second, measurements=plain), "small, float64, a second seed")
 
 
-def as_asked(experiment: Experiment, dtype: Dtype) -> Findings:
+def full_size(experiment: Experiment, dtype: Dtype) -> Findings:
     """The experiment's own layers, H, B and instruments."""
-    made, times = cases.as_asked(replace(experiment, train=replace(experiment.train, dtype=dtype)))
-    with cases.as_if_longer(times):
-        (watch,) = watched(made, seeds=1)
+    case, times = cases.full_size(replace(experiment, train=replace(experiment.train, dtype=dtype)))
+    with cases.scaled_chunks(times):
+        (watch,) = watched(case, seeds=1)
         return compare(watch, f"as asked, {dtype.name}")
 
 
-def past_the_band(experiment: Experiment, dtype: Dtype) -> Iterator[Findings]:
+def rescaled(experiment: Experiment, dtype: Dtype) -> Iterator[Findings]:
     """Few units, and so many steps that the adjoint is rescaled."""
-    for name, network, theta, batch in cases.past_the_band(experiment, dtype):
+    for name, network, theta, batch in cases.rescaled(experiment, dtype):
         yield compare(_pass(network, theta, batch), name)
 
 
@@ -101,7 +101,7 @@ def _pass(network: Network, theta: NDArray, batch: Batch) -> Watch:
         tape = network.forward(theta, batch)
         network.backward(theta, network.forward(theta, batch))  # the second pass is checked: it must not add to it
         trace = network.backward(theta, tape)
-        instruments = {name: cls() for name, cls in _known().items() if name in PLAIN}
+        instruments = {name: cls() for name, cls in _instruments().items() if name in PLAIN}
         return Watch(network, trace, instruments, measured(instruments, network, trace))
 
 
@@ -109,22 +109,22 @@ PLAIN = ("param_grad_norm", "state_grad_norm", "grad_norm", "node_grad_norm", "p
 """The instruments that read what a pass has found, and compute little."""
 
 
-def _known() -> dict[str, type[Instrument]]:
-    found: dict[str, type[Instrument]] = discover(Instrument)  # type: ignore[type-abstract]
-    return found
+def _instruments() -> dict[str, type[Instrument]]:
+    instruments: dict[str, type[Instrument]] = discover(Instrument)  # type: ignore[type-abstract]
+    return instruments
 
 
-def _every_instrument(experiment: Experiment) -> dict[str, Instrument]:
+def _readable_instruments(experiment: Experiment) -> dict[str, Instrument]:
     """All there are that can read the network, those of the experiment as they are set."""
     network = experiment.network
-    found = {}
-    for name, cls in _known().items():
+    readable = {}
+    for name, cls in _instruments().items():
         try:
-            (one := cls()).check(network)
+            (instrument := cls()).check(network)
         except SettingError:
             continue
-        found[name] = one
-    return found | experiment.instruments
+        readable[name] = instrument
+    return readable | experiment.instruments
 
 
 def compare(watch: Watch, case: str, differences: bool = False, rng: Generator | None = None) -> Findings:
@@ -134,16 +134,16 @@ def compare(watch: Watch, case: str, differences: bool = False, rng: Generator |
     findings = Findings(case, ALLOWED[str(tape.outputs.dtype)])
     with np.errstate(all="ignore"):
         # A tape of its own, which no backward pass has touched.
-        own = network.forward(tape.theta.astype(tape.outputs.dtype), tape.batch.astype(tape.outputs.dtype.type))
-        if not np.isfinite(own.loss):
-            findings.add("nothing compared: the loss is not finite", exactly(0.0))
+        fresh = network.forward(tape.theta.astype(tape.outputs.dtype), tape.batch.astype(tape.outputs.dtype.type))
+        if not np.isfinite(fresh.loss):
+            findings.add("nothing compared: the loss is not finite", certain(0.0))
             return findings
-        reference = Reference(network, own)
-        declared.forward(own, reference, findings)
+        reference = Reference(network, fresh)
+        declared.forward(fresh, reference, findings)
         if tape.theta.dtype != tape.outputs.dtype:  # a second pass in float64, of what the first one's loss sends back
             wide = network.forward(tape.theta, tape.batch)
             reference = Reference(
-                network, replace(wide, outputs=own.outputs, loss=own.loss, loss_gradient=own.loss_gradient)
+                network, replace(wide, outputs=fresh.outputs, loss=fresh.loss, loss_gradient=fresh.loss_gradient)
             )
         declared.check(reference, findings)
         _adjoints(trace, reference, findings)
@@ -153,14 +153,14 @@ def compare(watch: Watch, case: str, differences: bool = False, rng: Generator |
             _differences(network, trace, rng or np.random.default_rng(0), findings)
             findings.case = case
         _totals(trace, reference, findings)
-        for name, read in watch.measurements.items():
+        for name, reading in watch.measurements.items():
             if name in watch.differs:
-                findings.add(f"{name}, read again", exactly(np.inf))
-            if isinstance(read, Exception):
-                findings.add(name, exactly(np.inf), part=str(read).splitlines()[0])
+                findings.add(f"{name}, read again", certain(np.inf))
+            if isinstance(reading, Exception):
+                findings.add(name, certain(np.inf), part=str(reading).splitlines()[0])
                 continue
-            part, found = errors(reference, trace, watch.instruments[name], read)
-            findings.add(name, found, 0 if network.layers == 1 else None, part, carried=False)
+            part, column_errors = errors(reference, trace, watch.instruments[name], reading)
+            findings.add(name, column_errors, 0 if network.layers == 1 else None, part, carried=False)
         training.check(watch, reference, findings)
     return findings
 
@@ -168,17 +168,17 @@ def compare(watch: Watch, case: str, differences: bool = False, rng: Generator |
 def _adjoints(trace: Trace, reference: Reference, findings: Findings) -> None:
     """The total and the direct derivatives of every state, and those of the pre-activations."""
     cell = reference.cell
-    for layer, found in enumerate(reference.layers):
+    for layer, layer_reference in enumerate(reference.layers):
         prefix = reference.network.prefix(layer)
         hidden = prefix + cell.states[0]
-        findings.add(f"∂⁺L/∂{hidden}", of_adjoint(trace.direct[hidden], found.direct), layer)
-        for name, value in found.states.items():
-            findings.add(f"∂L/∂{prefix}{name}", of_adjoint(trace.states[prefix + name], value), layer)
+        findings.add(f"∂⁺L/∂{hidden}", adjoint_errors(trace.direct[hidden], layer_reference.direct), layer)
+        for name, value in layer_reference.states.items():
+            findings.add(f"∂L/∂{prefix}{name}", adjoint_errors(trace.states[prefix + name], value), layer)
         for block, name in enumerate(cell.blocks):
             claim = trace.deltas[layer]
-            own = Scaled(claim.array[..., block, :], claim.exponent)
-            expected = Stepwise(found.delta.values[..., block, :], found.delta.exponent)
-            findings.add(f"∂L/∂{prefix}a", of_adjoint(own, expected), layer, f"a_{name}")
+            claimed = Scaled(claim.array[..., block, :], claim.exponent)
+            expected = Stepwise(layer_reference.delta.values[..., block, :], layer_reference.delta.exponent)
+            findings.add(f"∂L/∂{prefix}a", adjoint_errors(claimed, expected), layer, f"a_{name}")
 
 
 def _gradients(trace: Trace, reference: Reference, findings: Findings) -> None:
@@ -186,11 +186,11 @@ def _gradients(trace: Trace, reference: Reference, findings: Findings) -> None:
     claims = {name: (factor, block) for factor in trace.factors for block, name in enumerate(factor.names)}
     for layer, name, expected in reference.gradients():
         factor, block = claims[name]
-        found, exponent = np.zeros_like(expected.values[0]), np.zeros(len(expected.exponent), int)
+        claimed, exponent = np.zeros_like(expected.values[0]), np.zeros(len(expected.exponent), int)
         for rows, step in factor.per_step():
-            found[factor.times[rows]] = step.array[:, block].reshape(-1, *found.shape[1:])
+            claimed[factor.times[rows]] = step.array[:, block].reshape(-1, *claimed.shape[1:])
             exponent[factor.times[rows]] = step.exponent[:, 0]
-        findings.add(name, of_adjoint(Scaled(found, exponent), expected), layer)
+        findings.add(name, adjoint_errors(Scaled(claimed, exponent), expected), layer)
 
 
 def _differences(network: Network, trace: Trace, rng: Generator, findings: Findings) -> None:
@@ -201,11 +201,11 @@ def _differences(network: Network, trace: Trace, rng: Generator, findings: Findi
         steps = assembled(factor, tape.length)
         for block, name in enumerate(factor.names):
             layer = layers.get(name.rpartition("/")[0] + "/" * ("/" in name), network.layers - 1)
-            found = [
+            deviations = [
                 _by_differences(network, tape.theta, tape.batch, name, t, steps.array[t, block], exponent, rng)
                 for t, exponent in enumerate(steps.exponent.tolist())
             ]
-            findings.add(name, exactly(found), layer)
+            findings.add(name, certain(deviations), layer)
 
 
 def _by_differences(
@@ -230,10 +230,10 @@ def _by_differences(
     best, base = np.inf, abs(loss(0.0))
     for difference, step in product((central_difference, forward_difference), STEPS):
         blind = 64 * float(np.finfo(np.float64).eps) * max(1.0, base) / step / ALLOWED["float64"]
-        found = [difference(loss, step)]
+        slopes = [difference(loss, step)]
         if difference is forward_difference:  # and backward: nearly at a corner, one of them stays on its side
-            found.append(difference(loss, -step))
-        best = min(best, *(float(abs(one - claim) / (size + blind)) for one in found))
+            slopes.append(difference(loss, -step))
+        best = min(best, *(float(abs(slope - claim) / (size + blind)) for slope in slopes))
         if best <= ALLOWED["float64"] / 10:
             break
     return best
@@ -245,10 +245,10 @@ def _totals(trace: Trace, reference: Reference, findings: Findings) -> None:
         for block, name in enumerate(names):
             values, exponent = reference.totals[name]
             expected = Stepwise(values.reshape(2, 1, -1), np.array([exponent]))
-            own = Scaled(claim.array[..., block, :].reshape(1, -1), np.reshape(claim.exponent, 1))
-            findings.add("Σ_t ∂L/∂θ_t, each parameter", of_adjoint(own, expected).largest, part=name)
-    values, exponent = whole(reference, trace)
+            claimed = Scaled(claim.array[..., block, :].reshape(1, -1), np.reshape(claim.exponent, 1))
+            findings.add("Σ_t ∂L/∂θ_t, each parameter", adjoint_errors(claimed, expected).largest, part=name)
+    values, exponent = total_gradient(reference, trace)
     claim = trace.gradient.scaled
-    own = Scaled(claim.array[None], np.reshape(claim.exponent, 1))
+    claimed = Scaled(claim.array[None], np.reshape(claim.exponent, 1))
     expected = Stepwise(values[:, None], np.array([exponent]))
-    findings.add("Σ_t ∂L/∂θ_t, end to end", of_adjoint(own, expected).largest)
+    findings.add("Σ_t ∂L/∂θ_t, end to end", adjoint_errors(claimed, expected).largest)

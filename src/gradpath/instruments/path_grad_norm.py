@@ -79,16 +79,16 @@ def one_step(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, 
     # Row t holds what step t+1 sends back; at T nothing follows.
     exponent = np.zeros(carried.exponent.shape, np.int32)
     exponent[:-1] = carried.exponent[1:]
-    sent = np.zeros(shape)
-    np.multiply(highway[1:], carried.array[1:], out=sent[:-1], dtype=np.float64)
-    yield "highway", Scaled(sent, exponent)
+    part = np.zeros(shape)
+    np.multiply(highway[1:], carried.array[1:], out=part[:-1], dtype=np.float64)
+    yield "highway", Scaled(part, exponent)
     weights = _weights(network, trace, layer).h[0].reshape(cell.hidden_size, -1, cell.hidden_size)
     for index, block in enumerate(list(cell.blocks)[cell.reads_h]):
-        sent = np.zeros(shape)
+        part = np.zeros(shape)
         for rows in chunks(0 if cell.truncated else steps - 1, delta.array[0].size):
             arriving = delta.array[1:][rows, :, cell.reads_h.start + index].astype(np.float64)
-            sent[rows] = arriving @ weights[:, index].T * to_carrier[rows]
-        yield cell.paths[block], Scaled(sent, exponent)
+            part[rows] = arriving @ weights[:, index].T * to_carrier[rows]
+        yield cell.paths[block], Scaled(part, exponent)
     direct = trace.direct[prefix + cell.output]
     yield "direct", Scaled(np.multiply(direct.array, to_carrier, dtype=np.float64), direct.exponent)
 
@@ -127,7 +127,7 @@ def _weights(network: Network, trace: Trace, layer: int) -> bptt.LayerWeights:
 def _cosine(part: Scaled, total: Scaled) -> NDArray:
     """(T,); beyond ±1 there is rounding only."""
     runs = chunks(len(part.array), part.array[0].size)
-    cosines = [np.vecdot(*(_unit(of.steps(rows).aligned_by_step) for of in (part, total))) for rows in runs]
+    cosines = [np.vecdot(*(_unit(adjoint.steps(rows).aligned_by_step) for adjoint in (part, total))) for rows in runs]
     return np.clip(np.concatenate(cosines), -1, 1)
 
 

@@ -115,12 +115,12 @@ def _refusing(name: str) -> Iterator[None]:
     except DamagedError as error:
         raise DamagedError(f"damaged artifact: {name} {error}") from None
     except Exception as error:
-        raise DamagedError(f"damaged artifact: {name} cannot be read: {_said(error)}") from error
+        raise DamagedError(f"damaged artifact: {name} cannot be read: {_error_text(error)}") from error
 
 
-def _said(error: Exception) -> str:
-    said = str(error).strip().split("\n")[0]
-    return printable(f"{type(error).__name__}: {said}" if said else type(error).__name__, 200)
+def _error_text(error: Exception) -> str:
+    message = str(error).strip().split("\n")[0]
+    return printable(f"{type(error).__name__}: {message}" if message else type(error).__name__, 200)
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -155,7 +155,7 @@ def _arrays(path: Path) -> dict[str, NDArray]:
     """
     if path.stat().st_size > LARGEST_ARRAYS:
         raise DamagedError(f"is larger than {LARGEST_ARRAYS >> 30} GiB")
-    found: dict[str, NDArray] = {}
+    arrays: dict[str, NDArray] = {}
     with _Listed(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
         file.largest = LARGEST_ARRAYS
         members = archive.infolist()
@@ -165,10 +165,10 @@ def _arrays(path: Path) -> dict[str, NDArray]:
             raise DamagedError("declares more than it holds")
         for member in members:
             name = member.filename.removesuffix(".npy")
-            if name in found:
+            if name in arrays:
                 raise DamagedError(f"holds {printable(name, 80)} twice")
-            found[name] = _array(archive, member)
-    return found
+            arrays[name] = _array(archive, member)
+    return arrays
 
 
 class _Listed(io.BufferedReader):
