@@ -21,7 +21,7 @@ from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
 from gradpath.core.trace import Gradient, Measurement, Trace
 from gradpath.engine.workspace import Workspace
-from gradpath.gradient_check import Row, full_size, place, rescaled, small
+from gradpath.gradient_check import Row, comparison, full_size, place, rescaled, small
 from gradpath.instruments import Instrument, param_grad_norm
 from gradpath.instruments import reach as reach_module
 from gradpath.instruments.clipping_ledger import ClippingLedger
@@ -72,7 +72,7 @@ def wrong(*overrides: str, reads: Collection[str] = ()) -> list[Row]:
         return {name: one for name, one in every(experiment).items() if name not in EXPENSIVE - {*reads}}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradient_check, "_differences", lambda *_: None)  # they are what test_check.py tries
+        patch.setattr(comparison, "_differences", lambda *_: None)  # they are what test_check.py tries
         patch.setattr(gradient_check, "_readable_instruments", cheap)
         return wrong_in(small(composed(*LITTLE, *overrides)))
 

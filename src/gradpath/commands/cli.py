@@ -169,8 +169,8 @@ def check(arguments: list[str]) -> int:
     rows: list[checking.Row] = []
     print(f"{experiment.title}: {checking.cases.sizes(experiment)}")
     with threadpool_limits(1, "blas"):
-        for case, found in checking.every_case(experiment):
-            rows = found
+        for case, reported in checking.every_case(experiment):
+            rows = reported
             if case and sys.stderr.isatty():
                 print(f"\r\x1b[2Kchecking: {case} …", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():

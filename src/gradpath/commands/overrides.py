@@ -27,7 +27,7 @@ def read(overrides: Sequence[str]) -> list[str]:
     for override in ready:
         parsed = parse(override)
         if parsed.is_sweep_override():
-            raise ConfigError(f"{override}: {_several(override, parsed)}")
+            raise ConfigError(f"{override}: {_multiple_values(override, parsed)}")
         _check(override, parsed, ready)
     return ready
 
@@ -85,7 +85,7 @@ def _as_text(override: str) -> str:
     return f'{key}="{value}"' if number else override
 
 
-def _several(override: str, parsed: Override) -> str:
+def _multiple_values(override: str, parsed: Override) -> str:
     """What to say where several values are given and one is meant."""
     if (key := str(parsed.key_or_group)) in TEXT and not key.startswith("tracking."):
         return f"must be a single value; a comma in it goes into quotes: '{key}=\"…\"'"

@@ -51,13 +51,13 @@ def forward(tape: Tape, reference: Reference, findings: Findings) -> None:
         enters = layer_tape.states[cell.states[0]][:-1]
         steps, batch = layer_tape.pre.shape[:2]
         pre, size = (np.empty((steps, batch, len(cell.blocks), width)) for _ in range(2))
-        for out, change in ((pre, np.positive), (size, np.abs)):
+        for result, change in ((pre, np.positive), (size, np.abs)):
             x, h, w_x, w_h, b = (
                 change(v.astype(np.float64)) for v in (inputs, enters, weights.x, weights.h, weights.b)
             )
-            out[:] = b.reshape(-1, width)
-            out[:, :, cell.reads_x] += (x @ w_x).reshape(steps, batch, -1, width)
-            out[:, :, cell.reads_h] += (h @ w_h).reshape(steps, batch, -1, width)
+            result[:] = b.reshape(-1, width)
+            result[:, :, cell.reads_x] += (x @ w_x).reshape(steps, batch, -1, width)
+            result[:, :, cell.reads_h] += (h @ w_h).reshape(steps, batch, -1, width)
         error = np.abs(layer_tape.pre - pre) / np.maximum(size, np.finfo(layer_tape.pre.dtype).tiny)
         findings.add("a_t = X_t W + H_{t-1} W + b", certain(_largest(error)), layer)
         derivative, errors = reference.derivatives[layer], []

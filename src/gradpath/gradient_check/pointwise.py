@@ -186,8 +186,8 @@ def _agrees(f: Callable[[float], NDArray], derivative: NDArray) -> tuple[bool, N
     deviation = np.abs(difference - derivative)
     close = deviation <= 1e-6 * np.abs(difference) + 10 * error + 1e-9
     if not close.all():
-        start, (ahead, behind) = f(0.0), (f(SIDE), f(-SIDE))
-        sides = np.array([(ahead - start) / SIDE, (start - behind) / SIDE])
+        start, (forward, backward) = f(0.0), (f(SIDE), f(-SIDE))
+        sides = np.array([(forward - start) / SIDE, (start - backward) / SIDE])
         close |= (np.abs(sides - derivative) <= 1e-4 * (1 + np.abs(derivative))).any(axis=0)
     return bool(close.all()), difference
 

@@ -149,17 +149,19 @@ class LongHand(Network):
     """Can the derivative of the cell's step be taken by a complex step?"""
 
     def _adjoints(
-        self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[readout.OutputAdjoint], workspace: Workspace
+        self,
+        thetas: NDArray,
+        layers: Sequence[LayerTape],
+        output_adjoints: Sequence[readout.OutputAdjoint],
+        workspace: Workspace,
     ) -> tuple[list[LayerAdjoint], list[Scaled]]:
         """In the place of the layers' own BPTT."""
-        tapes, (output_adjoint,) = [layer.seed(0) for layer in layers], sent
+        tapes, (adjoint,) = [layer.seed(0) for layer in layers], output_adjoints
         derivatives = [Derivative(self.cell, layer, self.exact) for layer in tapes]
-        book = Textbook(self.cell, tapes, derivatives, output_adjoint.gradient.array.dtype)
-        outputs = np.ldexp(
-            output_adjoint.gradient.array[:, 0].astype(np.float64), output_adjoint.gradient.exponent[:, 0, :, None]
-        )
+        book = Textbook(self.cell, tapes, derivatives, adjoint.gradient.array.dtype)
+        outputs = np.ldexp(adjoint.gradient.array[:, 0].astype(np.float64), adjoint.gradient.exponent[:, 0, :, None])
         references = book.stack(
-            list(self.layer_weights(thetas[0])), self.packed(thetas[0])[-2], output_adjoint.scored, outputs
+            list(self.layer_weights(thetas[0])), self.packed(thetas[0])[-2], adjoint.scored, outputs
         )
 
         def scaled(value: Stepwise) -> Scaled:

@@ -105,15 +105,15 @@ def whole_lag(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str,
     tape, cell = trace.tape.layers[layer].with_seed_axis(), network.cell
     received = trace.direct[network.prefix(layer) + cell.output]
     weights, delta = _weights(network, trace, layer), trace.deltas[layer]
-    through = np.zeros_like(received.array)
+    from_gates = np.zeros_like(received.array)
     exponent = np.zeros_like(delta.exponent)
     if not cell.truncated:
         for rows in chunks(trace.tape.length - 1, delta.array[0].size):
             to_h = delta.array[1:][rows, :, cell.reads_h]
-            through[rows] = to_h.reshape(*to_h.shape[:2], -1) @ weights.h[0].T
+            from_gates[rows] = to_h.reshape(*to_h.shape[:2], -1) @ weights.h[0].T
         exponent[:-1] = delta.exponent[1:]
     workspace = network.workspace()
-    for name, arriving in (("carousel", received), ("rest", Scaled(through, exponent))):
+    for name, arriving in (("carousel", received), ("rest", Scaled(from_gates, exponent))):
         source = Scaled(arriving.array[:, None], arriving.exponent[:, None])
         adjoint = backward(cell, weights, tape, source, truncate=True, workspace=workspace)
         yield name, adjoint.states[cell.carrier].seed(0)

@@ -1,20 +1,15 @@
-"""Reads runs back from MLflow: the one module that does."""
+"""Finds runs and sweeps in MLflow, and reads them back."""
 
 import re
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from numpy.typing import NDArray
-
-from gradpath.core.roles import Roles
 from gradpath.schema.text import printable
-from gradpath.tracking import artifact, declarations, plan, store
-from gradpath.tracking.artifact import DamagedError, Series
+from gradpath.tracking import plan, store
+from gradpath.tracking.artifact import Series
+from gradpath.tracking.decoding import DamagedError
+from gradpath.tracking.stored_run import Run, read_run, run_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,40 +21,6 @@ __all__ = ["NothingFinishedError", "Run", "Series", "Sweep", "load", "newest_swe
 
 class NothingFinishedError(store.StoreError):
     """The store holds no finished run of what was asked for."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its identity, its resolved configuration, and everything that was measured.
-    All its text is printable, whatever the store holds.
-    """
-
-    run_id: str
-    name: str
-    arm: str
-    config: dict[str, Any]
-    tags: dict[str, str]
-    lag: NDArray
-    loss: Series
-    evaluation: Series
-    series: dict[str, Series]
-    chance_loss: float
-    longest_lag: int
-    """Of the task: from the first input that matters to the output that needs it."""
-    roles: Roles
-    """What the cell declares of itself: its parameters' roles, its carrier, what keeps it, how it
-    is drawn.
-    """
-
-    @property
-    def seed(self) -> int:
-        return int(self.config["seed"])
-
-    @property
-    def diverged_at(self) -> int | None:
-        """The training step at which loss or gradient stopped being finite."""
-        step = self.tags.get("diverged_at_step")
-        return int(step) if step is not None else None
 
 
 @dataclass
@@ -139,11 +100,11 @@ def sweep(uri: str | None, experiment: str, sweep_id: str) -> Sweep:
         elif run.info.status == "FINISHED":
             finished.add(point)
             try:
-                content.runs.append(_read(client, run, point))
+                content.runs.append(read_run(client, run, point))
             except DamagedError as error:
                 damaged.append((point, f"{_described(run)}: {error}"))
         else:
-            begun[point] = _name(run) + (" (still running)" if run.info.status == "RUNNING" else "")
+            begun[point] = run_name(run) + (" (still running)" if run.info.status == "RUNNING" else "")
     content.runs.sort(key=lambda run: (run.arm, run.seed))
     content.planned, damaged_plans = plan.read(mlflow_experiment.tags if mlflow_experiment else {}, sweep_id)
     content.passed_over += damaged_plans
@@ -162,7 +123,7 @@ def outcomes(uri: str | None, experiment: str, sweep_id: str) -> list[tuple[str,
     """(name, status, tags) of every run of a sweep, oldest first."""
     client = store.connect(uri, create=False)
     runs = sorted(_search(client, _active(client, experiment), sweep_id), key=lambda run: run.info.start_time or 0)
-    return [(_name(run), run.info.status, dict(run.data.tags)) for run in runs]
+    return [(run_name(run), run.info.status, dict(run.data.tags)) for run in runs]
 
 
 def _active(client: "MlflowClient", name: str) -> "MlflowExperiment | None":
@@ -195,66 +156,5 @@ def _identity(run: "MlflowRun") -> str | None:
     return point if re.fullmatch(r"[0-9a-f]{12}", point) and run.data.tags.get("sweep_id") else None
 
 
-def _name(run: "MlflowRun") -> str:
-    return printable(run.info.run_name or "without a name", 120)
-
-
 def _described(run: "MlflowRun") -> str:
-    return f"run {_name(run)} ({printable(run.info.run_id, 40)})"
-
-
-def _read(client: "MlflowClient", run: "MlflowRun", point: str) -> Run:
-    """A finished run of ours, checked; raises DamagedError."""
-    tags = {printable(key): printable(value, 8000) for key, value in run.data.tags.items()}
-    arm = run.data.params.get("arm") or run.data.tags.get("arm")
-    if not arm:
-        raise DamagedError("it has no parameter arm")
-    step = tags.get("diverged_at_step")
-    if step is not None and not re.fullmatch(r"[0-9]{1,15}", step):
-        raise DamagedError(f"its tag diverged_at_step is {printable(step, 40)}, no step of training")
-    with _artifact(client, run, store.ARTIFACT) as path:
-        measurements = artifact.measurements(path)
-    with _artifact(client, run, "config.yaml") as path:
-        config = artifact.configuration(path, point)
-    roles = measurements.roles
-    if roles is None:
-        try:
-            readings = {name: series.names for name, series in measurements.series.items()}
-            roles = declarations.from_configuration(config["cell"], readings)
-        except Exception as error:  # of a cell's own code, or of settings that it does not take
-            raise DamagedError(f"its cell has no roles: {printable(error, 200)}") from None
-    state_norms = measurements.series.get("state_grad_norm")
-    if roles.layers != config["cell"]["layers"] or (state_norms and roles.bottom_carrier not in state_norms.names):
-        raise DamagedError("its roles are those of another cell")
-    return Run(run.info.run_id, _name(run), printable(arm, 120), config, tags, **vars(measurements) | {"roles": roles})
-
-
-@contextmanager
-def _artifact(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterator[Path]:
-    """A local path to an artifact: in place where it lies on this machine, also in a store that has
-    moved since; else a copy, for as long as it is read.
-    """
-    folder = store.local_path(run.info.artifact_uri or "")  # None for some other machine's storage (s3://…)
-    paths = [folder / name] if folder else []
-    if file := store.sqlite_file(client.tracking_uri):
-        paths.append(file.parent / "artifacts" / run.info.run_id / "artifacts" / name)
-    with tempfile.TemporaryDirectory() as scratch:
-        path = next((path for path in paths if _exists(path)), None)
-        if path is not None and not path.is_file():  # nor a device, whose copy would never end
-            raise DamagedError(f"artifact {name} is not a file")
-        if path is None:
-            try:
-                path = Path(client.download_artifacts(run.info.run_id, name, scratch))
-            except store.UnreachableError:
-                raise
-            except Exception as error:  # of MLflow, of the disk, of the client of some cloud
-                message = str(error).strip().split("\n")[0]
-                raise DamagedError(f"no artifact {name}: {printable(message, 200)}") from error
-        yield path
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a path with NUL, or too long
-        return False
+    return f"run {run_name(run)} ({printable(run.info.run_id, 40)})"

@@ -5,7 +5,6 @@ MLflow UI draws by itself: curves over the lag (metric step = lag) and over trai
 training step), parameters to group by, tags to filter by, and the resolved configuration.
 """
 
-import dataclasses
 import math
 import secrets
 import sys
@@ -24,9 +23,10 @@ from gradpath.tracking import store
 from gradpath.tracking.liveness import process_tags, pulse
 from gradpath.tracking.mlflow_metrics import Point, TrainingCurves, lag_curves, non_finite_points, non_finite_readings
 from gradpath.tracking.readings import Readings
+from gradpath.tracking.run_parameters import run_parameters
 from gradpath.tracking.summary import summary
 from gradpath.tracking.unsent import keep
-from gradpath.training.experiment import Experiment, unit_name
+from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Step
 
 FLUSH_SECONDS = 10.0
@@ -53,7 +53,7 @@ class Recorder:
         self._pending: list[Any] = []
         self._news: dict[str, str] = {}
         self._flushed = time.monotonic()
-        self._asked = self._waits = False
+        self._create_requested = self._waits = False
         self._readings = Readings(experiment)
         self._curves = TrainingCurves(experiment)
         self._left_out: list[Point] = []
@@ -134,16 +134,16 @@ class Recorder:
         if step.diverged:
             self._news |= {"diverged": "true", "diverged_at_step": str(step.step)}
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._flush_if_it_answers()
+            self._try_flush()
 
     def _create(self) -> str:
         """The id of a new run, made once however often it is asked for: an answer may be lost on
         its way.
         """
         with store.patience(0):
-            if self._asked and (run_ids := self._nameless()):
+            if self._create_requested and (run_ids := self._nameless()):
                 return run_ids[0]
-            self._asked = True
+            self._create_requested = True
             run = self.client.create_run(self.experiment_id, tags=self._tags, run_name=self.experiment.run_name)
         return str(run.info.run_id)
 
@@ -157,14 +157,7 @@ class Recorder:
         from mlflow.entities import Param, RunTag
 
         e = self.experiment
-        shown: dict[str, Any] = {"arm": e.arm, "cell": unit_name(e.cell), "task": unit_name(e.task), "T": e.task.length}
-        shown |= {"seed": e.seed} | dataclasses.asdict(e.clip)
-        for unit in (e.cell, e.task):
-            shown |= {key: value for key, value in dataclasses.asdict(unit).items() if key != "length"}
-        shown |= {"init": unit_name(e.init), "gain": e.init.gain, "optimizer": unit_name(e.optimizer)}
-        shown |= {"lr": e.optimizer.lr, "batch_size": e.train.batch_size, "steps": e.train.steps}
-        shown["dtype"] = e.train.dtype.name
-        params = [Param(k, "none" if v is None else str(getattr(v, "name", v))) for k, v in shown.items()]
+        params = [Param(k, "none" if v is None else str(getattr(v, "name", v))) for k, v in run_parameters(e).items()]
         tags = [RunTag("arm", e.arm), RunTag("diverged", "false"), RunTag("solved", "false")]
         self.client.log_batch(self.run_id, params=params, tags=tags)
         self.client.log_dict(self.run_id, e.resolved(), "config.yaml")
@@ -180,10 +173,8 @@ class Recorder:
         else:
             self._left_out.append((key, value, step))
 
-    def _flush_if_it_answers(self) -> None:
-        """Sends what is buffered while the run goes on; a store that is away or locked gets it
-        later.
-        """
+    def _try_flush(self) -> None:
+        """Sends what is buffered while the run goes on; later if the store is away or locked."""
         try:
             with store.patience(0):
                 self._flush()

@@ -160,7 +160,7 @@ def _import_mlflow() -> None:
         warnings.filterwarnings("ignore", module=r"mlflow\.")
 
     @event.listens_for(Engine, "before_cursor_execute", retval=True)
-    def _(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> tuple[str, Any]:
+    def _(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _executemany: bool) -> tuple[str, Any]:
         # MLflow lets SQLite wait for 20 s, in which Ctrl-C is not heard.
         if statement.startswith("PRAGMA busy_timeout"):
             statement = f"PRAGMA busy_timeout = {store_client.BUSY}"
