@@ -24,7 +24,7 @@ from gradpath.core.scaled import Scaled
 from gradpath.core.step import Elementwise
 from gradpath.core.trace import Gradient, Measurement, Trace
 from gradpath.engine.workspace import Workspace
-from gradpath.gradient_check import Row, as_asked, past_the_band, place, small
+from gradpath.gradient_check import Row, comparison, full_size, place, rescaled, small
 from gradpath.instruments import Instrument, param_grad_norm
 from gradpath.instruments import reach as reach_module
 from gradpath.instruments.clipping_ledger import ClippingLedger
@@ -69,14 +69,14 @@ def composed(*overrides: str) -> Experiment:
 
 def wrong(*overrides: str, reads: Collection[str] = ()) -> list[Row]:
     """What is wrong at the small size; of the instruments that compute much, ``reads`` alone."""
-    every = gradient_check._every_instrument
+    every = gradient_check._readable_instruments
 
     def cheap(experiment: Experiment) -> dict[str, Instrument]:
         return {name: one for name, one in every(experiment).items() if name not in EXPENSIVE - {*reads}}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradient_check, "_differences", lambda *_: None)  # they are what test_check.py tries
-        patch.setattr(gradient_check, "_every_instrument", cheap)
+        patch.setattr(comparison, "_differences", lambda *_: None)  # they are what test_check.py tries
+        patch.setattr(gradient_check, "_readable_instruments", cheap)
         return wrong_in(small(composed(*LITTLE, *overrides)))
 
 
@@ -217,7 +217,7 @@ def test_the_logarithm_of_what_has_an_exponent(module: object, monkeypatch: Patc
     wrap(monkeypatch, module, "log10_of_root", lambda found, square, exponent: found + 0.01 * (exponent < -60))
     experiment = composed("cell=rnn")
     assert not wrong_in(small(experiment))
-    assert {"param_grad_norm", "state_grad_norm"} & names(wrong_in(past_the_band(experiment, Dtype.float64)))
+    assert {"param_grad_norm", "state_grad_norm"} & names(wrong_in(rescaled(experiment, Dtype.float64)))
 
 
 # --- what trains ----------------------------------------------------------------------------------
@@ -425,15 +425,15 @@ def test_float32_alone(monkeypatch: Patch) -> None:
     spoil_step(monkeypatch, lambda delta: delta.dtype == np.float32)
     experiment = composed(*LITTLE)
     assert not wrong_in(small(experiment))
-    assert not wrong_in([as_asked(experiment, Dtype.float64)])
-    assert {"∂L/∂a", "param_grad_norm"} <= names(wrong_in([as_asked(experiment, Dtype.float32)]))
+    assert not wrong_in([full_size(experiment, Dtype.float64)])
+    assert {"∂L/∂a", "param_grad_norm"} <= names(wrong_in([full_size(experiment, Dtype.float32)]))
 
 
 def test_wide_layers_alone(monkeypatch: Patch) -> None:
     spoil_step(monkeypatch, lambda delta: delta.shape[-1] >= 96)
     experiment = composed("cell.hidden_size=96", "train.batch_size=3")
     assert not wrong_in(small(experiment))
-    assert {"∂L/∂a", "param_grad_norm"} <= names(wrong_in([as_asked(experiment, Dtype.float64)]))
+    assert {"∂L/∂a", "param_grad_norm"} <= names(wrong_in([full_size(experiment, Dtype.float64)]))
 
 
 def test_the_second_half_alone(monkeypatch: Patch) -> None:
@@ -448,10 +448,10 @@ def test_the_second_half_alone(monkeypatch: Patch) -> None:
     experiment = composed(
         "cell=rnn", "task.length=1000", "train.batch_size=64", "cell.hidden_size=32", "train.threads=2"
     )
-    assert not wrong_in([as_asked(experiment, Dtype.float64)])
+    assert not wrong_in([full_size(experiment, Dtype.float64)])
     monkeypatch.setattr(Workspace, "for_each", for_each)
     assert not wrong_in(small(experiment))
-    assert wrong_in([as_asked(experiment, Dtype.float64)])
+    assert wrong_in([full_size(experiment, Dtype.float64)])
 
 
 def test_the_second_run_of_steps_alone(monkeypatch: Patch) -> None:
@@ -464,10 +464,10 @@ def test_the_second_run_of_steps_alone(monkeypatch: Patch) -> None:
         return original(self, start, stop, slopes)
 
     experiment = composed("task.length=1000", "cell.hidden_size=16", "train.batch_size=32")
-    assert not wrong_in([as_asked(experiment, Dtype.float64)])
+    assert not wrong_in([full_size(experiment, Dtype.float64)])
     monkeypatch.setattr(backward.BackwardSweep, "step_views", step_views)
     assert not wrong_in(small(experiment))
-    assert "∂L/∂a" in names(wrong_in([as_asked(experiment, Dtype.float64)]))
+    assert "∂L/∂a" in names(wrong_in([full_size(experiment, Dtype.float64)]))
 
 
 @pytest.mark.parametrize("overrides", [["cell=rnn"], ["cell=lstm"], ["cell=gru"]])
@@ -483,14 +483,14 @@ def test_rescaling(overrides: list[str], monkeypatch: Patch) -> None:
     monkeypatch.setattr(backward, "renormalise", rescale)
     experiment = composed(*overrides)
     assert not wrong_in(small(experiment))
-    assert {"∂L/∂H", "state_grad_norm"} <= names(wrong_in(past_the_band(experiment, Dtype.float64)))
+    assert {"∂L/∂H", "state_grad_norm"} <= names(wrong_in(rescaled(experiment, Dtype.float64)))
 
 
 def test_sums_under_several_exponents(monkeypatch: Patch) -> None:
     wrap(monkeypatch, weight_gradients, "_row_scales", lambda scale, *_: scale * 2)
     experiment = composed("cell=lstm")
     assert not wrong_in(small(experiment))
-    assert "Σ_t ∂L/∂θ_t, each parameter" in names(wrong_in(past_the_band(experiment, Dtype.float32)))
+    assert "Σ_t ∂L/∂θ_t, each parameter" in names(wrong_in(rescaled(experiment, Dtype.float32)))
 
 
 # --- what a cell declares -------------------------------------------------------------------------

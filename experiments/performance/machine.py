@@ -38,7 +38,7 @@ def libraries() -> dict[str, Any]:
     return {
         "blas": f"{built['name']} {built['version']}, {blas[0]['architecture']}" if blas else built["name"],
         "threads": {
-            "gradpath": min(threads.AT_MOST, threads.share(1)),
+            "gradpath": min(threads.MOST_THREADS, threads.share(1)),
             "numpy": blas[0]["num_threads"] if blas else None,
             "torch": torch.get_num_threads(),
         },

@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits
 
 from gradpath.commands import compose
 from gradpath.training.loop import train, train_seeds
-from gradpath.training.threads import chosen
+from gradpath.training.threads import thread_count
 
 SEEDS, STEPS = 16, 10
 """Seeds, and training steps of one turn."""
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="turns of each kind (5)")
     parser.add_argument("--commands", type=int, default=1, help="turns of the whole commands, which take minutes (1)")
     given = parser.parse_args()
-    rows, threads = [], chosen(compose.experiment([]), seeds=SEEDS)
+    rows, threads = [], thread_count(compose.experiment([]), seeds=SEEDS)
     print(f"{'':<20} {'thr':>3} {'arm':<5} {'H':>3} {'B':>3} {'one by one':>9} {'together':>9} ratio", flush=True)
     for shape in SHAPES:
         for what, instruments in {"step, ms": [], "step, none read, ms": ["instruments=[]"]}.items():

@@ -84,31 +84,31 @@ def one_step(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, 
     # Row t holds what step t+1 sends back; at T nothing follows.
     exponent = np.zeros(carried.exponent.shape, np.int32)
     exponent[:-1] = carried.exponent[1:]
-    sent = np.zeros(shape)
-    np.multiply(highway[1:], carried.array[1:], out=sent[:-1], dtype=np.float64)
-    yield "highway", Scaled(sent, exponent)
+    part = np.zeros(shape)
+    np.multiply(highway[1:], carried.array[1:], out=part[:-1], dtype=np.float64)
+    yield "highway", Scaled(part, exponent)
     weights = _weights(network, trace, layer)
     width, first = cell.hidden_size, cell.reads_h.start
     for gate, block in enumerate(cell.blocks):
         if block not in cell.paths:
             continue
-        sent = np.zeros(shape)
+        part = np.zeros(shape)
         if cell.blocks[block].h:
             recurrent = weights.h[0][:, (gate - first) * width :][:, :width]
             for rows in chunks(0 if cell.truncated else steps - 1, delta.array[0].size):
                 arriving = delta.array[1:][rows, :, gate].astype(np.float64)
-                sent[rows] = arriving @ recurrent.T * to_carrier[rows]
+                part[rows] = arriving @ recurrent.T * to_carrier[rows]
         of_path = exponent.copy()
         for read in cell.blocks[block].elementwise:
-            back = sent_back(network, trace, layer, gate, read)
-            reaches = back.array if read.state == cell.carrier else back.array * to_carrier
-            add_direct([sent], of_path, reaches, back.exponent)
-        yield cell.paths[block], Scaled(sent, of_path)
+            contribution = elementwise_return(network, trace, layer, gate, read)
+            reaches = contribution.array if read.state == cell.carrier else contribution.array * to_carrier
+            add_direct([part], of_path, reaches, contribution.exponent)
+        yield cell.paths[block], Scaled(part, of_path)
     direct = trace.direct[prefix + cell.output]
     yield "direct", Scaled(np.multiply(direct.array, to_carrier, dtype=np.float64), direct.exponent)
 
 
-def sent_back(network: Network, trace: Trace, layer: int, gate: int, read: Elementwise) -> Scaled:
+def elementwise_return(network: Network, trace: Trace, layer: int, gate: int, read: Elementwise) -> Scaled:
     """What a gate sends back to the state that it reads by an elementwise parameter w, at t = 1 … T
     (T, B, H) in float64: δa_{t+1} ∘ w to what enters its step, δa_t ∘ w to what leaves it; 0 where
     the cell's adjoint stops at the gates.
@@ -136,12 +136,12 @@ def whole_lag(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str,
     tape, cell = trace.tape.layers[layer].with_seed_axis(), network.cell
     received = trace.direct[network.prefix(layer) + cell.output]
     weights, delta = _weights(network, trace, layer), trace.deltas[layer]
-    through = np.zeros_like(received.array)
+    from_gates = np.zeros_like(received.array)
     exponent = np.zeros_like(delta.exponent)
     if not cell.truncated:
         for rows in chunks(trace.tape.length - 1, delta.array[0].size):
             to_h = delta.array[1:][rows, :, cell.reads_h]
-            through[rows] = to_h.reshape(*to_h.shape[:2], weights.h.shape[-1]) @ weights.h[0].T
+            from_gates[rows] = to_h.reshape(*to_h.shape[:2], weights.h.shape[-1]) @ weights.h[0].T
         exponent[:-1] = delta.exponent[1:]
     workspace = network.workspace()
 
@@ -151,12 +151,12 @@ def whole_lag(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str,
         return adjoint.states[cell.carrier].seed(0)
 
     yield "carousel", carried(received, cell.output)
-    rest = carried(Scaled(through, exponent), cell.output)
+    remainder = carried(Scaled(from_gates, exponent), cell.output)
     for gate, read in cell.elementwise:
-        back = sent_back(network, trace, layer, gate, read)
-        addend = carried(Scaled(back.array.astype(received.array.dtype), back.exponent), read.state)
-        add_direct([rest.array], rest.exponent, addend.array, addend.exponent)
-    yield "rest", rest
+        contribution = elementwise_return(network, trace, layer, gate, read)
+        addend = carried(Scaled(contribution.array.astype(received.array.dtype), contribution.exponent), read.state)
+        add_direct([remainder.array], remainder.exponent, addend.array, addend.exponent)
+    yield "rest", remainder
 
 
 def _weights(network: Network, trace: Trace, layer: int) -> bptt.LayerWeights:
@@ -167,7 +167,7 @@ def _weights(network: Network, trace: Trace, layer: int) -> bptt.LayerWeights:
 def _cosine(part: Scaled, total: Scaled) -> NDArray:
     """(T,); beyond ±1 there is rounding only."""
     runs = chunks(len(part.array), part.array[0].size)
-    cosines = [np.vecdot(*(_unit(of.steps(rows).aligned_by_step) for of in (part, total))) for rows in runs]
+    cosines = [np.vecdot(*(_unit(adjoint.steps(rows).aligned_by_step) for adjoint in (part, total))) for rows in runs]
     return np.clip(np.concatenate(cosines), -1, 1)
 
 
