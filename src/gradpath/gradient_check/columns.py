@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gradpath.core.trace import Trace
 from gradpath.gradient_check.findings import Errors, of_log10
-from gradpath.gradient_check.reference import Reference
+from gradpath.gradient_check.reference import Reference, of_size_1
 from gradpath.gradient_check.textbook import Stepwise
 from gradpath.instruments import Instrument
 
@@ -125,7 +125,8 @@ def path_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterato
 
 def parts(reference: Reference, layer: int) -> Iterator[tuple[str, Stepwise]]:
     """The split of the carrier's adjoint at t = 1 … T by the way it came over the last step, then
-    by the whole lag.
+    by the whole lag. Two small factors are multiplied when one has been brought to size 1, because
+    their product may underflow where it is a number beside its exponent.
     """
     cell, found = reference.cell, reference.layers[layer]
     exponent, width = found.delta.exponent, cell.hidden_size
@@ -134,9 +135,10 @@ def parts(reference: Reference, layer: int) -> Iterator[tuple[str, Stepwise]]:
     for block, matrix in zip(list(cell.blocks)[cell.reads_h], matrices, strict=True):
         sent = np.zeros_like(found.to_h.values)
         sent[:, :-1] = found.delta.values[:, 1:, :, list(cell.blocks).index(block)] @ matrix.T
-        shifted = np.append(exponent[1:], 0)
-        yield cell.paths[block], Stepwise(sent * found.to_carrier, shifted)
-    yield "direct", Stepwise(found.direct.values * found.to_carrier, found.direct.exponent)
+        unit, power = of_size_1(sent)
+        yield cell.paths[block], Stepwise(unit * found.to_carrier, np.append(exponent[1:], 0) + power)
+    unit, power = of_size_1(found.direct.values)
+    yield "direct", Stepwise(unit * found.to_carrier, found.direct.exponent + power)
     recurrent = reference.weights[layer].h
     for name, arriving in (("carousel", found.direct), ("rest", found.to_h)):
         yield name, reference.book.layer(layer, recurrent, arriving, cut=True).states[cell.carrier]

@@ -84,8 +84,8 @@ class Reference:
         if enters is None:
             ones = np.ones((*delta.shape[:-2], 1, delta.shape[-2]))
             return Stepwise(summed(ones, delta, self._eps, rng), exponent)
-        entered, of_enters = _of_size_1(enters.astype(np.float64).swapaxes(-1, -2)[None])
-        sent, of_delta = _of_size_1(delta)
+        entered, of_enters = of_size_1(enters.astype(np.float64).swapaxes(-1, -2)[None])
+        sent, of_delta = of_size_1(delta)
         found = summed(np.broadcast_to(entered, (2, *entered.shape[1:])), sent, self._eps, rng)
         lost = np.ldexp(SUBNORMAL * delta.shape[-2], np.clip(-of_enters - of_delta, None, 2000))
         found[1] += np.where(found[0] == 0, 0, lost[:, None, None])
@@ -114,7 +114,7 @@ class Reference:
         return [(network, network.backward(self.tape.theta, self.tape)) for network in networks]
 
 
-def _of_size_1(values: NDArray) -> tuple[NDArray, NDArray]:
+def of_size_1(values: NDArray) -> tuple[NDArray, NDArray]:
     """(·, T, …) brought to size 1 at every step, and the powers of two that it was (T,)."""
     power = np.frexp(np.abs(values[0]).max(axis=(-1, -2), initial=0))[1]
     return np.ldexp(values, -power[:, None, None]), power

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradpath.core import bptt, layer_names
 from gradpath.core.backward import backward
 from gradpath.core.network import Network
-from gradpath.core.scaled import Scaled, magnitude, shift
+from gradpath.core.scaled import ZERO_EXPONENT, Scaled, magnitude, shift
 from gradpath.core.trace import Measurement, Trace
 from gradpath.engine.partition import chunks
 from gradpath.instruments import Instrument
@@ -21,6 +21,8 @@ NOT_SHOWN = ("total", "direct", "rest")
 """What MLflow does not show: the total is ``state_grad_norm``, the others follow from what is
 shown.
 """
+UNDERFLOWS = -960
+"""A row of a product whose largest element is below 2^this may have lost digits to underflow."""
 
 
 @dataclass
@@ -87,10 +89,22 @@ def one_step(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, 
         sent = np.zeros(shape)
         for rows in chunks(0 if cell.truncated else steps - 1, delta.array[0].size):
             arriving = delta.array[1:][rows, :, cell.reads_h.start + index].astype(np.float64)
-            sent[rows] = arriving @ weights[:, index].T * to_carrier[rows]
-        yield cell.paths[block], Scaled(sent, exponent)
-    direct = trace.direct[prefix + cell.output]
-    yield "direct", Scaled(np.multiply(direct.array, to_carrier, dtype=np.float64), direct.exponent)
+            sent[rows] = arriving @ weights[:, index].T
+        yield cell.paths[block], _product(Scaled(sent, exponent), to_carrier)
+    yield "direct", _product(trace.direct[prefix + cell.output], to_carrier)
+
+
+def _product(adjoint: Scaled, factor: NDArray) -> Scaled:
+    """``adjoint`` ∘ ``factor`` in float64. A row in which it would underflow is computed again from
+    an adjoint of size 1.
+    """
+    leading = adjoint.exponent.ndim
+    product = np.multiply(adjoint.array, factor, dtype=np.float64)
+    power = magnitude(adjoint.array, leading)
+    power = np.where((magnitude(product, leading) < UNDERFLOWS) & (power > ZERO_EXPONENT), power, 0)
+    if power.any():
+        product = shift(adjoint.array.astype(np.float64), -power) * factor
+    return Scaled(product, adjoint.exponent + power)
 
 
 def whole_lag(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
