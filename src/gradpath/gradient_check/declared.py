@@ -186,9 +186,13 @@ def _nodes(of: _Layer) -> Errors:
     errors = [exactly(np.zeros(len(of.tape.pre)))]
     for name in both[0]:
         blocks = [name.lower()] if name.lower() in delta else [block for block in delta if block not in named]
-        known = {block: np.nan_to_num(both[0][name]) * slopes[block] for block in blocks}
+        node, moved = (np.nan_to_num(of_row[name]) for of_row in both)
         unknown = np.isnan(both[0][name])  # as where a cell's step does not tell ∂H_t/∂C_t
-        near = [of_values(value, np.where(unknown, np.nan, delta[block])) for block, value in known.items()]
+        near = []
+        for block in blocks:
+            value, near_value = delta[block]
+            doubt = np.abs(near_value - value) + np.abs((moved - node) * slopes[block])
+            near.append(of_values(node * slopes[block], np.where(unknown, np.nan, [value, value + doubt])))
         errors.append(min(near, key=lambda error: float(error.excess.max())))
     return worst(errors)
 

@@ -29,6 +29,10 @@ from gradpath.gradient_check.pointwise import Derivative
 LOG10_2 = float(np.log10(2.0))
 TOLD = 1e-280
 """A derivative so small says nothing of a ratio."""
+UNCERTAIN = 30
+"""Nor does one that is less than so many times its own uncertainty: 30 times that of the ratio,
+which is what ``findings.BLAME`` allows, would be the ratio itself.
+"""
 
 
 @dataclass
@@ -147,7 +151,7 @@ class Textbook:
             carried, exponent = np.ldexp(carried, -size), exponent + size
             exponents[t] = exponent
             both = of.at(t)
-            ratios = np.array([self._ratios(one) for one in both])
+            ratios = self._ratios(both)
             if carrier:
                 to_carrier[:, t] = ratios[:, carrier - 1]
             states[:, :, t] = carried
@@ -166,21 +170,24 @@ class Textbook:
             to_carrier,
         )
 
-    def _ratios(self, jacobian: NDArray) -> NDArray:
-        """∂H_t/∂s_t (k − 1, B, H) for the states s beside H: ∂H_t over ∂s_t with respect to
-        s_{t-1}, or where that does not reach s_t with respect to a pre-activation that does. NaN
-        where the step does not tell, as where s_{t-1} moves a third state too.
+    def _ratios(self, both: NDArray) -> NDArray:
+        """∂H_t/∂s_t (2, k − 1, B, H) for the states s beside H: ∂H_t over ∂s_t with respect to
+        s_{t-1}, or where that does not reach s_t, or by no more than what is uncertain of it, with
+        respect to a pre-activation that does. NaN where the step does not tell, as where s_{t-1}
+        moves a third state too.
         """
         found, blocks, kept = [], len(self._cell.blocks), len(self._cell.states)
         for s in range(1, kept):
-            ratio = np.full(jacobian.shape[2:], np.nan)
+            ratio = np.full((2, *both.shape[3:]), np.nan)
             for i in (blocks + s, *range(blocks)):
                 with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                    own = jacobian[0, i] / jacobian[s, i]
-                ratio = np.where(np.isnan(ratio) & (np.abs(jacobian[s, i]) > TOLD), own, ratio)
+                    own = both[:, 0, i] / both[:, s, i]
+                    uncertain = UNCERTAIN * np.abs(both[1, :, i] - both[0, :, i]) > np.abs(both[0, :, i])
+                tells = (np.abs(both[:, s, i]) > TOLD) & ~uncertain[s]
+                ratio = np.where(np.isnan(ratio) & tells, own, ratio)
             others = [other for other in range(1, kept) if other != s]
-            found.append(np.where(jacobian[others, blocks + s].any(axis=0), np.nan, ratio))
-        return np.array(found)
+            found.append(np.where(both[:, others, blocks + s].any(axis=1), np.nan, ratio))
+        return np.stack(found, axis=1) if found else np.empty((2, 0, *both.shape[3:]))
 
     def _product(self, delta: NDArray, matrix: NDArray) -> NDArray:
         """(2, …, K) @ (K, N), the second moved by the rounding of a sum."""
