@@ -26,6 +26,9 @@ from gradpath.instruments.credit import Credit
 from gradpath.instruments.jacobian_log_singular_values import JacobianLogSingularValues
 from gradpath.instruments.lyapunov_spectrum import LyapunovSpectrum
 
+DRAWS = 4
+"""Times that the Jacobians are moved by what is uncertain of them."""
+
 
 def clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
     """Both kinds of clipping on the textbook's gradient, as trained.
@@ -88,16 +91,20 @@ def counterfactual(reference: Reference, trace: Trace, _: Instrument) -> Iterato
                 yield f"{name}/{reference.network.prefix(layer)}{state}", norm_of(value)
 
 
-def jacobians(reference: Reference, layer: int, sequence: int, row: int) -> Iterator[NDArray]:
+def jacobians(reference: Reference, layer: int, sequence: int, draw: int) -> Iterator[NDArray]:
     """The dense ∂s_t/∂s_{t-1} (k·H, k·H) of one sequence, from the last step to the first: of [H,
-    C] by blocks, diag(∂s/∂s) and for H beside it Σ_gates diag(∂s/∂a) W_·hᵀ.
+    C] by blocks, diag(∂s/∂s) and for H beside it Σ_gates diag(∂s/∂a) W_·hᵀ. Draw 0 is the value;
+    in every other what is uncertain of each local derivative is added with a sign of its own.
     """
+    rng = np.random.default_rng(draw)
     cell, width = reference.cell, reference.cell.hidden_size
     blocks, kept = len(cell.blocks), len(cell.states)
     recurrent = reference.weights[layer].h.astype(np.float64)
     matrices = np.split(recurrent, recurrent.shape[1] // width, 1)
     for t in reversed(range(reference.tape.length)):
-        local = reference.derivatives[layer].at(t)[row][:, :, sequence]
+        local, moved = reference.derivatives[layer].at(t)[..., sequence, :]
+        if draw:
+            local = local + (moved - local) * rng.choice([-1, 1], local.shape)
         dense = np.zeros((kept, width, kept, width))
         for out in range(kept):
             for entering in range(kept):
@@ -112,16 +119,18 @@ def _of_sequences(
     reference: Reference, count: int, read: Callable[[Iterator[NDArray]], NDArray]
 ) -> Iterator[tuple[int, NDArray, NDArray]]:
     """What is read of the factors of the Jacobians' product, averaged over sequences: layer, value,
-    uncertainty.
+    uncertainty. That is the most by which any of several draws moves it: where QR has lost the
+    digits of a direction, one may happen to change nothing.
     """
     there_are = min(count, reference.tape.batch.mask.shape[1])
     for layer in range(reference.network.layers):
-        value, moved = (
-            np.mean([read(adjoint_qr(jacobians(reference, layer, b, row))) for b in range(there_are)], axis=0)
-            for row in range(2)
+        value, *moved = (
+            np.mean([read(adjoint_qr(jacobians(reference, layer, b, draw))) for b in range(there_are)], axis=0)
+            for draw in range(1 + DRAWS)
         )
         with np.errstate(invalid="ignore"):
-            yield layer, value, np.where(same(value, moved), 0, np.nan_to_num(np.abs(moved - value), nan=np.inf))
+            doubts = [np.where(same(value, m), 0, np.nan_to_num(np.abs(m - value), nan=np.inf)) for m in moved]
+        yield layer, value, np.max(doubts, axis=0)
 
 
 def lyapunov(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
@@ -145,7 +154,10 @@ def singular_values(reference: Reference, trace: Trace, instrument: Instrument) 
     for layer, value, doubt in _of_sequences(reference, instrument.sequences, read):
         for lag, row, doubts in zip(lags, value, doubt, strict=True):
             for k, (one, own) in enumerate(zip(row, doubts, strict=True), 1):
-                yield f"{reference.network.prefix(layer)}lag={lag}/sigma_{k}", Column(one, own * np.log(10), log=True)
+                yield (
+                    f"{reference.network.prefix(layer)}lag={lag}/sigma_{k}",
+                    Column(one, np.expm1(own * np.log(10)), log=True),
+                )
 
 
 def counterfactual_loss(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
