@@ -71,6 +71,18 @@ def test_what_comes_back_beside_a_loss_of_one_sequence_alone() -> None:
     assert [row.place for row in rows if not row.passed] == []
 
 
+def test_a_part_that_underflows_beside_its_exponent() -> None:
+    """Of a saturated unit both factors of a path are so small that their product is a number only
+    when one of them is scaled.
+    """
+    cell = ["cell=lstm", "cell.layers=3", "cell.hidden_size=4", "cell.forget_bias=10", "cell.ablation=no_output_gate"]
+    rest = ["task=adding", "task.length=20", "init=identity", "init.gain=300", "train.dtype=float64", "seed=355"]
+    made = compose.experiment([*cell, *rest])
+    rows = [row for findings in rescaled(made, Dtype.float64) for row in findings.rows]
+    assert rows
+    assert [row.place for row in rows if not row.passed] == []
+
+
 def drawn(rng: random.Random) -> list[str]:
     """A random configuration: any cell, ablation, depth, task, initialisation, gain, bias, clipping
     and optimiser.

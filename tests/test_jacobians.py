@@ -143,6 +143,27 @@ def test_singular_values_of_long_products_equal_mpmath(kind) -> None:
     assert expected[0] - expected[-1] > 100 * np.log(10)
 
 
+@pytest.mark.parametrize("seed", [5, 195])
+def test_a_direction_is_kept_where_its_elements_span_many_decades(seed: int) -> None:
+    """The first diagonal is how a vector grows, whose elements are right to rounding of their own
+    when it is carried back alone.
+    """
+    rng = np.random.default_rng(seed)
+    steps = [
+        10.0 ** rng.uniform(-25, 0, (4, 1)) * rng.normal(size=(4, 4)) * 10.0 ** rng.uniform(-25, 0, (1, 4))
+        if t % 2
+        else rng.normal(size=(4, 4)) * 10.0 ** rng.uniform(-40, 0, (4, 4))
+        for t in range(6)
+    ]
+    vector, expected = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0][:, 0], []
+    for step in steps:
+        vector = step.T @ vector
+        expected.append(np.log(np.linalg.norm(vector)))
+        vector /= np.linalg.norm(vector)
+    found = [np.log(factor[0, 0]) for factor in adjoint_qr(steps)]
+    np.testing.assert_allclose(sum(found), sum(expected), atol=1e-7)
+
+
 def test_close_and_equal_singular_values() -> None:
     """Orthogonal factors have one singular value many times over; a scaled one next to it tests
     every small gap.

@@ -19,6 +19,10 @@ from gradpath.core.tape import LayerTape, Tape
 
 CHUNK_ELEMENTS = 2**20
 """Elements of the arrays in which some steps' Jacobians are computed together."""
+CANCELS = 2.0**-30
+"""A pivot so much smaller than the largest element of its column: what a reflection leaves of it in
+Q would have lost that many digits.
+"""
 DEPENDENT = 1e-12
 """A diagonal of R so much smaller than its largest element is looked into: is the Jacobian
 singular?
@@ -112,14 +116,34 @@ def adjoint_qr(jacobians: Iterable[NDArray]) -> Iterator[NDArray]:
 def _sorted_qr(matrix: NDArray) -> tuple[NDArray, NDArray]:
     """Q and R, R with a positive diagonal, by way of the rows in order of size and without those
     that are 0.
+
+    Where a pivot is tiny beside its column, the rows are in the order of the largest elements of
+    the columns instead. A reflection computes its pivot's element of Q as the difference of numbers
+    of size 1, so that one of 10^-16 would have no digit; and that one is all that is left of the
+    gradient if the next Jacobian is 0 in the other directions.
     """
     size = np.abs(matrix).max(axis=1, initial=0)
     order = np.argsort(-size, kind="stable")[: np.count_nonzero(size)]
+    elements = np.abs(matrix[order])
+    largest = np.maximum.accumulate(elements[::-1])[::-1]
+    if (np.diagonal(elements) < CANCELS * np.diagonal(largest)).any():
+        order = order[_pivots(elements)]
     q, r = np.linalg.qr(matrix[order])
     sign = np.where(np.diagonal(r) < 0, -1.0, 1.0)
     basis = np.zeros((len(matrix), len(r)))
     basis[order] = q * sign
     return basis, r * sign[:, None]
+
+
+def _pivots(elements: NDArray) -> NDArray:
+    """An order of the rows in which the k-th has the largest element of column k that is left,
+    from the absolute values (m, n).
+    """
+    left, order = np.ones(len(elements), bool), []
+    for column in elements.T[: len(elements)]:
+        order.append(int(np.where(left, column, -1).argmax()))
+        left[order[-1]] = False
+    return np.array([*order, *np.flatnonzero(left)])
 
 
 def _rank(matrix: NDArray) -> int:

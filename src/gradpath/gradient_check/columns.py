@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from gradpath.core.step import Elementwise
 from gradpath.core.trace import Trace
 from gradpath.gradient_check.findings import Errors, log10_errors
-from gradpath.gradient_check.reference import Reference
-from gradpath.gradient_check.textbook import Stepwise, gate_weights
+from gradpath.gradient_check.reference import Reference, normalized
+from gradpath.gradient_check.textbook import LayerReference, Stepwise, gate_weights
 from gradpath.instruments import Instrument
 
 
@@ -126,7 +126,8 @@ def path_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterato
 
 def parts(reference: Reference, layer: int) -> Iterator[tuple[str, Stepwise]]:
     """The split of the carrier's adjoint at t = 1 … T by the way it came over the last step, then
-    by the whole lag.
+    by the whole lag. Two small factors are multiplied when one has been brought to size 1, because
+    their product may underflow where it is a number beside its exponent.
     """
     cell, layer_reference = reference.cell, reference.layers[layer]
     exponent, width = layer_reference.delta.exponent, cell.hidden_size
@@ -138,17 +139,14 @@ def parts(reference: Reference, layer: int) -> Iterator[tuple[str, Stepwise]]:
         returned = np.zeros_like(layer_reference.to_h.values)
         if block in matrices:
             returned[:, :-1] = layer_reference.delta.values[:, 1:, :, gate] @ matrices[block].T
-        shifted = np.append(exponent[1:], 0)
-        part = Stepwise(returned * layer_reference.to_carrier, shifted)
+        part = _through_output(layer_reference, Stepwise(returned, np.append(exponent[1:], 0)))
         for read in cell.blocks[block].elementwise:
             contribution = _elementwise_return(reference, layer, gate, read)
-            reaches = 1 if read.state == cell.carrier else layer_reference.to_carrier
-            part = _sum(part, Stepwise(contribution.values * reaches, contribution.exponent))
+            if read.state != cell.carrier:
+                contribution = _through_output(layer_reference, contribution)
+            part = _sum(part, contribution)
         yield cell.paths[block], part
-    yield (
-        "direct",
-        Stepwise(layer_reference.direct.values * layer_reference.to_carrier, layer_reference.direct.exponent),
-    )
+    yield "direct", _through_output(layer_reference, layer_reference.direct)
     recurrent = reference.weights[layer].h
     for name, arriving in (("carousel", layer_reference.direct), ("rest", layer_reference.to_h)):
         carried = reference.book.layer(layer, recurrent, arriving, cut=True).states[cell.carrier]
@@ -159,6 +157,12 @@ def parts(reference: Reference, layer: int) -> Iterator[tuple[str, Stepwise]]:
                 addend = reference.book.layer(layer, recurrent, contribution, cut=True, receiver=receiver)
                 carried = _sum(carried, addend.states[cell.carrier])
         yield name, carried
+
+
+def _through_output(layer_reference: LayerReference, adjoint: Stepwise) -> Stepwise:
+    """What the carrier gets of an adjoint of the output: times ∂H_t/∂C_t."""
+    unit, power = normalized(adjoint.values)
+    return Stepwise(unit * layer_reference.to_carrier, adjoint.exponent + power)
 
 
 def _elementwise_return(reference: Reference, layer: int, gate: int, read: Elementwise) -> Stepwise:

@@ -198,11 +198,14 @@ def _nodes(record: _Layer) -> Errors:
     errors = [certain(np.zeros(len(record.tape.pre)))]
     for name in twins[0]:
         blocks = [name.lower()] if name.lower() in delta else [block for block in delta if block not in named]
-        candidates = {block: np.nan_to_num(twins[0][name]) * slopes[block] for block in blocks}
+        node, moved_node = (np.nan_to_num(twin[name]) for twin in twins)
         unknown = np.isnan(twins[0][name])  # as where a cell's step does not tell ∂H_t/∂C_t
-        candidate_errors = [
-            value_errors(value, np.where(unknown, np.nan, delta[block])) for block, value in candidates.items()
-        ]
+        candidate_errors = []
+        for block in blocks:
+            value, moved_value = delta[block]
+            doubt = np.abs(moved_value - value) + np.abs((moved_node - node) * slopes[block])
+            expected = np.where(unknown, np.nan, [value, value + doubt])
+            candidate_errors.append(value_errors(node * slopes[block], expected))
         errors.append(min(candidate_errors, key=lambda error: float(error.excess.max())))
     return worst(errors)
 

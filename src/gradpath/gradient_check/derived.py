@@ -26,6 +26,9 @@ from gradpath.instruments.credit import Credit
 from gradpath.instruments.jacobian_log_singular_values import JacobianLogSingularValues
 from gradpath.instruments.lyapunov_spectrum import LyapunovSpectrum
 
+DRAWS = 4
+"""Times that the Jacobians are moved by what is uncertain of them."""
+
 
 def clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
     """Both kinds of clipping on the textbook's gradient, as trained.
@@ -88,18 +91,23 @@ def counterfactual(reference: Reference, trace: Trace, _: Instrument) -> Iterato
                 yield f"{name}/{reference.network.prefix(layer)}{state}", norm_of(value)
 
 
-def jacobians(reference: Reference, layer: int, sequence: int, row: int) -> Iterator[NDArray]:
+def jacobians(reference: Reference, layer: int, sequence: int, draw: int) -> Iterator[NDArray]:
     """The dense ∂s_t/∂s_{t-1} (k·H, k·H) of one sequence, from the last step to the first: of [H,
-    C] by blocks, diag(∂s/∂s) and for H beside it Σ_gates diag(∂s/∂a) W_·hᵀ.
+    C] by blocks, diag(∂s/∂s) and for H beside it Σ_gates diag(∂s/∂a) W_·hᵀ. Draw 0 is the value;
+    in every other what is uncertain of each local derivative is added with a sign of its own.
     """
+    rng = np.random.default_rng(draw)
     cell, width = reference.cell, reference.cell.hidden_size
     blocks, state_count = len(cell.blocks), len(cell.states)
     recurrent = reference.weights[layer].h.astype(np.float64)
     matrices = gate_weights(recurrent, width)
     for t in reversed(range(reference.tape.length)):
         derivative = reference.derivatives[layer]
-        local = derivative.jacobian(t)
-        local = (local if cell.truncated else derivative.with_elementwise(local))[row][:, :, sequence]
+        twins = derivative.jacobian(t)
+        twins = twins if cell.truncated else derivative.with_elementwise(twins)
+        local, moved = twins[..., sequence, :]
+        if draw:
+            local = local + (moved - local) * rng.choice([-1, 1], local.shape)
         dense = np.zeros((state_count, width, state_count, width))
         for leaving in range(state_count):
             for entering in range(state_count):
@@ -114,20 +122,21 @@ def _sequence_means(
     reference: Reference, count: int, read: Callable[[Iterator[NDArray]], NDArray]
 ) -> Iterator[tuple[int, NDArray, NDArray]]:
     """What is read of the factors of the Jacobians' product, averaged over sequences: layer, value,
-    uncertainty.
+    uncertainty. That is the most by which any of several draws moves it: where QR has lost the
+    digits of a direction, one may happen to change nothing.
     """
     sequences = min(count, reference.tape.batch.mask.shape[1])
     for layer in range(reference.network.layers):
-        value, moved = (
-            np.mean([read(adjoint_qr(jacobians(reference, layer, b, row))) for b in range(sequences)], axis=0)
-            for row in range(2)
+        value, *moved = (
+            np.mean([read(adjoint_qr(jacobians(reference, layer, b, draw))) for b in range(sequences)], axis=0)
+            for draw in range(1 + DRAWS)
         )
         with np.errstate(invalid="ignore"):
-            yield (
-                layer,
-                value,
-                np.where(equal_or_nan(value, moved), 0, np.nan_to_num(np.abs(moved - value), nan=np.inf)),
-            )
+            doubts = [
+                np.where(equal_or_nan(value, drawn), 0, np.nan_to_num(np.abs(drawn - value), nan=np.inf))
+                for drawn in moved
+            ]
+        yield layer, value, np.max(doubts, axis=0)
 
 
 def lyapunov(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
@@ -153,7 +162,7 @@ def singular_values(reference: Reference, trace: Trace, instrument: Instrument) 
             for k, (logarithm, uncertainty) in enumerate(zip(row, doubts, strict=True), 1):
                 yield (
                     f"{reference.network.prefix(layer)}lag={lag}/sigma_{k}",
-                    Column(logarithm, uncertainty * np.log(10), log=True),
+                    Column(logarithm, np.expm1(uncertainty * np.log(10)), log=True),
                 )
 
 

@@ -90,8 +90,8 @@ class Reference:
         if enters is None:
             ones = np.ones((*delta.shape[:-2], 1, delta.shape[-2]))
             return Stepwise(summed(ones, delta, self._eps, rng), exponent)
-        entered, entered_power = _normalized(enters.astype(np.float64).swapaxes(-1, -2)[None])
-        scaled_delta, delta_power = _normalized(delta)
+        entered, entered_power = normalized(enters.astype(np.float64).swapaxes(-1, -2)[None])
+        scaled_delta, delta_power = normalized(delta)
         product = summed(np.broadcast_to(entered, (2, *entered.shape[1:])), scaled_delta, self._eps, rng)
         underflow = np.ldexp(SUBNORMAL * delta.shape[-2], np.clip(-entered_power - delta_power, None, 2000))
         product[1] += np.where(product[0] == 0, 0, underflow[:, None, None])
@@ -99,8 +99,8 @@ class Reference:
 
     def _formed_elementwise(self, enters: NDArray, delta: NDArray, exponent: NDArray) -> Stepwise:
         """Σ_b δ ∘ s (2, T, 1, H)."""
-        entered, entered_power = _normalized(enters.astype(np.float64)[None])
-        scaled_delta, delta_power = _normalized(delta)
+        entered, entered_power = normalized(enters.astype(np.float64)[None])
+        scaled_delta, delta_power = normalized(delta)
         product = Stepwise(entered * scaled_delta, exponent + entered_power + delta_power)
         return self._formed(None, product.values, product.exponent)
 
@@ -127,7 +127,7 @@ class Reference:
         return [(network, network.backward(self.tape.theta, self.tape)) for network in networks]
 
 
-def _normalized(values: NDArray) -> tuple[NDArray, NDArray]:
+def normalized(values: NDArray) -> tuple[NDArray, NDArray]:
     """(·, T, …) brought to size 1 at every step, and the powers of two that it was (T,)."""
     power = np.frexp(np.abs(values[0]).max(axis=(-1, -2), initial=0))[1]
     return np.ldexp(values, -power[:, None, None]), power

@@ -29,6 +29,10 @@ from gradpath.gradient_check.pointwise import Derivative
 LOG10_2 = float(np.log10(2.0))
 SMALLEST_RATIO = 1e-280
 """A derivative so small says nothing of a ratio."""
+UNCERTAIN = 30
+"""Nor does one that is less than so many times its own uncertainty: 30 times that of the ratio,
+which is what ``findings.BLAME`` allows, would be the ratio itself.
+"""
 
 
 @dataclass
@@ -154,9 +158,9 @@ class Textbook:
             exponents[t] = exponent
             twins = derivative.jacobian(t)
             step_jacobian = twins if cut else derivative.with_elementwise(twins)
-            ratios = np.array([self._ratios(twin) for twin in step_jacobian])
+            ratios = self._ratios(step_jacobian)
             if carrier:
-                held = ratios if step_jacobian is twins else np.array([self._ratios(twin) for twin in twins])
+                held = ratios if step_jacobian is twins else self._ratios(twins)
                 to_carrier[:, t] = held[:, carrier - 1]
             states[:, :, t] = carried
             for s in range(1, state_count):  # total: with what it gives to H in the same step
@@ -177,21 +181,24 @@ class Textbook:
             to_carrier,
         )
 
-    def _ratios(self, jacobian: NDArray) -> NDArray:
-        """∂H_t/∂s_t (k − 1, B, H) for the states s beside H: ∂H_t over ∂s_t with respect to
-        s_{t-1}, or where that does not reach s_t with respect to a pre-activation that does. NaN
-        where the step does not tell, as where s_{t-1} moves a third state too.
+    def _ratios(self, twins: NDArray) -> NDArray:
+        """∂H_t/∂s_t (2, k − 1, B, H) for the states s beside H: ∂H_t over ∂s_t with respect to
+        s_{t-1}, or where that does not reach s_t, or by no more than what is uncertain of it, with
+        respect to a pre-activation that does. NaN where the step does not tell, as where s_{t-1}
+        moves a third state too.
         """
         ratios, blocks, state_count = [], len(self._cell.blocks), len(self._cell.states)
         for s in range(1, state_count):
-            ratio = np.full(jacobian.shape[2:], np.nan)
+            ratio = np.full((2, *twins.shape[3:]), np.nan)
             for i in (blocks + s, *range(blocks)):
                 with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                    candidate = jacobian[0, i] / jacobian[s, i]
-                ratio = np.where(np.isnan(ratio) & (np.abs(jacobian[s, i]) > SMALLEST_RATIO), candidate, ratio)
+                    candidate = twins[:, 0, i] / twins[:, s, i]
+                    uncertain = UNCERTAIN * np.abs(twins[1, :, i] - twins[0, :, i]) > np.abs(twins[0, :, i])
+                usable = (np.abs(twins[:, s, i]) > SMALLEST_RATIO) & ~uncertain[s]
+                ratio = np.where(np.isnan(ratio) & usable, candidate, ratio)
             other_states = [state for state in range(1, state_count) if state != s]
-            ratios.append(np.where(jacobian[other_states, blocks + s].any(axis=0), np.nan, ratio))
-        return np.array(ratios)
+            ratios.append(np.where(twins[:, other_states, blocks + s].any(axis=1), np.nan, ratio))
+        return np.stack(ratios, axis=1) if ratios else np.empty((2, 0, *twins.shape[3:]))
 
     def _product(self, delta: NDArray, matrix: NDArray) -> NDArray:
         """(2, …, K) @ (K, N), the second moved by the rounding of a sum."""

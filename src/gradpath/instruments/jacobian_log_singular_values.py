@@ -22,8 +22,10 @@ class JacobianLogSingularValues(Instrument):
     from 1 to T − 1 (Pascanu et al. 2013, section 2.1, bounds σ_1; Pennington et al. 2017 ask for
     all of them to be 1). (names,), ``lag=10/sigma_1`` …
 
-    Each is right to ten digits of its own at any length (:mod:`gradpath.core.graded_product`). -inf
-    is a true zero; NaN where the network has blown up. Costs what ``lyapunov_spectrum`` does, and
+    Each is right to ten digits of its own at any length (:mod:`gradpath.core.graded_product`) as
+    far as the Jacobians determine it: where units are saturated, the smaller values may move by
+    decades with the last digits of the Jacobians. -inf is a true zero; NaN where the network has
+    blown up. Costs what ``lyapunov_spectrum`` does, and
     at each lag an SVD by rotations.
     """
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradpath.core import bptt, layer_names
 from gradpath.core.backward import backward
 from gradpath.core.network import Network
-from gradpath.core.scaled import Scaled, add_direct, magnitude, shift
+from gradpath.core.scaled import ZERO_EXPONENT, Scaled, add_direct, magnitude, shift
 from gradpath.core.step import Elementwise
 from gradpath.core.trace import Measurement, Trace
 from gradpath.engine.partition import chunks
@@ -22,6 +22,8 @@ NOT_SHOWN = ("total", "direct", "rest")
 """What MLflow does not show: the total is ``state_grad_norm``, the others follow from what is
 shown.
 """
+UNDERFLOWS = -960
+"""A row of a product whose largest element is below 2^this may have lost digits to underflow."""
 
 
 @dataclass
@@ -84,28 +86,40 @@ def one_step(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, 
     # Row t holds what step t+1 sends back; at T nothing follows.
     exponent = np.zeros(carried.exponent.shape, np.int32)
     exponent[:-1] = carried.exponent[1:]
-    part = np.zeros(shape)
-    np.multiply(highway[1:], carried.array[1:], out=part[:-1], dtype=np.float64)
-    yield "highway", Scaled(part, exponent)
+    following = np.append(carried.array[1:], np.zeros_like(carried.array[:1]), axis=0)
+    yield "highway", _product(Scaled(following, exponent), np.roll(highway, -1, axis=0))
     weights = _weights(network, trace, layer)
     width, first = cell.hidden_size, cell.reads_h.start
     for gate, block in enumerate(cell.blocks):
         if block not in cell.paths:
             continue
-        part = np.zeros(shape)
+        returned = np.zeros(shape)
         if cell.blocks[block].h:
             recurrent = weights.h[0][:, (gate - first) * width :][:, :width]
             for rows in chunks(0 if cell.truncated else steps - 1, delta.array[0].size):
                 arriving = delta.array[1:][rows, :, gate].astype(np.float64)
-                part[rows] = arriving @ recurrent.T * to_carrier[rows]
-        of_path = exponent.copy()
+                returned[rows] = arriving @ recurrent.T
+        path = _product(Scaled(returned, exponent), to_carrier)
         for read in cell.blocks[block].elementwise:
             contribution = elementwise_return(network, trace, layer, gate, read)
-            reaches = contribution.array if read.state == cell.carrier else contribution.array * to_carrier
-            add_direct([part], of_path, reaches, contribution.exponent)
-        yield cell.paths[block], Scaled(part, of_path)
-    direct = trace.direct[prefix + cell.output]
-    yield "direct", Scaled(np.multiply(direct.array, to_carrier, dtype=np.float64), direct.exponent)
+            if read.state != cell.carrier:
+                contribution = _product(contribution, to_carrier)
+            add_direct([path.array], path.exponent, contribution.array, contribution.exponent)
+        yield cell.paths[block], path
+    yield "direct", _product(trace.direct[prefix + cell.output], to_carrier)
+
+
+def _product(adjoint: Scaled, factor: NDArray) -> Scaled:
+    """``adjoint`` ∘ ``factor`` in float64. A row in which it would underflow is computed again from
+    an adjoint of size 1.
+    """
+    leading = adjoint.exponent.ndim
+    product = np.multiply(adjoint.array, factor, dtype=np.float64)
+    power = magnitude(adjoint.array, leading)
+    power = np.where((magnitude(product, leading) < UNDERFLOWS) & (power > ZERO_EXPONENT), power, 0)
+    if power.any():
+        product = shift(adjoint.array.astype(np.float64), -power) * factor
+    return Scaled(product, adjoint.exponent + power)
 
 
 def elementwise_return(network: Network, trace: Trace, layer: int, gate: int, read: Elementwise) -> Scaled:
