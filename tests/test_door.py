@@ -29,7 +29,7 @@ from gradpath.tasks.adding import Adding
 from gradpath.tracking import loader, store
 
 SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=2"]
-INSIDES = re.compile(r"Exception|Lexer|Traceback|DictConfig|ListConfig|NoneType|<class|<EOF>|omegaconf|antlr")
+INTERNAL_NAMES = re.compile(r"Exception|Lexer|Traceback|DictConfig|ListConfig|NoneType|<class|<EOF>|omegaconf|antlr")
 
 
 def assert_one_line(err: str) -> None:
@@ -38,7 +38,7 @@ def assert_one_line(err: str) -> None:
     assert err.count("\n") == 1
     assert err[:-1].isprintable()
     assert len(err) < 900
-    assert not INSIDES.search(err), err
+    assert not INTERNAL_NAMES.search(err), err
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_whatever_a_unit_raises_the_other_points_run_and_the_point_is_named(
     assert ": 4 finished, 2 failed." in out
     failed = [line for line in err.splitlines() if line.startswith("failed: ")]
     assert [line.partition("[")[2] for line in failed] == ["train.batch_size=3 seed=0]", "train.batch_size=3 seed=1]"]
-    assert not INSIDES.search(err.replace("MemoryError", ""))
+    assert not INTERNAL_NAMES.search(err.replace("MemoryError", ""))
     found = store.connect(None).search_runs([store.experiment_id(store.connect(None), "gradpath")])
     assert sorted(run.info.status for run in found) == ["FAILED"] * 2 + ["FINISHED"] * 4
 

@@ -22,7 +22,7 @@ from gradpath.engine.replay import Loop
 from gradpath.engine.workspace import repeated
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
-from replay_border import JUNK, Liar, attempt
+from replay_border import JUNK, FalseArray, attempt
 
 built = pytest.mark.skipif(replay._replay is None, reason="the compiled loop does not run here")
 
@@ -74,7 +74,7 @@ def test_a_step_that_is_not_there(first: int, last: int, module: str, monkeypatc
     assert loop.run(arrays, 4, 4) == (4, True)
 
 
-@pytest.mark.parametrize("junk", [1, None, [[1.0]], Liar(), np.ones(()), np.float64(1)], ids=range(6))
+@pytest.mark.parametrize("junk", [1, None, [[1.0]], FalseArray(), np.ones(()), np.float64(1)], ids=range(6))
 def test_a_loop_over_what_is_no_array(junk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = some_arrays()
     refuses(TypeError, "must be an array", lambda: Loop(accumulate, [junk, *arrays[1:]], 0), arrays)
@@ -92,7 +92,7 @@ def test_a_recording_of_a_step_that_is_not_there(t: int) -> None:
 @built
 def test_the_layout_of_what_is_no_tuple_of_arrays() -> None:
     assert replay._replay.layout(()) == b""
-    for junk in (*JUNK, Liar(), [np.zeros(3)], (1, 2, 3), (Liar(),), (np.zeros(3),) * 65):
+    for junk in (*JUNK, FalseArray(), [np.zeros(3)], (1, 2, 3), (FalseArray(),), (np.zeros(3),) * 65):
         if not isinstance(junk, tuple) or junk:
             refuses(TypeError, "must be", lambda given=junk: replay._replay.layout(given))
 
@@ -183,10 +183,10 @@ def double(rows: Sequence[NDArray]) -> None:
         (1, np.zeros((1, 41), np.int32), TypeError),
         (1, np.zeros((1, 82), np.int64)[:, ::2], TypeError),
         (1, np.zeros((1, 40), np.int64), ValueError),
-        (1, Liar(), TypeError),
+        (1, FalseArray(), TypeError),
         (2, (), ValueError),
         (2, [np.ones((9, 3, 4))] * 2, TypeError),
-        (2, (np.ones((9, 3, 4)), Liar()), TypeError),
+        (2, (np.ones((9, 3, 4)), FalseArray()), TypeError),
         (2, (np.ones((9, 3, 4)), np.ones((9, 3, 4), np.float32)), ValueError),
         (2, (np.ones((9, 3, 4)), np.ones((9, 3, 4), ">f8")), ValueError),
         (2, (np.ones((9, 3, 4)), np.ones((9, 3, 2))), ValueError),
@@ -220,7 +220,7 @@ def test_a_recording_with_one_wrong_argument(position: int, value: Any, error: t
         (lambda a: a[:3], ValueError),
         (lambda a: [*a, a[0]], ValueError),
         (lambda a: [None, *a[1:]], TypeError),
-        (lambda a: [Liar(), *a[1:]], TypeError),
+        (lambda a: [FalseArray(), *a[1:]], TypeError),
         (lambda a: [a[0].tolist(), *a[1:]], TypeError),
         (lambda a: [a[0].astype(np.float32), *a[1:]], ValueError),
         (lambda a: [a[0].astype(">f8"), *a[1:]], ValueError),

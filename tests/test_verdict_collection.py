@@ -37,7 +37,7 @@ def test_the_verdicts_are_the_labels(part: str) -> None:
 
 
 def test_the_page_states_the_matrices_and_every_run_that_is_called_otherwise() -> None:
-    page = (collect.HERE / "README.md").read_text(encoding="utf-8")
+    page = (collect.FOLDER / "README.md").read_text(encoding="utf-8")
     for part in collect.PARTS:
         assert collect.matrix(RUNS, EVIDENCE, part) in page
         assert all(f"`{name}`" in page for name in wrong(part))
