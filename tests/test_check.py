@@ -86,8 +86,8 @@ def test_accumulated_instead_of_returned() -> None:
 
         def backward(self, theta, tape):
             def add(factor):
-                total = self.kept.get(factor.names, 0) + factor.delta.array
-                self.kept[factor.names] = total
+                total = self.totals.get(factor.names, 0) + factor.delta.array
+                self.totals[factor.names] = total
                 return replace(factor, delta=Scaled(total, factor.delta.exponent))
 
             return with_changed_factors(super().backward(theta, tape), add)

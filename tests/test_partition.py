@@ -69,7 +69,7 @@ def test_in_parts_as_whole(cell: Cell, every_step: bool, gain: float, request: p
     """In log10, because with a small gain the gradient leaves the range of floats."""
     unpartitioned = case_of(cell, every_step, np.float64, gain).trace
     expected = ParamGradNorm().measure(UNREAD, unpartitioned).values
-    request.getfixturevalue("cut")
+    request.getfixturevalue("always_partitioned")
     partitioned = case_of(cell, every_step, np.float64, gain).trace
     np.testing.assert_allclose(ParamGradNorm().measure(UNREAD, partitioned).values, expected, rtol=0, atol=1e-9)
     np.testing.assert_allclose(partitioned.tape.loss, unpartitioned.tape.loss, rtol=1e-12)

@@ -76,7 +76,7 @@ class Graph:
             a = {}
             for block, names in cell.blocks.items():
                 copy = self.keep(layer, cell.paths[block], t - 1, c)
-                h = self._seen(layer, o * torch.tanh(copy))
+                h = self._gate_input(layer, o * torch.tanh(copy))
                 a[block] = self._a(layer, x, h, t, block, names)
             gate = {name: self.keep(layer, name.upper(), t, torch.sigmoid(a[name])) for name in "ifo" if name in a}
             f = gate["f"] if "f" in gate else 1 - gate["i"]
@@ -95,7 +95,7 @@ class Graph:
             for block, names in cell.blocks.items():
                 gate_h = h
                 if block in cell.paths:
-                    gate_h = self._seen(layer, self.keep(layer, cell.paths[block], t - 1, h))
+                    gate_h = self._gate_input(layer, self.keep(layer, cell.paths[block], t - 1, h))
                 a[block] = self._a(layer, x, gate_h, t, block, names)
             z = self.keep(layer, "Z", t, torch.sigmoid(a["z"]))
             r = self.keep(layer, "R", t, torch.sigmoid(a["r"]))
