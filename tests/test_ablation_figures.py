@@ -114,10 +114,10 @@ def test_a_seed_that_diverged_is_left_out_of_the_loss_where_it_has_none(ablated:
     run = next(run for run in ablated if run.arm == "gru")
     evaluation = Series(run.evaluation.names, run.evaluation.steps[:1], run.evaluation.values[:1])
     diverged = replace(run, evaluation=evaluation, tags=run.tags | {"diverged_at_step": "1", "solved": "true"})
-    canvas = Ablation().draw([diverged if other is run else other for other in ablated])
+    canvas = Ablation().draw([diverged if finished is run else finished for finished in ablated])
     (gru,) = (canvas.axes[i + 5] for i, axes in enumerate(canvas.axes) if axes.get_title() == "GRU")
-    (other,) = (r for r in ablated if r.arm == "gru" and r is not run)
-    np.testing.assert_allclose(gru.lines[1].get_ydata()[1:], np.log10(other.evaluation.values[1:, 0]))
+    (finished,) = (r for r in ablated if r.arm == "gru" and r is not run)
+    np.testing.assert_allclose(gru.lines[1].get_ydata()[1:], np.log10(finished.evaluation.values[1:, 0]))
     assert gru.get_title(loc="right") == "0/2 solved"
 
 

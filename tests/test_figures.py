@@ -150,8 +150,8 @@ def test_a_stack_is_drawn(home: Path) -> None:
 
 
 def test_a_median_over_true_zeros_stays_one() -> None:
-    zero, one = np.array([-np.inf, -np.inf, 1.0]), np.array([-np.inf, -3.0, 3.0])
-    middle, low, high = common.median_band([zero, one])
+    zero, finite_twice = np.array([-np.inf, -np.inf, 1.0]), np.array([-np.inf, -3.0, 3.0])
+    middle, low, high = common.median_band([zero, finite_twice])
     assert middle.tolist() == [-np.inf, -np.inf, 2.0]
     assert low.tolist() == [-np.inf, -np.inf, 1.0]
     assert high.tolist() == [-np.inf, -3.0, 3.0]

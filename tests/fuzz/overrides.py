@@ -40,9 +40,9 @@ if __name__ == "__main__":
     with atheris.instrument_imports(include=["gradpath", "hydra.core.override_parser"]):
         import gradpath.commands.compose  # noqa: F401
 
-    def one(data: bytes) -> None:
-        given = atheris.FuzzedDataProvider(data).ConsumeUnicode(80).split("\x1f")
-        outcome([word for word in given if word] or ["seed=1"])
+    def one_input(data: bytes) -> None:
+        overrides = atheris.FuzzedDataProvider(data).ConsumeUnicode(80).split("\x1f")
+        outcome([override for override in overrides if override] or ["seed=1"])
 
-    atheris.Setup(sys.argv, one)
+    atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()
