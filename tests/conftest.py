@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
+from gradpath.cells.peephole_lstm import PeepholeLSTM
 from gradpath.cells.rnn import RNN
 from gradpath.core.activations import Activation
 from gradpath.core.cell import Cell
@@ -40,6 +41,7 @@ from gradpath.engine.workspace import Workspace
 from gradpath.inits.uniform import Uniform
 from gradpath.schema.discovery import discover
 from gradpath.training.loop import Step
+from independent_rnn import IndependentRNN
 
 INPUTS, OUTPUTS, SEQUENCES = 2, 3, 3
 UNREAD: Any = None
@@ -173,6 +175,8 @@ def cells() -> list[Cell]:
                 networks += [cls(hidden_size=3, layers=layers, ablation=kind) for kind in kinds]  # type: ignore[call-arg]
             else:
                 networks.append(cls(hidden_size=3, layers=layers))
+    networks += [PeepholeLSTM(3, ablation=kind) for kind in (Ablation.coupled_gates, Ablation.no_output_gate)]
+    networks += [IndependentRNN(3, layers=layers) for layers in (1, 2)]
     networks += [LSTM(3, freeze_f=0.5, initial_state=0.4), LSTM(3, freeze_i=1.0, freeze_o=1.0), GRU(3, freeze_z=0.5)]
     return networks
 

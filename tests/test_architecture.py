@@ -16,6 +16,36 @@ SOURCE = Path(gradpath.__file__).parent
 ROOT = SOURCE.parent.parent
 
 
+FUNCTION_WORDS = set(
+    "about above after again all alone also among any anybody as aside at away back before behind below beside "
+    "between beyond both but by comes each either else elsewhere everybody everyone everything few for found "
+    "from given gone here how if in inside into it its just known less like made many more most much near neither no "
+    "none nor not nothing of off on one only onto or other others ours over own rest said same sent several "
+    "since so some such than that their theirs them then there these they this those through till to told too toward "
+    "two under until up upon very way went were what when where whether which while who whole whose why with within "
+    "without yet you".split()
+)
+UNCHECKED = ("cells/", "core/", "engine/", "inits/", "optimizers/", "tasks/")
+"""Where names are not held to this yet."""
+
+
+def bound(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, name) of everything that a module gives a name to."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or (
+            isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name
+        ):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((node.lineno, alias.asname) for alias in node.names if alias.asname)
+
+
 def imported(path: Path) -> Iterator[str]:
     """Everything that a module imports, in whatever branch or function."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -49,6 +79,20 @@ def test_records_know_no_behaviour() -> None:
 
 
 def test_no_file_is_longer_than_can_be_read_at_once() -> None:
-    for package in ("core", "engine"):
-        for path in (SOURCE / package).glob("*.py"):
-            assert len(path.read_text(encoding="utf-8").splitlines()) <= 250, path.name
+    for path in SOURCE.rglob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 250, path.relative_to(SOURCE)
+
+
+def test_names_are_no_function_words() -> None:
+    """A name says what the value is, which a pronoun or a preposition does not."""
+    places = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        place = path.relative_to(SOURCE).as_posix()
+        if not place.startswith(UNCHECKED):
+            names = bound(path)
+            places += [
+                f"{place}:{line}: {name}"
+                for line, name in names
+                if name.strip("_") in FUNCTION_WORDS and not name.startswith("__")
+            ]
+    assert not places, "\n".join(places)

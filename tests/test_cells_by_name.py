@@ -187,7 +187,7 @@ EXEMPT = {
     "core/layer_names.py": {"layer"},  # the place that puts them together
     "commands/messages.py": {"H"},  # which setting a symbol means that somebody types
     "figures/gates.py": {"activation"},  # the label of an axis
-    "tracking/artifact.py": {"F", "C"},  # orders of an array in memory
+    "tracking/decoding.py": {"F", "C"},  # orders of an array in memory
     # The marker of a point.
     **{f"figures/{name}.py": {"o"} for name in ("cliff", "counterfactual", "forget_bias", "spectral_radius")},
 }

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from gradpath.commands import compose
-from gradpath.gradient_check import every_case, merged, past_the_band, small
+from gradpath.gradient_check import every_case, merged, rescaled, small
 from gradpath.schema.settings import SettingError
 from gradpath.training.experiment import Dtype
 
@@ -66,7 +66,7 @@ def test_what_comes_back_beside_a_loss_of_one_sequence_alone() -> None:
     experiment = compose.experiment(
         ["cell=gru", *SATURATED, "seed=35", "cell.hidden_size=8", "task.length=20", "train.readout=false"]
     )
-    rows = [row for findings in past_the_band(experiment, Dtype.float32) for row in findings.rows]
+    rows = [row for findings in rescaled(experiment, Dtype.float32) for row in findings.rows]
     assert rows
     assert [row.place for row in rows if not row.passed] == []
 

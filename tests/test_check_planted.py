@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 
 from gradpath import gradient_check
+from gradpath.cells import peephole_lstm
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
+from gradpath.cells.peephole_lstm import PeepholeLSTM
 from gradpath.commands import compose
 from gradpath.core import backward, bptt, network, norm_precision, scaled, theory, weight_gradients
 from gradpath.core.clipping import Clip
 from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
+from gradpath.core.step import Elementwise
 from gradpath.core.trace import Gradient, Measurement, Trace
 from gradpath.engine.workspace import Workspace
-from gradpath.gradient_check import Row, as_asked, past_the_band, place, small
+from gradpath.gradient_check import Row, comparison, full_size, place, rescaled, small
 from gradpath.instruments import Instrument, param_grad_norm
 from gradpath.instruments import reach as reach_module
 from gradpath.instruments.clipping_ledger import ClippingLedger
@@ -66,7 +69,7 @@ def composed(*overrides: str) -> Experiment:
 
 def failed_rows(*overrides: str, reads: Collection[str] = ()) -> list[Row]:
     """What is wrong at the small size; of the instruments that compute much, ``reads`` alone."""
-    all_instruments = gradient_check._every_instrument
+    all_instruments = gradient_check._readable_instruments
 
     def cheap(experiment: Experiment) -> dict[str, Instrument]:
         return {
@@ -76,8 +79,8 @@ def failed_rows(*overrides: str, reads: Collection[str] = ()) -> list[Row]:
         }
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradient_check, "_differences", lambda *_: None)  # they are what test_check.py tries
-        patch.setattr(gradient_check, "_every_instrument", cheap)
+        patch.setattr(comparison, "_differences", lambda *_: None)  # they are what test_check.py tries
+        patch.setattr(gradient_check, "_readable_instruments", cheap)
         return failures_in(small(composed(*SMALL_SIZES, *overrides)))
 
 
@@ -222,7 +225,7 @@ def test_the_logarithm_of_what_has_an_exponent(module: object, monkeypatch: Patc
     )
     experiment = composed("cell=rnn")
     assert not failures_in(small(experiment))
-    assert {"param_grad_norm", "state_grad_norm"} & names(failures_in(past_the_band(experiment, Dtype.float64)))
+    assert {"param_grad_norm", "state_grad_norm"} & names(failures_in(rescaled(experiment, Dtype.float64)))
 
 
 # --- what trains ----------------------------------------------------------------------------------
@@ -434,15 +437,15 @@ def test_float32_alone(monkeypatch: Patch) -> None:
     spoil_step(monkeypatch, lambda delta: delta.dtype == np.float32)
     experiment = composed(*SMALL_SIZES)
     assert not failures_in(small(experiment))
-    assert not failures_in([as_asked(experiment, Dtype.float64)])
-    assert {"∂L/∂a", "param_grad_norm"} <= names(failures_in([as_asked(experiment, Dtype.float32)]))
+    assert not failures_in([full_size(experiment, Dtype.float64)])
+    assert {"∂L/∂a", "param_grad_norm"} <= names(failures_in([full_size(experiment, Dtype.float32)]))
 
 
 def test_wide_layers_alone(monkeypatch: Patch) -> None:
     spoil_step(monkeypatch, lambda delta: delta.shape[-1] >= 96)
     experiment = composed("cell.hidden_size=96", "train.batch_size=3")
     assert not failures_in(small(experiment))
-    assert {"∂L/∂a", "param_grad_norm"} <= names(failures_in([as_asked(experiment, Dtype.float64)]))
+    assert {"∂L/∂a", "param_grad_norm"} <= names(failures_in([full_size(experiment, Dtype.float64)]))
 
 
 def test_the_second_half_alone(monkeypatch: Patch) -> None:
@@ -457,10 +460,10 @@ def test_the_second_half_alone(monkeypatch: Patch) -> None:
     experiment = composed(
         "cell=rnn", "task.length=1000", "train.batch_size=64", "cell.hidden_size=32", "train.threads=2"
     )
-    assert not failures_in([as_asked(experiment, Dtype.float64)])
+    assert not failures_in([full_size(experiment, Dtype.float64)])
     monkeypatch.setattr(Workspace, "for_each", for_each)
     assert not failures_in(small(experiment))
-    assert failures_in([as_asked(experiment, Dtype.float64)])
+    assert failures_in([full_size(experiment, Dtype.float64)])
 
 
 def test_the_second_run_of_steps_alone(monkeypatch: Patch) -> None:
@@ -473,10 +476,10 @@ def test_the_second_run_of_steps_alone(monkeypatch: Patch) -> None:
         return original(self, start, stop, slopes)
 
     experiment = composed("task.length=1000", "cell.hidden_size=16", "train.batch_size=32")
-    assert not failures_in([as_asked(experiment, Dtype.float64)])
+    assert not failures_in([full_size(experiment, Dtype.float64)])
     monkeypatch.setattr(backward.BackwardSweep, "step_views", step_views)
     assert not failures_in(small(experiment))
-    assert "∂L/∂a" in names(failures_in([as_asked(experiment, Dtype.float64)]))
+    assert "∂L/∂a" in names(failures_in([full_size(experiment, Dtype.float64)]))
 
 
 @pytest.mark.parametrize("overrides", [["cell=rnn"], ["cell=lstm"], ["cell=gru"]])
@@ -492,14 +495,14 @@ def test_rescaling(overrides: list[str], monkeypatch: Patch) -> None:
     monkeypatch.setattr(backward, "renormalise", rescale)
     experiment = composed(*overrides)
     assert not failures_in(small(experiment))
-    assert {"∂L/∂H", "state_grad_norm"} <= names(failures_in(past_the_band(experiment, Dtype.float64)))
+    assert {"∂L/∂H", "state_grad_norm"} <= names(failures_in(rescaled(experiment, Dtype.float64)))
 
 
 def test_sums_under_several_exponents(monkeypatch: Patch) -> None:
     replace_result(monkeypatch, weight_gradients, "_row_scales", lambda scale, *_: scale * 2)
     experiment = composed("cell=lstm")
     assert not failures_in(small(experiment))
-    assert "Σ_t ∂L/∂θ_t, each parameter" in names(failures_in(past_the_band(experiment, Dtype.float32)))
+    assert "Σ_t ∂L/∂θ_t, each parameter" in names(failures_in(rescaled(experiment, Dtype.float32)))
 
 
 # --- what a cell declares -------------------------------------------------------------------------
@@ -553,4 +556,29 @@ def test_h_that_passes_outside_the_gates_unsaid(monkeypatch: Patch) -> None:
 )
 def test_paths_that_share_a_name(paths: dict[str, str], monkeypatch: Patch) -> None:
     monkeypatch.setattr(LSTM, "paths", paths)
-    assert "paths: a name for each block that reads H" in names(failed_rows())
+    assert "paths: a name for each block that reads a state" in names(failed_rows())
+
+
+# --- elementwise parameters -----------------------------------------------------------------------
+
+PEEPHOLES = ["cell=peephole_lstm", "cell.hidden_size=4", "train.batch_size=3", "task.length=12"]
+
+
+def test_a_peephole_whose_adjoint_is_forgotten(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(PeepholeLSTM, "step_backward", LSTM.step_backward)
+    assert {"∂L/∂a", "param_grad_norm", "state_grad_norm", "path_grad_norm"} <= names(failed_rows(*PEEPHOLES))
+
+
+def test_a_peephole_that_is_said_to_read_what_enters(monkeypatch: Patch) -> None:
+    monkeypatch.setitem(peephole_lstm.PEEPHOLES, "o", (Elementwise("p_o", "C"),))
+    assert {"a_t = X_t W + H_{t-1} W + b", "∂L/∂a"} <= names(failed_rows(*PEEPHOLES))
+
+
+def test_the_gradient_of_a_peephole_by_the_wrong_state(monkeypatch: Patch) -> None:
+    original = weight_gradients.elementwise_gradients
+
+    def shifted(workspace, parameters, times, states, delta):
+        return original(workspace, parameters, times, [(gate, np.roll(s, 1, 0)) for gate, s in states], delta)
+
+    monkeypatch.setattr(weight_gradients, "elementwise_gradients", shifted)
+    assert {"p_i", "p_f", "p_o", "param_grad_norm", "Σ_t ∂L/∂θ_t, each parameter"} <= names(failed_rows(*PEEPHOLES))

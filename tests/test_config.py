@@ -18,7 +18,7 @@ INVALID_OVERRIDES = [
     ("cell.hidden_size=abc", "cell.hidden_size=abc: must be an integer ≥ 1"),
     ("cell.hidden_size=-1", "cell.hidden_size=-1: must be ≥ 1"),
     ("cell.hiden_size=3", "cell.hiden_size=3: no such key; there are hidden_size, layers"),
-    ("cell=lstmm", "cell=lstmm: no such name; there are gru, lstm, rnn (did you mean lstm?)"),
+    ("cell=lstmm", "cell=lstmm: no such name; there are gru, lstm, peephole_lstm, rnn (did you mean lstm?)"),
     ("cell=null", "cell=null: "),
     (
         "arm=mlp",

@@ -13,7 +13,7 @@ from gradpath.commands import compose
 from gradpath.commands.execute import execute
 from gradpath.core.trace import Measurement
 from gradpath.tracking import loader
-from gradpath.tracking.mlflow_metrics import POINTS, TrainingCurves, over_lag, spacing
+from gradpath.tracking.mlflow_metrics import POINTS, TrainingCurves, lag_curves, spacing
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Evaluation, Step, train
 
@@ -105,7 +105,7 @@ def test_a_curve_over_the_lag_is_short_and_has_both_its_ends(length: int) -> Non
     setup = experiment(10, f"task.length={length}")
     values = np.random.default_rng(0).normal(size=(length, 1))
     values[0] = -np.inf
-    points, zeros = over_lag(setup, {"state_grad_norm": (("H",), [0], [values])})
+    points, zeros = lag_curves(setup, {"state_grad_norm": (("H",), [0], [values])})
     by_lag = {lag: value for _, value, lag in points}
     if length == 2:  # a single finite point is no curve
         assert (points, zeros) == ([], {})

@@ -24,7 +24,7 @@ from gradpath.figures._shared import arms, common, finite
 from gradpath.instruments import Instrument
 from gradpath.schema.discovery import discover
 from gradpath.tracking.loader import Run, Series
-from gradpath.tracking.mlflow_metrics import left_out, not_finite, over_lag
+from gradpath.tracking.mlflow_metrics import lag_curves, non_finite_points, non_finite_readings
 from gradpath.training.loop import train
 
 matplotlib.use("Agg")
@@ -414,18 +414,18 @@ def test_curves_name_what_is_not_finite_by_key() -> None:
     e = compose.experiment([*SMALL, "arm=rnn"])
     finite_values, broken_values = np.zeros((6, 1)), np.array([[np.nan], [np.inf], [np.inf], [0], [-np.inf], [0]])
     readings = {"state_grad_norm": (("H",), [0, 3], [finite_values, broken_values])}
-    assert not_finite(e, readings) == {
+    assert non_finite_readings(e, readings) == {
         "log10_state_grad_norm_by_lag/H": "+inf at 2 of 6 lags, NaN at 1 of 6 lags at step 3"
     }
-    points, zeros = over_lag(e, readings, 3)
+    points, zeros = lag_curves(e, readings, 3)
     assert {key for key, _, _ in points} == {"log10_state_grad_norm_by_lag_at_init/H"}
     assert not zeros
     finite_readings = {"state_grad_norm": (("H",), [0, 3], [finite_values, finite_values])}
-    assert not not_finite(e, finite_readings)
-    assert {key for key, _, _ in over_lag(e, finite_readings)[0]} == {"log10_state_grad_norm_by_lag/H"}
-    assert {key for key, _, _ in over_lag(e, finite_readings, 3)[0]} == {"log10_state_grad_norm_by_lag_last_finite/H"}
+    assert not non_finite_readings(e, finite_readings)
+    assert {key for key, _, _ in lag_curves(e, finite_readings)[0]} == {"log10_state_grad_norm_by_lag/H"}
+    assert {key for key, _, _ in lag_curves(e, finite_readings, 3)[0]} == {"log10_state_grad_norm_by_lag_last_finite/H"}
     dropped_points = [("train/loss", np.inf, 2), ("train/loss", np.nan, 3), ("train/loss", np.nan, 4)]
-    assert left_out(dropped_points) == {"train/loss": "+inf at step 2, NaN at 2 points from step 3"}
+    assert non_finite_points(dropped_points) == {"train/loss": "+inf at step 2, NaN at 2 points from step 3"}
 
 
 def test_a_mark_in_a_legend_is_the_mark_in_the_panel() -> None:

@@ -23,7 +23,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
 from conftest import PATIENCE
-from gradpath.commands import compose, hints, hydra_options, launch, signals
+from gradpath.commands import compose, hints, hydra_config, hydra_options, launch, signals
 from gradpath.schema import locations
 from gradpath.tasks.adding import Adding
 from gradpath.tracking import loader, store
@@ -73,7 +73,7 @@ def assert_one_line(err: str) -> None:
         (["hidden_size=5"], "(did you mean cell.hidden_size?)"),
         (["+cell.foo=1"], "cell.foo=1: no such key; there are hidden_size"),
         (["+a.b.c=3"], "a={b:{c:3}}: no such key"),
-        (["cell=../arm/rnn"], "cell=../arm/rnn: no such name; there are gru, lstm, rnn"),
+        (["cell=../arm/rnn"], "cell=../arm/rnn: no such name; there are gru, lstm, peephole_lstm, rnn"),
         (["cell=_lstm"], "cell=_lstm: no such name"),
         (["+cell=rnn"], "+cell=rnn: cell is chosen already; choose another by cell=rnn"),
         (["experiment=demo"], "experiment=demo: a study is added: +experiment=demo"),
@@ -165,7 +165,7 @@ def test_nothing_that_an_override_or_a_file_holds_is_executed(
     for name, text in files.items():
         (hostile_folder / name).parent.mkdir(parents=True, exist_ok=True)
         (hostile_folder / f"{name}.yaml").write_text(text)
-    monkeypatch.setattr(launch, "_hand_over", lambda *_: pytest.fail("handed over to Hydra"))
+    monkeypatch.setattr(launch, "_run_jobs", lambda *_: pytest.fail("handed over to Hydra"))
     status, out, err = command("run", *[argument.replace("EVIL", str(hostile_folder)) for argument in arguments])
     assert (status, out) == (2, "")
     assert_one_line(err)
@@ -236,7 +236,7 @@ def test_a_sweep_composes_each_choice_of_units_once(monkeypatch: pytest.MonkeyPa
     original = compose.composed
     compose._shared.cache_clear()  # of what other tests have composed
     monkeypatch.setattr(compose, "composed", lambda *a: composed.append(a) or original(*a))
-    jobs = launch.planned(hydra_options.parse(["-m", "arm=rnn,lstm", "seed=range(10)", "optimizer.lr=0.1,0.2"]))
+    jobs = launch.planned(hydra_options.read_options(["-m", "arm=rnn,lstm", "seed=range(10)", "optimizer.lr=0.1,0.2"]))
     assert len(jobs) == 40
     assert len(composed) <= 4
     assert jobs[1].name == "arm=rnn seed=0 optimizer.lr=0.2"
@@ -346,7 +346,7 @@ def test_a_library_that_stumbles_when_it_is_interrupted_does_not_hide_it(
         finally:
             raise AttributeError("'dict' object has no attribute '_invalidate_flags_cache'")
 
-    monkeypatch.setattr(compose, "compose", load)
+    monkeypatch.setattr(hydra_config, "compose", load)
     assert command("run", "cell.layers=1") == (status, "", f"gradpath: {outcome}\n")
     monkeypatch.undo()
     monkeypatch.setattr(launch, "execute_seeds", load)

@@ -112,14 +112,20 @@ def _loss_with_state_moved(
         outputs = []
         for t in range(len(inputs)):
             pre = pre_activations(cell, weights, inputs[t], states[0])
-            _, gates, _, leave, *_ = cell.new_step(pre, states)
+            elementwise = weights.elementwise_by_name(cell)
+            pre, gates, _, leave, *_ = cell.new_step(pre, states, elementwise)
             if (k, t) == (layer, step):
                 leave[row][index] += displacement
                 if cell.states[row] == "C":
                     linear = cell.variant == "no_output_nonlinearity"
                     leave[0] = leave[1] if linear else np.tanh(leave[1])
                     if "o" in cell.blocks:
-                        leave[0] = gates[:, list(cell.blocks).index("o")] * leave[0]
+                        o = gates[:, list(cell.blocks).index("o")].copy()
+                        if cell.elementwise:
+                            a_o = pre[:, list(cell.blocks).index("o")][index]
+                            a_o += elementwise["p_o"][0, index[1]] * displacement
+                            o[index] = 1 / (1 + np.exp(-a_o))
+                        leave[0] = o * leave[0]
             states = leave
             outputs.append(states[0])
         inputs = np.stack(outputs)

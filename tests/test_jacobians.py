@@ -48,7 +48,9 @@ def textbook_jacobian(case: Case, tape: Tape, layer: int, sequence: int, t: int)
             entering[position] += displacement
             hidden = start[0] if cell.truncated else entering[0]
             pre = pre_activations(cell, weights, rows.inputs[t, sequence][None], hidden[None])
-            return np.concatenate(cell.new_step(pre, list(entering[:, None])).leaving, axis=-1)[0]
+            return np.concatenate(
+                cell.new_step(pre, list(entering[:, None]), weights.elementwise_by_name(cell)).leaving, axis=-1
+            )[0]
 
         columns.append(central_difference(leaving, 1e-4 if relu else EPSILON))
     return np.stack(columns, axis=-1)

@@ -145,7 +145,7 @@ class Silent:
 
 
 def test_heartbeats_go_on_by_themselves_until_the_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liveness, "EVERY", 0.01)
+    monkeypatch.setattr(liveness, "INTERVAL", 0.01)
     client = Silent()
     for run in ("a", "b"):
         pulse.start(client, run)  # type: ignore[arg-type]
@@ -167,7 +167,7 @@ def test_a_run_has_a_heartbeat_while_a_step_takes_long(home: Path, monkeypatch: 
     from gradpath.commands import compose
     from gradpath.tracking.recorder import Recorder
 
-    monkeypatch.setattr(liveness, "EVERY", 0.05)
+    monkeypatch.setattr(liveness, "INTERVAL", 0.05)
     with Recorder(compose.experiment(["task.length=12"]), {"sweep_id": "s"}) as recorder:
         recorder.client.set_tag(recorder.run_id, "heartbeat", "1")
         while recorder.client.get_run(recorder.run_id).data.tags["heartbeat"] == "1":

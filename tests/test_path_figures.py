@@ -15,7 +15,7 @@ from gradpath.commands.execute import execute
 from gradpath.figures import CannotDrawError
 from gradpath.figures.counterfactual import Counterfactual
 from gradpath.figures.flow import Flow, _lags, _sizes
-from gradpath.figures.paths import Paths, predicted, probes, read, share, shown
+from gradpath.figures.paths import Paths, predicted, probes, read, recurrent_parts, share
 from gradpath.tracking import loader
 from gradpath.tracking.loader import Run
 
@@ -88,7 +88,7 @@ def test_paths_draws_the_stored_medians_and_the_predicted_line(runs: list[Run], 
 def test_shares_of_a_step_add_up_to_one(runs: list[Run]) -> None:
     for run in runs:
         for probe in (0, 1):
-            paths = [*shown(run), "direct"]
+            paths = [*recurrent_parts(run), "direct"]
             np.testing.assert_allclose(sum(share(run, part, probe) for part in paths), 1, rtol=1e-5)
             lag = share(run, "carousel", probe) + share(run, "rest", probe)
             np.testing.assert_allclose(lag, 1, rtol=1e-5)

@@ -48,24 +48,35 @@ def test_the_parts_add_up_to_the_total_in_every_element(cell: Cell, steps: int, 
     trace = case.trace
     for layer in range(cell.layers):
         parts = dict(one_step(case.network, trace, layer))
-        assert list(parts) == ["highway", *(cell.paths[b] for b in list(cell.blocks)[cell.reads_h]), "direct"]
+        assert list(parts) == [
+            "highway",
+            *(cell.paths[block] for block in cell.blocks if block in cell.paths),
+            "direct",
+        ]
+        same_step = {cell.paths[list(cell.blocks)[gate]] for gate, parameter in cell.elementwise if parameter.leaving}
         total = total_of(case, trace, layer).plain().astype(np.float64)
         assert {p.array.dtype for p in parts.values()} == {np.dtype(np.float64)}
         size = sum(np.abs(part.plain()) for part in parts.values()) + _products(case, trace, layer)
         rounding = 4 * np.finfo(dtype).eps * (size + np.abs(total))
         assert (np.abs(sum(part.plain() for part in parts.values()) - total) <= rounding).all()
         for name, part in parts.items():
-            assert name == "direct" or not part.array[-1].any(), "nothing follows T"
+            assert name in {"direct", *same_step} or not part.array[-1].any(), "nothing follows T"
 
 
 def _products(case: Case, trace: Trace, layer: int) -> NDArray:
     """Σ |δa| |W_·h|ᵀ ∘ ∂H/∂C: what rounds in the product."""
     cell = case.network.cell
     delta = np.abs(trace.deltas[layer].plain()[:, :, cell.reads_h].astype(np.float64))
-    weights = np.abs(case.network.packed(trace.tape.theta)[3 * layer + 1])
+    layer_weights = list(case.network.layer_weights(trace.tape.theta))[layer]
+    weights = np.abs(layer_weights.h)
     products = np.zeros(total_of(case, trace, layer).array.shape)
     products[:-1] = delta[1:].reshape(*delta[1:].shape[:2], delta.shape[-2] * delta.shape[-1]) @ weights.T
-    return products * np.abs(cell.output_wrt_carrier(trace.tape.layers[layer]))
+    products = products * np.abs(cell.output_wrt_carrier(trace.tape.layers[layer]))
+    for gate, parameter in cell.elementwise:
+        elementwise = layer_weights.elementwise_by_name(cell)[parameter.name]
+        adjoint = np.abs(trace.deltas[layer].plain()[:, :, gate] * elementwise)
+        products += adjoint if parameter.leaving else np.concatenate([adjoint[1:], 0 * adjoint[:1]])
+    return products
 
 
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)
@@ -92,7 +103,7 @@ def test_each_part_equals_central_differences_of_its_own_edge(cell: Cell) -> Non
 
 def _loss_with_edge_moved(case: Case, layer: int, step: int, path: str, displacement: NDArray) -> float:
     cell, inputs = case.network.cell, case.batch.inputs
-    readers = [cell.paths.get(block) if cell.blocks[block].h else None for block in cell.blocks]
+    readers = [cell.paths.get(name) if spec.h or spec.elementwise else None for name, spec in cell.blocks.items()]
     for k, weights in enumerate(case.network.layer_weights(case.theta)):
         states = [np.zeros((inputs.shape[1], cell.hidden_size)) for _ in cell.states]
         states[0] += case.network.initial_state
@@ -102,9 +113,20 @@ def _loss_with_edge_moved(case: Case, layer: int, step: int, path: str, displace
             if moved is not None and path in readers:
                 block = readers.index(path)
                 pre[:, block] = pre_activations(cell, weights, inputs[t], moved)[:, block]
+            elementwise = weights.elementwise_by_name(cell)
+            for gate, parameter in cell.elementwise:
+                if not parameter.leaving:
+                    reads_moved = moved is not None and readers[gate] == path
+                    pre[:, gate] += elementwise[parameter.name] * (states[-1] + (displacement if reads_moved else 0))
             if moved is not None and path == "highway":
                 states[-1] = states[-1] + displacement
-            _, gates, _, states, *_ = cell.new_step(pre, states)
+            zeros = {name: 0 * w for name, w in elementwise.items()}
+            leaving = cell.new_step(pre, states, zeros).leaving
+            for gate, parameter in cell.elementwise:
+                if parameter.leaving:
+                    reads_moved = (k, t) == (layer, step) and readers[gate] == path
+                    pre[:, gate] += elementwise[parameter.name] * (leaving[-1] + (displacement if reads_moved else 0))
+            _, gates, _, states, *_ = cell.new_step(pre, states, zeros)
             moved = _cell_output(cell, gates, states[-1] + displacement) if (k, t) == (layer, step) else None
             outputs.append(states[0] if moved is None or path != "direct" else moved)
         inputs = np.stack(outputs)
@@ -163,7 +185,7 @@ def test_the_carousel_of_a_last_step_loss_is_a_product_of_keeping_gates(cell: Ce
         "z", gates.get("f", 1 - gates["i"] if cell.variant == "coupled_gates" else np.ones((6, 1, 1)))
     )
     carousel = dict(whole_lag(case.network, trace, top_layer))["carousel"].plain()
-    expected = total_of(case, trace, top_layer).plain()[-1]
+    expected = dict(one_step(case.network, trace, top_layer))["direct"].plain()[-1]
     for t in range(5, -1, -1):
         np.testing.assert_allclose(carousel[t], expected, rtol=1e-13)
         expected = expected * keeping_gate[t]
@@ -356,14 +378,24 @@ def sigma(x: NDArray) -> NDArray:
 
 def lstm_step(cell: LSTM, p: Callable, x: NDArray, entering: list[NDArray], node: Callable) -> list[NDArray]:
     h, c = entering
-    a = {g: node(f"a_{g}", x @ p(f"W_{g}x") + h @ p(f"W_{g}h") + p(f"b_{g}")) for g in cell.blocks}
-    frozen = {"i": cell.freeze_i, "f": cell.freeze_f, "o": cell.freeze_o}
-    gate = {g: sigma(a[g]) if frozen[g] is None else np.full_like(a[g], frozen[g]) for g in "ifo" if g in a}
+    peepholes = {list(cell.blocks)[gate]: parameter.name for gate, parameter in cell.elementwise}
+
+    def pre(g: str, state: NDArray) -> NDArray:
+        peephole = p(peepholes[g]) * state if g in peepholes else 0.0
+        return node(f"a_{g}", x @ p(f"W_{g}x") + h @ p(f"W_{g}h") + p(f"b_{g}") + peephole)
+
+    a = {g: pre(g, c) for g in cell.blocks if g != "o"}
+    frozen = {"i": cell.freeze_i, "f": cell.freeze_f}
+    gate = {g: sigma(a[g]) if frozen[g] is None else np.full_like(a[g], frozen[g]) for g in "if" if g in a}
     gate = {g: node(g.upper(), value) for g, value in gate.items()}
     f = 1 - gate["i"] if cell.ablation is Ablation.coupled_gates else gate.get("f", 1.0)
     g = node("G", a["c"] if cell.ablation is Ablation.no_input_nonlinearity else np.tanh(a["c"]))
     c = node("C", f * c + gate.get("i", 1.0) * g)
-    h = gate.get("o", 1.0) * (c if cell.ablation is Ablation.no_output_nonlinearity else np.tanh(c))
+    o = 1.0
+    if "o" in cell.blocks:
+        a_o = pre("o", c)
+        o = node("O", sigma(a_o) if cell.freeze_o is None else np.full_like(a_o, cell.freeze_o))
+    h = o * (c if cell.ablation is Ablation.no_output_nonlinearity else np.tanh(c))
     return [node("H", h), c]
 
 
@@ -400,7 +432,7 @@ def _loss_with_node_moved(case: Case, layer: int, timestep: int, name: str, disp
 def test_every_node_equals_central_differences_of_a_textbook_forward_pass(cell: Cell) -> None:
     case = make_case(cell, Loss.squared_error, 3, True)
     measurement = NodeGradNorm().measure(case.network, case.trace)
-    inner = {"LSTM": "IFOG", "GRU": "ZRN"}[type(cell).__name__]
+    inner = "IFOG" if isinstance(cell, LSTM) else "ZRN"
     missing_gate = WITHOUT.get(getattr(cell, "ablation", Ablation.none), "").upper()
     names = [*cell.states, *(g for g in inner if g != missing_gate), *(f"a_{block}" for block in cell.blocks)]
     assert measurement.names == tuple(case.network.prefix(k) + name for k in range(cell.layers) for name in names)

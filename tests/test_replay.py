@@ -205,7 +205,7 @@ def test_a_timestep_is_so_many_numpy_calls_and_none_of_python(cell: Cell, calls:
             case backward._Slopes():
                 return "slopes"
             case backward._StepBack():
-                return "backward" if body.adds else "backward, nothing arriving"
+                return "backward" if body.adds_to is not None else "backward, nothing arriving"
             case weight_gradients._Accumulate():
                 return f"gradients of {len(body.rows)}"
         raise AssertionError(body)

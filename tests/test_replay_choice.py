@@ -130,7 +130,7 @@ def by_clip(self: RNN, s: Step) -> None:
 def test_a_body_that_cannot_be_recorded_is_named(home: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where seeds train in threads of their own."""
     monkeypatch.setattr(RNN, "step", by_clip)
-    monkeypatch.setattr(execute, "chosen", lambda *_: threads)
+    monkeypatch.setattr(execute, "thread_count", lambda *_: threads)
     experiments = compose.experiments([*SMALL, "cell=rnn", "cell.activation=relu", "seed=0..1"])
     for recorder in execute.execute_seeds(experiments, "s"):
         replay_tag = recorder.client.get_run(recorder.run_id).data.tags["replay"]

@@ -23,7 +23,7 @@ from gradpath.commands.execute import execute
 from gradpath.figures._shared import common
 from gradpath.figures.gates import Gates
 from gradpath.schema import locations
-from gradpath.tracking import loader, plan, store
+from gradpath.tracking import loader, plan, store, stored_run
 from gradpath.tracking.recorder import Recorder
 
 SMALL = ["task.length=6", "cell.hidden_size=3", "train.batch_size=4", "train.eval_size=8", "train.steps=2"]
@@ -380,7 +380,7 @@ def test_a_download_leaves_nothing_behind_and_shows_no_bar(swept_store, tmp_path
     with sqlite3.connect(swept_store.home / "mlruns" / "mlflow.db") as connection:
         query = "UPDATE runs SET artifact_uri = 'file://localhost' || ? || '/' || run_uuid || '/artifacts'"
         connection.execute(query, (str(moved),))
-    monkeypatch.setattr(loader, "_exists", lambda path: False)
+    monkeypatch.setattr(stored_run, "_exists", lambda path: False)
     assert len(loader.load(None, "gradpath", "s")) == 4
     assert list(temporary.iterdir()) == []
     assert capfd.readouterr().err == ""

@@ -58,15 +58,15 @@ def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_threads_follow_the_shape_unless_they_are_given(many_cores, overrides: list[str], expected: int) -> None:
-    assert threads.chosen(compose.experiment(overrides)) == expected
+    assert threads.thread_count(compose.experiment(overrides)) == expected
 
 
 @pytest.mark.parametrize(("overrides", "seeds", "expected"), [([], 2, 2), ([], 16, 2), (LARGE, 16, 2)])
 def test_seeds_share_the_threads_at_any_shape(many_cores, overrides: list[str], seeds: int, expected: int) -> None:
-    assert threads.chosen(compose.experiment(overrides), seeds=seeds) == expected
-    assert threads.chosen(compose.experiment([*overrides, "train.threads=1"]), seeds=seeds) == 1
-    assert threads.chosen(compose.experiment([*overrides, "train.threads=8"]), seeds=seeds) == min(8, seeds)
-    assert threads.chosen(compose.experiment(overrides), jobs=8, seeds=seeds) == 1
+    assert threads.thread_count(compose.experiment(overrides), seeds=seeds) == expected
+    assert threads.thread_count(compose.experiment([*overrides, "train.threads=1"]), seeds=seeds) == 1
+    assert threads.thread_count(compose.experiment([*overrides, "train.threads=8"]), seeds=seeds) == min(8, seeds)
+    assert threads.thread_count(compose.experiment(overrides), jobs=8, seeds=seeds) == 1
 
 
 @pytest.mark.parametrize(("cell", "blocks"), [("rnn", 1), ("lstm", 4), ("gru", 4)])
@@ -78,16 +78,16 @@ def test_the_products_of_a_pass(cell: str, blocks: int) -> None:
 @pytest.mark.parametrize("jobs", [1, 2, 3, 8, 9])
 @pytest.mark.parametrize("setting", ["null", "4", "8"])
 def test_jobs_at_once_never_have_more_threads_than_there_are_cores(many_cores, jobs: int, setting: str) -> None:
-    single = threads.chosen(compose.experiment([*LARGE, f"train.threads={setting}"]), jobs)
+    single = threads.thread_count(compose.experiment([*LARGE, f"train.threads={setting}"]), jobs)
     assert single == max(1, min(2, 8 // jobs))
-    side_by_side = threads.chosen(compose.experiment([*LARGE, f"train.threads={setting}"]), jobs, seeds=16)
+    side_by_side = threads.thread_count(compose.experiment([*LARGE, f"train.threads={setting}"]), jobs, seeds=16)
     assert side_by_side == max(1, min(2 if setting == "null" else int(setting), 8 // jobs))
 
 
 def test_what_blas_has_started_with_is_not_exceeded(many_cores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "threadpool_info", lambda: [{"user_api": "blas", "num_threads": 1}])
-    assert threads.chosen(compose.experiment(LARGE)) == 1
-    assert threads.chosen(compose.experiment([*LARGE, "train.threads=4"])) == 1
+    assert threads.thread_count(compose.experiment(LARGE)) == 1
+    assert threads.thread_count(compose.experiment([*LARGE, "train.threads=4"])) == 1
 
 
 @pytest.mark.parametrize(("n_jobs", "expected"), [(None, 1), (3, 3), (-1, 8), (-2, 7)])

@@ -40,7 +40,7 @@ def libraries() -> dict[str, Any]:
         if blas
         else blas_build["name"],
         "threads": {
-            "gradpath": min(threads.AT_MOST, threads.share(1)),
+            "gradpath": min(threads.MOST_THREADS, threads.share(1)),
             "numpy": blas[0]["num_threads"] if blas else None,
             "torch": torch.get_num_threads(),
         },

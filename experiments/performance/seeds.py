@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits
 
 from gradpath.commands import compose
 from gradpath.training.loop import train, train_seeds
-from gradpath.training.threads import chosen
+from gradpath.training.threads import thread_count
 
 SEEDS, STEPS = 16, 10
 """Seeds, and training steps of one turn."""
@@ -88,15 +88,15 @@ def steps(shape: tuple[str, int, int], instruments: list[str], threads: int, tur
     base_experiment = compose.experiment([*overrides(*shape), *instruments, "train.steps=1000000", "train.eval_size=1"])
     experiments = [replace(base_experiment, seed=seed) for seed in range(SEEDS)]
     kinds: dict[int, list[Iterator[Any]]] = {0: [train(experiment) for experiment in experiments]}
-    kinds |= {thread_count: [train_seeds(experiments, thread_count)] for thread_count in sorted({1, threads})}
-    times: dict[int, list[float]] = {thread_count: [] for thread_count in kinds}
-    for _, (thread_count, streams) in itertools.product(range(turns + 1), kinds.items()):
+    kinds |= {count: [train_seeds(experiments, count)] for count in sorted({1, threads})}
+    times: dict[int, list[float]] = {count: [] for count in kinds}
+    for _, (count, streams) in itertools.product(range(turns + 1), kinds.items()):
         start = time.perf_counter()
         for stream in streams:
             for _ in itertools.islice(stream, STEPS):
                 pass
-        times[thread_count].append(time.perf_counter() - start)
-    return {thread_count: seconds[1:] for thread_count, seconds in times.items()}  # the first turn warms up
+        times[count].append(time.perf_counter() - start)
+    return {count: seconds[1:] for count, seconds in times.items()}  # the first turn warms up
 
 
 def command(*arguments: str) -> float:
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="turns of each kind (5)")
     parser.add_argument("--commands", type=int, default=1, help="turns of the whole commands, which take minutes (1)")
     options = parser.parse_args()
-    rows, threads = [], chosen(compose.experiment([]), seeds=SEEDS)
+    rows, threads = [], thread_count(compose.experiment([]), seeds=SEEDS)
     print(f"{'':<20} {'thr':>3} {'arm':<5} {'H':>3} {'B':>3} {'one by one':>9} {'together':>9} ratio", flush=True)
     for shape in SHAPES:
         for quantity, instruments in {"step, ms": [], "step, none read, ms": ["instruments=[]"]}.items():

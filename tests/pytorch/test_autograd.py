@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from conftest import INPUTS, Case, make_case
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
+from gradpath.cells.peephole_lstm import PeepholeLSTM
 from gradpath.cells.rnn import RNN
 from gradpath.core.activations import Activation
 from gradpath.core.finite_differences import per_step_gradients, relative_error
@@ -38,10 +39,13 @@ def lstm_step(ablation: str) -> Callable:
     def step(x, states, p):
         h, c = states
         a = {g: x @ p[f"W_{g}x"] + h @ p[f"W_{g}h"] + p[f"b_{g}"] for g in "ifoc" if g != missing}
-        i, f, o = (torch.sigmoid(a[g]) if g in a else 1.0 for g in "ifo")
+        a |= {g: a[g] + p[f"p_{g}"] * c for g in "if" if f"p_{g}" in p}
+        i, f = (torch.sigmoid(a[g]) if g in a else 1.0 for g in "if")
         if ablation == "coupled_gates":
             f = 1 - i
         c = f * c + i * (a["c"] if ablation == "no_input_nonlinearity" else torch.tanh(a["c"]))
+        peephole = p["p_o"] * c if "p_o" in p else 0.0
+        o = torch.sigmoid(a["o"] + peephole) if "o" in a else 1.0
         return o * (c if ablation == "no_output_nonlinearity" else torch.tanh(c)), c
 
     return step
@@ -94,6 +98,8 @@ def autograd(case: Case, step: Callable, layers: int) -> tuple[dict[str, NDArray
 CELLS = [(RNN(4, n, activation=kind), rnn_step(kind.name)) for n in (1, 2, 3) for kind in Activation]
 CELLS += [(LSTM(4, n), lstm_step("none")) for n in (1, 2, 3)]
 CELLS += [(LSTM(4, ablation=kind), lstm_step(kind.name)) for kind in Ablation if kind is not Ablation.none]
+CELLS += [(PeepholeLSTM(4, n), lstm_step("none")) for n in (1, 2, 3)]
+CELLS += [(PeepholeLSTM(4, ablation=kind), lstm_step(kind.name)) for kind in Ablation if kind is not Ablation.none]
 CELLS += [(GRU(4, n), gru_step) for n in (1, 2, 3)]
 
 

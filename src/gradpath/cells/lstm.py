@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.random import Generator
@@ -83,7 +83,7 @@ class LSTM(Cell):
     states = ("H", "C")
     paths = {"i": "input_gate", "f": "forget_gate", "o": "output_gate", "c": "internal_node"}
     label = "LSTM"
-    colors = {"": "#0072B2", "clipped": "#56B4E9"}
+    colors: ClassVar[dict[str, str] | None] = {"": "#0072B2", "clipped": "#56B4E9"}
     drawing = _drawings.LSTM
 
     @cached_property

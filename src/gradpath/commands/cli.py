@@ -69,7 +69,7 @@ def main() -> None:
 
     settle()
     commands: dict[str, Callable[[list[str]], int]] = {"run": run, "report": report, "check": check, "ui": ui}
-    command, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if command in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0)
@@ -78,7 +78,7 @@ def main() -> None:
         sys.exit(2)
     try:
         with terminable():
-            sys.exit(_status(commands[command], rest))
+            sys.exit(_status(commands[command], arguments))
     except KeyboardInterrupt as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending; a second Ctrl-C has nothing to stop
         print(": ".join(["gradpath: interrupted", *map(str, error.args)]), file=sys.stderr)
@@ -114,9 +114,9 @@ def run(arguments: list[str]) -> int:
     from gradpath.commands import compose, hydra_options
 
     if {"-h", "--help"} & set(arguments):
-        _help(RUN_HELP, "config", compose.GROUPS, without="figures", extra=("arm", "experiment"))
+        _help(RUN_HELP, "config", compose.GROUPS, excluded="figures", extra=("arm", "experiment"))
         return 0
-    options = hydra_options.parse(arguments)
+    options = hydra_options.read_options(arguments)
     if options.answer is not None:
         options.answer()
         return 0
@@ -139,13 +139,13 @@ def report(arguments: list[str]) -> int:
 
     from gradpath.commands import compose
     from gradpath.commands.report import write
-    from gradpath.tracking.store import named_as
+    from gradpath.tracking.store import uri_key
 
     if {"-h", "--help"} & set(arguments):
         _help(REPORT_HELP, "report", {"figures": compose.GROUPS["figures"]})
         return 0
     named = any(argument.startswith("figures=") for argument in arguments)
-    with threadpool_limits(1, "blas"), named_as("uri"):
+    with threadpool_limits(1, "blas"), uri_key("uri"):
         return write(compose.report(_only_overrides(arguments)), named)
 
 
@@ -160,7 +160,7 @@ def check(arguments: list[str]) -> int:
     from gradpath.commands.execute import check_loops
 
     if {"-h", "--help"} & set(arguments):
-        _help(CHECK_HELP, "config", compose.GROUPS, without="figures", extra=("arm",))
+        _help(CHECK_HELP, "config", compose.GROUPS, excluded="figures", extra=("arm",))
         return 0
     experiment = compose.experiment(_only_overrides(arguments))
     if experiment.cell.truncated:
@@ -169,8 +169,8 @@ def check(arguments: list[str]) -> int:
     rows: list[checking.Row] = []
     print(f"{experiment.title}: {checking.cases.sizes(experiment)}")
     with threadpool_limits(1, "blas"):
-        for case, found in checking.every_case(experiment):
-            rows = found
+        for case, reported in checking.every_case(experiment):
+            rows = reported
             if case and sys.stderr.isatty():
                 print(f"\r\x1b[2Kchecking: {case} …", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
@@ -182,7 +182,7 @@ def check(arguments: list[str]) -> int:
 def ui(arguments: list[str]) -> int:
     """``gradpath ui``: the MLflow UI, with links to its charts."""
     from gradpath.commands.ui import serve
-    from gradpath.tracking.store import named_as
+    from gradpath.tracking.store import uri_key
 
     parser = argparse.ArgumentParser("gradpath ui", description="Opens the MLflow UI and prints links to its charts.")
     parser.add_argument("--uri", help="MLflow tracking URI (the project's own SQLite database)")
@@ -196,14 +196,14 @@ def ui(arguments: list[str]) -> int:
         raise ConfigError(f"{message}; see gradpath ui --help")
 
     parser.error = refuse  # type: ignore[method-assign]
-    given = parser.parse_args(arguments)
-    if not (given.port.isascii() and given.port.isdigit() and 1 <= int(given.port[:9]) <= 65535):
-        raise ConfigError(f"--port {given.port}: must be a number from 1 to 65535")
-    with named_as("--uri"):
-        return serve(given.uri, given.host, int(given.port))
+    options = parser.parse_args(arguments)
+    if not (options.port.isascii() and options.port.isdigit() and 1 <= int(options.port[:9]) <= 65535):
+        raise ConfigError(f"--port {options.port}: must be a number from 1 to 65535")
+    with uri_key("--uri"):
+        return serve(options.uri, options.host, int(options.port))
 
 
-def _help(usage: str, name: str, groups: dict[str, Any], without: str = "", extra: tuple[str, ...] = ()) -> None:
+def _help(usage: str, name: str, groups: dict[str, Any], excluded: str = "", extra: tuple[str, ...] = ()) -> None:
     """What can be set: the units to choose from, then every key with its value, what it takes and
     what it means.
     """
@@ -211,7 +211,7 @@ def _help(usage: str, name: str, groups: dict[str, Any], without: str = "", extr
 
     print(usage)
     print("Units to choose (GROUP=NAME):")
-    for group in (*extra, *(g for g in groups if g != without)):
+    for group in (*extra, *(g for g in groups if g != excluded)):
         print(f"  {'+' if group == 'experiment' else ''}{group + '=':<13} {', '.join(compose.options(group))}")
     print("\nKeys (the value they have, what they take); those of another unit show with --cfg job after choosing it:")
     for key, value, takes, meaning in compose.settable(compose.load(name, [])):

@@ -20,7 +20,7 @@ from gradpath.schema.text import printable
 from gradpath.tracking.recorder import Recorder
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Step, train_seeds
-from gradpath.training.threads import chosen
+from gradpath.training.threads import thread_count
 
 PLAIN_SECONDS = 15.0
 """Without a terminal, a line this often instead of a bar."""
@@ -39,24 +39,25 @@ def execute_seeds(
     its own; ``position`` (``3/12``) says where in a sweep they stand, ``jobs`` how many of its jobs
     run at once.
     """
-    threads = chosen(experiments[0], jobs, len(experiments))
+    threads = thread_count(experiments[0], jobs, len(experiments))
     tags = {"sweep_id": sweep_id, "code_version": code_version(), "threads": str(threads)}
-    said, name = "", f"{position} {label(experiments)}".strip()
-    with terminable(), threadpool_limits(1, "blas"), compiled.watched() as in_python, ExitStack() as runs:
-        lives = [runs.enter_context(ExitStack()) for _ in experiments]
+    announced, name = "", f"{position} {label(experiments)}".strip()
+    with terminable(), threadpool_limits(1, "blas"), compiled.watched() as in_python, ExitStack() as exits:
+        stacks = [exits.enter_context(ExitStack()) for _ in experiments]
         recorders = [
-            life.enter_context(Recorder(experiment, tags)) for life, experiment in zip(lives, experiments, strict=True)
+            stack.enter_context(Recorder(experiment, tags))
+            for stack, experiment in zip(stacks, experiments, strict=True)
         ]
-        for happened in progress(_no_exit(train_seeds(experiments, threads)), experiments, position):
-            went = printable(compiled.way([*in_python]))
-            if went != said:
-                tqdm.write(f"{name}: loop over time: {went}", file=sys.stderr)
-                said = went
-            for index, step in happened.items():
-                recorders[index].tag("replay", went)
+        for steps in progress(_no_exit(train_seeds(experiments, threads)), experiments, position):
+            loop = printable(compiled.way([*in_python]))
+            if loop != announced:
+                tqdm.write(f"{name}: loop over time: {loop}", file=sys.stderr)
+                announced = loop
+            for index, step in steps.items():
+                recorders[index].tag("replay", loop)
                 recorders[index].record(step)
                 if step.diverged:  # its run ends here, whatever becomes of the others
-                    lives[index].close()
+                    stacks[index].close()
     return recorders
 
 
@@ -93,8 +94,8 @@ def check_loops(experiments: Iterable[Experiment]) -> None:
 
 def label(experiments: Sequence[Experiment]) -> str:
     """What is trained side by side, in words: ``lstm · adding T=100 · 16 seeds``."""
-    first, *others = experiments
-    return f"{first.title} · {len(experiments)} seeds" if others else first.run_name
+    first, *remaining = experiments
+    return f"{first.title} · {len(experiments)} seeds" if remaining else first.run_name
 
 
 def progress(
@@ -104,32 +105,32 @@ def progress(
     elsewhere. Several seeds have one bar, with the medians over those still training.
     """
     terminal, total, diverged = sys.stderr.isatty(), experiments[0].train.steps, 0
-    name, of = f"{position} {label(experiments)}".strip(), "median " if len(experiments) > 1 else ""
-    started = said = time.monotonic()
+    name, prefix = f"{position} {label(experiments)}".strip(), "median " if len(experiments) > 1 else ""
+    started = printed = time.monotonic()
     with tqdm(total=total, desc=name, unit="step", disable=not terminal, dynamic_ncols=True) as bar:
-        for happened in stream:
-            yield happened
-            lost = [experiments[index].run_name for index, step in happened.items() if step.diverged]
-            training = [step for step in happened.values() if not step.diverged]
-            shown, diverged = training or [*happened.values()], diverged + len(lost)
-            step, loss, norm = shown[0].step, median(s.loss for s in shown), median(s.log10_grad_norm for s in shown)
-            state = f"{of}loss {loss:.4g}, {of}log10 grad norm {norm:.1f}"
-            state += f", {diverged} of {len(experiments)} diverged" if of and diverged else ""
+        for steps in stream:
+            yield steps
+            diverged_runs = [experiments[index].run_name for index, step in steps.items() if step.diverged]
+            training = [step for step in steps.values() if not step.diverged]
+            active, diverged = training or [*steps.values()], diverged + len(diverged_runs)
+            step, loss, norm = active[0].step, median(s.loss for s in active), median(s.log10_grad_norm for s in active)
+            state = f"{prefix}loss {loss:.4g}, {prefix}log10 grad norm {norm:.1f}"
+            state += f", {diverged} of {len(experiments)} diverged" if prefix and diverged else ""
             bar.set_postfix_str(state, refresh=False)
             bar.update(step - bar.n)
             now = time.monotonic()
-            if not terminal and (not training or step == total or now - said > PLAIN_SECONDS):
-                left = (now - started) / max(step, 1) * (total - step)
-                print(f"{name}: step {step}/{total}, {state}, {left:.0f} s left", file=sys.stderr, flush=True)
-                said = now
-            for run in lost:
+            if not terminal and (not training or step == total or now - printed > PLAIN_SECONDS):
+                remaining = (now - started) / max(step, 1) * (total - step)
+                print(f"{name}: step {step}/{total}, {state}, {remaining:.0f} s left", file=sys.stderr, flush=True)
+                printed = now
+            for run in diverged_runs:
                 line = f"{position} {run}: diverged at step {step}: loss or gradient is not finite"
                 bar.write(line.strip(), file=sys.stderr)
-        if tested := [s.evaluation for s in happened.values() if s.evaluation is not None]:
-            solved = sum(evaluation.solved for evaluation in tested)
-            outcome = f"{solved} of {len(experiments)} solved" if of else "solved" if solved else "not solved"
-            loss = median(evaluation.loss for evaluation in tested)
-            bar.write(f"{name}: {of}test loss {loss:.4g}, {outcome}", file=sys.stderr)
+        if evaluations := [s.evaluation for s in steps.values() if s.evaluation is not None]:
+            solved = sum(evaluation.solved for evaluation in evaluations)
+            outcome = f"{solved} of {len(experiments)} solved" if prefix else "solved" if solved else "not solved"
+            loss = median(evaluation.loss for evaluation in evaluations)
+            bar.write(f"{name}: {prefix}test loss {loss:.4g}, {outcome}", file=sys.stderr)
 
 
 def code_version() -> str:
@@ -141,8 +142,8 @@ def code_version() -> str:
     if root is None:
         return released
     try:
-        asked = ["git", "-C", str(root), "describe", "--always", "--dirty=.dirty", "--exclude=*"]
-        commit = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty=.dirty", "--exclude=*"]
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return released
     return f"{released}+{commit}"

@@ -3,11 +3,11 @@
 import re
 import shlex
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
 
+from gradpath.commands.grammar import parse
 from gradpath.schema import locations
+from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import printable
 from gradpath.tracking import store
 from gradpath.tracking.plan import Point
@@ -16,9 +16,9 @@ from gradpath.tracking.plan import Point
 def assignment(key: str, value: str) -> str:
     """KEY=VALUE that Hydra's grammar reads as this very text."""
     try:
-        if OverridesParser.create().parse_override(f"{key}={value}").value() == value:
+        if parse(f"{key}={value}").value() == value:
             return f"{key}={value}"
-    except (HydraException, AssertionError, RecursionError):
+    except ConfigError:
         pass
     return f"{key}={QuotedString(value, Quote.double).with_quotes()}"
 
@@ -33,22 +33,22 @@ def point_command(point: Point, sweep_id: str, uri: str | None) -> str:
     """The command that runs a planned point into its sweep; empty where its overrides are not what
     a person would paste.
     """
-    own = [o for o in point.overrides if not o.lstrip("+~").startswith(("seed=", "seed@"))]
-    if not all(o == printable(o, 1000) and re.match(r"[+~]{0,2}(?!hydra)[A-Za-z_]", o) for o in own):
+    overrides = [o for o in point.overrides if not o.lstrip("+~").startswith(("seed=", "seed@"))]
+    if not all(o == printable(o, 1000) and re.match(r"[+~]{0,2}(?!hydra)[A-Za-z_]", o) for o in overrides):
         return ""
-    elsewhere = [f"tracking.uri={uri}"] if uri and "@" not in uri else []  # no password on the terminal
-    words = [*own, f"seed={point.seed}", f"tracking.sweep_id={sweep_id}", *elsewhere]
+    store_override = [f"tracking.uri={uri}"] if uri and "@" not in uri else []  # no password on the terminal
+    words = [*overrides, f"seed={point.seed}", f"tracking.sweep_id={sweep_id}", *store_override]
     return shlex.join(["gradpath", "run", *words])
 
 
-def report_command(study: str, sweep_id: str | None, uri: str | None, *more: str) -> str:
+def report_command(study: str, sweep_id: str | None, uri: str | None, *extra: str) -> str:
     """The command that draws the figures of a sweep, which is named: by the time it is typed
     another may be newest.
     """
     words = ["gradpath", "report", assignment("study", study)]
     words += [assignment("sweep", sweep_id)] if sweep_id is not None else []
     words += [assignment("uri", store.masked(uri))] if uri else []
-    return shlex.join([*words, *more])
+    return shlex.join([*words, *extra])
 
 
 def ui_command(uri: str | None) -> str:

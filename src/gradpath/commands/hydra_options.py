@@ -14,8 +14,10 @@ from typing import NoReturn
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf.errors import OmegaConfBaseException
 
-from gradpath.commands import compose, messages, overrides
+from gradpath.commands import compose, messages
+from gradpath.commands.grammar import SEARCHPATH, folders, parse
 from gradpath.commands.hydra_internals import get_args_parser
+from gradpath.commands.overrides import read
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import without_passwords
 
@@ -41,7 +43,7 @@ class Answered(Exception):  # noqa: N818 - nothing is wrong
     """The parser itself has answered, as to --version."""
 
 
-def parse(arguments: list[str]) -> Options:
+def read_options(arguments: list[str]) -> Options:
     """Hydra's options and the overrides, in any order; raises ConfigError for what cannot be."""
     parser = get_args_parser()
 
@@ -53,74 +55,76 @@ def parse(arguments: list[str]) -> Options:
 
     parser.error, parser.exit = refuse, leave  # type: ignore[method-assign]
     try:
-        given = parser.parse_intermixed_args(arguments)
+        parsed = parser.parse_intermixed_args(arguments)
     except Answered:
         return Options([], False, lambda: None)
-    for name, why in REFUSED.items():
-        if getattr(given, name) is not None:
-            raise ConfigError(f"--{name.replace('_', '-')}: not taken: {why}")
-    asked = {"--run": given.run, "--multirun": given.multirun, "--cfg": given.cfg, "--info": given.info}
-    asked |= {"--shell-completion": given.shell_completion, "--hydra-help": given.hydra_help}
-    if len(chosen := [name for name, value in asked.items() if value]) > 1:
+    for name, refusal in REFUSED.items():
+        if getattr(parsed, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')}: not taken: {refusal}")
+    modes = {"--run": parsed.run, "--multirun": parsed.multirun, "--cfg": parsed.cfg, "--info": parsed.info}
+    modes |= {"--shell-completion": parsed.shell_completion, "--hydra-help": parsed.hydra_help}
+    if len(chosen := [name for name, value in modes.items() if value]) > 1:
         raise ConfigError(f"{' '.join(chosen)}: only one of these at a time")
     for name in ("resolve", "package"):
-        if getattr(given, name) and not given.cfg:
+        if getattr(parsed, name) and not parsed.cfg:
             raise ConfigError(f"--{name}: goes with --cfg only")
-    changes, mode = _with_folder(given.overrides, given.config_dir), None
+    changes, mode = _with_folder(parsed.overrides, parsed.config_dir), None
     for override in changes:
         if override.lstrip("+").startswith("hydra.mode="):
-            mode = str(overrides.parse(override).value())
+            mode = str(parse(override).value())
             if mode not in ("RUN", "MULTIRUN"):
                 raise ConfigError(f"{override}: must be RUN or MULTIRUN")
-    if given.run and mode == "MULTIRUN":
+    if parsed.run and mode == "MULTIRUN":
         raise ConfigError("--run hydra.mode=MULTIRUN: only one of these at a time")
     changes = [override for override in changes if not override.lstrip("+").startswith("hydra.mode=")]
-    answers = given.cfg or given.info or given.hydra_help or given.shell_completion
+    has_answer = parsed.cfg or parsed.info or parsed.hydra_help or parsed.shell_completion
     return Options(
-        changes, given.multirun or mode == "MULTIRUN", (lambda: _answer(given, parser, changes)) if answers else None
+        changes,
+        parsed.multirun or mode == "MULTIRUN",
+        (lambda: _answer(parsed, parser, changes)) if has_answer else None,
     )
 
 
-def _with_folder(given: list[str], folder: str | None) -> list[str]:
+def _with_folder(overrides: list[str], folder: str | None) -> list[str]:
     """The overrides, with the folder of --config-dir on Hydra's search path, where the check finds
     it too.
     """
     if folder is None:
-        return given
+        return overrides
     if not Path(folder).is_dir():
         raise ConfigError(f"--config-dir {folder}: there is no such folder")
-    places = [*overrides.folders(given), str(Path(folder).absolute())]
+    places = [*folders(overrides), str(Path(folder).absolute())]
     quoted = ",".join(QuotedString(place, Quote.double).with_quotes() for place in places)
-    return [o for o in given if not o.startswith(f"{overrides.SEARCHPATH}=")] + [f"{overrides.SEARCHPATH}=[{quoted}]"]
+    return [o for o in overrides if not o.startswith(f"{SEARCHPATH}=")] + [f"{SEARCHPATH}=[{quoted}]"]
 
 
-def _answer(given: argparse.Namespace, parser: argparse.ArgumentParser, changes: list[str]) -> None:
+def _answer(parsed: argparse.Namespace, parser: argparse.ArgumentParser, changes: list[str]) -> None:
     """Has Hydra print its configuration, or what it knows of itself."""
-    if given.shell_completion:
+    if parsed.shell_completion:
         try:
             with compose.hydra() as hydra:
                 hydra.shell_completion("config", changes)
         except (ValueError, KeyError):  # KeyError: the variables with which a shell asks for completions
             raise ConfigError("--shell-completion: goes with install=SHELL or uninstall=SHELL") from None
         return
-    ready = overrides.read(changes)
+    ready = read(changes)
     messages.explained(changes, lambda: compose.trusted("config", ready))
 
     def show() -> None:
         with compose.hydra() as hydra:
-            if given.cfg:
-                hydra.show_cfg("config", ready, given.cfg, given.package, given.resolve)
-            elif given.info:
-                hydra.show_info(given.info, "config", ready)
+            if parsed.cfg:
+                hydra.show_cfg("config", ready, parsed.cfg, parsed.package, parsed.resolve)
+            elif parsed.info:
+                hydra.show_info(parsed.info, "config", ready)
             else:
-                hydra.hydra_help("config", parser, given)
+                hydra.hydra_help("config", parser, parsed)
 
-    said, shown = StringIO(), StringIO()
+    errors, output = StringIO(), StringIO()
     try:
-        with redirect_stderr(said), redirect_stdout(shown):
+        with redirect_stderr(errors), redirect_stdout(output):
             messages.explained(changes, show)
     except (SystemExit, OmegaConfBaseException):
-        raise ConfigError(f"--package {given.package}: there is no such section") from None
+        raise ConfigError(f"--package {parsed.package}: there is no such section") from None
     finally:
-        sys.stdout.write(without_passwords(shown.getvalue()))
+        sys.stdout.write(without_passwords(output.getvalue()))
         sys.stdout.flush()

@@ -15,17 +15,19 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from gradpath.commands import compose, overrides
+from gradpath.commands import compose
 from gradpath.commands.execute import check_loops, execute_seeds, label
+from gradpath.commands.grammar import is_hydras, is_study
 from gradpath.commands.hints import report_command, ui_command
 from gradpath.commands.hydra_options import Options
+from gradpath.commands.overrides import read
 from gradpath.commands.reasons import reason
 from gradpath.commands.signals import Terminated, ending
 from gradpath.commands.terminal import settle
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line, printable
 from gradpath.tracking import plan, store
-from gradpath.tracking.outcomes import Ended, places, records, without_reason
+from gradpath.tracking.outcomes import Ended, by_experiment, fallback_reason, records
 from gradpath.training.experiment import Experiment
 
 compose.register()  # in the processes of a parallel launcher too, which import this module to find the job
@@ -53,24 +55,24 @@ def launch(options: Options) -> int:
     the first one.
     """
     jobs = planned(options)
-    check_loops(_all(jobs))
+    check_loops(_experiments(jobs))
     sweep_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     timeout = jobs[0].experiments[0].tracking.timeout
     with store.patience(timeout):
-        for uri, name in places(_all(jobs)):
+        for uri, name in by_experiment(_experiments(jobs)):
             client = store.connect(uri, timeout=timeout)
-            place = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
-            for line in store.reap(client, place):
+            experiment_id = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
+            for line in store.reap(client, experiment_id):
                 print(printable(line), file=sys.stderr)
         plan.record(((job.overrides, job.experiments) for job in jobs), sweep_id)
     began = int(time.time() * 1000)
     reasons: dict[int, str] = {}
     try:
-        reasons = _hand_over(options, jobs, sweep_id)
+        reasons = _run_jobs(options, jobs, sweep_id)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(*_so_far(jobs, sweep_id, began)) from None
+        raise KeyboardInterrupt(*_progress(jobs, sweep_id, began)) from None
     except Terminated as stop:
-        stop.so_far = " ".join(_so_far(jobs, sweep_id, began))
+        stop.progress = " ".join(_progress(jobs, sweep_id, began))
         raise
     except StoreLostError as error:
         print(f"gradpath: {one_line(str(error))}", file=sys.stderr)
@@ -87,16 +89,16 @@ def planned(options: Options) -> list[Job]:
     """Every job with its experiments, all of them checked; raises ConfigError. Of many points it
     says how far it is.
     """
-    given = options.overrides
-    expanded = compose.points(given) if options.multirun else [given]
-    own = [o for o in given if overrides.is_hydras(o)] if options.multirun else []
-    jobs, known = [], set()
+    overrides = options.overrides
+    expanded = compose.points(overrides) if options.multirun else [overrides]
+    hydra_overrides = [o for o in overrides if is_hydras(o)] if options.multirun else []
+    jobs, seen = [], set()
     for point in _counted(expanded):
-        job = Job(point, compose.experiments(own + point))
+        job = Job(point, compose.experiments(hydra_overrides + point))
         for experiment in job.experiments:
-            if experiment.config_hash in known:
+            if experiment.config_hash in seen:
                 raise ConfigError(f"{' '.join(point)}: this point is in the sweep twice, with seed {experiment.seed}")
-            known.add(experiment.config_hash)
+            seen.add(experiment.config_hash)
         jobs.append(job)
     if len(jobs) > 1:
         values = Counter(override for job in jobs for override in job.overrides)
@@ -109,18 +111,18 @@ def _counted(points: list[list[str]], seconds: float = 2.0) -> Iterator[list[str
     """The points, with a bar on a terminal and a line now and then elsewhere once it takes longer
     than ``seconds``.
     """
-    said = time.monotonic()
+    printed = time.monotonic()
     terminal = sys.stderr.isatty()
     bar = tqdm(points, "checking", unit="point", delay=seconds, leave=False, disable=not terminal)
     for index, point in enumerate(bar):
-        if not terminal and time.monotonic() - said > seconds:
+        if not terminal and time.monotonic() - printed > seconds:
             share = 100 * index // len(points)
             print(f"checking {len(points)} points: {share} %", file=sys.stderr, flush=True)
-            said, seconds = time.monotonic(), 10.0
+            printed, seconds = time.monotonic(), 10.0
         yield point
 
 
-def _hand_over(options: Options, jobs: list[Job], sweep_id: str) -> dict[int, str]:
+def _run_jobs(options: Options, jobs: list[Job], sweep_id: str) -> dict[int, str]:
     """Has Hydra run the jobs; returns why those failed of which it knows."""
     from hydra.core.plugins import Plugins
     from hydra.types import HydraContext, RunMode
@@ -137,8 +139,8 @@ def _hand_over(options: Options, jobs: list[Job], sweep_id: str) -> dict[int, st
     task = partial(_job, tuple(starts) if options.multirun else (), sweep_id)
     with compose.hydra() as hydra:
         if not options.multirun:
-            return {0: hydra.run("config", task, [*overrides.read(jobs[0].overrides), "hydra.mode=RUN"]).return_value}
-        base = [o for o in options.overrides if overrides.is_hydras(o) or overrides.is_study(o)]
+            return {0: hydra.run("config", task, [*read(jobs[0].overrides), "hydra.mode=RUN"]).return_value}
+        base = [o for o in options.overrides if is_hydras(o) or is_study(o)]
         master = hydra.compose_config("config", [*base, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN, True)
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
         launcher = Plugins.instance().instantiate_launcher(context, task, master)
@@ -147,8 +149,8 @@ def _hand_over(options: Options, jobs: list[Job], sweep_id: str) -> dict[int, st
         for first in range(0, len(jobs), size):
             returned += launcher.launch([job.overrides for job in jobs[first : first + size]], first)
     # ``return_value`` would print Hydra's own words about a job that failed outside its task.
-    told = (r._return_value for r in returned)
-    return {i: reason(told) if isinstance(told, BaseException) else str(told) for i, told in enumerate(told)}
+    values = (r._return_value for r in returned)
+    return {i: reason(values) if isinstance(values, BaseException) else str(values) for i, values in enumerate(values)}
 
 
 def _job(starts: tuple[int, ...], sweep_id: str, composed: DictConfig) -> str:
@@ -175,15 +177,15 @@ def _job(starts: tuple[int, ...], sweep_id: str, composed: DictConfig) -> str:
     return ""
 
 
-def _all(jobs: Sequence[Job]) -> list[Experiment]:
+def _experiments(jobs: Sequence[Job]) -> list[Experiment]:
     return [experiment for job in jobs for experiment in job.experiments]
 
 
-def _so_far(jobs: Sequence[Job], sweep_id: str, began: int) -> list[str]:
+def _progress(jobs: Sequence[Job], sweep_id: str, began: int) -> list[str]:
     """What there is of a run or a sweep that was stopped; nothing where the store does not say."""
     time.sleep(0.5 if len(jobs) > 1 else 0)  # processes of a launcher are ending too
     try:
-        ended = records(_all(jobs), sweep_id, began)
+        ended = records(_experiments(jobs), sweep_id, began)
     except Exception:
         return []
     done = sum(run.status == "FINISHED" for run in ended.values())
@@ -192,24 +194,30 @@ def _so_far(jobs: Sequence[Job], sweep_id: str, began: int) -> list[str]:
 
 def _conclude(jobs: Sequence[Job], sweep_id: str, began: int, reasons: dict[int, str]) -> int:
     """Says how the runs ended and what to do with them; 1 where one failed."""
-    ended = records(_all(jobs), sweep_id, began)
+    ended = records(_experiments(jobs), sweep_id, began)
     failed = False
-    for (uri, name), members in places(_all(jobs)).items():
+    for (uri, name), members in by_experiment(_experiments(jobs)).items():
         runs = [ended.get(e.config_hash, Ended("MISSING")) for e in members]
         count = Counter("finished" if run.status == "FINISHED" else "failed" for run in runs)
         diverged = sum(run.diverged and run.status == "FINISHED" for run in runs)
-        told = {"finished": f" ({diverged} diverged)" if diverged else "", "failed": ""}
-        words = ", ".join(f"{count[word]} {word}{more}" for word, more in told.items() if count[word])
+        details = {"finished": f" ({diverged} diverged)" if diverged else "", "failed": ""}
+        words = ", ".join(f"{count[word]} {word}{detail}" for word, detail in details.items() if count[word])
         shared = members[0].tracking.sweep_id or sweep_id
         print(
             f"{len(runs)} run{'s'[: len(runs) != 1]} of sweep {shared} in MLflow experiment {name}: {words}. "
             f"Figures: {report_command(name, shared, uri)}. Curves: {ui_command(uri)}"
         )
     for index, job in enumerate(jobs):
-        bad = [run for e in job.experiments if (run := ended.get(e.config_hash, Ended("MISSING"))).status != "FINISHED"]
-        if bad or reasons.get(index):
-            why = reasons.get(index) or next((run.error for run in bad if run.error), "") or without_reason(bad)
-            line = f"failed: {label(job.experiments)}: {why}{f' [{job.name}]' if job.name else ''}"
+        failures = [
+            run for e in job.experiments if (run := ended.get(e.config_hash, Ended("MISSING"))).status != "FINISHED"
+        ]
+        if failures or reasons.get(index):
+            cause = (
+                reasons.get(index)
+                or next((run.error for run in failures if run.error), "")
+                or fallback_reason(failures)
+            )
+            line = f"failed: {label(job.experiments)}: {cause}{f' [{job.name}]' if job.name else ''}"
             print(one_line(line), file=sys.stderr)
             failed = True
     return int(failed)

@@ -1,10 +1,9 @@
-"""KEY=VALUE as people write it: read by Hydra's grammar, and checked before Hydra acts on it."""
+"""KEY=VALUE as people write it, checked before Hydra acts on it."""
 
 import dataclasses
 import shlex
 import typing
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
@@ -13,12 +12,13 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from gradpath.commands import messages
-from gradpath.commands.report import Report
-from gradpath.commands.units import CHOSEN, GROUPS, SEVERAL, options
+from gradpath.commands.choices import options
+from gradpath.commands.grammar import SEARCHPATH, folders, parse
+from gradpath.commands.keys import as_written
+from gradpath.commands.report_settings import Report
+from gradpath.commands.units import CHOSEN, GROUPS, SEVERAL
 from gradpath.schema.settings import ConfigError
 from gradpath.training.experiment import Tracking
-
-SEARCHPATH = "hydra.searchpath"
 
 
 def read(overrides: Sequence[str]) -> list[str]:
@@ -27,7 +27,7 @@ def read(overrides: Sequence[str]) -> list[str]:
     for override in ready:
         parsed = parse(override)
         if parsed.is_sweep_override():
-            raise ConfigError(f"{override}: {_several(override, parsed)}")
+            raise ConfigError(f"{override}: {_multiple_values(override, parsed)}")
         _check(override, parsed, ready)
     return ready
 
@@ -37,7 +37,7 @@ def read_sweep(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[str
     parsed.
     """
     ready = [_as_text(override) for override in overrides]
-    own, others = [], []
+    hydra_overrides, point_overrides = [], []
     for override in ready:
         parsed = parse(override)
         if parsed.is_sweep_override():
@@ -51,51 +51,17 @@ def read_sweep(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[str
         else:
             _check(override, parsed, ready)
         if parsed.is_hydra_override():
-            own.append(override)
+            hydra_overrides.append(override)
         else:
-            others.append(parsed)
-    return own, others
-
-
-@lru_cache(4096)
-def parse(override: str) -> Override:
-    """One override by Hydra's grammar, whose reading takes a millisecond; raises ConfigError."""
-    try:
-        parsed = OverridesParser.create().parse_override(override)
-        if parsed.key_or_group:
-            return parsed
-    except (HydraException, AssertionError):
-        raise ConfigError(messages.unreadable(override)) from None
-    except RecursionError:
-        raise ConfigError(f"{override}: nested too deeply") from None
-    raise ConfigError(messages.unreadable(override))
-
-
-def is_hydras(override: str) -> bool:
-    """Whether an override is one of Hydra's own settings, the same for every point of a sweep."""
-    return override.lstrip("+~").startswith(("hydra.", "hydra/"))
-
-
-def is_study(override: str) -> bool:
-    """Whether an override chooses a study."""
-    return override.lstrip("+").startswith("experiment=")
-
-
-def folders(overrides: Sequence[str]) -> list[str]:
-    """The folders of YAML files that the overrides add to those of gradpath."""
-    added = []
-    for override in overrides:
-        if override.startswith(f"{SEARCHPATH}="):
-            value = parse(override).value()
-            added += [str(place).removeprefix("file://") for place in (value if isinstance(value, list) else [value])]
-    return added
+            point_overrides.append(parsed)
+    return hydra_overrides, point_overrides
 
 
 def _text_keys() -> set[str]:
     """The keys that take text, in which a person may write 1e5 or größe."""
-    found = {f"tracking.{field.name}" for field in dataclasses.fields(Tracking)}
+    keys = {f"tracking.{field.name}" for field in dataclasses.fields(Tracking)}
     hints = typing.get_type_hints(Report)
-    return found | {field.name for field in dataclasses.fields(Report) if hints[field.name] == str | None}
+    return keys | {field.name for field in dataclasses.fields(Report) if hints[field.name] == str | None}
 
 
 TEXT = _text_keys()
@@ -119,7 +85,7 @@ def _as_text(override: str) -> str:
     return f'{key}="{value}"' if number else override
 
 
-def _several(override: str, parsed: Override) -> str:
+def _multiple_values(override: str, parsed: Override) -> str:
     """What to say where several values are given and one is meant."""
     if (key := str(parsed.key_or_group)) in TEXT and not key.startswith("tracking."):
         return f"must be a single value; a comma in it goes into quotes: '{key}=\"…\"'"
@@ -132,9 +98,9 @@ def _check(override: str, parsed: Override, overrides: Sequence[str]) -> None:
     """Refuses what Hydra would refuse in words of its own, or take for something else."""
     key = str(parsed.key_or_group)
     if key == SEARCHPATH:
-        for place in folders([override]):
-            if ":" in place or not Path(place).is_dir():
-                raise ConfigError(f"{override}: must be a list of folders; {place} is none")
+        for folder in folders([override]):
+            if ":" in folder or not Path(folder).is_dir():
+                raise ConfigError(f"{override}: must be a list of folders; {folder} is none")
         return
     if key not in CHOSEN or parsed.package is not None or parsed.is_delete():
         return
@@ -146,7 +112,7 @@ def _check(override: str, parsed: Override, overrides: Sequence[str]) -> None:
         raise ConfigError(f"{override}: must be one name{sweep if key != 'experiment' else ''}")
     for name in value if isinstance(value, list) else [value]:
         if str(name) not in options(key, overrides):
-            raise ConfigError(messages.no_such_name(key, str(messages.as_written(name)), overrides))
+            raise ConfigError(messages.no_such_name(key, str(as_written(name)), overrides))
     if key == "experiment" and not parsed.is_add() and not parsed.is_force_add():
         raise ConfigError(f"{override}: a study is added: +{override}")
     if key in GROUPS and parsed.is_add() and key not in SEVERAL:

@@ -13,8 +13,8 @@ def reason(error: BaseException) -> str:
     """
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
-    said = f"{type(error).__name__}: {error}".rstrip(": ")
+    text = f"{type(error).__name__}: {error}".rstrip(": ")
     frames = traceback.extract_tb(error.__traceback__)
     if frames and not isinstance(error, MemoryError | OSError):
-        said += f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
-    return one_line(said)
+        text += f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+    return one_line(text)

@@ -7,17 +7,16 @@ import re
 import shutil
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 from gradpath.commands.hints import point_command, report_command, run_command
+from gradpath.commands.report_settings import Report
 from gradpath.commands.signals import ending
 from gradpath.figures import CannotDrawError, Figure
 from gradpath.figures._shared import common
 from gradpath.schema import locations
-from gradpath.schema.settings import Settings, setting
 from gradpath.schema.text import printable
 from gradpath.tracking import loader, store
 from gradpath.tracking.loader import Run, Sweep
@@ -29,20 +28,6 @@ not more.
 """
 NAMED = 5
 """Up to this many missing points or passed-over runs are named, the others counted."""
-
-
-@dataclass
-class Report(Settings):
-    """Which runs, and which figures. Without a choice: the newest sweep."""
-
-    figures: dict[str, Figure] = field(default_factory=dict)
-    study: str | None = setting(None, "MLflow experiment, named after its study; null for the one with the newest run")
-    sweep: str | None = setting(None, "sweep_id of the runs to draw; null for the newest of the experiment")
-    uri: str | None = setting(None, "MLflow tracking URI; null for the project's own SQLite database")
-    out: str | None = setting(None, "folder for the figures; null for reports/figures/EXPERIMENT")
-    partial: bool = setting(
-        False, "draw a sweep of which points are missing or double: what is there, the newest of each"
-    )
 
 
 def write(report: Report, named: bool = False) -> int:
@@ -59,19 +44,19 @@ def write(report: Report, named: bool = False) -> int:
     matplotlib.use("Agg")
     # The same runs give the same bytes: no date in the files, no random ids in the SVG.
     matplotlib.rcParams["svg.hashsalt"] = "gradpath"
-    experiment, sweep = report.study, report.sweep
-    if experiment is None or sweep is None:
+    experiment, sweep_id = report.study, report.sweep
+    if experiment is None or sweep_id is None:
         try:
-            experiment, sweep = loader.newest_sweep(report.uri, experiment, sweep)
+            experiment, sweep_id = loader.newest_sweep(report.uri, experiment, sweep_id)
         except loader.NothingFinishedError as error:
             raise store.StoreError(f"{error}; train one with: {run_command(experiment)}") from error
-    found = loader.sweep(report.uri, experiment, sweep)
-    title = _title(experiment, sweep)
-    runs, doubts = _complete(found, experiment, sweep, report)
+    stored = loader.sweep(report.uri, experiment, sweep_id)
+    title = _title(experiment, sweep_id)
+    runs, doubts = _complete(stored, experiment, sweep_id, report)
     out = _folder(report.out, experiment)
     print(f"{len(runs)} run{'s'[: len(runs) != 1]} of {title}")
-    for heading, lines in (("", doubts), ("passed over: ", found.passed_over), ("left out: ", found.damaged)):
-        _name(heading, lines)
+    for heading, lines in (("", doubts), ("passed over: ", stored.passed_over), ("left out: ", stored.damaged)):
+        _print_lines(heading, lines)
     # A terminal is spared the ends of long reasons; whole they are in verdicts.md, and where the
     # output is kept.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -81,7 +66,7 @@ def write(report: Report, named: bool = False) -> int:
     try:
         _replace(out / "verdicts.md", _table(runs, title).encode(errors="backslashreplace"))
     except OSError as error:
-        failed.append(f"verdicts.md ({_said(error)})")
+        failed.append(f"verdicts.md ({_error_text(error)})")
     left_out = []
     for name, figure in tqdm(report.figures.items(), desc="figures", disable=not sys.stderr.isatty()):
         try:
@@ -91,13 +76,13 @@ def write(report: Report, named: bool = False) -> int:
         except (Exception, SystemExit) as error:  # odd data, or a figure of the user's own: the others are drawn
             if ended := ending(error):
                 raise ended from None
-            failed.append(f"{name} ({_said(error)})")
+            failed.append(f"{name} ({_error_text(error)})")
     if left_out:
         print(f"not drawn: {', '.join(left_out)}", file=sys.stderr)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
-    nothing = bool(left_out) and len(left_out) == len(report.figures)
-    return int(bool(failed or found.damaged) or nothing or (named and bool(left_out)))
+    none_drawn = bool(left_out) and len(left_out) == len(report.figures)
+    return int(bool(failed or stored.damaged) or none_drawn or (named and bool(left_out)))
 
 
 def verdicts(runs: list[Run]) -> list[str]:
@@ -110,25 +95,25 @@ def verdicts(runs: list[Run]) -> list[str]:
     else:
         rows = []
         for label in dict.fromkeys(label for label, _, _ in judged):
-            found = [verdict for name, _, verdict in judged if name == label]
-            counts = Counter(verdict.word for verdict in found)
+            group = [verdict for name, _, verdict in judged if name == label]
+            counts = Counter(verdict.word for verdict in group)
             words = ", ".join(f"{count} {word}" for word, count in counts.items())
-            rows.append((words, label, f"best: {found[0].reason}"))
+            rows.append((words, label, f"best: {group[0].reason}"))
     widths = [min(max(len(row[column]) for row in rows), 44) for column in (0, 1)]
     return [f"  {word:<{widths[0]}}  {name:<{widths[1]}}  {reason}" for word, name, reason in rows]
 
 
 def _judged(runs: list[Run]) -> list[tuple[str, Run, Verdict]]:
     """(label of the group, run, verdict), from good to bad."""
-    found = []
+    judged = []
     for group in common.groups(runs):
         for run in sorted(group.runs, key=lambda run: run.seed):
             word = run.tags.get("verdict", "unknown")
             reason = run.tags.get("verdict_reason", "recorded without a verdict")
             if word not in ORDER:
                 word, reason = "unknown", f"its tag verdict holds {printable(word, 40)}, no verdict of this gradpath"
-            found.append((group.name, run, Verdict(word, reason)))
-    return sorted(found, key=lambda row: ORDER.index(row[2].word))
+            judged.append((group.name, run, Verdict(word, reason)))
+    return sorted(judged, key=lambda row: ORDER.index(row[2].word))
 
 
 def _table(runs: list[Run], title: str) -> str:
@@ -152,30 +137,30 @@ def _draw(name: str, figure: Figure, runs: list[Run], out: Path) -> None:
     try:
         canvas = figure.draw(runs)
         for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-            drawn = io.BytesIO()
-            canvas.savefig(drawn, format=suffix, dpi=figure.dpi, bbox_inches="tight", metadata=metadata)
-            _replace(out / f"{name}.{suffix}", drawn.getvalue())
+            buffer = io.BytesIO()
+            canvas.savefig(buffer, format=suffix, dpi=figure.dpi, bbox_inches="tight", metadata=metadata)
+            _replace(out / f"{name}.{suffix}", buffer.getvalue())
     finally:  # also of what a figure had begun before it found that it cannot be drawn
         pyplot.close("all")
     print(printable(out / f"{name}.png", 4096))
 
 
-def _title(experiment: str, sweep: str) -> str:
-    return f"sweep {printable(sweep)}, experiment {printable(experiment)}"
+def _title(experiment: str, sweep_id: str) -> str:
+    return f"sweep {printable(sweep_id)}, experiment {printable(experiment)}"
 
 
-def _folder(given: str | None, experiment: str) -> Path:
+def _folder(chosen: str | None, experiment: str) -> Path:
     """The folder for the figures, made where it is not there. Without a choice of the user's it
     lies in the reports' folder, whatever the experiment of a shared store is called and whatever
     has been put there.
     """
-    out = Path(given) if given else locations.figures(experiment)
+    out = Path(chosen) if chosen else locations.figures(experiment)
     try:
-        if not given and not out.resolve().is_relative_to(locations.figures().resolve()):
+        if not chosen and not out.resolve().is_relative_to(locations.figures().resolve()):
             raise store.StoreError(f"{printable(out, 4096)}: leads out of the reports' folder; choose one with out=")
         out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: NUL; RuntimeError: a link that leads in a circle
-        raise store.StoreError(f"out={printable(out, 4096)}: cannot be written: {_said(error)}") from error
+        raise store.StoreError(f"out={printable(out, 4096)}: cannot be written: {_error_text(error)}") from error
     return out
 
 
@@ -192,14 +177,14 @@ def _replace(file: Path, content: bytes) -> None:
         raise
 
 
-def _said(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     """An error in one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return printable(f"{type(error).__name__}: {error}".partition("\n")[0], 200)
 
 
-def _name(heading: str, lines: list[str]) -> None:
+def _print_lines(heading: str, lines: list[str]) -> None:
     """Says something of several runs, the first few by name."""
     for line in lines[:NAMED]:
         print(heading + line, file=sys.stderr)
@@ -207,38 +192,40 @@ def _name(heading: str, lines: list[str]) -> None:
         print(f"{heading}and {len(lines) - NAMED} more", file=sys.stderr)
 
 
-def _complete(found: Sweep, experiment: str, sweep: str, report: Report) -> tuple[list[Run], list[str]]:
+def _complete(stored: Sweep, experiment: str, sweep_id: str, report: Report) -> tuple[list[Run], list[str]]:
     """The runs to draw, and what must be said of them; refuses a sweep with holes (a point that did
     not finish) or doubles (the same point twice), and names them.
     """
-    title = _title(experiment, sweep)
-    doubts = [] if found.planned else ["no plan of this sweep is stored: points that never began cannot be named"]
-    if not (found.runs or found.damaged or found.missing):
+    title = _title(experiment, sweep_id)
+    doubts = [] if stored.planned else ["no plan of this sweep is stored: points that never began cannot be named"]
+    if not (stored.runs or stored.damaged or stored.missing):
         raise store.StoreError(f"{title}: no finished run")
-    names = Counter(point.name for point in found.planned.values())
+    names = Counter(point.name for point in stored.planned.values())
     missing = []
-    for identity, name in found.missing.items():
-        planned = found.planned.get(identity)
-        several = planned is not None and names[planned.name] > 1  # a sweep over what is not in the name
-        missing.append(f"{name} ({printable(' '.join(planned.overrides))})" if planned and several else name)
-    anyway = printable(report_command(experiment, sweep, report.uri, "partial=true"), 4096)
-    again = ""
-    if first := next((found.planned[point] for point in found.missing if point in found.planned), None):
-        command = point_command(first, sweep, report.uri)
-        again = f"; run the first: {command}" if command else ""
-    holes = f"{len(missing)} of {len(found.planned)} planned points" if found.planned else "these points"
-    for what, which, remedy in (
-        (f"{holes} did not finish", missing, again),
-        ("these points are there more than once", found.doubled, ""),
+    for identity, name in stored.missing.items():
+        planned = stored.planned.get(identity)
+        ambiguous = planned is not None and names[planned.name] > 1  # a sweep over what is not in the name
+        missing.append(f"{name} ({printable(' '.join(planned.overrides))})" if planned and ambiguous else name)
+    partial_command = printable(report_command(experiment, sweep_id, report.uri, "partial=true"), 4096)
+    first_command = ""
+    if first := next((stored.planned[point] for point in stored.missing if point in stored.planned), None):
+        command = point_command(first, sweep_id, report.uri)
+        first_command = f"; run the first: {command}" if command else ""
+    holes = f"{len(missing)} of {len(stored.planned)} planned points" if stored.planned else "these points"
+    for problem, points, remedy in (
+        (f"{holes} did not finish", missing, first_command),
+        ("these points are there more than once", stored.doubled, ""),
     ):
-        if not which:
+        if not points:
             continue
-        more = f" and {len(which) - NAMED} more" if len(which) > NAMED else ""
-        line = f"{title}: {what}: {', '.join(which[:NAMED])}{more}"
+        suffix = f" and {len(points) - NAMED} more" if len(points) > NAMED else ""
+        line = f"{title}: {problem}: {', '.join(points[:NAMED])}{suffix}"
         if not report.partial:
-            raise store.StoreError(f"{line}{remedy}; draw what is there: {anyway}")
+            raise store.StoreError(f"{line}{remedy}; draw what is there: {partial_command}")
         doubts.append(line)
-    if not found.runs:
-        raise store.StoreError(f"{title}: no run can be read: {found.damaged[0] if found.damaged else 'none finished'}")
-    newest = {run.tags["config_hash"]: run for run in found.runs}
-    return [run for run in found.runs if newest[run.tags["config_hash"]] is run], doubts
+    if not stored.runs:
+        raise store.StoreError(
+            f"{title}: no run can be read: {stored.damaged[0] if stored.damaged else 'none finished'}"
+        )
+    newest = {run.tags["config_hash"]: run for run in stored.runs}
+    return [run for run in stored.runs if newest[run.tags["config_hash"]] is run], doubts

@@ -17,10 +17,10 @@ class Terminated(SystemExit):
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
-        self.number, self.so_far = number, ""
+        self.number, self.progress = number, ""
 
     def __str__(self) -> str:
-        return ": ".join([signal.Signals(self.number).name, *[self.so_far] * bool(self.so_far)])
+        return ": ".join([signal.Signals(self.number).name, *[self.progress] * bool(self.progress)])
 
     def __reduce__(self) -> tuple[type, tuple[int]]:
         return type(self), (self.number,)
@@ -35,14 +35,14 @@ def ending(error: BaseException) -> BaseException | None:
     """What was to end the command when an error happened: libraries that are interrupted while they
     tidy up may raise an error of their own on top of it.
     """
-    known: list[BaseException] = []
+    seen: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
         link = waiting.pop()
         if isinstance(link, KeyboardInterrupt | Terminated):
             return link
-        if link is not None and link not in known:
-            known.append(link)
+        if link is not None and link not in seen:
+            seen.append(link)
             waiting += [link.__cause__, link.__context__]
     return None
 
@@ -62,5 +62,5 @@ def terminable(handler: Callable[[int, FrameType | None], None] = stop) -> Itera
     try:
         yield
     finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
+        for number, original in previous.items():
+            signal.signal(number, original)

@@ -13,6 +13,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from gradpath.commands.hydra_config import composed
+from gradpath.commands.messages import explained
 from gradpath.schema.settings import ConfigError
 
 WHOLE = ("callbacks", "hydra_logging", "job_logging", "job.env_set", "job.env_copy")
@@ -26,10 +28,10 @@ def check(config: DictConfig) -> None:
     something executed.
     """
     chosen = {key: name for key, name in config.hydra.runtime.choices.items() if key.startswith("hydra/")}
-    ours = _trusted(tuple(sorted((key, name) for key, name in chosen.items() if name is not None)))
+    trusted = _trusted(tuple(sorted((key, name) for key, name in chosen.items() if name is not None)))
     for section in WHOLE:
-        given, right = (OmegaConf.select(node, section, throw_on_missing=False) for node in (config.hydra, ours))
-        if _plain(given) != _plain(right):
+        actual, expected = (OmegaConf.select(node, section, throw_on_missing=False) for node in (config.hydra, trusted))
+        if _plain(actual) != _plain(expected):
             raise ConfigError(
                 f"hydra.{section}: cannot be set, since it could have anything executed; a plugin that is installed is "
                 "chosen by its name, as in hydra/launcher=joblib"
@@ -37,13 +39,13 @@ def check(config: DictConfig) -> None:
     if chosen.get("hydra/sweeper") != "basic":
         raise ConfigError(f"hydra/sweeper={chosen.get('hydra/sweeper')}: must be basic, which runs every combination")
     for section in ("launcher", "sweeper"):
-        right = dict(_calls(_plain(ours[section])))
+        expected = dict(_calls(_plain(trusted[section])))
         for node in (_plain(config.hydra)[section], _plain(config.hydra[section], resolve=True)):
-            given = dict(_calls(node))
-            if given != right:
-                odd = next(iter(sorted(given.items() ^ right.items())))[0]
+            actual = dict(_calls(node))
+            if actual != expected:
+                path = next(iter(sorted(actual.items() ^ expected.items())))[0]
                 raise ConfigError(
-                    f"hydra.{section}{odd}: cannot be set, since Hydra would call what it names; a plugin that is "
+                    f"hydra.{section}{path}: cannot be set, since Hydra would call what it names; a plugin that is "
                     f"installed is chosen by its name, as in hydra/{section}=NAME"
                 )
 
@@ -53,11 +55,9 @@ def _trusted(chosen: tuple[tuple[str, str], ...]) -> DictConfig:
     """Hydra's node for the names that were chosen, from the files of gradpath, Hydra and its
     plugins alone.
     """
-    from gradpath.commands import compose, messages
-
     overrides = [f"{group}={name}" for group, name in chosen if group in ("hydra/launcher", "hydra/sweeper")]
     overrides += [f"{group}={name}" for group, name in chosen if group.endswith("_logging") or group == "hydra/output"]
-    return messages.explained(overrides, lambda: compose.composed("config", overrides)).hydra
+    return explained(overrides, lambda: composed("config", overrides)).hydra
 
 
 def _plain(node: Any, resolve: bool = False) -> Any:

@@ -19,15 +19,15 @@ def links(uri: str | None, base: str) -> list[tuple[str, str]]:
     Without ``workflowType`` the UI opens in its mode for language models, which shows no curve at
     all.
     """
-    client = store.connect(uri, create=store.own_is_missing(uri))
-    found = []
+    client = store.connect(uri, create=store.default_is_missing(uri))
+    addresses = []
     for experiment in client.search_experiments(order_by=["last_update_time DESC"]):
         if client.search_runs([experiment.experiment_id], max_results=1):
             query = "compareRunsMode=CHART&workflowType=machine_learning"
-            found.append(
+            addresses.append(
                 (printable(experiment.name, 80), f"{base}/#/experiments/{experiment.experiment_id}/runs?{query}")
             )
-    return found
+    return addresses
 
 
 def serve(uri: str | None, host: str, port: int) -> int:
@@ -40,9 +40,9 @@ def serve(uri: str | None, host: str, port: int) -> int:
     if served:
         _listens(host, port)
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}" if served else resolved.rstrip("/")
-    found = links(uri, base)
-    print("MLflow UI:" if found else "MLflow UI: no run yet; start one with: gradpath run")
-    for name, link in found:
+    charts = links(uri, base)
+    print("MLflow UI:" if charts else "MLflow UI: no run yet; start one with: gradpath run")
+    for name, link in charts:
         print(f"  {name:<16} {link}")
     if not served:
         return 0
@@ -92,6 +92,6 @@ def _listens(host: str, port: int) -> None:
     except socket.gaierror as error:
         raise ConfigError(f"--host {host}: {error.strerror}") from None
     except OSError as error:
-        other = "; choose another port, as in --port 5001" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
-        said = os.strerror(error.errno) if error.errno else str(error)
-        raise ConfigError(f"--host {host} --port {port}: {said}{other}") from None
+        hint = "; choose another port, as in --port 5001" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
+        message = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(f"--host {host} --port {port}: {message}{hint}") from None

@@ -2,15 +2,11 @@
 a base class.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from gradpath.core.cell import Cell
 from gradpath.figures import Figure
 from gradpath.inits import Init
 from gradpath.instruments import Instrument
 from gradpath.optimizers import Optimizer
-from gradpath.schema import locations
 from gradpath.tasks import Task
 
 GROUPS: dict[str, type] = {
@@ -31,16 +27,3 @@ CHOSEN = (*GROUPS, *PRESETS)
 def group_of(path: str) -> str:
     """The group that a configuration file belongs to, if any."""
     return next((group for group in CHOSEN if path == group or path.startswith(group + "/")), "")
-
-
-def options(group: str, overrides: Sequence[str] = ()) -> list[str]:
-    """What can be chosen in a configuration group, here and in the folders
-    that the overrides add.
-    """
-    from gradpath.commands.overrides import folders
-
-    if not group:
-        return []
-    places = [folder / group for folder in (locations.conf(), *map(Path, folders(overrides)))]
-    found = {path.relative_to(place).with_suffix("").as_posix() for place in places for path in place.rglob("*.yaml")}
-    return sorted(found)

@@ -1,5 +1,6 @@
 """The pointwise nonlinearities and their derivatives."""
 
+from collections.abc import Sequence
 from enum import Enum
 
 import numpy as np
@@ -106,3 +107,19 @@ def slope(kind: Activation, x: NDArray, y: NDArray) -> NDArray:
     slope_of_output(kind, y, found)
     mend_slope(kind, x, found)
     return found
+
+
+def closed(kinds: Sequence[Activation], values: Sequence[NDArray], slopes: Sequence[NDArray], floor: float) -> NDArray:
+    """Which networks (S,) have a unit through which, at one step, less than ``floor`` gets: the
+    product of its slopes and, because a gate makes a state as small as the adjoint and a weight's
+    gradient is their product, of its gates.
+    """
+    product: float | NDArray = 1.0
+    for kind, y, slope in zip(kinds, values, slopes, strict=True):
+        if kind is not Activation.relu:
+            factor = slope.astype(np.float64)
+            if kind is Activation.sigmoid:
+                factor *= y
+            shape = factor.shape
+            product = product * factor.reshape(*shape[:3], -1, shape[-1]).prod(axis=3)
+    return np.any(product < floor, axis=(0, 2, 3))

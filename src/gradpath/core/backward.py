@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core.activations import Activation, mend_slope, slope_of_output
-from gradpath.core.bptt import LayerWeights, parts
+from gradpath.core.activations import Activation, closed, mend_slope, slope_of_output
+from gradpath.core.bptt import LayerWeights, parts, take_elementwise
 from gradpath.core.cell import Cell
 from gradpath.core.scaled import HIGH, LOW, ZERO_EXPONENT, Scaled, add_direct, magnitude, renormalise
 from gradpath.core.step import Step, StepAdjoint
@@ -34,7 +34,7 @@ class LayerAdjoint:
     states: dict[str, Scaled]
     lost: NDArray
     """(S,) Has the network a unit so far closed that the type may not hold what gets through
-    (:func:`_closed`)?
+    (:func:`gradpath.core.activations.closed`)?
     """
 
 
@@ -45,12 +45,14 @@ def backward(
     direct: Scaled,
     has_direct: NDArray | None = None,
     truncate: bool = False,
+    receives: str | None = None,
     *,
     workspace: Workspace,
 ) -> LayerAdjoint:
     """The adjoint of a layer whose outputs H_1 … H_T receive ``direct`` = ∂⁺L/∂H_t (T, S, B, H), 0
-    but at the steps of ``has_direct`` (T,), if these are known; with ``truncate`` nothing passes
-    through the gates to H_{t-1}, and what remains is the highway alone.
+    but at the steps of ``has_direct`` (T,), if these are known; or the state ``receives`` in their
+    place. With ``truncate`` nothing passes through the gates to the past, and what remains is the
+    highway alone.
     """
     *shape, blocks, width = tape.gates.shape
     steps, dtype, buffers = shape[0], tape.gates.dtype, workspace.buffers
@@ -60,10 +62,14 @@ def backward(
     exponent = np.empty((steps + 1, *shape[1:]), np.int32)
     exponent[steps] = direct.exponent[-1]
     delta = empty(*shape, blocks, width, dtype=dtype, buffers=buffers)
-    by_block = weights.h.reshape(*weights.h.shape[:-1], -1, width)
+    to_h = delta[..., cell.reads_h, :]
+    by_block = weights.h.reshape(*weights.h.shape[:-1], *to_h.shape[-2:])
     recurrent = np.ascontiguousarray(by_block.swapaxes(-3, -2).swapaxes(-2, -1))
-    groups = as_gemm_operand(delta[..., cell.reads_h, :]).shape[-3]
-    recurrent_t = repeated(recurrent.reshape(*recurrent.shape[:-3], groups, -1, width), steps)
+    groups, _, columns = as_gemm_operand(to_h).shape[-3:]
+    recurrent_t = repeated(recurrent.reshape(*recurrent.shape[:-3], groups, columns, width), steps)
+    truncated = truncate or cell.truncated
+    elementwise = (weights.only_biases() if truncated else weights).elementwise_rows(cell, steps)
+    into = cell.states.index(receives or cell.output)
     if has_direct is None:
         has_direct = magnitude(direct.array.reshape(steps, -1), 1) > ZERO_EXPONENT
     has_direct = np.concatenate([[False], has_direct])  # at H_i?
@@ -75,9 +81,11 @@ def backward(
         some = tape.sequences(rows)
         return BackwardSweep(
             cell,
-            truncate or cell.truncated,
+            truncated,
+            into,
             part,
             recurrent_t,
+            elementwise,
             some,
             direct.sequences(rows),
             has_direct,
@@ -104,14 +112,16 @@ def backward(
 class BackwardSweep:
     """The way of some sequences from H_T back to H_0. ``adjoint``, ``exponent`` and ``delta``, of
     all T steps, are filled in place; ``has_direct`` (T+1,) says at which H_i something arrives
-    directly, ``slope_buffers`` take the slopes of a chunk of steps, ``lost`` (S,) says where they
-    come to too little for the type.
+    directly, at the state of index ``into``, ``slope_buffers`` take the slopes of a chunk of steps,
+    ``lost`` (S,) says where they come to too little for the type.
     """
 
     cell: Cell
     truncated: bool
+    into: int
     part: int
     recurrent_t: NDArray
+    elementwise: list[NDArray]
     tape: LayerTape
     direct: Scaled
     has_direct: NDArray
@@ -131,9 +141,10 @@ class BackwardSweep:
         has_direct, steps, nonlinear = self.has_direct, len(self.delta), cell.nonlinear(self.tape)
         changes = [0, *(np.flatnonzero(has_direct[1:] != has_direct[:-1]) + 1)]
         uniform = bool((direct.exponent == direct.exponent[0]).all())
-        entering = range(4 + len(cell.states), 4 + 2 * len(cell.states))
+        first_state = 4 + len(self.elementwise) + len(cell.states)
+        entering = range(first_state, first_state + len(cell.states))
         if has_direct[steps]:
-            add_direct([row[steps] for row in adjoint], exponent[steps], direct.array[-1], direct.exponent[-1])
+            add_direct(self.receiving(steps), exponent[steps], direct.array[-1], direct.exponent[-1])
         renormalise([row[steps] for row in adjoint], exponent[steps])
         for stop in range(steps, 0, -self.length):
             start = max(stop - self.length, 0)
@@ -145,22 +156,25 @@ class BackwardSweep:
                 arrays = self.step_views(first, stop, [slope[first - start :] for slope in slopes])
                 if adds:
                     arrays.append(direct.array[first - 1 : stop - 1])
-                body = _StepBack(cell, self.truncated, adds)
+                body = _StepBack(cell, self.truncated, self.into if adds else None)
                 loop = self.workspace.loop(body, arrays, i - first, entering, self.part)
                 reached, inside = loop.run(arrays, i - first, -1, LOW, HIGH)
                 exponent[first + reached + 1 : i + 1] = exponent[i + 1]
                 i = first + reached
                 receives = has_direct[i + 1] and not adds
                 if receives or not inside:
-                    rows = [row[i + 1] for row in adjoint]
                     if receives:
-                        add_direct(rows, exponent[i + 1], direct.array[i], direct.exponent[i])
-                    renormalise(rows, exponent[i + 1])
+                        add_direct(self.receiving(i + 1), exponent[i + 1], direct.array[i], direct.exponent[i])
+                    renormalise([row[i + 1] for row in adjoint], exponent[i + 1])
+
+    def receiving(self, i: int) -> list[NDArray]:
+        """The adjoints of the states of i, first that at which something arrives directly."""
+        return [self.adjoint[self.into][i], *(row[i] for k, row in enumerate(self.adjoint) if k != self.into)]
 
     def step_views(self, start: int, stop: int, slopes: Sequence[NDArray]) -> list[NDArray]:
         """The arrays of one step back, for some consecutive steps."""
         tape, to_h = self.tape, as_gemm_operand(self.delta[..., self.cell.reads_h, :])
-        front = [row[start:stop] for row in (self.recurrent_t, to_h, self.delta, tape.gates)]
+        front = [row[start:stop] for row in (self.recurrent_t, to_h, self.delta, tape.gates, *self.elementwise)]
         leave, enter = [row[start + 1 : stop + 1] for row in self.adjoint], [row[start:stop] for row in self.adjoint]
         states = [row[start:stop] for row in tape.states.values()]
         states += [row[start + 1 : stop + 1] for row in tape.states.values()]
@@ -178,7 +192,7 @@ class BackwardSweep:
             of_all = mend_slope(kind, x, out) ** (out.shape[-2] if out.ndim > self.adjoint[0].ndim else 1)
             least *= of_all * (of_all if kind is Activation.sigmoid else 1)
         if least < floor:
-            self.lost[:] |= _closed(kinds, values, found, floor)
+            self.lost[:] |= closed(kinds, values, found, floor)
         return found
 
 
@@ -195,21 +209,22 @@ class _Slopes:
 
 @dataclass(frozen=True)
 class _StepBack:
-    """One step back, on ``BackwardSweep.step_views``; where it ``adds``, on what arrives directly,
-    too.
+    """One step back, on ``BackwardSweep.step_views``; with ``adds_to``, the index of a state, on
+    what arrives there directly too.
     """
 
     cell: Cell
     truncated: bool
-    adds: bool
+    adds_to: int | None
 
     def __call__(self, rows: Sequence[NDArray]) -> None:
         cell, kept, extra = self.cell, len(self.cell.states), len(self.cell.saved)
         matrix, through_h, delta, gates, *rest = rows
-        direct = rest.pop() if self.adds else None
+        direct = rest.pop() if self.adds_to is not None else None
+        elementwise = take_elementwise(cell, rest)
         d_leaving, d_entering, entering, leaving = (rest[k : k + kept] for k in range(0, 4 * kept, kept))
         pre, *others = rest[4 * kept :]
-        s = Step(pre, gates, entering, leaving, others[:extra], others[extra:])
+        s = Step(pre, gates, entering, leaving, others[:extra], others[extra:], elementwise)
         cell.step_backward(s, StepAdjoint(d_leaving, delta, d_entering))
         enter = d_entering[0]
         if self.truncated and not cell.has_skip_to_h:
@@ -222,21 +237,5 @@ class _StepBack:
                 product = np.matmul(through_h[..., first:, :, :], matrix[..., first:, :, :])
                 for group in range(product.shape[-3]):
                     enter += product[..., group, :, :]
-        if direct is not None:
-            enter += direct
-
-
-def _closed(kinds: Sequence[Activation], values: Sequence[NDArray], slopes: Sequence[NDArray], floor: float) -> NDArray:
-    """Which networks (S,) have a unit through which, at one step, less than ``floor`` gets: the
-    product of its slopes and, because a gate makes a state as small as the adjoint and a weight's
-    gradient is their product, of its gates.
-    """
-    product: float | NDArray = 1.0
-    for kind, y, slope in zip(kinds, values, slopes, strict=True):
-        if kind is not Activation.relu:
-            factor = slope.astype(np.float64)
-            if kind is Activation.sigmoid:
-                factor *= y
-            shape = factor.shape
-            product = product * factor.reshape(*shape[:3], -1, shape[-1]).prod(axis=3)
-    return np.any(product < floor, axis=(0, 2, 3))
+        if direct is not None and self.adds_to is not None:
+            d_entering[self.adds_to] += direct

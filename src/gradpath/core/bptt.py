@@ -39,12 +39,30 @@ from gradpath.engine.workspace import Workspace, repeated
 @dataclass(frozen=True)
 class LayerWeights:
     """The packed weights of one layer: ``x`` (S, I, n_x·H) of the blocks that read X, ``h`` (S, H,
-    n_h·H) of those that read H_{t-1}, ``b`` (S, n·H).
+    n_h·H) of those that read H_{t-1}, ``b`` (S, n·H), and ``elementwise`` (S, n_e·H), None where
+    the cell has none.
     """
 
     x: NDArray
     h: NDArray
     b: NDArray
+    elementwise: NDArray | None = None
+
+    def only_biases(self) -> "LayerWeights":
+        """The same with 0 in the place of all weights but the biases."""
+        elementwise = None if self.elementwise is None else np.zeros_like(self.elementwise)
+        return LayerWeights(np.zeros_like(self.x), np.zeros_like(self.h), self.b, elementwise)
+
+    def elementwise_by_name(self, cell: Cell) -> dict[str, NDArray]:
+        """The elementwise parameters (S, 1, H) as ``Step`` takes them."""
+        if self.elementwise is None:
+            return {}
+        by_row = self.elementwise.reshape(*self.elementwise.shape[:-1], -1, 1, cell.hidden_size)
+        return {weights.name: by_row[..., row, :, :] for row, (_, weights) in enumerate(cell.elementwise)}
+
+    def elementwise_rows(self, cell: Cell, steps: int) -> list[NDArray]:
+        """The same (S, 1, H) at every step, for a loop over time."""
+        return [repeated(np.ascontiguousarray(w), steps) for w in self.elementwise_by_name(cell).values()]
 
     def packed(self, cell: Cell, workspace: Workspace) -> NDArray:
         """The layer's weights as one matrix (S, H+1+I, n, H), by which [H_{t-1}, 1, X_t] is
@@ -54,9 +72,13 @@ class LayerWeights:
         width, blocks = cell.hidden_size, len(cell.blocks)
         matrix = empty(seeds, width + 1 + inputs, blocks, width, dtype=self.x.dtype, buffers=workspace.buffers)
         matrix[:] = 0
-        matrix[:, :width, cell.reads_h] = self.h.reshape(seeds, width, -1, width)
-        matrix[:, width] = self.b.reshape(seeds, blocks, width)
-        matrix[:, width + 1 :, cell.reads_x] = self.x.reshape(seeds, inputs, -1, width)
+        for rows, reads, weights in (
+            (slice(0, width), cell.reads_h, self.h),
+            (slice(width, width + 1), slice(0, blocks), self.b),
+            (slice(width + 1, None), cell.reads_x, self.x),
+        ):
+            place = matrix[:, rows, reads]
+            place[...] = weights.reshape(place.shape)
         return matrix
 
 
@@ -80,10 +102,11 @@ def forward(
     saved = {name: buffers.empty((steps, *shape, width), dtype) for name in cell.saved}
     tape, body = LayerTape(entered, states, pre, gates, saved), _Step(cell)
     matrix = repeated(as_gemm_operand(weights.packed(cell, workspace)), steps)
+    elementwise = weights.elementwise_rows(cell, steps)
 
     def run(part: int, rows: slice) -> None:
         some = tape.sequences(rows)
-        arrays = [matrix, some.entered[:-1], as_gemm_operand(some.pre), some.pre, some.gates]
+        arrays = [matrix, some.entered[:-1], as_gemm_operand(some.pre), some.pre, some.gates, *elementwise]
         arrays += [row[:-1] for row in some.states.values()] + [row[1:] for row in some.states.values()]
         arrays += some.saved.values()
         workspace.loop(body, arrays, 0, part=part).run(arrays, 0, steps)
@@ -101,8 +124,15 @@ class _Step:
     def __call__(self, rows: Sequence[NDArray]) -> None:
         matrix, enters, packed, pre, gates, *rest = rows
         np.matmul(enters[..., None, :, :], matrix, out=packed)
+        elementwise = take_elementwise(self.cell, rest)
         kept = len(self.cell.states)
-        self.cell.step(Step(pre, gates, rest[:kept], rest[kept : 2 * kept], rest[2 * kept :]))
+        s = Step(pre, gates, rest[:kept], rest[kept : 2 * kept], rest[2 * kept :], elementwise=elementwise)
+        self.cell.step(s)
+
+
+def take_elementwise(cell: Cell, rows: list[NDArray]) -> dict[str, NDArray]:
+    """The elementwise parameters by name, taken from the front of ``rows``."""
+    return {weights.name: rows.pop(0) for _, weights in cell.elementwise}
 
 
 def parts(tape: LayerTape, workspace: Workspace) -> list[slice]:

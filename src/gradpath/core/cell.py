@@ -8,9 +8,10 @@ names wherever a person reads them.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
@@ -18,20 +19,20 @@ from numpy.typing import NDArray
 
 from gradpath.core.activations import Activation
 from gradpath.core.drawing import Drawing
+from gradpath.core.immutable import ImmutableSettings
 from gradpath.core.roles import READOUT, Gate, Keeping, Parameter, ParameterRole, Roles, Watched
-from gradpath.core.step import GateSpec, Step, StepAdjoint
+from gradpath.core.step import Elementwise, GateSpec, Step, StepAdjoint
 from gradpath.core.tape import LayerTape
-from gradpath.schema.settings import Settings, setting
+from gradpath.schema.settings import setting
 
 
 @dataclass
-class Cell(Settings, ABC):
+class Cell(ImmutableSettings, ABC):
     """Base of the cells: what a new one must say. Arrays of a step are (…, B, H), gates (…, B, n,
     H), with an axis of seeds in front or not; so count axes from the right: ``gates[..., 0, :]``.
 
-    A cell is its values: set once, when it is made (``dataclasses.replace`` makes another), equal
-    and of one hash where they are equal. So what has been recorded of a cell is found again by any
-    equal one, and never stale.
+    A cell is immutable and hashable, so that what has been recorded of it is found again by any
+    equal one, and is never stale.
     """
 
     hidden_size: int = setting(64, "units in each layer", ge=1, le=1_000_000)
@@ -55,30 +56,6 @@ class Cell(Settings, ABC):
     """
     drawing: ClassVar[Drawing | None] = None
     """How its step is drawn."""
-
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
-        cls.__hash__ = Cell.__hash__  # type: ignore[method-assign]  # where a class has none, ``dataclass`` makes it None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Not by ``dataclass(frozen=True)``, for OmegaConf takes a frozen schema for values that
-        # nobody may override.
-        if name in vars(self):
-            raise AttributeError(f"{name} of a cell cannot be changed: dataclasses.replace makes another cell")
-        object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash((type(self), *self.__getstate__().values()))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The values alone: what follows from them, a hash among it, is another in the process that
-        unpickles them.
-        """
-        return {value.name: getattr(self, value.name) for value in fields(self)}
 
     @property
     @abstractmethod
@@ -141,6 +118,8 @@ class Cell(Settings, ABC):
             for role, name in zip(kinds, spec[:3], strict=True)
             if name
         }
+        for gate, spec in self.blocks.items():
+            parameters |= {weights.name: Parameter("elementwise", gate) for weights in spec.elementwise}
         return Roles(
             label=self.label or type(self).__module__.rpartition(".")[2],
             variant=self.variant,
@@ -159,16 +138,22 @@ class Cell(Settings, ABC):
         )
 
     @cached_property
+    def elementwise(self) -> tuple[tuple[int, Elementwise], ...]:
+        """The elementwise parameters in the order in which they are packed, each with the index of
+        the gate that reads by it.
+        """
+        gates = enumerate(self.blocks.values())
+        return tuple((gate, weights) for gate, spec in gates for weights in spec.elementwise)
+
+    @cached_property
     def reads_x(self) -> slice:
         """The blocks with input weights, as a slice of all."""
-        reads = [index for index, block in enumerate(self.blocks.values()) if block.x]
-        return slice(reads[0], reads[-1] + 1)
+        return _range([bool(block.x) for block in self.blocks.values()])
 
     @cached_property
     def reads_h(self) -> slice:
         """The blocks with recurrent weights, as a slice of all."""
-        reads = [index for index, block in enumerate(self.blocks.values()) if block.h]
-        return slice(reads[0], reads[-1] + 1)
+        return _range([bool(block.h) for block in self.blocks.values()])
 
     @property
     def truncated(self) -> bool:
@@ -178,14 +163,20 @@ class Cell(Settings, ABC):
     @abstractmethod
     def step(self, s: Step) -> None:
         """One step: from ``s.pre`` and ``s.entering``, fills ``s.gates``, ``s.leaving`` and
-        ``s.saved``. Ufuncs into given arrays alone, so that it can be recorded
-        (:mod:`gradpath.engine.replay`); the same for ``step_backward``.
+        ``s.saved``; what a gate reads by ``s.elementwise`` it adds to ``s.pre`` first, in place.
+        Ufuncs into given arrays alone, so that it can be recorded (:mod:`gradpath.engine.replay`);
+        the same for ``step_backward``.
         """
 
-    def new_step(self, pre: NDArray, entering: Sequence[NDArray]) -> Step:
-        """One step from given pre-activations and states, in arrays of its own."""
-        leaving = [np.empty_like(state) for state in entering]
-        s = Step(pre, np.empty_like(pre), entering, leaving, [np.empty_like(entering[0]) for _ in self.saved])
+    def new_step(
+        self, pre: NDArray, entering: Sequence[NDArray], elementwise: Mapping[str, NDArray] = MappingProxyType({})
+    ) -> Step:
+        """One step from given pre-activations X_t W_·x + H_{t-1} W_·h + b_· and states, in arrays
+        of its own.
+        """
+        pre, leaving = np.array(pre), [np.empty_like(state) for state in entering]
+        saved = [np.empty_like(entering[0]) for _ in self.saved]
+        s = Step(pre, np.empty_like(pre), entering, leaving, saved, elementwise=elementwise)
         self.step(s)
         return s
 
@@ -199,8 +190,9 @@ class Cell(Settings, ABC):
     def step_backward(self, s: Step, d: StepAdjoint) -> None:
         """One step back, from what ``step`` has left in ``s`` and the slopes of ``nonlinear``.
         Makes ``d.leaving`` total, in place, where one of the states feeds another; fills ``d.pre``
-        and, in ``d.entering``, what reaches the entering states without passing through the
-        pre-activations; for H where ``has_skip_to_h`` alone.
+        and, in ``d.entering``, what reaches the entering states other than by a matrix W_·h:
+        outside the pre-activations and by the elementwise parameters; for H where
+        ``has_skip_to_h`` alone.
         """
 
     @abstractmethod
@@ -236,3 +228,8 @@ class Cell(Settings, ABC):
         number.
         """
         return {}
+
+
+def _range(reads: Sequence[bool]) -> slice:
+    """From the first that reads to the last; empty where none does."""
+    return slice(reads.index(True), len(reads) - reads[::-1].index(True)) if any(reads) else slice(0, 0)

@@ -6,7 +6,7 @@ held fixed. Central differences on such *untied* copies know nothing of backprop
 check the shift by one, the sum over time and the cell's derivative at once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -17,9 +17,10 @@ from gradpath.core.bptt import LayerWeights
 from gradpath.core.cell import Cell
 from gradpath.core.losses import evaluate
 from gradpath.core.network import Network
-from gradpath.core.roles import READOUT
+from gradpath.core.roles import READOUT, ParameterRole
 from gradpath.core.scaled import Scaled
-from gradpath.core.tape import Batch, Tape
+from gradpath.core.step import Elementwise
+from gradpath.core.tape import Batch, LayerTape, Tape
 from gradpath.core.trace import Factor, Trace
 
 Value = TypeVar("Value", float, NDArray)
@@ -53,7 +54,8 @@ def untied_losses(network: Network, thetas: Sequence[NDArray] | NDArray, batch: 
             pre = pre_activations(cell, by_step[t][layer], below[t], states[0])
             shape = (*pre.shape[:-2], cell.hidden_size)
             enter = [np.broadcast_to(state, shape) for state in states]
-            states = list(cell.new_step(pre, enter).leaving)
+            elementwise = by_step[t][layer].elementwise_by_name(cell)
+            states = list(cell.new_step(pre, enter, elementwise).leaving)
             below[t] = states[0]
     readout = [network.packed(theta)[-2:] for theta in thetas]
     outputs = [h @ w_hy + b_y[..., None, :] for h, (w_hy, b_y) in zip(below, readout, strict=True)]
@@ -71,8 +73,9 @@ def pre_activations(cell: Cell, weights: LayerWeights, x: NDArray, h: NDArray) -
     every = np.broadcast_shapes(of_x.shape[:-1], of_h.shape[:-1])
     pre = np.empty((*every, len(cell.blocks), cell.hidden_size), weights.b.dtype)
     pre[...] = weights.b.reshape(*weights.b.shape[:-1], 1, *pre.shape[-2:])
-    pre[..., cell.reads_x, :] += of_x.reshape(*of_x.shape[:-1], -1, cell.hidden_size)
-    pre[..., cell.reads_h, :] += of_h.reshape(*of_h.shape[:-1], -1, cell.hidden_size)
+    for reads, product in ((cell.reads_x, of_x), (cell.reads_h, of_h)):
+        place = pre[..., reads, :]
+        place += product.reshape(*product.shape[:-1], *place.shape[-2:])
     return pre
 
 
@@ -129,13 +132,7 @@ def tangent_terms(
             yield float(np.sum(tape.loss_gradient[scored[start]] * change)), 0
         return
     weights = list(network.layer_weights(theta))
-    moved, block, kind = next(
-        (k, block, kind)
-        for k in range(network.layers)
-        for block, names in enumerate(cell.blocks.values())
-        for kind, parameter in enumerate(names[:3])
-        if parameter and network.prefix(k) + parameter == name
-    )
+    moved, block, source = _read_by(network, name)
     batch = tape.batch.mask.shape[1]
     tangents = [[np.zeros((batch, cell.hidden_size)) for _ in cell.states] for _ in range(network.layers)]
     power = 0
@@ -147,9 +144,9 @@ def tangent_terms(
             linear = replace(weights[k], b=np.zeros_like(weights[k].b))
             change = pre_activations(cell, linear, below, tangents[k][0])
             if (k, t) == (moved, start):
-                source = (layer.inputs[t], enter[0], np.ones((batch, 1)))[kind]
-                change[:, block] += source @ np.atleast_2d(direction)
-            tangents[k] = _step_tangent(cell, packed, enter, change, tangents[k], step)
+                change[:, block] += _change_of_pre(layer, t, source, direction)
+            elementwise = weights[k].elementwise_by_name(cell)
+            tangents[k] = _step_tangent(cell, packed, enter, elementwise, change, tangents[k], step)
             below = tangents[k][0]
         if t in scored:
             d_hidden = tape.loss_gradient[scored[t]] @ network.packed(theta)[-2].T
@@ -162,8 +159,39 @@ def tangent_terms(
         power += shift
 
 
+def _read_by(network: Network, name: str) -> tuple[int, int, ParameterRole | Elementwise]:
+    """Of a parameter: its layer, the index of its gate, and its role there, with the state that it
+    multiplies if it is elementwise.
+    """
+    for layer in range(network.layers):
+        for index, spec in enumerate(network.cell.blocks.values()):
+            kinds: tuple[ParameterRole, ...] = ("input", "recurrent", "bias")
+            sources: dict[str | None, ParameterRole | Elementwise] = dict(zip(spec[:3], kinds, strict=True))
+            sources |= {read.name: read for read in spec.elementwise}
+            for parameter, source in sources.items():
+                if parameter and network.prefix(layer) + parameter == name:
+                    return layer, index, source
+    raise KeyError(name)
+
+
+def _change_of_pre(layer: LayerTape, t: int, source: ParameterRole | Elementwise, direction: NDArray) -> NDArray:
+    """By what the pre-activation (B, H) of a gate moves when a parameter of step t moves along
+    ``direction``.
+    """
+    if isinstance(source, Elementwise):
+        return layer.state(source.state, source.leaving)[t] * direction
+    enters = {"input": layer.inputs, "recurrent": next(iter(layer.states.values()))}
+    return enters[source][t] @ direction if source in enters else direction
+
+
 def _step_tangent(
-    cell: Cell, packed: NDArray, enter: list[NDArray], change: NDArray, tangents: list[NDArray], step: float
+    cell: Cell,
+    packed: NDArray,
+    enter: list[NDArray],
+    elementwise: Mapping[str, NDArray],
+    change: NDArray,
+    tangents: list[NDArray],
+    step: float,
 ) -> list[NDArray]:
     """The derivative of one pointwise step along a direction, by central differences."""
     largest = max(np.abs(change).max(), *(np.abs(s).max() for s in tangents))
@@ -173,7 +201,7 @@ def _step_tangent(
     def leaving(along: float) -> NDArray:
         along /= largest
         moved = [s + along * d for s, d in zip(enter, tangents, strict=True)]
-        return np.stack(cell.new_step(packed + along * change, moved).leaving)
+        return np.stack(cell.new_step(packed + along * change, moved, elementwise).leaving)
 
     return list(largest * central_difference(leaving, step))
 

@@ -39,7 +39,9 @@ def step_jacobians(network: Network, tape: Tape, layer: int, sequence: int) -> I
     FloatingPointError where the network has blown up.
     """
     cell, width = network.cell, network.cell.hidden_size
-    recurrent = list(network.layer_weights(tape.theta))[layer].h.astype(np.float64)
+    weights = list(network.layer_weights(tape.theta.astype(np.float64)))[layer]
+    read = weights.only_biases() if cell.truncated else weights
+    recurrent, elementwise = weights.h, read.elementwise_by_name(cell)
     alone = _one_sequence(tape.layers[layer], sequence)
     # Of the states too, since the derivative of relu at NaN is 0.
     _check_finite(alone.pre, *alone.states.values())
@@ -59,10 +61,11 @@ def step_jacobians(network: Network, tape: Tape, layer: int, sequence: int) -> I
             [state[1:][rows] for state in alone.states.values()],
             [value[rows] for value in alone.saved.values()],
             [values[rows] for values in slopes],
+            elementwise,
         )
         cell.step_backward(s, StepAdjoint(d_leaving, delta, d_entering))
         if not cell.truncated:
-            d_entering[0] += delta[..., cell.reads_h, :].reshape(*shape, -1) @ recurrent.T
+            d_entering[0] += delta[..., cell.reads_h, :].reshape(*shape, recurrent.shape[1]) @ recurrent.T
         _check_finite(*d_entering)
         yield from np.concatenate(d_entering, axis=-1)[::-1]
 

@@ -18,8 +18,8 @@ from gradpath.core.losses import Loss
 from gradpath.core.parameters import Packed
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Batch, LayerTape, Tape
-from gradpath.core.trace import Gradient, ParameterSlice, Trace, WeightGradients
-from gradpath.core.weight_gradients import lay_end_to_end, step_gradients
+from gradpath.core.trace import Gradient, Trace
+from gradpath.core.weight_gradients import lay_end_to_end, layer_gradients
 from gradpath.engine.workspace import Workspace
 
 
@@ -87,7 +87,12 @@ class Network:
 
     def _layer_weights(self, packed: Sequence[NDArray]) -> Iterator[bptt.LayerWeights]:
         for layer in range(self.layers):
-            yield bptt.LayerWeights(*packed[3 * layer : 3 * layer + 3])
+            yield bptt.LayerWeights(*packed[self._places(layer)])
+
+    def _places(self, layer: int) -> slice:
+        """Where in ``layout`` a layer's packed weights are."""
+        kinds = 4 if self.cell.elementwise else 3
+        return slice(kinds * layer, kinds * (layer + 1))
 
     def workspace(self, python_lock: "Lock | None" = None, executor: Executor | None = None) -> Workspace:
         """A workspace for passes of this network, and of others with the same
@@ -159,7 +164,11 @@ class Network:
         gives, sent = self.cell.states[0], list(readout.output_adjoints(tapes))
         adjoints, directs = self._adjoints(thetas, layers, sent, workspace)
         packed = [
-            self._of_layer(k, layers[k].entered[:-1], adjoint.delta, workspace) for k, adjoint in enumerate(adjoints)
+            gradients
+            for k, adjoint in enumerate(adjoints)
+            for gradients in layer_gradients(
+                self.cell, self.layout[self._places(k)], layers[k], adjoint.delta, workspace
+            )
         ]
         traces = []
         for each in sent:
@@ -219,17 +228,6 @@ class Network:
         for layer, adjoint in enumerate(adjoints):
             found |= {self.prefix(layer) + name: value.seed(s) for name, value in adjoint.states.items()}
         return found
-
-    def _of_layer(self, layer: int, entered: NDArray, delta: Scaled, workspace: Workspace) -> WeightGradients:
-        """The gradients of one layer's packed weights: of W_·x, W_·h and b."""
-        x, h, b = (place.names for place in self.layout[3 * layer : 3 * layer + 3])
-        width, every = self.cell.hidden_size, slice(0, len(self.cell.blocks))
-        slices = (
-            ParameterSlice(x, slice(width + 1, None), self.cell.reads_x),
-            ParameterSlice(h, slice(0, width), self.cell.reads_h),
-            ParameterSlice(b, slice(width, width + 1), every, reads=False),
-        )
-        return step_gradients(workspace, slices, np.arange(len(entered)), entered, delta)
 
     def without_readout(self, trace: Trace) -> Gradient:
         """∂L/∂θ with W_hy and b_y held fixed: true zeros in their place, in the elements and in the

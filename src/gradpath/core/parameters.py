@@ -32,8 +32,8 @@ class Packed:
 
 
 def layout(cell: Cell, input_size: int, output_size: int, prefixes: Sequence[str]) -> tuple[Packed, ...]:
-    """The places of x, h and b of every layer from the bottom, whose names begin with ``prefixes``;
-    then W_hy, b_y.
+    """The places of x, h and b of every layer from the bottom, whose names begin with ``prefixes``,
+    and of its elementwise parameters if there are any; then W_hy, b_y.
     """
     width, blocks = cell.hidden_size, cell.blocks.values()
     places: list[Packed] = []
@@ -48,6 +48,8 @@ def layout(cell: Cell, input_size: int, output_size: int, prefixes: Sequence[str
         place(x, inputs, len(x), width)
         place(h, width, len(h), width)
         place(b, len(b), width)
+        if cell.elementwise:
+            place(tuple(prefix + weights.name for _, weights in cell.elementwise), len(cell.elementwise), width)
     place(READOUT[:1], width, 1, output_size)
     place(READOUT[1:], 1, output_size)
     return tuple(places)

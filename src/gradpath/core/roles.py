@@ -103,11 +103,11 @@ class Roles:
     drawing: Drawing | None = None
 
     def __post_init__(self) -> None:
-        known = self.layers >= 1 and {self.output, self.carrier} <= set(self.states)
-        known &= all(parameter.gate in {None, *self.gates} for parameter in self.parameters.values())
-        known &= all(watched.gate in self.gates for watched in self.watched.values())
-        known &= self.keeping is None or self.keeping.gate in {None, *self.watched}
-        if not known:
+        consistent = self.layers >= 1 and {self.output, self.carrier} <= set(self.states)
+        consistent &= all(parameter.gate in {None, *self.gates} for parameter in self.parameters.values())
+        consistent &= all(watched.gate in self.gates for watched in self.watched.values())
+        consistent &= self.keeping is None or self.keeping.gate in {None, *self.watched}
+        if not consistent:
             raise ValueError("a role refers to what the cell does not have")
 
     def prefix(self, layer: int) -> str:
@@ -124,19 +124,19 @@ class Roles:
         """The carrier of the bottom layer, where the input that is to be kept enters."""
         return self.bottom + self.carrier
 
-    def of(self, name: str) -> Parameter | None:
+    def parameter(self, name: str) -> Parameter | None:
         """The role of a parameter under its full name; None where the cell
         has none of that name.
         """
         return self.parameters.get(layer_names.split(name)[1])
 
-    def named(self, role: ParameterRole) -> list[str]:
+    def with_role(self, role: ParameterRole) -> list[str]:
         """The parameters of a role."""
         return [name for name, parameter in self.parameters.items() if parameter.role == role]
 
     def without_readout(self, names: Sequence[str]) -> list[int]:
         """Where the recurrent layers' parameters stand among the columns ``names``."""
-        readout = self.named("readout")
+        readout = self.with_role("readout")
         return [column for column, name in enumerate(names) if name not in (*readout, "global")]
 
     def gate_of_path(self, path: str) -> str | None:

@@ -51,6 +51,10 @@ class LayerTape:
         """X_t (T, B, I)."""
         return self.entered[:-1, ..., self.gates.shape[-1] + 1 :]
 
+    def state(self, name: str, leaving: bool) -> NDArray:
+        """A state (T, B, H) as it enters each step, or as it leaves it."""
+        return self.states[name][leaving:][: len(self.pre)]
+
     def _each(self, of_states: Callable[[NDArray], NDArray], of_steps: Callable[[NDArray], NDArray]) -> "LayerTape":
         """Something done to every array: to those with T+1 rows, and to those with T."""
         states = {name: of_states(value) for name, value in self.states.items()}

@@ -73,10 +73,10 @@ def gaussian_moments(kind: Activation, mean: float, variance: float) -> tuple[fl
             active, density = erfc(-ratio / sqrt(2)) / 2, exp(-ratio * ratio / 2) / sqrt(2 * pi)
         # Far below the corner the two terms cancel, and rounding may leave less than nothing.
         return max((mean * mean + variance) * active + mean * deviation * density, 0.0), active
-    at = mean + deviation * NODES
-    steepness = derivative(kind, at)
-    activate(kind, at, at)
-    return float(WEIGHTS @ at**2), float(WEIGHTS @ steepness**2)
+    points = mean + deviation * NODES
+    steepness = derivative(kind, points)
+    activate(kind, points, points)
+    return float(WEIGHTS @ points**2), float(WEIGHTS @ steepness**2)
 
 
 def log_keep(bias: float | NDArray) -> NDArray:
@@ -110,8 +110,8 @@ def slope(lag: NDArray, curve: NDArray, first: int, last: int) -> float:
     """Least-squares slope of ``curve`` (T,) against ``lag`` over first ≤ lag ≤ last; NaN where it
     is not finite.
     """
-    inside = (lag >= first) & (lag <= last)
-    x, y = lag[inside] - lag[inside].mean(), curve[inside]
+    fitted = (lag >= first) & (lag <= last)
+    x, y = lag[fitted] - lag[fitted].mean(), curve[fitted]
     return float(x @ y / (x @ x)) if np.isfinite(y).all() else float("nan")
 
 

@@ -120,6 +120,7 @@ class WeightGradients:
         return [
             Factor(one.names, entered[..., one.rows] if one.reads else None, delta.blocks(one.blocks), self.times)
             for one in self.slices
+            if one.names
         ]
 
 

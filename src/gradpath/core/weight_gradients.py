@@ -10,14 +10,16 @@ still in the cache when it is squared and added. One product over all the steps 
 alone, and hardly faster.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core.cell import Cell
 from gradpath.core.parameters import Packed
 from gradpath.core.scaled import ZERO_EXPONENT, Scaled, magnitude, shift
+from gradpath.core.tape import LayerTape
 from gradpath.core.trace import Gradient, ParameterSlice, WeightGradients
 from gradpath.engine.workspace import Workspace, repeated
 
@@ -38,6 +40,49 @@ def step_gradients(
     if not (scaled or np.isfinite(found[-2]).all()) and np.isfinite(entered).all() and np.isfinite(delta.array).all():
         found = _pass(workspace, slices, entered, delta, scaled=True)  # a product has left the range of the type
     return WeightGradients(slices, times, entered, delta, *found)
+
+
+def layer_gradients(
+    cell: Cell, places: Sequence[Packed], tape: LayerTape, delta: Scaled, workspace: Workspace
+) -> Iterator[WeightGradients]:
+    """The gradients of one layer's weights at their ``places``: of W_·x, W_·h and b, and of the
+    elementwise parameters if there are any.
+    """
+    x, h, b, *elementwise = (place.names for place in places)
+    width, every, times = cell.hidden_size, slice(0, len(cell.blocks)), np.arange(len(delta.array))
+    slices = (
+        ParameterSlice(x, slice(width + 1, None), cell.reads_x),
+        ParameterSlice(h, slice(0, width), cell.reads_h),
+        ParameterSlice(b, slice(width, width + 1), every, reads=False),
+    )
+    yield step_gradients(workspace, slices, times, tape.entered[:-1], delta)
+    for names in elementwise:
+        states = [(gate, tape.state(read.state, read.leaving)) for gate, read in cell.elementwise]
+        yield elementwise_gradients(workspace, names, times, states, delta)
+
+
+def elementwise_gradients(
+    workspace: Workspace, names: tuple[str, ...], times: NDArray, states: Sequence[tuple[int, NDArray]], delta: Scaled
+) -> WeightGradients:
+    """The gradients of elementwise parameters, each with its gate and the state s (R, S, B, H) that
+    the gate reads by it: ∂L/∂w_t = Σ_b δ_{t,b} ∘ s_{t,b} (H,), which is the gradient of a bias
+    whose δ is δ ∘ s. In float64, in which products of float32 factors are exact.
+    """
+    *shape, _, width = delta.array.shape
+    product = workspace.buffers.empty((*shape, len(names), width), np.float64)
+    exponent = delta.exponent
+    sizes = [magnitude(state, 3) for _, state in states]
+    largest = np.max(sizes, axis=0)
+    if (largest > LARGE).any():
+        largest[largest <= LARGE] = 0
+        exponent = exponent + largest
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):  # of a network that has blown up
+        for index, (gate, state) in enumerate(states):
+            values = state if exponent is delta.exponent else shift(state, -largest)
+            np.multiply(delta.array[..., gate, :], values, out=product[..., index, :], dtype=np.float64)
+    only = ParameterSlice(names, slice(0, 1), slice(0, len(names)), reads=False)
+    ones = np.ones((*shape, 1))
+    return step_gradients(workspace, (only,), times, ones, Scaled(product, exponent))
 
 
 def _pass(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 COLUMNS = 5
-READ = "state_grad_norm"
+INSTRUMENT = "state_grad_norm"
 GREY = "#9A9A9A"
 INITIAL: dict[str, Any] = {"lw": 1.5, "ls": (0, (3, 1.5)), "band": 0.1}
 TRAINED: dict[str, Any] = {"lw": 2.2, "ls": "-", "band": 0.22}
@@ -35,51 +35,51 @@ class Ablation(Figure):
     needs = ("state_grad_norm",)
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        found = _ordered(runs)
-        stages.drawable(found, READ)
+        groups = _ordered(runs)
+        stages.drawable(groups, INSTRUMENT)
         common.theme()
         from matplotlib import pyplot
 
-        blocks = -(-(len(found) + 1) // COLUMNS)  # one place is the legend's
-        columns = min(len(found) + 1, COLUMNS)
+        blocks = -(-(len(groups) + 1) // COLUMNS)  # one place is the legend's
+        columns = min(len(groups) + 1, COLUMNS)
         canvas, grid = pyplot.subplots(
             2 * blocks, columns, figsize=(2.75 * columns, 5.2 * blocks), sharey="row", squeeze=False
         )
         places = [
             (grid[2 * block, column], grid[2 * block + 1, column]) for block, column in np.ndindex(blocks, columns)
         ]
-        shown = _curves([group for group in found if _cell(group) == _cell(found[0])]) or _curves(found)
-        floor = common.floor_below(shown)
-        top = max(float(curve.max()) for curve in shown)
-        for (upper, lower), group in zip(places, found, strict=False):
+        curves = _curves([group for group in groups if _cell(group) == _cell(groups[0])]) or _curves(groups)
+        floor = common.floor_below(curves)
+        top = max(float(curve.max()) for curve in curves)
+        for (upper, lower), group in zip(places, groups, strict=False):
             upper.set_title(group.title, color=group.color)
-            finite.note(upper, stages.words(group, stages.LAST, READ))
+            finite.note(upper, stages.words(group, stages.LAST, INSTRUMENT))
             upper.set_ylim(floor, top + 0.05 * (top - floor))  # without gates, a cell would squeeze the others flat
-            self._gradient(upper, group, found[0], floor)
-            self._learning(lower, group, found[0])
+            self._gradient(upper, group, groups[0], floor)
+            self._learning(lower, group, groups[0])
         for row, label in zip(
             grid, ("gradient norm\n‖∂L/∂carrier‖", "loss on the\nevaluation set") * blocks, strict=True
         ):
             row[0].set_ylabel(label)
-        for panels in zip(*places[: len(found)], strict=True):
+        for panels in zip(*places[: len(groups)], strict=True):
             self._same_limits(panels)
-        self._legend(*places[len(found)], found)
-        for upper, lower in places[len(found) + 1 :]:
+        self._legend(*places[len(groups)], groups)
+        for upper, lower in places[len(groups) + 1 :]:
             upper.set_axis_off()
             lower.set_axis_off()
         canvas.tight_layout()
-        common.caption(canvas, self._caption(found), found)
+        common.caption(canvas, self._caption(groups), groups)
         return canvas
 
     def _gradient(self, axes: "Axes", group: common.Group, plain: common.Group, floor: float) -> None:
-        for shown, color in ((plain, GREY), (group, group.color)):
+        for arm, color in ((plain, GREY), (group, group.color)):
             for probe, look in ((0, INITIAL), (-1, TRAINED)):
-                curves = [common.carrier_gradient(run, probe) for run in _there(shown, probe)]
-                common.curve(axes, shown.runs[0].lag, curves, floor, color=color, **look)
-        if not _there(group, 0):
-            finite.nothing(axes, group)
+                curves = [common.carrier_gradient(run, probe) for run in _runs_at(arm, probe)]
+                common.curve(axes, arm.runs[0].lag, curves, floor, color=color, **look)
+        if not _runs_at(group, 0):
+            finite.empty_panel(axes, group)
             return
-        medians = [common.median_band([common.carrier_gradient(r, p) for r in _there(group, p)])[0] for p in (0, -1)]
+        medians = [common.median_band([common.carrier_gradient(r, p) for r in _runs_at(group, p)])[0] for p in (0, -1)]
         reached = np.concatenate([median[np.isfinite(median)] for median in medians])
         low, high = axes.get_ylim()
         corner: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "color": group.color}
@@ -90,8 +90,8 @@ class Ablation(Figure):
         axes.set_xlabel("lag  T − t  (steps)")
 
     def _learning(self, axes: "Axes", group: common.Group, plain: common.Group) -> None:
-        for shown, color in ((plain, GREY), (group, group.color)):
-            steps, losses = _losses(shown)
+        for arm, color in ((plain, GREY), (group, group.color)):
+            steps, losses = _losses(arm)
             common.curve(axes, steps, losses, 0.0, color=color, **TRAINED)
         if group.runs[0].chance_loss > 0:  # 0 where the input does not matter
             axes.axhline(np.log10(group.runs[0].chance_loss), color="#444444", lw=1, ls="--")
@@ -106,14 +106,14 @@ class Ablation(Figure):
             axes.set_ylim(low, high)
             common.decades(axes.yaxis)
 
-    def _legend(self, upper: "Axes", lower: "Axes", found: Sequence[common.Group]) -> None:
+    def _legend(self, upper: "Axes", lower: "Axes", groups: Sequence[common.Group]) -> None:
         """The place after the last arm says how to read the others."""
         from matplotlib.lines import Line2D
 
         entries: dict[str, dict[str, Any]] = {
             "at initialisation": {"color": "#333333", "lw": 1.5, "ls": INITIAL["ls"]},
-            stages.after(found, READ): {"color": "#333333", "lw": 2.2},
-            f"plain {common.plain(found[0].runs[0].roles.label)}, the same": {"color": GREY, "lw": 2.2},
+            stages.trained_label(groups, INSTRUMENT): {"color": "#333333", "lw": 2.2},
+            f"plain {common.plain(groups[0].runs[0].roles.label)}, the same": {"color": GREY, "lw": 2.2},
             "true zero": {"color": "#333333", "marker": "x", "ls": "", "markersize": 4},
         }
         handles = [Line2D([], [], label=label, **look) for label, look in entries.items()]
@@ -127,15 +127,15 @@ class Ablation(Figure):
         upper.set_axis_off()
         lower.set_axis_off()
 
-    def _caption(self, found: list[common.Group]) -> str:
-        told = []
-        for group in found:
-            before, after = (common.number([_change(r, p) for r in _there(group, p)], "+.1f") for p in (0, -1))
-            told.append(f"{group.label.replace(',', '')} {before} → {after}")
+    def _caption(self, groups: list[common.Group]) -> str:
+        changes = []
+        for group in groups:
+            initial, trained = (common.number([_change(r, p) for r in _runs_at(group, p)], "+.1f") for p in (0, -1))
+            changes.append(f"{group.label.replace(',', '')} {initial} → {trained}")
         return (
-            f"Median over {common.seeds(found)}, band from smallest to largest. {common.setting_text(found)}. "
+            f"Median over {common.seeds(groups)}, band from smallest to largest. {common.setting_text(groups)}. "
             f"Change of the carrier's gradient from lag 0 to the largest, in decades, before → after: "
-            f"{'; '.join(told)}. Theory: what C hands back outside the gates is multiplied by F_t at each "
+            f"{'; '.join(changes)}. Theory: what C hands back outside the gates is multiplied by F_t at each "
             "step; with F = 1 it cannot vanish (Hochreiter & Schmidhuber 1997). Ablations after Greff et al. (2017)."
         )
 
@@ -144,22 +144,22 @@ def _ordered(runs: Sequence[Run]) -> list[common.Group]:
     """The plain cell, its ablations, the other cells; raises CannotDrawError where one of the first
     two is missing.
     """
-    found = common.groups(runs)
-    ablated = [group for group in found if group.runs[0].roles.variant]
+    groups = common.groups(runs)
+    ablated = [group for group in groups if group.runs[0].roles.variant]
     if not ablated:
         raise CannotDrawError("no ablated cell among the runs; sweep cell.ablation")
     cells = dict.fromkeys(map(_cell, ablated))
     if len(cells) > 1:
         raise CannotDrawError(f"needs the ablations of one cell; there are those of {' and '.join(cells)}")
-    own = [group for group in found if _cell(group) in cells]
-    plain = [group for group in own if group not in ablated]
+    same_cell = [group for group in groups if _cell(group) in cells]
+    plain = [group for group in same_cell if group not in ablated]
     if len(plain) != 1:
-        which = "; ".join(group.label for group in plain) or "none"
+        labels = "; ".join(group.label for group in plain) or "none"
         label = ablated[0].runs[0].roles.label
-        raise CannotDrawError(f"needs one plain {label} to compare with (cell.ablation=none); there is: {which}")
+        raise CannotDrawError(f"needs one plain {label} to compare with (cell.ablation=none); there is: {labels}")
     if len(lengths := sorted({len(run.lag) for run in runs})) > 1:
         raise CannotDrawError(f"needs runs of one length; there are {', '.join(map(str, lengths))} timesteps")
-    return [*plain, *ablated, *(group for group in found if group not in own)]
+    return [*plain, *ablated, *(group for group in groups if group not in same_cell)]
 
 
 def _cell(group: common.Group) -> str:
@@ -186,13 +186,13 @@ def _solved(group: common.Group) -> int:
     return sum(map(stages.solved, group.runs))
 
 
-def _there(group: common.Group, probe: int) -> list[Run]:
+def _runs_at(group: common.Group, probe: int) -> list[Run]:
     """The runs that are drawn at initialisation (0) or after training (-1)."""
-    return stages.at(group, probe, READ)
+    return stages.runs_at(group, probe, INSTRUMENT)
 
 
-def _curves(found: Sequence[common.Group]) -> list[NDArray]:
-    return [common.carrier_gradient(run, p) for group in found for p in (0, -1) for run in _there(group, p)]
+def _curves(groups: Sequence[common.Group]) -> list[NDArray]:
+    return [common.carrier_gradient(run, p) for group in groups for p in (0, -1) for run in _runs_at(group, p)]
 
 
 def _change(run: Run, probe: int) -> float:

@@ -37,32 +37,32 @@ class ClippingLedger(Figure):
 
         if not any(_finite(run).any() for run in runs):
             raise CannotDrawError(f"{runs[0].name} has no finite step")
-        found = common.columns(runs)
-        drawn = [group for group in found if any(_finite(run).any() for run in group.runs)]
-        canvas = pyplot.figure(figsize=(max(3.2 * len(found), 9.6), 6.6), layout="constrained")
-        above, below = canvas.subfigures(2, 1, hspace=0.04, squeeze=False)[:, 0]
-        for axes, group in zip(above.subplots(1, len(found), sharey=True, squeeze=False)[0], found, strict=True):
+        groups = common.columns(runs)
+        drawn = [group for group in groups if any(_finite(run).any() for run in group.runs)]
+        canvas = pyplot.figure(figsize=(max(3.2 * len(groups), 9.6), 6.6), layout="constrained")
+        upper, lower = canvas.subfigures(2, 1, hspace=0.04, squeeze=False)[:, 0]
+        for axes, group in zip(upper.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
             axes.set_title(group.title, color=group.color)
             axes.set_xlabel("training step")
             if group in drawn:
                 self._norms(axes, group)
             else:
-                finite.nothing(axes, group)
-            if group is found[0]:
+                finite.empty_panel(axes, group)
+            if group is groups[0]:
                 axes.set_ylabel("gradient norm")
             if group is drawn[0]:
                 axes.legend(loc="upper left", fontsize=8)
             common.decades(axes.yaxis)
-        share, factor, cosine = below.subplots(1, 3)
+        share, factor, cosine = lower.subplots(1, 3)
         for group in drawn:
             dash = "-" if _clipped(group.runs[0]) else ":"
             label = group.label if _clipped(group.runs[0]) else f"{group.label} (would have)"
             self._over_training(share, group, _engaged, np.mean, color=group.color, linestyle=dash, label=label)
             self._factors(factor, group, dash)
             self._over_training(cosine, group, _by_value, _nanmedian, color=group.color)
-        self._finish(share, factor, cosine, _threshold(found, "max_value"))
-        below.legend(*share.get_legend_handles_labels(), loc="outside upper center", ncols=len(found), fontsize=9)
-        common.caption(canvas, self._caption(drawn), found)
+        self._finish(share, factor, cosine, _threshold(groups, "max_value"))
+        lower.legend(*share.get_legend_handles_labels(), loc="outside upper center", ncols=len(groups), fontsize=9)
+        common.caption(canvas, self._caption(drawn), groups)
         return canvas
 
     def _norms(self, axes: "Axes", group: common.Group) -> None:
@@ -86,9 +86,11 @@ class ClippingLedger(Figure):
         were clipped.
         """
         factors = np.sort(np.concatenate([_factor(run) for run in group.runs]))
-        below = np.arange(1, len(factors) + 1) / len(factors)
+        cumulative = np.arange(1, len(factors) + 1) / len(factors)
         clipped = factors < 0
-        axes.plot(factors[clipped], below[clipped], color=group.color, lw=1.6, linestyle=dash, drawstyle="steps-post")
+        axes.plot(
+            factors[clipped], cumulative[clipped], color=group.color, lw=1.6, linestyle=dash, drawstyle="steps-post"
+        )
 
     def _pooled(self, group: common.Group, read: Callable[[Run], NDArray]) -> tuple[NDArray, list[NDArray]]:
         """(first training step of each window, values of all seeds in it), without the windows that
@@ -97,9 +99,9 @@ class ClippingLedger(Figure):
         steps = np.concatenate([_steps(run) for run in group.runs])
         values = np.concatenate([read(run) for run in group.runs])
         edges = np.linspace(0, steps.max() + 1, min(self.windows, len(np.unique(steps))) + 1)
-        which = np.digitize(steps, edges[1:-1])
-        filled = [window for window in range(len(edges) - 1) if (which == window).any()]
-        return edges[filled], [values[which == window] for window in filled]
+        window_index = np.digitize(steps, edges[1:-1])
+        filled = [window for window in range(len(edges) - 1) if (window_index == window).any()]
+        return edges[filled], [values[window_index == window] for window in filled]
 
     def _finish(self, share: "Axes", factor: "Axes", cosine: "Axes", max_value: str) -> None:
         share.set(xlabel="training step", ylabel="share of steps", ylim=(-0.03, 1.03), title="how often")
@@ -115,9 +117,9 @@ class ClippingLedger(Figure):
         look: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "#444444"}
         cosine.text(0.99, 1.0, "all clipped by norm", transform=cosine.get_yaxis_transform(), **look)
 
-    def _caption(self, found: list[common.Group]) -> str:
+    def _caption(self, groups: list[common.Group]) -> str:
         ledger = []
-        for group in found:
+        for group in groups:
             raw = np.concatenate([_column(run, "log10_raw_norm") for run in group.runs])
             engaged = np.concatenate([_engaged(run) for run in group.runs])
             cosine = common.number(np.concatenate([_column(run, "cosine") for run in group.runs]), ".2f", "unknown")
@@ -129,29 +131,29 @@ class ClippingLedger(Figure):
                 f"largest raw norm 10^{raw.max():.1f}, median cosine of the applied to the raw gradient {cosine}, "
                 f"{blown} non-finite step{'s' * (blown != 1)}, solved by {solved} of {len(group.runs)}"
             )
-        cosines = np.concatenate([_column(run, "norm_clip/cosine") for group in found for run in group.runs])
-        kept = float(np.min(cosines, where=~np.isnan(cosines), initial=1.0))
+        cosines = np.concatenate([_column(run, "norm_clip/cosine") for group in groups for run in group.runs])
+        smallest = float(np.min(cosines, where=~np.isnan(cosines), initial=1.0))
         return (
-            f"Median over the steps of a window and {common.seeds(found)}; bands from the 5 % to the 95 % quantile. "
-            f"{common.setting_text(found)}. {'. '.join(ledger)}. Theory: clipping the norm is one factor, min(1, "
+            f"Median over the steps of a window and {common.seeds(groups)}; bands from the 5 % to the 95 % quantile. "
+            f"{common.setting_text(groups)}. {'. '.join(ledger)}. Theory: clipping the norm is one factor, min(1, "
             "max_norm/‖g‖), and keeps the direction (Pascanu et al. 2013, algorithm 1; here the smallest cosine is 1 "
-            f"to within {max(0.0, 1 - kept):.0e}); clipping each element (Mikolov 2012) turns the gradient. Dotted: "
-            f"what clipping the norm at {_threshold(found, 'max_norm')} would have done."
+            f"to within {max(0.0, 1 - smallest):.0e}); clipping each element (Mikolov 2012) turns the gradient. "
+            f"Dotted: what clipping the norm at {_threshold(groups, 'max_norm')} would have done."
         )
 
 
 def _quantiles(values: NDArray) -> NDArray:
     """The 5 %, 50 % and 95 % quantile of what is not NaN."""
-    known = values[~np.isnan(values)]
-    return np.quantile(known, (0.05, 0.5, 0.95)) if known.size else np.full(3, np.nan)
+    valid = values[~np.isnan(values)]
+    return np.quantile(valid, (0.05, 0.5, 0.95)) if valid.size else np.full(3, np.nan)
 
 
 def _nanmedian(values: NDArray) -> Any:
     """The median of what is not NaN; masked where that is nothing, since a true zero has no
     direction.
     """
-    known = values[~np.isnan(values)]
-    return np.median(known) if known.size else np.ma.masked
+    valid = values[~np.isnan(values)]
+    return np.median(valid) if valid.size else np.ma.masked
 
 
 def _clipped(run: Run) -> bool:
@@ -194,7 +196,7 @@ def _engaged(run: Run) -> NDArray:
     return (_column(run, "log10_raw_norm") > np.log10(limit)).astype(float)
 
 
-def _threshold(found: list[common.Group], name: str) -> str:
+def _threshold(groups: list[common.Group], name: str) -> str:
     """The ledger's own threshold, as text."""
-    given = {group.runs[0].config["instruments"]["clipping_ledger"][name] for group in found}
-    return " or ".join(f"{value:g}" for value in sorted(given))
+    thresholds = {group.runs[0].config["instruments"]["clipping_ledger"][name] for group in groups}
+    return " or ".join(f"{value:g}" for value in sorted(thresholds))

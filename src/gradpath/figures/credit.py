@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 STAGES = ("at initialisation", "after training")
-READ = "credit"
+INSTRUMENT = "credit"
 DASHES = dict(zip(STAGES, ("--", "-"), strict=True))
 ZERO_EXPONENT = "#d4d4d4"
 """The colour of a true zero, lighter than elsewhere: here they are half of the map."""
@@ -39,53 +39,53 @@ class Credit(Figure):
         common.theme()
         from matplotlib import pyplot
 
-        found = common.columns(runs)
-        stages.drawable(found, READ)
-        maps = max(len(_scored(group)) for group in found) > 1
+        groups = common.columns(runs)
+        stages.drawable(groups, INSTRUMENT)
+        maps = max(len(_scored(group)) for group in groups) > 1
         rows = 4 if maps else 3
         canvas, grid = pyplot.subplots(
-            rows, len(found), figsize=(2.6 * len(found) + 1.2, 2.3 * rows + 0.4), squeeze=False, layout="constrained"
+            rows, len(groups), figsize=(2.6 * len(groups) + 1.2, 2.3 * rows + 0.4), squeeze=False, layout="constrained"
         )
         if maps:
-            image = self._maps(grid[:2], found)
+            image = self._maps(grid[:2], groups)
             bar = canvas.colorbar(image, ax=grid[:2].ravel().tolist(), extend="min", pad=0.01)
             common.decades(bar.ax.yaxis)
             bar.set_label("‖∂L$_s$/∂θ$_t$‖    (grey: true zero)")
         else:
-            self._curves(grid[0], found)
-        image = self._alignments(grid[-2:], found)
+            self._curves(grid[0], groups)
+        image = self._alignments(grid[-2:], groups)
         bar = canvas.colorbar(image, ax=grid[-2:].ravel().tolist(), pad=0.01)
         bar.set_label("cos(∂L/∂θ$_s$, ∂L/∂θ$_t$)")
-        for axes, group in zip(grid[0], found, strict=True):
+        for axes, group in zip(grid[0], groups, strict=True):
             axes.set_title(group.title, color=group.color)
         trained = (grid[0], grid[-1]) if not maps else (grid[1], grid[-1])
-        for axes, group in zip(np.ravel(trained), [*found, *found], strict=True):
-            finite.title(axes, stages.words(group, stages.LAST, READ))
-        for axes, group in zip(grid.ravel(), [*found] * rows, strict=True):
-            if not _there(group, STAGES[0]):
-                finite.nothing(axes, group)
+        for axes, group in zip(np.ravel(trained), [*groups, *groups], strict=True):
+            finite.title(axes, stages.words(group, stages.LAST, INSTRUMENT))
+        for axes, group in zip(grid.ravel(), [*groups] * rows, strict=True):
+            if not _runs_at(group, STAGES[0]):
+                finite.empty_panel(axes, group)
         for axes in grid.ravel():
             axes.label_outer()
         for axes in grid[-1]:
             axes.set_xlabel("θ used at step t")
-        common.caption(canvas, self._caption(found), found)
+        common.caption(canvas, self._caption(groups), groups)
         return canvas
 
-    def _maps(self, grid: NDArray, found: list[common.Group]) -> "AxesImage":
+    def _maps(self, grid: NDArray, groups: list[common.Group]) -> "AxesImage":
         """Heat maps of the medians over the seeds, all on one scale, with the lag that the task
         needs.
         """
         medians = {
-            (stage, group.label): common.median_band([_read(run, "credit", stage) for run in there])[0]
+            (stage, group.label): common.median_band([_read(run, "credit", stage) for run in members])[0]
             for stage in STAGES
-            for group in found
-            if (there := _there(group, stage))
+            for group in groups
+            if (members := _runs_at(group, stage))
         }
         strongest = max((float(values.max()) for values in medians.values()), default=0.0)
         strongest = strongest if np.isfinite(strongest) else 0.0
         for row, stage in zip(grid, STAGES, strict=True):
-            for axes, group in zip(row, found, strict=True):
-                if not _there(group, stage):
+            for axes, group in zip(row, groups, strict=True):
+                if not _runs_at(group, stage):
                     continue
                 values = medians[stage, group.label]
                 image = _image(axes, group, values, "viridis", strongest - self.decades, strongest)
@@ -94,21 +94,21 @@ class Credit(Figure):
                 lag, last = group.runs[0].longest_lag, scored[-1]
                 axes.plot([1, last - lag], [1 + lag, last], color="#D55E00", lw=1.6, ls=(0, (2, 1)))
                 axes.text(0.97, 0.05, _reach_text(group, stage), transform=axes.transAxes, ha="right", fontsize=8)
-            row[0].set_ylabel(f"credit {_called(found, stage)}\n\nloss at step s")
+            row[0].set_ylabel(f"credit {_stage_label(groups, stage)}\n\nloss at step s")
         return image
 
-    def _curves(self, row: NDArray, found: list[common.Group]) -> None:
+    def _curves(self, row: NDArray, groups: list[common.Group]) -> None:
         """The one scored step's credit over t, before (dashed) and after training."""
-        shown = [_last_scored(run, stage) for group in found for stage in STAGES for run in _there(group, stage)]
+        shown = [_last_scored(run, stage) for group in groups for stage in STAGES for run in _runs_at(group, stage)]
         top = max(values.max() for values in shown)
         floor = common.floor_below(shown)
-        for axes, group in zip(row, found, strict=True):
+        for axes, group in zip(row, groups, strict=True):
             t = np.arange(1, len(group.runs[0].lag) + 1)
-            if not _there(group, STAGES[0]):
+            if not _runs_at(group, STAGES[0]):
                 continue
             for stage in STAGES:
-                curves = [_last_scored(run, stage) for run in _there(group, stage)]
-                label = f"{_called([group], stage)}:\n{_reach_text(group, stage)}"
+                curves = [_last_scored(run, stage) for run in _runs_at(group, stage)]
+                label = f"{_stage_label([group], stage)}:\n{_reach_text(group, stage)}"
                 common.curve(axes, t, curves, floor, color=group.color, ls=DASHES[stage], lw=1.6, label=label)
             axes.axvline(_scored(group)[0] - group.runs[0].longest_lag, color="#D55E00", lw=1.6, ls=(0, (2, 1)))
             axes.set_xlim(0.5, len(t) + 0.5)
@@ -118,32 +118,34 @@ class Credit(Figure):
         for axes in row:
             common.decades(axes.yaxis)
 
-    def _alignments(self, grid: NDArray, found: list[common.Group]) -> "AxesImage":
+    def _alignments(self, grid: NDArray, groups: list[common.Group]) -> "AxesImage":
         """Heat maps of the mean cosine over the seeds."""
         for row, stage in zip(grid, STAGES, strict=True):
-            for axes, group in zip(row, found, strict=True):
-                there = _there(group, stage)
-                if not there:
+            for axes, group in zip(row, groups, strict=True):
+                members = _runs_at(group, stage)
+                if not members:
                     continue
-                mean = np.mean([_read(run, "alignment", stage) for run in there], axis=0)
-                zero: NDArray = np.any(np.isneginf([_norms(run, stage) for run in there]), axis=0)
+                mean = np.mean([_read(run, "alignment", stage) for run in members], axis=0)
+                zero: NDArray = np.any(np.isneginf([_norms(run, stage) for run in members]), axis=0)
                 steps = _steps(group.runs[0]) - 1
                 values = np.ma.masked_array(mean, zero[:, None] | zero[steps])
                 image = _image(axes, group, values, "RdBu_r", -1, 1)
-            row[0].set_ylabel(f"alignment {_called(found, stage)}\n\nθ used at step s")
+            row[0].set_ylabel(f"alignment {_stage_label(groups, stage)}\n\nθ used at step s")
         return image
 
-    def _caption(self, found: list[common.Group]) -> str:
-        residuals = [_residual(run, stage) for group in found for stage in STAGES for run in _there(group, stage)]
-        known = [value for value in residuals if value is not None and np.isfinite(value)]
-        held = f"recomputed from the records, it holds to {max(known):.0e}" if known else "not all steps were recorded"
+    def _caption(self, groups: list[common.Group]) -> str:
+        residuals = [_residual(run, stage) for group in groups for stage in STAGES for run in _runs_at(group, stage)]
+        valid = [value for value in residuals if value is not None and np.isfinite(value)]
+        balance = (
+            f"recomputed from the records, it holds to {max(valid):.0e}" if valid else "not all steps were recorded"
+        )
         return (
             "θ: all recurrent parameters; L$_s$: what the loss at step s adds to the batch mean. Credit: median over "
-            f"{common.seeds(found)}; alignment: mean over them. {common.setting_text(found)}. Orange: the longest lag "
-            f"of the task, {found[0].runs[0].longest_lag}. Reach: the lag at which the adjoint of the last loss has "
-            "fallen to 1/e. Theory: one Jacobian a step makes credit fall by a constant factor with the lag, bands "
+            f"{common.seeds(groups)}; alignment: mean over them. {common.setting_text(groups)}. Orange: the longest "
+            f"lag of the task, {groups[0].runs[0].longest_lag}. Reach: the lag at which the adjoint of the last loss "
+            "has fallen to 1/e. Theory: one Jacobian a step makes credit fall by a constant factor with the lag, bands "
             "along the diagonal (Bengio et al. 1994; Pascanu et al. 2013); cosines times norms add up to "
-            f"‖∂L/∂θ‖²: {held}."
+            f"‖∂L/∂θ‖²: {balance}."
         )
 
 
@@ -167,14 +169,14 @@ def _image(axes: "Axes", group: common.Group, values: NDArray, colors: str, low:
     return image
 
 
-def _there(group: common.Group, stage: str) -> list[Run]:
+def _runs_at(group: common.Group, stage: str) -> list[Run]:
     """The runs that a stage is drawn from."""
-    return stages.at(group, stages.FIRST if stage == STAGES[0] else stages.LAST, READ)
+    return stages.runs_at(group, stages.FIRST if stage == STAGES[0] else stages.LAST, INSTRUMENT)
 
 
-def _called(found: Sequence[common.Group], stage: str) -> str:
+def _stage_label(groups: Sequence[common.Group], stage: str) -> str:
     """A stage's name, which is true of every panel beside it."""
-    return stage if stage == STAGES[0] else stages.after(found, READ)
+    return stage if stage == STAGES[0] else stages.trained_label(groups, INSTRUMENT)
 
 
 def _steps(run: Run) -> NDArray:
@@ -184,8 +186,8 @@ def _steps(run: Run) -> NDArray:
 
 def _probe(run: Run, stage: str) -> int:
     """Index of the reading that a stage means."""
-    whole = stages.whole(run, READ)
-    return int(whole[0] if stage == STAGES[0] else whole[-1])
+    readings = stages.finite_readings(run, INSTRUMENT)
+    return int(readings[0] if stage == STAGES[0] else readings[-1])
 
 
 def _read(run: Run, kind: str, stage: str) -> NDArray:
@@ -202,7 +204,7 @@ def _norms(run: Run, stage: str) -> NDArray:
 
 def _scored(group: common.Group) -> NDArray:
     """The timesteps, counted from 1, at which the loss of some run reaches a parameter."""
-    reads = [_read(run, "credit", stage) for stage in STAGES for run in _there(group, stage)]
+    reads = [_read(run, "credit", stage) for stage in STAGES for run in _runs_at(group, stage)]
     return _steps(group.runs[0])[np.isfinite(reads).any(axis=(0, 1))] if reads else np.zeros(0, int)
 
 
@@ -215,13 +217,13 @@ def _last_scored(run: Run, stage: str) -> NDArray:
 def _reach_text(group: common.Group, stage: str) -> str:
     """``reach 12.3``, the median over the seeds; ``reach ≥ 49`` where most never fall that far."""
     rows = []
-    for run in _there(group, stage):
+    for run in _runs_at(group, stage):
         series, step = run.series["reach"], run.series["credit"].steps[_probe(run, stage)]
         rows += list(series.values[series.steps == step][-1:, :2])
-    known = np.array([row for row in rows if not np.isnan(row).any()])
-    if not known.size:
+    valid = np.array([row for row in rows if not np.isnan(row).any()])
+    if not valid.size:
         return "no reach: not finite"
-    lag, censored = np.median(known, axis=0)
+    lag, censored = np.median(valid, axis=0)
     return f"reach {'≥ ' if censored > 0.5 else ''}{lag:.3g}"
 
 
@@ -235,9 +237,9 @@ def _residual(run: Run, stage: str) -> float | None:
     series = run.series["grad_norm"]
     step = run.series["credit"].steps[_probe(run, stage)]
     recurrent = run.roles.without_readout(series.names)
-    there = series.values[series.steps == step]
-    if not len(there) or not np.isfinite(there[-1, recurrent].max()) or np.isnan(there[-1, recurrent]).any():
+    recorded = series.values[series.steps == step]
+    if not len(recorded) or not np.isfinite(recorded[-1, recurrent].max()) or np.isnan(recorded[-1, recurrent]).any():
         return None
-    parts = there[-1, recurrent]
+    parts = recorded[-1, recurrent]
     sizes = 10 ** (norms - parts.max())
     return float(abs(sizes @ cosines @ sizes / np.sum(100 ** (parts - parts.max())) - 1))

@@ -34,11 +34,11 @@ class Exploding(Figure):
         common.theme()
         from matplotlib import pyplot
 
-        found = common.columns(runs)
+        groups = common.columns(runs)
         canvas, grid = pyplot.subplots(
-            3, len(found), figsize=(max(3.4 * len(found), 7), 7.6), sharex=True, sharey="row", squeeze=False
+            3, len(groups), figsize=(max(3.4 * len(groups), 7), 7.6), sharex=True, sharey="row", squeeze=False
         )
-        for column, group in zip(grid.T, found, strict=True):
+        for column, group in zip(grid.T, groups, strict=True):
             for run in group.runs:
                 self._seed(column, run, group.color)
             self._lines(column, group)
@@ -48,7 +48,7 @@ class Exploding(Figure):
             row[0].set_ylabel(label)
             common.decades(row[0].yaxis)
         canvas.tight_layout()
-        common.caption(canvas, self._caption(found), found)
+        common.caption(canvas, self._caption(groups), groups)
         return canvas
 
     def _seed(self, column: Sequence["Axes"], run: Run, color: str) -> None:
@@ -61,8 +61,10 @@ class Exploding(Figure):
         ]
         for axes, (series, values, reduce) in zip(column, curves, strict=True):
             axes.plot(*self._windowed(series.steps, values, reduce), color=color, lw=0.9, alpha=0.85)
-            lost = ~(values < np.inf)  # a window keeps its finite steps, and what is not finite is marked at its own
-            finite.marks(axes, series.steps[lost], values[lost], color)
+            infinite = ~(
+                values < np.inf
+            )  # a window keeps its finite steps, and what is not finite is marked at its own
+            finite.marks(axes, series.steps[infinite], values[infinite], color)
         if (stopped := stages.stopped(run)) is not None:
             for axes in column:
                 axes.axvline(stopped, color=color, lw=0.8, linestyle=":")
@@ -71,8 +73,8 @@ class Exploding(Figure):
         """One point a window that holds finite steps; where training is shorter than the windows,
         every step.
         """
-        sound = values < np.inf
-        steps, values = steps[sound], values[sound]
+        valid = values < np.inf
+        steps, values = steps[valid], values[valid]
         parts = np.array_split(np.arange(len(steps)), max(1, min(self.windows, len(steps))))
         parts = [part for part in parts if part.size]
         return np.array([steps[part[0]] for part in parts]), np.array([reduce(values[part]) for part in parts])
@@ -88,25 +90,25 @@ class Exploding(Figure):
             column[1].axhline(np.log10(limit), color="#444444", lw=1, linestyle="--")
             column[1].text(0.99, np.log10(limit), "max_norm", transform=column[1].get_yaxis_transform(), **look)
 
-    def _caption(self, found: list[common.Group]) -> str:
+    def _caption(self, groups: list[common.Group]) -> str:
         ledger = []
-        for group in found:
+        for group in groups:
             norms = np.concatenate([run.series["grad_norm"].column("global") for run in group.runs])
             factors = np.concatenate([run.series["clip_scale"].column("clip_scale") for run in group.runs])
             norms, factors = norms[norms < np.inf], factors[factors > 0]
             text = f"{group.label}: " + (f"largest norm 10^{norms.max():.1f}" if norms.size else "no norm is finite")
             if (factors < 1).any():
                 hardest = -np.log10(factors.min())
-                most = f"1/{10**hardest:,.0f}" if hardest < 9 else f"10^{-hardest:.0f}"
-                text += f", clipped at {(factors < 1).mean():.0%} of steps, at most to {most}"
+                hardest_text = f"1/{10**hardest:,.0f}" if hardest < 9 else f"10^{-hardest:.0f}"
+                text += f", clipped at {(factors < 1).mean():.0%} of steps, at most to {hardest_text}"
             if stopped := [run for run in group.runs if stages.stopped(run) is not None]:
                 text += f", {len(stopped)} of {len(group.runs)} seeds diverged"
             solved = sum(map(stages.solved, group.runs))
             ledger.append(f"{text}, solved by {solved} of {len(group.runs)}")
         return (
-            f"One line a seed, {common.seeds(found)}; the same seeds see the same data with and without clipping. In "
+            f"One line a seed, {common.seeds(groups)}; the same seeds see the same data with and without clipping. In "
             "each of the windows that training is divided into: median loss, largest norm, hardest clip. "
-            f"{common.setting_text(found)}. {'. '.join(ledger)}. "
+            f"{common.setting_text(groups)}. {'. '.join(ledger)}. "
             "Dotted: loss or gradient no longer finite. Norm clipping after Pascanu et al. (2013), algorithm 1."
         )
 

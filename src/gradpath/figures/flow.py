@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 STAGES = ("before training", "after training")
-READ = ("path_grad_norm", "node_grad_norm")
+INSTRUMENTS = ("path_grad_norm", "node_grad_norm")
 
 
 @dataclass
@@ -39,23 +39,23 @@ class Flow(Figure):
         common.theme()
         from matplotlib import pyplot
 
-        found = [group for group in common.columns(runs) if group.runs[0].roles.drawing]
-        if not found:
+        groups = [group for group in common.columns(runs) if group.runs[0].roles.drawing]
+        if not groups:
             raise CannotDrawError("no run of a cell with gates that says how its step is drawn")
-        stages.drawable(found, *READ)
-        found = stages.aligned(found, *READ)
-        lags = _lags(len(found[0].runs[0].lag))
+        stages.drawable(groups, *INSTRUMENTS)
+        groups = stages.aligned(groups, *INSTRUMENTS)
+        lags = _lags(len(groups[0].runs[0].lag))
         canvas, grid = pyplot.subplots(
-            2 * len(found), len(lags), figsize=(3.1 * len(lags), 4.0 * len(found) + 0.6), squeeze=False
+            2 * len(groups), len(lags), figsize=(3.1 * len(lags), 4.0 * len(groups) + 0.6), squeeze=False
         )
-        for index, group in enumerate(found):
+        for index, group in enumerate(groups):
             for stage, row in enumerate(grid[2 * index : 2 * index + 2]):
                 for axes, lag in zip(row, lags, strict=True):
                     self._panel(axes, group, stage, lag)
-                said = stages.words(group, -stage, *READ)
-                early = stage and said.startswith("last finite")
-                label = f"{group.title}\n{'last finite reading' if early else STAGES[stage]}"
-                finite.title(row[0], said)
+                note = stages.words(group, -stage, *INSTRUMENTS)
+                last_finite = stage and note.startswith("last finite")
+                label = f"{group.title}\n{'last finite reading' if last_finite else STAGES[stage]}"
+                finite.title(row[0], note)
                 row[0].text(-0.04, 0.5, label, transform=row[0].transAxes, rotation=90, ha="right", va="center")
                 row[0].texts[-1].set(color=group.color, fontweight="bold", fontsize=9)
         for axes, lag in zip(grid[0], lags, strict=True):
@@ -64,32 +64,32 @@ class Flow(Figure):
         self._legend(canvas)
         common.caption(
             canvas,
-            f"Median over {common.seeds(found)}. The gradient flows from right to left, against the computation; "
+            f"Median over {common.seeds(groups)}. The gradient flows from right to left, against the computation; "
             "black: the highway. A gate's upper arrow is ‖∂L/∂(gate)‖, its lower one what it sends back through the "
             "output to the carried state; the dark one on the left is all of that together with the direct part. "
             "Widths are relative to the gradient of the carried state at lag 0 of the same network. Below the graph: "
             f"the highway's signed share of the carried state's gradient. Theory: where the keeping gate is open, the "
-            f"highway hands on what it receives (Hochreiter & Schmidhuber 1997). {common.setting_text(found)}.",
-            found,
+            f"highway hands on what it receives (Hochreiter & Schmidhuber 1997). {common.setting_text(groups)}.",
+            groups,
         )
         return canvas
 
     def _panel(self, axes: "Axes", group: common.Group, stage: int, lag: int) -> None:
         roles = group.runs[0].roles
-        there = stages.at(group, -stage, *READ)
-        if not there:
+        members = stages.runs_at(group, -stage, *INSTRUMENTS)
+        if not members:
             axes.axis("off")
-            finite.nothing(axes, group)
+            finite.empty_panel(axes, group)
             return
-        found = [_sizes(run, stage, lag) for run in there]
+        seed_sizes = [_sizes(run, stage, lag) for run in members]
         # A true zero in most seeds is one, and stands for nothing.
-        sizes = {name: float(common.median_band([sizes[name] for sizes in found])[0]) for name in found[0]}
+        sizes = {name: float(common.median_band([sizes[name] for sizes in seed_sizes])[0]) for name in seed_sizes[0]}
         assert roles.drawing
         cell_diagram.draw(axes, roles.drawing, roles, {name: self._width(size) for name, size in sizes.items()})
-        kept = common.number([share(run, "highway", stage)[-2 - lag] for run in there], ".0%")
+        highway_share = common.number([share(run, "highway", stage)[-2 - lag] for run in members], ".0%")
         size = sizes["before"]
         total = f"$10^{{{round(size, 1) + 0:g}}}$" if np.isfinite(size) else "0"
-        text = f"highway {kept}    total {total}"
+        text = f"highway {highway_share}    total {total}"
         axes.text(RIGHT / 2, -0.75, text, ha="center", va="center", fontsize=8, color="#333333")
 
     def _width(self, size: float) -> float:
@@ -134,24 +134,24 @@ def _sizes(run: Run, stage: int, lag: int) -> dict[str, float]:
     carried state's at T.
     """
     nodes, probe = run.series["node_grad_norm"], probes(run, "node_grad_norm")[stage]
-    here, before = -1 - lag, -2 - lag
-    sizes = {part: read(run, part, stage)[before] for part in parts(run)}
+    current, previous = -1 - lag, -2 - lag
+    sizes = {part: read(run, part, stage)[previous] for part in parts(run)}
     for name in nodes.names:
         layer, node = layer_names.split(name)
         if not layer:
-            sizes[node] = nodes.column(name)[probe, here]
-    sizes |= {"carrier": read(run, "total", stage)[here], "before": read(run, "total", stage)[before]}
-    sizes["arrives"] = read(run, "highway", stage)[here]
-    sizes |= {"through_H": _less_highway(run, stage, here), "through_H_before": _less_highway(run, stage, before)}
+            sizes[node] = nodes.column(name)[probe, current]
+    sizes |= {"carrier": read(run, "total", stage)[current], "before": read(run, "total", stage)[previous]}
+    sizes["arrives"] = read(run, "highway", stage)[current]
+    sizes |= {"through_H": _less_highway(run, stage, current), "through_H_before": _less_highway(run, stage, previous)}
     start = read(run, "total", stage)[-1]
     return {name: float(size - start) for name, size in sizes.items()}
 
 
-def _less_highway(run: Run, stage: int, at: int) -> float:
+def _less_highway(run: Run, stage: int, index: int) -> float:
     """log10 ‖total − highway‖, which is what comes through H, by the cosine rule."""
-    whole, part = read(run, "total", stage)[at], read(run, "highway", stage)[at]
-    if np.isneginf(whole):
+    total, part = read(run, "total", stage)[index], read(run, "highway", stage)[index]
+    if np.isneginf(total):
         return -np.inf
-    ratio = 10.0 ** (part - whole)
-    square = 1 - 2 * ratio * cosine(run, "highway", stage)[at] + ratio**2
-    return float(whole + 0.5 * np.log10(square)) if square > 0 else -np.inf
+    ratio = 10.0 ** (part - total)
+    square = 1 - 2 * ratio * cosine(run, "highway", stage)[index] + ratio**2
+    return float(total + 0.5 * np.log10(square)) if square > 0 else -np.inf

@@ -20,11 +20,11 @@ LEARNT = 0.9
 """A final loss below this share of chance counts as having learnt something."""
 STATES = {0.0: ("at chance", "#F3E3D7"), 0.5: ("below chance", "#7FB2D6"), 1.0: ("solved", "#0B4F8A")}
 DIVERGED = "diverged", "#FFFFFF"
-READ = "state_grad_norm"
+INSTRUMENT = "state_grad_norm"
 THEORY = "#D55E00"
 GAP = 1.5
 """Distance of the chrono column from the last bias."""
-ASIDE = 0.12
+OFFSET = 0.12
 """Distance between the points of two lengths, which would lie on each other."""
 
 Cells = dict[tuple[float | None, int], common.Group]
@@ -42,9 +42,9 @@ class ForgetBias(Figure):
     needs = ("state_grad_norm",)
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
-        found = common.groups(runs)
-        cells = _cells(found)
-        stages.drawable(found, READ)
+        groups = common.groups(runs)
+        cells = _cells(groups)
+        stages.drawable(groups, INSTRUMENT)
         biases, lengths = _axes(cells)
         common.theme()
         from matplotlib import pyplot
@@ -57,8 +57,8 @@ class ForgetBias(Figure):
         chrono = any(bias is None for bias, _ in cells)
         places = [*biases, biases[-1] + GAP] if chrono else biases
         lower.set_xticks(places, [f"{bias:g}" for bias in biases] + ["chrono"] * chrono)
-        lower.set_xlabel(f"initial {_gate(found)} bias  b")
-        common.caption(canvas, self._caption(cells, lengths), found)
+        lower.set_xlabel(f"initial {_gate(groups)} bias  b")
+        common.caption(canvas, self._caption(cells, lengths), groups)
         return canvas
 
     def _diagram(self, axes: "Axes", cells: Cells) -> None:
@@ -84,10 +84,10 @@ class ForgetBias(Figure):
             size = (right - left, rows[row + 1] - rows[row])
             axes.add_patch(Rectangle((left, rows[row]), *size, **look))
             text = f"{sum(state == 1 for state in states)}/{len(group.runs)}" + f"\n{lost} diverged" * bool(lost)
-            where = ((left + right) / 2, np.mean(rows[row : row + 2]))
+            center = ((left + right) / 2, np.mean(rows[row : row + 2]))
             ink = "white" if state > 0.6 else "#333333"
-            back = {"facecolor": look["facecolor"], "edgecolor": "none", "pad": 1.5}
-            axes.text(*where, text, ha="center", va="center", color=ink, bbox=back, zorder=4)
+            box = {"facecolor": look["facecolor"], "edgecolor": "none", "pad": 1.5}
+            axes.text(*center, text, ha="center", va="center", color=ink, bbox=box, zorder=4)
         b = np.linspace(columns[0], columns[-1], 400)
         axes.plot(b, np.log2(horizon(b)), color=THEORY, lw=2.4, label="T = −1/ln σ(b)")
         slopes = np.array([_slope(cells[bias, lengths[-1]])[0] for bias in biases])
@@ -126,12 +126,12 @@ class ForgetBias(Figure):
         biases, lengths = _axes(cells)
         tints = colormaps["viridis"](np.linspace(0.85, 0, len(lengths)))
         for index, (length, color) in enumerate(zip(lengths, tints, strict=True)):
-            there = {bias: group for (bias, n), group in cells.items() if n == length}
-            x = np.array([biases[-1] + GAP if bias is None else bias for bias in there])
-            middle, low, high = np.array([_slope(group) for group in there.values()]).T
-            aside = ASIDE * (index - (len(lengths) - 1) / 2)
+            by_bias = {bias: group for (bias, n), group in cells.items() if n == length}
+            x = np.array([biases[-1] + GAP if bias is None else bias for bias in by_bias])
+            middle, low, high = np.array([_slope(group) for group in by_bias.values()]).T
+            offset = OFFSET * (index - (len(lengths) - 1) / 2)
             error = (middle - low, high - middle)
-            axes.errorbar(x + aside, middle, error, fmt="o", ms=4.5, color=color, label=f"T = {length}")
+            axes.errorbar(x + offset, middle, error, fmt="o", ms=4.5, color=color, label=f"T = {length}")
         b = np.linspace(biases[0], biases[-1], 400)
         axes.plot(b, log_keep(b) / np.log(10), color=THEORY, lw=2.4, label="carousel alone, log$_{10}$ σ(b)")
         axes.axhline(0, color="#444444", lw=1)
@@ -139,36 +139,36 @@ class ForgetBias(Figure):
         axes.legend(loc="lower right", fontsize=9.5)
 
     def _caption(self, cells: Cells, lengths: list[int]) -> str:
-        found = list(cells.values())
+        groups = list(cells.values())
         longest = {bias: group for (bias, length), group in cells.items() if length == lengths[-1]}
-        rest = [
+        differences = [
             f"{bias:g}: {common.number([_slope(group)[0] - float(log_keep(bias)) / np.log(10)], '+.3f')}"
             for bias, group in longest.items()
             if bias is not None
         ]
         return (
-            f"Upper: how many of {common.seeds(found)} solved the task, coloured by the mean of their states (below "
-            f"chance: final loss under {LEARNT:.0%} of it); lower: median and range. {common.setting_text(found)}. "
+            f"Upper: how many of {common.seeds(groups)} solved the task, coloured by the mean of their states (below "
+            f"chance: final loss under {LEARNT:.0%} of it); lower: median and range. {common.setting_text(groups)}. "
             "Theory: left at its bias, the carousel multiplies the gradient by σ(b) a step and keeps 1/e of it over "
             "−1/ln σ(b) steps (Tallec & Ollivier 2018, section 2, who also give chrono); dotted: the same of the "
             f"measured slope, infinite from where it is ≥ 0. At T = {lengths[-1]} the measured slope lies above the "
             "carousel's, because the gradient also comes through the hidden state and gates do not stay at their bias, "
-            f"in decades a step: {', '.join(rest)}."
+            f"in decades a step: {', '.join(differences)}."
         )
 
 
-def _gate(found: Sequence[common.Group]) -> str:
+def _gate(groups: Sequence[common.Group]) -> str:
     """``forget``, ``update``: the keeping gate in words."""
-    labels = [group.runs[0].roles.keeping for group in found]
+    labels = [group.runs[0].roles.keeping for group in groups]
     return common.plain(" or ".join(dict.fromkeys(k.label.removesuffix(" gate") for k in labels if k)))
 
 
-def _cells(found: Sequence[common.Group]) -> Cells:
+def _cells(groups: Sequence[common.Group]) -> Cells:
     """The groups by place in the diagram, in order; raises CannotDrawError where they form no full
     grid.
     """
     cells: Cells = {}
-    for group in found:
+    for group in groups:
         keeping, length = group.runs[0].roles.keeping, int(group.runs[0].config["task"]["length"])
         if keeping is None or keeping.bias is None:
             raise CannotDrawError(
@@ -227,12 +227,12 @@ def _slope(group: common.Group) -> tuple[float, float, float]:
     where none could be measured.
     """
     slopes = []
-    for run in stages.at(group, stages.FIRST, READ):
+    for run in stages.runs_at(group, stages.FIRST, INSTRUMENT):
         curve = common.carrier_gradient(run, 0)
-        there = np.isfinite(curve)
-        if there.sum() < 2:  # no slope through one point
+        valid = np.isfinite(curve)
+        if valid.sum() < 2:  # no slope through one point
             continue
-        slopes.append(np.polyfit(run.lag[there], curve[there], 1)[0])
+        slopes.append(np.polyfit(run.lag[valid], curve[valid], 1)[0])
     if not slopes:
         return np.nan, np.nan, np.nan
     return float(np.median(slopes)), float(min(slopes)), float(max(slopes))

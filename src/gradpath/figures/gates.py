@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-READ = "gate_activation"
+INSTRUMENT = "gate_activation"
 
 
 @dataclass
@@ -34,21 +34,21 @@ class Gates(Figure):
         from matplotlib import pyplot
         from matplotlib.lines import Line2D
 
-        found = common.columns(runs)
-        if not found:
+        groups = common.columns(runs)
+        if not groups:
             raise CannotDrawError("no run")
-        stages.drawable(found, READ)
+        stages.drawable(groups, INSTRUMENT)
         canvas, grid = pyplot.subplots(
-            3, len(found), figsize=(3.5 * len(found), 7.6), sharex=True, sharey="row", squeeze=False
+            3, len(groups), figsize=(3.5 * len(groups), 7.6), sharex=True, sharey="row", squeeze=False
         )
-        for column, group in zip(grid.T, found, strict=True):
+        for column, group in zip(grid.T, groups, strict=True):
             column[0].set_title(group.heading, color=group.color)
             column[2].set_xlabel("timestep t")
             column[0].set_ylim(-0.02, 1.02)
-            finite.title(column[0], stages.words(group, stages.LAST, READ))
-            if not stages.at(group, stages.FIRST, READ):
+            finite.title(column[0], stages.words(group, stages.LAST, INSTRUMENT))
+            if not stages.runs_at(group, stages.FIRST, INSTRUMENT):
                 for axes in column:
-                    finite.nothing(axes, group)
+                    finite.empty_panel(axes, group)
                 continue
             names = group.runs[0].series["gate_activation"].names
             roles, gates = group.runs[0].roles, list(dict.fromkeys(name.rpartition("/")[0] for name in names))
@@ -60,7 +60,7 @@ class Gates(Figure):
             axes.set_ylabel(text)
         looks = dict.fromkeys(
             (_label(group, gate), _color(group, gate))
-            for group in found
+            for group in groups
             for gate in (name.rpartition("/")[0] for name in group.runs[0].series["gate_activation"].names)
         )
         handles = [Line2D([], [], color=color, lw=1.8, label=label) for label, color in looks]
@@ -70,13 +70,13 @@ class Gates(Figure):
         canvas.tight_layout(rect=(0, 0.03 * rows, 1, 1))
         common.caption(
             canvas,
-            f"Median over {common.seeds(found)}. Solid: {stages.after(found, READ)}, with the band between the units' "
-            "10 % and 90 % quantiles; dashed: at initialisation. Saturated: below 0.1 (solid) or above 0.9 (dotted). "
-            f"Time constant of the carried state: −1/ln {_keepers(found)}, for the units' median (thick) and 90 % "
-            "quantile (thin), against the largest lag of the task (grey): a carousel with F < 1 keeps e^(−lag/τ) of "
-            "its gradient; τ is infinite where F has rounded to 1. "
-            f"{common.setting_text(found)}.",
-            found,
+            f"Median over {common.seeds(groups)}. Solid: {stages.trained_label(groups, INSTRUMENT)}, with the band "
+            "between the units' 10 % and 90 % quantiles; dashed: at initialisation. Saturated: below 0.1 (solid) or "
+            f"above 0.9 (dotted). Time constant of the carried state: −1/ln {_keepers(groups)}, for the units' median "
+            "(thick) and 90 % quantile (thin), against the largest lag of the task (grey): a carousel with F < 1 keeps "
+            "e^(−lag/τ) of its gradient; τ is infinite where F has rounded to 1. "
+            f"{common.setting_text(groups)}.",
+            groups,
         )
         return canvas
 
@@ -127,8 +127,10 @@ def _read(group: common.Group, name: str, probe: int) -> NDArray:
     """(T,) median over the seeds of one column of ``gate_activation``, at its first (0) or last
     (-1) finite reading.
     """
-    there = stages.at(group, probe, READ)
-    return np.nanmedian([run.series[READ].column(name)[stages.whole(run, READ)[probe]] for run in there], axis=0)
+    members = stages.runs_at(group, probe, INSTRUMENT)
+    return np.nanmedian(
+        [run.series[INSTRUMENT].column(name)[stages.finite_readings(run, INSTRUMENT)[probe]] for run in members], axis=0
+    )
 
 
 def _kept(group: common.Group, gate: str, quantile: int, probe: int) -> NDArray:
@@ -139,18 +141,18 @@ def _kept(group: common.Group, gate: str, quantile: int, probe: int) -> NDArray:
     return _read(group, f"{gate}/q{quantile}", probe)
 
 
-def _keepers(found: Sequence[common.Group]) -> str:
+def _keepers(groups: Sequence[common.Group]) -> str:
     """``F (Z of the GRU)``: what keeps, for a caption."""
-    kept: dict[str, str] = {}
-    for roles in (group.runs[0].roles for group in found):
+    cells: dict[str, str] = {}
+    for roles in (group.runs[0].roles for group in groups):
         if roles.keeping is not None and roles.keeping.gate is not None:
             gate = f"(1 − {roles.keeping.gate})" if roles.keeping.complement else roles.keeping.gate
-            kept.setdefault(common.plain(gate), common.plain(roles.label))
-    if not kept:
+            cells.setdefault(common.plain(gate), common.plain(roles.label))
+    if not cells:
         return "(what keeps)"
-    first, *others = kept
-    rest = ", ".join(f"{gate} of the {kept[gate]}" for gate in others)
-    return f"{first} ({rest})" if rest else first
+    first, *remaining = cells
+    suffix = ", ".join(f"{gate} of the {cells[gate]}" for gate in remaining)
+    return f"{first} ({suffix})" if suffix else first
 
 
 def _color(group: common.Group, gate: str) -> str:

@@ -36,25 +36,25 @@ class GradientAtlas(Figure):
         from matplotlib import pyplot
         from matplotlib.colors import TwoSlopeNorm
 
-        found = common.columns(runs)
-        canvas, grid = pyplot.subplots(1, len(found), figsize=(3.3 * len(found) + 0.8, 8.0), squeeze=False)
+        groups = common.columns(runs)
+        canvas, grid = pyplot.subplots(1, len(groups), figsize=(3.3 * len(groups) + 0.8, 8.0), squeeze=False)
         colors = matplotlib.colormaps["RdBu_r"].with_extremes(bad=finite.TRUE_ZERO)
         norm = TwoSlopeNorm(vmin=self.faintest, vcenter=0, vmax=self.strongest)
-        for axes, group in zip(grid[0], found, strict=True):
+        for axes, group in zip(grid[0], groups, strict=True):
             image = self._arm(axes, group, colors, norm)
         canvas.tight_layout()
         bar = canvas.colorbar(image, ax=grid.ravel().tolist(), fraction=0.02, pad=0.015, extend="both")
         common.decades(bar.ax.yaxis)
         bar.set_label("‖∂L/∂θ$_t$‖    dies (blue) ← → blows up (red);  grey: true zero")
-        ended = all(stages.stopped(group.runs[0]) is None for group in found)
+        ended = all(stages.stopped(group.runs[0]) is None for group in groups)
         last = "the trained network" if ended else "what was read last, where a network diverged then"
-        shown = ", ".join(dict.fromkeys(str(group.runs[0].seed) for group in found))
+        shown = ", ".join(dict.fromkeys(str(group.runs[0].seed) for group in groups))
         common.caption(
             canvas,
-            f"One run an arm (seed {shown} of {common.seeds(found)}). In each band the first row is the initialisation "
-            f"and the last {last}; the probes are spaced evenly on a log axis of training steps, with one "
-            f"more wherever the gradient norm doubled its record. {common.setting_text(found)}.",
-            found,
+            f"One run an arm (seed {shown} of {common.seeds(groups)}). In each band the first row is the "
+            f"initialisation and the last {last}; the probes are spaced evenly on a log axis of training steps, with "
+            f"one more wherever the gradient norm doubled its record. {common.setting_text(groups)}.",
+            groups,
         )
         return canvas
 

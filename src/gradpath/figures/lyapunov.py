@@ -26,7 +26,7 @@ SHARES = {0.0: 2.2, 0.1: 1.5, 0.25: 1.0, 0.45: 0.6}
 LOOKS: tuple[dict[str, Any], ...] = ({"lw": 1.2, "ls": "--", "band": 0.1}, {"lw": 2.2, "ls": "-", "band": 0.2})
 """Of the spectrum before and after training."""
 THEORY = "#333333"
-READ = ("lyapunov_spectrum", "jacobian_log_singular_values")
+INSTRUMENTS = ("lyapunov_spectrum", "jacobian_log_singular_values")
 FLOOR = -20.0
 """Smallest exponent shown: ten decades a step."""
 
@@ -47,54 +47,54 @@ class Lyapunov(Figure):
         common.theme()
         from matplotlib import pyplot
 
-        found = common.columns(runs)
-        stages.drawable(found, *READ)
-        found = stages.aligned(found, *READ)
+        groups = common.columns(runs)
+        stages.drawable(groups, *INSTRUMENTS)
+        groups = stages.aligned(groups, *INSTRUMENTS)
         canvas, grid = pyplot.subplots(
-            3, len(found), figsize=(2.6 * len(found) + 0.8, 8.2), sharex="row", sharey="row", squeeze=False
+            3, len(groups), figsize=(2.6 * len(groups) + 0.8, 8.2), sharex="row", sharey="row", squeeze=False
         )
-        for column, group in zip(grid.T, found, strict=True):
+        for column, group in zip(grid.T, groups, strict=True):
             column[0].set_title(group.title, color=group.color)
             column[0].set_xlabel("share of directions  k/n")
             column[2].set_xlabel("lag  l  (steps)")
             for axes in (column[0], column[2]):
-                finite.title(axes, stages.words(group, stages.LAST, *READ))
-            if not _there(group, 0):
+                finite.title(axes, stages.words(group, stages.LAST, *INSTRUMENTS))
+            if not _runs_at(group, 0):
                 for axes in column:
-                    finite.nothing(axes, group)
+                    finite.empty_panel(axes, group)
                 continue
             self._spectrum(column[0], group)
             for axes, probe in zip(column[1:], (0, -1), strict=True):
                 self._singular_values(axes, group, probe)
-        self._scales(grid, found)
-        _legend(canvas, found)
+        self._scales(grid, groups)
+        _legend(canvas, groups)
         canvas.tight_layout(rect=(0, 0.05, 1, 1))
-        common.caption(canvas, _caption(found), found)
+        common.caption(canvas, _caption(groups), groups)
         return canvas
 
     def _spectrum(self, axes: "Axes", group: common.Group) -> None:
-        size = len(_spectrum(_there(group, 0)[0], 0))
+        size = len(_spectrum(_runs_at(group, 0)[0], 0))
         x = (np.arange(size) + 0.5) / size
         axes.axhline(0, color="#777777", lw=1)
         axes.axhline(-1 / group.runs[0].longest_lag, color="#AAAAAA", lw=1.4)
         for probe, look in zip((0, -1), LOOKS, strict=True):
             common.curve(
-                axes, x, [_spectrum(run, probe) for run in _there(group, probe)], FLOOR, color=group.color, **look
+                axes, x, [_spectrum(run, probe) for run in _runs_at(group, probe)], FLOOR, color=group.color, **look
             )
         expected = theory(group.runs[0])
         axes.plot(x[: len(expected)], expected, color=THEORY, lw=1.4, ls=":")
 
     def _singular_values(self, axes: "Axes", group: common.Group, probe: int) -> None:
         exponents = _median(group, probe)
-        lags, _ = _values(_there(group, probe)[0], probe)
+        lags, _ = _values(_runs_at(group, probe)[0], probe)
         for share, width in SHARES.items():
             k = int(share * len(exponents))
-            curves = [_values(run, probe)[1][:, k] for run in _there(group, probe)]
+            curves = [_values(run, probe)[1][:, k] for run in _runs_at(group, probe)]
             common.curve(axes, lags, curves, self.faintest, color=group.color, lw=width, band=0.12)
             if np.isfinite(exponents[k]):
                 axes.plot(lags, exponents[k] * lags / np.log(10), color=THEORY, lw=0.9, ls=":")
 
-    def _scales(self, grid: NDArray, found: list[common.Group]) -> None:
+    def _scales(self, grid: NDArray, groups: list[common.Group]) -> None:
         """A symmetric log axis for the exponents, so that time constants of 1 and of 100 steps both
         show.
         """
@@ -102,7 +102,7 @@ class Lyapunov(Figure):
 
         first = grid[0, 0]
         first.set_yscale("symlog", linthresh=0.01, linscale=0.6)
-        drawn = [(run, probe) for group in found for probe in (0, -1) for run in _there(group, probe)]
+        drawn = [(run, probe) for group in groups for probe in (0, -1) for run in _runs_at(group, probe)]
         largest = max(_spectrum(run, probe)[0] for run, probe in drawn)
         first.set_ylim(FLOOR, max(0.1, 2 * largest))
         first.yaxis.set_major_locator(FixedLocator([-10, -1, -0.1, -0.01, 0, 0.01, 0.1, 1, 10]))
@@ -114,8 +114,8 @@ class Lyapunov(Figure):
         for axes, stage in zip(grid[1:, 0], STAGES, strict=True):
             axes.set_ylim(self.faintest, max(2.0, 1.1 * top))
             common.decades(axes.yaxis)
-            called = stage if stage == STAGES[0] else stages.after(found, *READ)
-            axes.set_ylabel(f"{called}\n\nsingular value of ∂s$_T$/∂s$_{{T-l}}$")
+            label = stage if stage == STAGES[0] else stages.trained_label(groups, *INSTRUMENTS)
+            axes.set_ylabel(f"{label}\n\nsingular value of ∂s$_T$/∂s$_{{T-l}}$")
 
 
 def theory(run: Run) -> NDArray:
@@ -146,7 +146,7 @@ def _spectrum(run: Run, probe: int) -> NDArray:
     """(n,) exponents of the bottom layer."""
     series = run.series["lyapunov_spectrum"]
     names = [name for name in series.names if not layer_names.split(name)[0]]
-    return _whole(run, "lyapunov_spectrum")[probe, [series.names.index(name) for name in names]]
+    return _finite_values(run, "lyapunov_spectrum")[probe, [series.names.index(name) for name in names]]
 
 
 def _values(run: Run, probe: int) -> tuple[NDArray, NDArray]:
@@ -157,27 +157,27 @@ def _values(run: Run, probe: int) -> tuple[NDArray, NDArray]:
         if not layer_names.split(name)[0]:
             by_lag.setdefault(int(name.partition("lag=")[2].partition("/")[0]), []).append(index)
     columns = np.array(list(by_lag.values()), dtype=int).reshape(len(by_lag), -1)
-    return np.array(list(by_lag)), _whole(run, "jacobian_log_singular_values")[probe][columns]
+    return np.array(list(by_lag)), _finite_values(run, "jacobian_log_singular_values")[probe][columns]
 
 
-def _whole(run: Run, instrument: str) -> NDArray:
+def _finite_values(run: Run, instrument: str) -> NDArray:
     """The readings without NaN, of which the first is the initialisation's and the last the trained
     network's.
     """
-    return run.series[instrument].values[stages.whole(run, instrument)]
+    return run.series[instrument].values[stages.finite_readings(run, instrument)]
 
 
 def _median(group: common.Group, probe: int) -> NDArray:
     """(n,) the exponents' median over the seeds."""
-    return common.median_band(_spectrum(run, probe) for run in _there(group, probe))[0]
+    return common.median_band(_spectrum(run, probe) for run in _runs_at(group, probe))[0]
 
 
-def _there(group: common.Group, probe: int) -> list[Run]:
+def _runs_at(group: common.Group, probe: int) -> list[Run]:
     """The runs that are drawn before (0) or after training (-1)."""
-    return stages.at(group, probe, *READ)
+    return stages.runs_at(group, probe, *INSTRUMENTS)
 
 
-def _legend(canvas: "Canvas", found: Sequence[common.Group]) -> None:
+def _legend(canvas: "Canvas", groups: Sequence[common.Group]) -> None:
     """What the lines mean, below the panels: those of the spectrum, then those of the singular
     values.
     """
@@ -187,48 +187,51 @@ def _legend(canvas: "Canvas", found: Sequence[common.Group]) -> None:
         look.pop("band", None)
         return Line2D([], [], color=color, label=label, **look)
 
-    called = (STAGES[0], stages.after(found, *READ))
-    above = [line(f"λ$_k$ {stage}", **look) for stage, look in zip(called, LOOKS, strict=True)]
-    above += [line("theory", THEORY, lw=1.4, ls=":"), line("−1 / longest lag of the task", "#AAAAAA", lw=1.4)]
-    below = [line(f"σ$_k$, k/n = {share:g}", lw=width) for share, width in SHARES.items()]
-    for handles, height in ((above, 0.055), (below, 0.03)):
+    labels = (STAGES[0], stages.trained_label(groups, *INSTRUMENTS))
+    spectrum_handles = [line(f"λ$_k$ {stage}", **look) for stage, look in zip(labels, LOOKS, strict=True)]
+    spectrum_handles += [
+        line("theory", THEORY, lw=1.4, ls=":"),
+        line("−1 / longest lag of the task", "#AAAAAA", lw=1.4),
+    ]
+    value_handles = [line(f"σ$_k$, k/n = {share:g}", lw=width) for share, width in SHARES.items()]
+    for handles, height in ((spectrum_handles, 0.055), (value_handles, 0.03)):
         canvas.legend(
             handles=handles, loc="upper center", bbox_to_anchor=(0.5, height), ncols=len(handles), fontsize=8.5
         )
 
 
-def _states(found: Sequence[common.Group]) -> str:
+def _states(groups: Sequence[common.Group]) -> str:
     """``[H, C] of the LSTM, H of the RNN``."""
     cells: dict[str, dict[str, None]] = {}
-    for roles in (group.runs[0].roles for group in found):
+    for roles in (group.runs[0].roles for group in groups):
         states = ", ".join(map(common.plain, roles.states))
         cells.setdefault(f"[{states}]" if len(roles.states) > 1 else states, {})[common.plain(roles.label)] = None
-    return ", ".join(f"{states} of the {' and '.join(those)}" for states, those in cells.items())
+    return ", ".join(f"{states} of the {' and '.join(labels)}" for states, labels in cells.items())
 
 
-def _after(found: Sequence[common.Group]) -> str:
-    return stages.after(found, *READ)
+def _trained_label(groups: Sequence[common.Group]) -> str:
+    return stages.trained_label(groups, *INSTRUMENTS)
 
 
-def _caption(found: list[common.Group]) -> str:
-    off, reach = [], []
-    for group in found:
+def _caption(groups: list[common.Group]) -> str:
+    differences, reach = [], []
+    for group in groups:
         name = group.label.replace(",", "")
-        if not _there(group, 0):
+        if not _runs_at(group, 0):
             reach.append(f"{name} {stages.lost(group)}")
             continue
         expected = theory(group.runs[0])
-        before, after = _median(group, 0), _median(group, -1)
+        initial, trained = _median(group, 0), _median(group, -1)
         if expected.size:
-            off.append(f"{name} {np.median(before[: len(expected)] - expected):+.3f}")
-        survive = [int((spectrum > -1 / group.runs[0].longest_lag).sum()) for spectrum in (before, after)]
-        reach.append(f"{name} {survive[0]} → {survive[1]} of {len(before)}")
+            differences.append(f"{name} {np.median(initial[: len(expected)] - expected):+.3f}")
+        survive = [int((spectrum > -1 / group.runs[0].longest_lag).sum()) for spectrum in (initial, trained)]
+        reach.append(f"{name} {survive[0]} → {survive[1]} of {len(initial)}")
     return (
-        f"Median over {common.seeds(found)}, band from smallest to largest; s: {_states(found)}. Directions "
-        f"that outlast the task (λ_k > −1/longest lag), before → {_after(found)}: {', '.join(reach)}. Theory: a cell "
-        "whose recurrent weights do nothing has λ = ln σ(b), b the keeping gate's bias, in its carrier's share of the "
-        "directions; a random matrix of "
+        f"Median over {common.seeds(groups)}, band from smallest to largest; s: {_states(groups)}. Directions "
+        f"that outlast the task (λ_k > −1/longest lag), before → {_trained_label(groups)}: {', '.join(reach)}. Theory: "
+        "a cell whose recurrent weights do nothing has λ = ln σ(b), b the keeping gate's bias, in its carrier's share "
+        "of the directions; a random matrix of "
         "radius g has ln g + ½ ln(1 − k/n). Measured minus theory at initialisation, median over k: "
-        f"{', '.join(off) or 'no theory here'}. Dotted below: e^(λ_k l), to which the singular values tend (Oseledets "
-        f"1968). {common.setting_text(found)}."
+        f"{', '.join(differences) or 'no theory here'}. Dotted below: e^(λ_k l), to which the singular values tend "
+        f"(Oseledets 1968). {common.setting_text(groups)}."
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 STAGES = ("at initialisation", "at the largest gradient of training", "after training")
 FINITE = {STAGES[1]: "at the largest finite gradient", STAGES[2]: "at the last finite reading"}
 """What the stages are called where a group diverged."""
-READ = ("param_grad_norm", "state_grad_norm")
+INSTRUMENTS = ("param_grad_norm", "state_grad_norm")
 
 
 @dataclass
@@ -35,24 +35,24 @@ class NormByLag(Figure):
         common.theme()
         from matplotlib import pyplot
 
-        found = common.columns(runs)
-        stages.drawable(found, *READ)
+        groups = common.columns(runs)
+        stages.drawable(groups, *INSTRUMENTS)
         canvas, grid = pyplot.subplots(
-            3, 1 + len(found), figsize=(3.0 * (1 + len(found)), 7.6), sharex=True, sharey=True, squeeze=False
+            3, 1 + len(groups), figsize=(3.0 * (1 + len(groups)), 7.6), sharex=True, sharey=True, squeeze=False
         )
         # The medians set the axis: one seed that fell further must not press all the others
         # together.
         medians = [
-            common.median_band(_at(run, name, stage) for run in there)[0]
-            for group in found
+            common.median_band(_profiles(run, name, stage) for run in members)[0]
+            for group in groups
             for stage in STAGES
-            for name in READ
-            if (there := _there(group, stage))
+            for name in INSTRUMENTS
+            if (members := _runs_at(group, stage))
         ]
         floor = common.floor_below(medians)
         for row, stage in zip(grid, STAGES, strict=True):
-            for group in found:
-                curves = [_state(run, stage) for run in _there(group, stage)]
+            for group in groups:
+                curves = [_state(run, stage) for run in _runs_at(group, stage)]
                 common.curve(
                     row[0],
                     group.runs[0].lag,
@@ -61,47 +61,47 @@ class NormByLag(Figure):
                     color=group.color,
                     ls=group.dash,
                     lw=2,
-                    label=group.in_legend,
+                    label=group.legend_label,
                 )
-            for axes, group in zip(row[1:], found, strict=True):
+            for axes, group in zip(row[1:], groups, strict=True):
                 self._parameters(axes, group, stage, floor)
-            meant = stage == STAGES[0] or stages.as_meant(found, *READ)
-            row[0].set_ylabel(f"{stage if meant else FINITE[stage]}\n\ngradient norm")
+            trained = stage == STAGES[0] or stages.shows_trained(groups, *INSTRUMENTS)
+            row[0].set_ylabel(f"{stage if trained else FINITE[stage]}\n\ngradient norm")
         layer = "carrier of layer 1" if any(run.config["cell"]["layers"] > 1 for run in runs) else "carrier"
         grid[0, 0].set_title(f"{layer}\n‖∂L/∂carrier$_t$‖")
-        for axes, group in zip(grid[0, 1:], found, strict=True):
+        for axes, group in zip(grid[0, 1:], groups, strict=True):
             axes.set_title(f"{group.title}\n‖∂L/∂θ$_t$‖", color=group.color)
         for axes in grid[-1]:
             axes.set_xlabel("lag  T − t  (steps)")
         for row, stage in zip(grid, STAGES, strict=True):
-            for axes, group in zip(row[1:], found, strict=True):
+            for axes, group in zip(row[1:], groups, strict=True):
                 finite.title(axes, _words(group, stage))
-        theory_lines.draw(grid[0, 0], found, lambda run: _state(run, STAGES[0]), floor)
+        theory_lines.draw(grid[0, 0], groups, lambda run: _state(run, STAGES[0]), floor)
         grid[0, 0].set_ylim(bottom=floor - 0.5)
         for row in grid:
             common.decades(row[0].yaxis)
         grid[0, 0].legend(loc="lower left", fontsize=8)
-        canvas.tight_layout(rect=(0, self._legend(canvas, found), 1, 1))
-        common.caption(canvas, self._caption(found), found)
+        canvas.tight_layout(rect=(0, self._legend(canvas, groups), 1, 1))
+        common.caption(canvas, self._caption(groups), groups)
         return canvas
 
     def _parameters(self, axes: "Axes", group: common.Group, stage: str, floor: float) -> None:
         """One line a parameter of the cell."""
-        names, there = _parameter_names(group), _there(group, stage)
-        if not there:
-            finite.nothing(axes, group)
+        names, members = _parameter_names(group), _runs_at(group, stage)
+        if not members:
+            finite.empty_panel(axes, group)
         for name in names:
-            curves = [_at(run, "param_grad_norm", stage)[:, names.index(name)] for run in there]
+            curves = [_profiles(run, "param_grad_norm", stage)[:, names.index(name)] for run in members]
             look = palette.parameter(group.runs[0].roles, name)
             common.curve(axes, group.runs[0].lag, curves, floor, color=look.color, ls=look.dash, lw=1.1, band=0.07)
 
-    def _legend(self, canvas: "Canvas", found: list[common.Group]) -> float:
+    def _legend(self, canvas: "Canvas", groups: list[common.Group]) -> float:
         """The parameters of all arms, and how much of the figure's height they take."""
         from matplotlib.lines import Line2D
 
         looks = dict.fromkeys(
             (layer_names.split(name)[1], palette.parameter(group.runs[0].roles, name))
-            for group in found
+            for group in groups
             for name in _parameter_names(group)
         )
         handles = [
@@ -120,32 +120,34 @@ class NormByLag(Figure):
         )
         return 0.03 * rows
 
-    def _caption(self, found: list[common.Group]) -> str:
+    def _caption(self, groups: list[common.Group]) -> str:
         lost = []
-        for group in found:
-            ends = [_state(run, STAGES[0])[[-1, 0]] for run in _there(group, STAGES[0])]
+        for group in groups:
+            ends = [_state(run, STAGES[0])[[-1, 0]] for run in _runs_at(group, STAGES[0])]
             lost.append(f"{group.label} {common.number([end[0] - end[1] for end in ends], '.1f')}")
         return (
-            f"Median over {common.seeds(found)}, band from smallest to largest, as far as the medians' axis goes. "
-            f"{common.setting_text(found)}. "
-            f"Carrier: {common.carriers(found)}. Decades that its gradient loses over the sequence at initialisation: "
+            f"Median over {common.seeds(groups)}, band from smallest to largest, as far as the medians' axis goes. "
+            f"{common.setting_text(groups)}. "
+            f"Carrier: {common.carriers(groups)}. Decades that its gradient loses over the sequence at initialisation: "
             f"{', '.join(lost)}. Theory: the adjoint is multiplied by one Jacobian a step, so without gates it falls "
             "or rises exponentially, a straight line here (Bengio et al. 1994; Pascanu et al. 2013)."
-            f"{theory_lines.residuals(found, lambda run: _state(run, STAGES[0]))}"
+            f"{theory_lines.residuals(groups, lambda run: _state(run, STAGES[0]))}"
         )
 
 
-def _there(group: common.Group, stage: str) -> list[Run]:
+def _runs_at(group: common.Group, stage: str) -> list[Run]:
     """The runs that a stage is drawn from."""
-    return stages.at(group, stages.FIRST if stage == STAGES[0] else stages.LAST, *READ)
+    return stages.runs_at(group, stages.FIRST if stage == STAGES[0] else stages.LAST, *INSTRUMENTS)
 
 
 def _words(group: common.Group, stage: str) -> str:
     """What a panel must say of its readings."""
-    text = stages.words(group, stages.FIRST if stage == STAGES[0] else stages.LAST, *READ)
+    text = stages.words(group, stages.FIRST if stage == STAGES[0] else stages.LAST, *INSTRUMENTS)
     if stage != STAGES[1] or not text.startswith("last finite"):
         return text
-    steps = {int(run.series[READ[0]].steps[_probe(run, READ[0], stage)]) for run in _there(group, stage)}
+    steps = {
+        int(run.series[INSTRUMENTS[0]].steps[_probe(run, INSTRUMENTS[0], stage)]) for run in _runs_at(group, stage)
+    }
     return f"{stages.steps(steps)};\n{text.partition(chr(10))[2]}"
 
 
@@ -157,7 +159,7 @@ def _parameter_names(group: common.Group) -> list[str]:
     return [names[column] for column in group.runs[0].roles.without_readout(names)]
 
 
-def _at(run: Run, name: str, stage: str) -> NDArray:
+def _profiles(run: Run, name: str, stage: str) -> NDArray:
     """(T, names) of one instrument at a stage; the readout's columns are left out."""
     series = run.series[name]
     columns = [i for i in run.roles.without_readout(series.names) if not series.names[i].startswith("direct/")]
@@ -171,11 +173,11 @@ def _state(run: Run, stage: str) -> NDArray:
 
 def _probe(run: Run, name: str, stage: str) -> int:
     """Index of the probe that a stage means."""
-    series, whole = run.series[name], stages.whole(run, name)
+    series, readings = run.series[name], stages.finite_readings(run, name)
     if stage == STAGES[0]:
-        return int(whole[0])
+        return int(readings[0])
     if stage == STAGES[2]:
-        return int(whole[-1])
+        return int(readings[-1])
     norms = run.series["grad_norm"]
     overall = dict(zip(norms.steps.tolist(), np.nan_to_num(norms.column("global"), nan=-np.inf).tolist(), strict=True))
-    return int(max(whole, key=lambda probe: overall.get(int(series.steps[probe]), -np.inf)))
+    return int(max(readings, key=lambda probe: overall.get(int(series.steps[probe]), -np.inf)))

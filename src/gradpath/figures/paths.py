@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 TOTAL, REST, THEORY = "#BBBBBB", "#8C6BB1", "#D55E00"
-BEFORE, AFTER = 0, 1
-READ = "path_grad_norm"
+INITIAL, TRAINED = 0, 1
+INSTRUMENT = "path_grad_norm"
 ROWS = (
     ("the whole lag\n\ngradient norm", None),
     ("the carousel's share", (-0.3, 1.3)),
@@ -46,28 +46,28 @@ class Paths(Figure):
         common.theme()
         from matplotlib import pyplot
 
-        found = common.columns(runs)
-        stages.drawable(found, READ)
+        groups = common.columns(runs)
+        stages.drawable(groups, INSTRUMENT)
         canvas, grid = pyplot.subplots(
-            len(ROWS), len(found), figsize=(3.2 * len(found) + 0.6, 12.6), sharex=True, sharey="row", squeeze=False
+            len(ROWS), len(groups), figsize=(3.2 * len(groups) + 0.6, 12.6), sharex=True, sharey="row", squeeze=False
         )
         norms = [
             read(run, part, probe)
-            for group in found
-            for probe in (BEFORE, AFTER)
-            for run in there(group, probe)
+            for group in groups
+            for probe in (INITIAL, TRAINED)
+            for run in runs_at(group, probe)
             for part in parts(run)
         ]
         floor = common.floor_below(norms)
-        for column, group in zip(grid.T, found, strict=True):
+        for column, group in zip(grid.T, groups, strict=True):
             state = carrier(group.runs[0]).rpartition("/")[2]
             column[0].set_title(f"{group.title}\n‖∂L/∂{common.plain(state)}$_t$‖", color=group.color)
             column[-1].set_xlabel("lag  T − t  (steps)")
             for place in (0, 3):  # what is drawn of the trained network, above it and above its own row
-                finite.title(column[place], stages.words(group, stages.LAST, READ))
-            if not there(group, BEFORE):
+                finite.title(column[place], stages.words(group, stages.LAST, INSTRUMENT))
+            if not runs_at(group, INITIAL):
                 for axes in column:
-                    finite.nothing(axes, group)
+                    finite.empty_panel(axes, group)
                 continue
             for part, color, width in (
                 ("total", TOTAL, 3.5),
@@ -77,25 +77,25 @@ class Paths(Figure):
                 self._curves(column[0], group, read, part, floor, color=color, lw=width)
             self._curves(column[1], group, share, "carousel", floor, color=palette.HIGHWAY)
             self._prediction(column[0], group)
-            for axes, probe in zip(column[2:4], ((BEFORE,), (AFTER,)), strict=True):
+            for axes, probe in zip(column[2:4], ((INITIAL,), (TRAINED,)), strict=True):
                 self._curves(axes, group, read, "total", floor, probe, color=TOTAL, lw=3.5, ls="-")
-                for part in shown(group.runs[0]):
+                for part in recurrent_parts(group.runs[0]):
                     self._curves(axes, group, read, part, floor, probe, color=_color(group, part), ls="-")
             for axes, kind in zip(column[4:], (share, cosine), strict=True):
-                for part in shown(group.runs[0]):
+                for part in recurrent_parts(group.runs[0]):
                     self._curves(axes, group, kind, part, floor, color=_color(group, part))
         for row, (text, limits) in zip(grid, ROWS, strict=True):
-            meant = text if stages.as_meant(found, READ) else text.replace("after training", "last finite")
-            row[0].set_ylabel(meant)
+            label = text if stages.shows_trained(groups, INSTRUMENT) else text.replace("after training", "last finite")
+            row[0].set_ylabel(label)
             if limits is None:
                 common.decades(row[0].yaxis)
                 continue
             row[0].set_ylim(*limits)
             for axes in row:
                 axes.axhline(0, color="#777777", lw=0.6, zorder=1)
-        self._legends(canvas, found)
+        self._legends(canvas, groups)
         canvas.tight_layout(rect=(0, 0.055, 1, 1))
-        common.caption(canvas, self._caption(found), found)
+        common.caption(canvas, self._caption(groups), groups)
         return canvas
 
     def _curves(
@@ -105,7 +105,7 @@ class Paths(Figure):
         kind: Reading,
         part: str,
         floor: float,
-        which: Sequence[int] = (BEFORE, AFTER),
+        selected: Sequence[int] = (INITIAL, TRAINED),
         **look: Any,
     ) -> None:
         """One part before (dashed, thin) and after training; nothing of a part that is a true zero
@@ -113,62 +113,73 @@ class Paths(Figure):
         """
         # At T itself there is the direct part alone, and no split to show.
         span = slice(None) if part == "total" else slice(None, -1)
-        for probe in which:
+        for probe in selected:
             dash = {"ls": ("--", "-")[probe], "lw": (1.0, 1.5)[probe], "band": (0.08, 0.15)[probe]}
-            if all(np.isneginf(read(run, part, probe)[span]).all() for run in there(group, probe)):
+            if all(np.isneginf(read(run, part, probe)[span]).all() for run in runs_at(group, probe)):
                 if part in ("carousel", "highway") and not axes.texts:
                     axes.text(0.5, 0.06, "no highway", transform=axes.transAxes, ha="center", color="#777777")
                 continue
-            curves = [kind(run, part, probe)[span] for run in there(group, probe)]
+            curves = [kind(run, part, probe)[span] for run in runs_at(group, probe)]
             common.curve(axes, group.runs[0].lag[span], curves, floor, **(dash | look))
 
     def _prediction(self, axes: "Axes", group: common.Group) -> None:
         """The dotted line, from where the carousel starts."""
-        if (kept := predicted(group.runs[0])) is not None:
-            start = np.median([read(run, "carousel", BEFORE)[-1] for run in there(group, BEFORE)])
-            axes.plot(group.runs[0].lag, start + kept, color=THEORY, ls=":", lw=1.8, zorder=5)
+        if (curve := predicted(group.runs[0])) is not None:
+            start = np.median([read(run, "carousel", INITIAL)[-1] for run in runs_at(group, INITIAL)])
+            axes.plot(group.runs[0].lag, start + curve, color=THEORY, ls=":", lw=1.8, zorder=5)
 
-    def _legends(self, canvas: "Canvas", found: Sequence[common.Group]) -> None:
+    def _legends(self, canvas: "Canvas", groups: Sequence[common.Group]) -> None:
         from matplotlib.lines import Line2D
 
         def line(color: str, label: str, **look: Any) -> Line2D:
             return Line2D([], [], color=color, label=label, **({"lw": 1.6} | look))
 
-        looks = dict.fromkeys((part, _color(group, part)) for group in found for part in shown(group.runs[0]))
+        looks = dict.fromkeys(
+            (part, _color(group, part)) for group in groups for part in recurrent_parts(group.runs[0])
+        )
         handles = [line(TOTAL, "total", lw=3.5), line(REST, "rest = total − carousel")]
         handles += [line(color, common.plain(name.replace("_", " "))) for name, color in looks]
         handles[2].set_label("highway; carousel alone")
         handles += [line(THEORY, "carousel as the initial bias predicts", ls=":")]
-        handles += [line("#555555", "before training", ls="--"), line("#555555", stages.after(found, READ))]
+        handles += [
+            line("#555555", "before training", ls="--"),
+            line("#555555", stages.trained_label(groups, INSTRUMENT)),
+        ]
         canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.058), ncols=5, fontsize=8.5)
 
-    def _caption(self, found: Sequence[common.Group]) -> str:
+    def _caption(self, groups: Sequence[common.Group]) -> str:
         slopes, shares = [], []
-        for group in found:
-            if not there(group, BEFORE):
+        for group in groups:
+            if not runs_at(group, INITIAL):
                 shares.append(f"{group.label} {stages.lost(group)}")
                 continue
-            far = [[100 * share(run, "carousel", probe)[0] for run in there(group, probe)] for probe in (BEFORE, AFTER)]
-            before, after = (common.number(values, ".0f").replace("-0", "0") for values in far)
-            shares.append(f"{group.label} {before} % and {after} %".replace("-", "−"))
-            if (kept := predicted(group.runs[0])) is not None:
-                lags = max(1, len(kept) - 1)
+            percentages = [
+                [100 * share(run, "carousel", probe)[0] for run in runs_at(group, probe)]
+                for probe in (INITIAL, TRAINED)
+            ]
+            initial, trained = (common.number(values, ".0f").replace("-0", "0") for values in percentages)
+            shares.append(f"{group.label} {initial} % and {trained} %".replace("-", "−"))
+            if (curve := predicted(group.runs[0])) is not None:
+                lags = max(1, len(curve) - 1)
                 fall = (
-                    np.median([np.subtract(*read(run, "carousel", BEFORE)[[0, -1]]) for run in there(group, BEFORE)])
+                    np.median(
+                        [np.subtract(*read(run, "carousel", INITIAL)[[0, -1]]) for run in runs_at(group, INITIAL)]
+                    )
                     / lags
                 )
-                slopes.append(f"{group.label} {fall:.4f} against {kept[0] / lags:.4f} ({fall - kept[0] / lags:+.4f})")
+                slopes.append(f"{group.label} {fall:.4f} against {curve[0] / lags:.4f} ({fall - curve[0] / lags:+.4f})")
         residuals = (
             f" Slope, measured against predicted (residual), decades a step: {'; '.join(slopes).replace('-', '−')}."
             if slopes
             else ""
         )
         return (
-            f"Median over {common.seeds(found)}, band from smallest to largest. The carousel is the gradient with "
+            f"Median over {common.seeds(groups)}, band from smallest to largest. The carousel is the gradient with "
             "every way through the output cut. Theory at initialisation: it keeps the keeping gate's value, σ(b), of "
             f"itself a step (dotted; with chrono the root mean square over the biases drawn).{residuals} Share of the "
-            f"carousel at the largest lag, before and {stages.after(found, READ)}: {'; '.join(shares)}. Share: signed, "
-            f"⟨part, total⟩/‖total‖². Crosses: true zeros. {common.setting_text(found)}."
+            f"carousel at the largest lag, before and "
+            f"{stages.trained_label(groups, INSTRUMENT)}: {'; '.join(shares)}. Share: signed, "
+            f"⟨part, total⟩/‖total‖². Crosses: true zeros. {common.setting_text(groups)}."
         )
 
 
@@ -184,7 +195,7 @@ def parts(run: Run) -> list[str]:
     return [name.removeprefix(prefix) for name in names if not name.endswith(("/total", "/cosine"))]
 
 
-def shown(run: Run) -> list[str]:
+def recurrent_parts(run: Run) -> list[str]:
     """The parts of one step that come from the step after."""
     return [part for part in parts(run) if part == "highway" or run.roles.gate_of_path(part)]
 
@@ -193,15 +204,15 @@ def _color(group: common.Group, part: str) -> str:
     return palette.path(group.runs[0].roles, part)
 
 
-def there(group: common.Group, probe: int) -> list[Run]:
+def runs_at(group: common.Group, probe: int) -> list[Run]:
     """The runs that are drawn before (0) or after training (1)."""
-    return stages.at(group, stages.LAST if probe else stages.FIRST, READ)
+    return stages.runs_at(group, stages.LAST if probe else stages.FIRST, INSTRUMENT)
 
 
 def probes(run: Run, instrument: str) -> tuple[int, int]:
     """Indices of the readings at initialisation and after training."""
-    whole = stages.whole(run, instrument)
-    return int(whole[0]), int(whole[-1])
+    readings = stages.finite_readings(run, instrument)
+    return int(readings[0]), int(readings[-1])
 
 
 def read(run: Run, part: str, probe: int) -> NDArray:
@@ -216,8 +227,8 @@ def cosine(run: Run, part: str, probe: int) -> NDArray:
 
 def share(run: Run, part: str, probe: int) -> NDArray:
     """(T,) ⟨part, total⟩ / ‖total‖²; 0 for a true zero."""
-    size, whole = read(run, part, probe), read(run, "total", probe)
-    ratio = np.where(np.isneginf(size), 0.0, 10.0 ** (size - np.where(np.isneginf(whole), 0.0, whole)))
+    size, total = read(run, part, probe), read(run, "total", probe)
+    ratio = np.where(np.isneginf(size), 0.0, 10.0 ** (size - np.where(np.isneginf(total), 0.0, total)))
     return cosine(run, part, probe) * ratio
 
 

@@ -58,7 +58,11 @@ class SpectralRadius(Figure):
         from matplotlib import pyplot
 
         by_gain = _by_gain(runs)
-        measured = {gain: good for gain, there in by_gain.items() if (good := [run for run in there if _read(run)])}
+        measured = {
+            gain: finite_runs
+            for gain, members in by_gain.items()
+            if (finite_runs := [run for run in members if _read(run)])
+        }
         canvas, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.6), width_ratios=(1, 1.15))
         self._slopes(left, measured)
         for gain in by_gain.keys() - measured.keys():
@@ -66,9 +70,9 @@ class SpectralRadius(Figure):
         self._profiles(right, measured)
         canvas.tight_layout(w_pad=2.5)
         lost = [
-            f"{len(there) - len(measured.get(gain, []))} of {len(there)} at g = {gain:g}"
-            for gain, there in by_gain.items()
-            if len(there) > len(measured.get(gain, []))
+            f"{len(members) - len(measured.get(gain, []))} of {len(members)} at g = {gain:g}"
+            for gain, members in by_gain.items()
+            if len(members) > len(measured.get(gain, []))
         ]
         finite.title(left, f"networks not finite at initialisation: {', '.join(lost)}" if lost else "")
         common.caption(canvas, self._caption(measured), common.groups(runs))
@@ -105,8 +109,8 @@ class SpectralRadius(Figure):
         from matplotlib.lines import Line2D
 
         shades = colormaps["plasma"](np.linspace(0.0, 0.85, len(by_gain)))
-        every = [_state(run) - _state(run)[run.lag == 0] for runs in by_gain.values() for run in runs]
-        floor = common.floor_below(every)
+        profiles = [_state(run) - _state(run)[run.lag == 0] for runs in by_gain.values() for run in runs]
+        floor = common.floor_below(profiles)
         for shade, (gain, runs) in zip(shades, by_gain.items(), strict=True):
             lag = runs[0].lag
             curves = [_state(run) - _state(run)[run.lag == 0] for run in runs]
@@ -122,11 +126,11 @@ class SpectralRadius(Figure):
 
     def _caption(self, by_gain: dict[float, list[Run]]) -> str:
         residuals = {gain: self._residuals(runs) for gain, runs in by_gain.items()}
-        of_medians = {gain: float(np.median(values)) for gain, values in residuals.items()}
-        worst = max(of_medians, key=lambda gain: abs(of_medians[gain]))
+        median_residuals = {gain: float(np.median(values)) for gain, values in residuals.items()}
+        worst = max(median_residuals, key=lambda gain: abs(median_residuals[gain]))
         single = max((float(v) for values in residuals.values() for v in values), key=abs)
-        everyone = [run for runs in by_gain.values() for run in runs]
-        margins = [run.series["theory"].column(run.roles.bottom + "bound_margin")[0] for run in everyone]
+        measured_runs = [run for runs in by_gain.values() for run in runs]
+        margins = [run.series["theory"].column(run.roles.bottom + "bound_margin")[0] for run in measured_runs]
         margin = min(float(np.min(m)) for m in margins)
         calm = [
             f"{gain:g}"
@@ -134,18 +138,18 @@ class SpectralRadius(Figure):
             if all(_line(run, "spectral_radius")[run.lag == 1] > 0 for run in runs)
             and all(self._slope(run, _state(run)) < 0 for run in runs)
         ]
-        against = f"At g = {' and '.join(calm)}, ρ > 1 and the gradient vanishes all the same. " if calm else ""
+        note = f"At g = {' and '.join(calm)}, ρ > 1 and the gradient vanishes all the same. " if calm else ""
         seeds = common.seed_count(map(len, by_gain.values()))
-        cell, settings = everyone[0].config["cell"], everyone[0].config
+        cell, settings = measured_runs[0].config["cell"], measured_runs[0].config
         return (
-            f"Random {everyone[0].roles.recurrence} networks at initialisation, H = {cell['hidden_size']}, init "
+            f"Random {measured_runs[0].roles.recurrence} networks at initialisation, H = {cell['hidden_size']}, init "
             f"{settings['init']['name']} with gain g, input gain {settings['init']['input_gain']:g}, "
             f"{settings['task']['name'].replace('_', ' ')} T = {settings['task']['length']}, B = "
             f"{settings['train']['batch_size']}. Median over {seeds}, bars and bands from smallest to "
-            f"largest. Slopes: least squares over lags 0 to {self._longest(everyone[0])} (grey), of ln, a step. "
+            f"largest. Slopes: least squares over lags 0 to {self._longest(measured_runs[0])} (grey), of ln, a step. "
             "Mean field (Poole et al. 2016; Schoenholz et al. 2017) minus measured: at most "
-            f"{of_medians[worst]:+.3f} in the median (g = {worst:g}), {single:+.3f} in a single network. {against}The "
-            "bound (Pascanu et al. 2013) was held at every step of every sequence; nearest approach "
+            f"{median_residuals[worst]:+.3f} in the median (g = {worst:g}), {single:+.3f} in a single network. {note}"
+            "The bound (Pascanu et al. 2013) was held at every step of every sequence; nearest approach "
             f"{margin:.2f} decades."
         )
 
@@ -162,13 +166,13 @@ def _by_gain(runs: Sequence[Run]) -> dict[float, list[Run]]:
             _line(run, "mean_field")
             _state(run)
     gains = sorted({float(run.config["init"]["gain"]) for run in runs})
-    found = {gain: [run for run in runs if run.config["init"]["gain"] == gain] for gain in gains}
-    others = [run.config | {"seed": None, "init": run.config["init"] | {"gain": None}} for run in runs]
-    if any(other != others[0] for other in others):
+    by_gain = {gain: [run for run in runs if run.config["init"]["gain"] == gain] for gain in gains}
+    configs = [run.config | {"seed": None, "init": run.config["init"] | {"gain": None}} for run in runs]
+    if any(config != configs[0] for config in configs):
         raise CannotDrawError("the runs differ in more than init.gain and seed")
-    if len(found) < 2:
+    if len(by_gain) < 2:
         raise CannotDrawError("a slope against the gain needs more than one init.gain")
-    return found
+    return by_gain
 
 
 def _read(run: Run) -> bool:

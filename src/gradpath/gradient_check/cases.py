@@ -34,7 +34,7 @@ WIDEST = 512
 WORK = 2**15
 """T·B·n·H at most of a case as asked, and T at least what the task can do."""
 Gains = tuple[tuple[float, float], ...]
-FAR: dict[str, tuple[tuple[int, ...], Gains]] = {
+RESCALED: dict[str, tuple[tuple[int, ...], Gains]] = {
     "falls": ((40, 120, 320), ((1.0, 0.0), (0.3, -3.0), (0.02, 0.0))),
     "grows": ((120,), ((1.0, 0.0), (2.0, 0.0), (6.0, 0.0), (2.0, 3.0))),
 }
@@ -57,7 +57,7 @@ LENGTH_DEPENDENT = (
 
 
 @dataclass
-class Off(Uniform):
+class Perturbed(Uniform):
     """An initialisation, moved off the special points (zeros, exact symmetries) at which errors can
     hide.
     """
@@ -71,33 +71,33 @@ class Off(Uniform):
         assert self.init is not None
         theta = self.init.draw(rng, network, np.float64)
         theta += rng.uniform(-1, 1, network.size) / np.sqrt(network.cell.hidden_size)
-        named = network.parameters(theta)
+        parameters = network.parameters(theta)
         for layer in range(network.layers):
             for block in network.cell.blocks.values():
-                named[network.prefix(layer) + block.b][:] += self.shift
+                parameters[network.prefix(layer) + block.b][:] += self.shift
                 if block.h:
-                    named[network.prefix(layer) + block.h][:] *= self.recurrent_gain
+                    parameters[network.prefix(layer) + block.h][:] *= self.recurrent_gain
         return theta.astype(dtype)
 
 
 @contextmanager
-def as_if_longer(times: float) -> Iterator[None]:
+def scaled_chunks(times: float) -> Iterator[None]:
     """Chunks and parts as they fall in a pass that is so many times as long."""
-    known = [(module, name, getattr(module, name)) for module, name in LENGTH_DEPENDENT]
+    saved = [(module, name, getattr(module, name)) for module, name in LENGTH_DEPENDENT]
     try:
-        for module, name, value in known:
+        for module, name, value in saved:
             setattr(module, name, max(1, int(value / times)))
         yield
     finally:
-        for module, name, value in known:
+        for module, name, value in saved:
             setattr(module, name, value)
 
 
 def shortened(task: Task, length: int) -> Task:
     """The task at about this length: the next longer one that it can do."""
-    for longer in range(length, max(length, task.length) + 1):
+    for candidate in range(length, max(length, task.length) + 1):
         try:
-            return replace(task, length=min(longer, task.length))
+            return replace(task, length=min(candidate, task.length))
         except SettingError:  # too short for this task
             continue
     return task
@@ -112,41 +112,41 @@ def small(experiment: Experiment) -> Experiment:
         cell=cell,
         task=shortened(experiment.task, LENGTHS[0]),
         train=settings,
-        init=Off(init=experiment.init),
+        init=Perturbed(init=experiment.init),
     )
 
 
-def as_asked(experiment: Experiment) -> tuple[Experiment, float]:
+def full_size(experiment: Experiment) -> tuple[Experiment, float]:
     """The configuration as it is, as long as may be, and by how many times that is shorter."""
     cell = replace(experiment.cell, hidden_size=min(WIDEST, experiment.cell.hidden_size))
-    of_step = experiment.train.batch_size * len(cell.blocks) * cell.hidden_size * cell.layers
-    task = shortened(experiment.task, min(max(WORK // of_step, LENGTHS[0]), experiment.task.length))
-    asked = experiment.task.timesteps * experiment.cell.hidden_size / cell.hidden_size
-    made = replace(experiment, cell=cell, task=task, init=Off(init=experiment.init))
-    return made, asked / task.timesteps
+    per_step = experiment.train.batch_size * len(cell.blocks) * cell.hidden_size * cell.layers
+    task = shortened(experiment.task, min(max(WORK // per_step, LENGTHS[0]), experiment.task.length))
+    full_length = experiment.task.timesteps * experiment.cell.hidden_size / cell.hidden_size
+    case = replace(experiment, cell=cell, task=task, init=Perturbed(init=experiment.init))
+    return case, full_length / task.timesteps
 
 
-def past_the_band(experiment: Experiment, dtype: Dtype) -> Iterator[tuple[str, Network, NDArray, Batch]]:
+def rescaled(experiment: Experiment, dtype: Dtype) -> Iterator[tuple[str, Network, NDArray, Batch]]:
     """A network whose adjoint falls, and one whose adjoint grows, so far that it is rescaled on the
     way; where none is found within the lengths tried, none.
     """
     cell = replace(experiment.cell, hidden_size=min(HIDDEN, experiment.cell.hidden_size))
-    for kind, (lengths, gains) in FAR.items():
+    for kind, (lengths, gains) in RESCALED.items():
         for length in lengths:
-            made = _far(experiment, cell, kind, gains, length, dtype)
-            if made is not None:
-                yield f"adjoint {kind}, T = {len(made[2].mask)}, {dtype.name}", *made
+            case = _rescaled_pass(experiment, cell, kind, gains, length, dtype)
+            if case is not None:
+                yield f"adjoint {kind}, T = {len(case[2].mask)}, {dtype.name}", *case
                 break
 
 
-def _far(
+def _rescaled_pass(
     experiment: Experiment, cell: Cell, kind: str, gains: Gains, length: int, dtype: Dtype
 ) -> tuple[Network, NDArray, Batch] | None:
     task = shortened(replace(experiment.task, length=max(length, experiment.task.length)), length)
     for gain, shift in gains:
         rng = np.random.default_rng(experiment.seed)
         network = Network(cell, *task.sizes, task.loss, cell.layers, cell.initial_state)
-        init = Off(init=experiment.init, recurrent_gain=gain, shift=shift)
+        init = Perturbed(init=experiment.init, recurrent_gain=gain, shift=shift)
         theta = init.draw(rng, network, dtype.numpy)
         batch = task.sample(rng, SEQUENCES)
         # Losses in the last quarter alone, so that the adjoint is left to itself; and more of them
@@ -167,10 +167,10 @@ def _far(
 
 def sizes(experiment: Experiment) -> str:
     """At which sizes it is checked, in a line."""
-    few, (asked, times) = small(experiment), as_asked(experiment)
-    found = [
+    reduced, (full, times) = small(experiment), full_size(experiment)
+    texts = [
         f"{name} T = {e.task.timesteps}, B = {e.train.batch_size}, H = {e.cell.hidden_size}"
-        for name, e in (("small", few), ("as asked", asked))
+        for name, e in (("small", reduced), ("as asked", full))
     ]
-    longer = f" (chunks and parts as at {times:.3g} times the length)" if times > 1 else ""
-    return "untied differences and a textbook pass; " + "; ".join(found) + longer
+    note = f" (chunks and parts as at {times:.3g} times the length)" if times > 1 else ""
+    return "untied differences and a textbook pass; " + "; ".join(texts) + note

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core.step import Elementwise
 from gradpath.core.trace import Trace
-from gradpath.gradient_check.findings import Errors, of_log10
+from gradpath.gradient_check.findings import Errors, log10_errors
 from gradpath.gradient_check.reference import Reference
-from gradpath.gradient_check.textbook import Stepwise
+from gradpath.gradient_check.textbook import Stepwise, gate_weights
 from gradpath.instruments import Instrument
 
 
-def same(one: NDArray, other: NDArray) -> NDArray:
-    return np.asarray((one == other) | (np.isnan(one) & np.isnan(other)))
+def equal_or_nan(left: NDArray, right: NDArray) -> NDArray:
+    return np.asarray((left == right) | (np.isnan(left) & np.isnan(right)))
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,16 @@ class Column:
     value: NDArray
     doubt: NDArray | float = 0.0
     log: bool = False
-    told: bool = False
+    nan_expected: bool = False
     """NaN is what it must read there, not what is unknown."""
 
-    def errors(self, found: NDArray) -> Errors:
-        unknown = np.isnan(self.value) & (not self.told)  # as where a cell's step does not tell ∂H_t/∂C_t
+    def errors(self, reading: NDArray) -> Errors:
+        unknown = np.isnan(self.value) & (not self.nan_expected)  # as where a cell's step does not tell ∂H_t/∂C_t
         if self.log:
-            off = of_log10(found, self.value).off
+            error = log10_errors(reading, self.value).relative
         else:
-            off = np.where(same(found, self.value), 0, np.abs(found - self.value))
-        return Errors(np.where(unknown & ~np.isposinf(found), 0, off), np.broadcast_to(self.doubt, off.shape))
+            error = np.where(equal_or_nan(reading, self.value), 0, np.abs(reading - self.value))
+        return Errors(np.where(unknown & ~np.isposinf(reading), 0, error), np.broadcast_to(self.doubt, error.shape))
 
 
 def norm_of(value: Stepwise) -> Column:
@@ -45,9 +46,9 @@ def norm_of(value: Stepwise) -> Column:
 
 
 def param_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
-    found = {name: norm_of(steps) for _, name, steps in reference.gradients()}
+    by_name = {name: norm_of(steps) for _, name, steps in reference.gradients()}
     for place in reference.network.layout:
-        yield from ((name, found[name]) for name in place.names)
+        yield from ((name, by_name[name]) for name in place.names)
 
 
 def state_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
@@ -62,7 +63,7 @@ def grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tup
         for name in place.names:
             values, exponent = reference.totals[name]
             yield name, norm_of_total(values, exponent)
-    yield "global", norm_of_total(*whole(reference, trace))
+    yield "global", norm_of_total(*total_gradient(reference, trace))
 
 
 def norm_of_total(values: NDArray, exponent: int) -> Column:
@@ -70,12 +71,12 @@ def norm_of_total(values: NDArray, exponent: int) -> Column:
     return Column(steps.log10_norm()[0], steps.uncertainty()[0], log=True)
 
 
-def whole(reference: Reference, trace: Trace, readout: bool = True) -> tuple[NDArray, int]:
+def total_gradient(reference: Reference, trace: Trace, readout: bool = True) -> tuple[NDArray, int]:
     """∂L/∂θ (2, P) in the order of θ, under one exponent; without ``readout`` 0 there."""
     network, totals = reference.network, reference.totals
     if not readout:
-        held = {name for place in network.layout[-2:] for name in place.names}
-        totals = {name: (v * (name not in held), e) for name, (v, e) in totals.items()}
+        readout_names = {name for place in network.layout[-2:] for name in place.names}
+        totals = {name: (v * (name not in readout_names), e) for name, (v, e) in totals.items()}
     common = max((e for values, e in totals.values() if values.any()), default=0)
     flat = np.zeros((2, network.size))
     for row in range(2):
@@ -99,23 +100,23 @@ def gate_activation(reference: Reference, trace: Trace, _: Instrument) -> Iterat
 
 def node_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
     cell = reference.cell
-    for layer, found in enumerate(reference.layers):
-        prefix, exponent = reference.network.prefix(layer), found.delta.exponent
-        yield from ((prefix + name, norm_of(value)) for name, value in found.states.items())
+    for layer, layer_reference in enumerate(reference.layers):
+        prefix, exponent = reference.network.prefix(layer), layer_reference.delta.exponent
+        yield from ((prefix + name, norm_of(value)) for name, value in layer_reference.states.items())
         tape = reference.tape.layers[layer]
-        adjoints = [{name: value.values[row] for name, value in found.states.items()} for row in range(2)]
-        both = [cell.nodes(tape, adjoint) for adjoint in adjoints]
-        for name in both[0]:
-            yield prefix + name, norm_of(Stepwise(np.stack([one[name] for one in both]), exponent))
+        adjoints = [{name: value.values[row] for name, value in layer_reference.states.items()} for row in range(2)]
+        twins = [cell.nodes(tape, adjoint) for adjoint in adjoints]
+        for name in twins[0]:
+            yield prefix + name, norm_of(Stepwise(np.stack([twin[name] for twin in twins]), exponent))
         for block, name in enumerate(cell.blocks):
-            yield f"{prefix}a_{name}", norm_of(Stepwise(found.delta.values[..., block, :], exponent))
+            yield f"{prefix}a_{name}", norm_of(Stepwise(layer_reference.delta.values[..., block, :], exponent))
 
 
 def path_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
     cell = reference.cell
-    for layer, found in enumerate(reference.layers):
+    for layer, layer_reference in enumerate(reference.layers):
         carrier = reference.network.prefix(layer) + cell.carrier
-        total = found.states[cell.carrier]
+        total = layer_reference.states[cell.carrier]
         yield f"{carrier}/total", norm_of(total)
         for name, part in parts(reference, layer):
             yield f"{carrier}/{name}", norm_of(part)
@@ -127,28 +128,64 @@ def parts(reference: Reference, layer: int) -> Iterator[tuple[str, Stepwise]]:
     """The split of the carrier's adjoint at t = 1 … T by the way it came over the last step, then
     by the whole lag.
     """
-    cell, found = reference.cell, reference.layers[layer]
-    exponent, width = found.delta.exponent, cell.hidden_size
-    yield "highway", found.highway
-    matrices = np.split(reference.weights[layer].h.astype(np.float64), reference.weights[layer].h.shape[1] // width, 1)
-    for block, matrix in zip(list(cell.blocks)[cell.reads_h], matrices, strict=True):
-        sent = np.zeros_like(found.to_h.values)
-        sent[:, :-1] = found.delta.values[:, 1:, :, list(cell.blocks).index(block)] @ matrix.T
+    cell, layer_reference = reference.cell, reference.layers[layer]
+    exponent, width = layer_reference.delta.exponent, cell.hidden_size
+    yield "highway", layer_reference.highway
+    matrices = dict(zip(list(cell.blocks)[cell.reads_h], gate_weights(reference.weights[layer].h, width), strict=True))
+    for gate, block in enumerate(cell.blocks):
+        if block not in cell.paths:
+            continue
+        returned = np.zeros_like(layer_reference.to_h.values)
+        if block in matrices:
+            returned[:, :-1] = layer_reference.delta.values[:, 1:, :, gate] @ matrices[block].T
         shifted = np.append(exponent[1:], 0)
-        yield cell.paths[block], Stepwise(sent * found.to_carrier, shifted)
-    yield "direct", Stepwise(found.direct.values * found.to_carrier, found.direct.exponent)
+        part = Stepwise(returned * layer_reference.to_carrier, shifted)
+        for read in cell.blocks[block].elementwise:
+            contribution = _elementwise_return(reference, layer, gate, read)
+            reaches = 1 if read.state == cell.carrier else layer_reference.to_carrier
+            part = _sum(part, Stepwise(contribution.values * reaches, contribution.exponent))
+        yield cell.paths[block], part
+    yield (
+        "direct",
+        Stepwise(layer_reference.direct.values * layer_reference.to_carrier, layer_reference.direct.exponent),
+    )
     recurrent = reference.weights[layer].h
-    for name, arriving in (("carousel", found.direct), ("rest", found.to_h)):
-        yield name, reference.book.layer(layer, recurrent, arriving, cut=True).states[cell.carrier]
+    for name, arriving in (("carousel", layer_reference.direct), ("rest", layer_reference.to_h)):
+        carried = reference.book.layer(layer, recurrent, arriving, cut=True).states[cell.carrier]
+        if name == "rest":
+            for gate, read in cell.elementwise:
+                contribution = _elementwise_return(reference, layer, gate, read)
+                receiver = cell.states.index(read.state)
+                addend = reference.book.layer(layer, recurrent, contribution, cut=True, receiver=receiver)
+                carried = _sum(carried, addend.states[cell.carrier])
+        yield name, carried
+
+
+def _elementwise_return(reference: Reference, layer: int, gate: int, read: Elementwise) -> Stepwise:
+    """What a gate sends back to the state that it reads by an elementwise parameter."""
+    cell, layer_reference = reference.cell, reference.layers[layer]
+    weights = reference.weights[layer].elementwise_by_name(cell)[read.name].astype(np.float64)
+    values = layer_reference.delta.values[:, :, :, gate] * (0 if cell.truncated else weights)
+    if read.leaving:
+        return Stepwise(values, layer_reference.delta.exponent)
+    return Stepwise(
+        np.append(values[:, 1:], np.zeros_like(values[:, :1]), axis=1), np.append(layer_reference.delta.exponent[1:], 0)
+    )
+
+
+def _sum(*summands: Stepwise) -> Stepwise:
+    common = np.max([summand.exponent for summand in summands], axis=0)
+    shifts = [np.maximum(summand.exponent - common, -5000)[:, None, None] for summand in summands]
+    return Stepwise(sum(np.ldexp(s.values, shift) for s, shift in zip(summands, shifts, strict=True)), common)
 
 
 def cosine_of(part: NDArray, total: NDArray) -> NDArray:
     """(T,); 0 where either is a true zero."""
-    one, other = (x.reshape(len(x), -1) for x in (part, total))
-    sizes = [np.abs(x).max(axis=1, keepdims=True) for x in (one, other)]
-    one, other = (x / np.where(size > 0, size, 1) for x, size in zip((one, other), sizes, strict=True))
-    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return np.divide(np.sum(one * other, axis=1), norms, out=np.zeros_like(norms), where=norms > 0)
+    left, right = (x.reshape(len(x), -1) for x in (part, total))
+    sizes = [np.abs(x).max(axis=1, keepdims=True) for x in (left, right)]
+    left, right = (x / np.where(size > 0, size, 1) for x, size in zip((left, right), sizes, strict=True))
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return np.divide(np.sum(left * right, axis=1), norms, out=np.zeros_like(norms), where=norms > 0)
 
 
 def clip_scale(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
@@ -156,8 +193,8 @@ def clip_scale(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tu
 
 
 def parameter_value(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
-    network, theta, found = reference.network, trace.tape.theta, {}
+    network, theta, names = reference.network, trace.tape.theta, {}
     for name, places in network.parameters(np.arange(network.size)).items():
         for index, place in np.ndenumerate(places):
-            found[int(place)] = name if places.size == 1 else f"{name}[{','.join(map(str, index))}]"
-    yield from ((found[place], Column(np.asarray(value, np.float64))) for place, value in enumerate(theta))
+            names[int(place)] = name if places.size == 1 else f"{name}[{','.join(map(str, index))}]"
+    yield from ((names[place], Column(np.asarray(value, np.float64))) for place, value in enumerate(theta))

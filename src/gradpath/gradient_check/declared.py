@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gradpath.core.activations import Activation
 from gradpath.core.cell import Cell
 from gradpath.core.tape import LayerTape, Tape
-from gradpath.gradient_check.findings import Errors, Findings, exactly, of_values, worst
+from gradpath.gradient_check.findings import Errors, Findings, certain, value_errors, worst
 from gradpath.gradient_check.pointwise import Derivative
 from gradpath.gradient_check.reference import Reference
 
@@ -17,14 +17,14 @@ from gradpath.gradient_check.reference import Reference
 def check(reference: Reference, findings: Findings) -> None:
     """Every declaration, in every layer."""
     cell = reference.cell
-    names = [cell.paths.get(block) for block in list(cell.blocks)[cell.reads_h]]
+    names = [cell.paths.get(name) for name, spec in cell.blocks.items() if spec.h or spec.elementwise]
     taken = {None, "highway", "direct", "carousel", "rest", "total"}
     distinct = len(set(names)) == len(names) and not taken & set(names)
-    findings.add("paths: a name for each block that reads H", exactly(0.0 if distinct else np.inf))
+    findings.add("paths: a name for each block that reads a state", certain(0.0 if distinct else np.inf))
     for layer, (tape, derivative) in enumerate(zip(reference.tape.layers, reference.derivatives, strict=True)):
-        of_layer = _Layer(reference, layer, tape, derivative)
-        for quantity, of in CHECKS.items():
-            findings.add(quantity, of(of_layer), layer)
+        record = _Layer(reference, layer, tape, derivative)
+        for quantity, rule in CHECKS.items():
+            findings.add(quantity, rule(record), layer)
 
 
 class _Layer:
@@ -34,7 +34,7 @@ class _Layer:
         self.reference, self.layer, self.tape, self.derivative = reference, layer, tape, derivative
         self.cell: Cell = reference.cell
         steps = range(len(tape.pre))
-        self.jacobians = np.stack([derivative.at(t) for t in steps], axis=1)
+        self.jacobians = np.stack([derivative.jacobian(t) for t in steps], axis=1)
         self.slopes = np.stack([derivative.gate_slopes(t) for t in steps])
         self.eps = float(np.finfo(tape.pre.dtype).eps)
 
@@ -45,167 +45,181 @@ def forward(tape: Tape, reference: Reference, findings: Findings) -> None:
     ``initial_state`` and whatever else enters is 0.
     """
     cell = reference.cell
-    for layer, of in enumerate(tape.layers):
+    for layer, layer_tape in enumerate(tape.layers):
         weights, width = reference.weights[layer], cell.hidden_size
-        below = reference.below(layer)
-        enters = of.states[cell.states[0]][:-1]
-        steps, batch = of.pre.shape[:2]
+        inputs = reference.layer_inputs(layer)
+        enters = layer_tape.states[cell.states[0]][:-1]
+        steps, batch = layer_tape.pre.shape[:2]
         pre, size = (np.empty((steps, batch, len(cell.blocks), width)) for _ in range(2))
-        for out, change in ((pre, np.positive), (size, np.abs)):
-            x, h, w_x, w_h, b = (change(v.astype(np.float64)) for v in (below, enters, weights.x, weights.h, weights.b))
-            out[:] = b.reshape(-1, width)
-            out[:, :, cell.reads_x] += (x @ w_x).reshape(steps, batch, -1, width)
-            out[:, :, cell.reads_h] += (h @ w_h).reshape(steps, batch, -1, width)
-        off = np.abs(of.pre - pre) / np.maximum(size, np.finfo(of.pre.dtype).tiny)
-        findings.add("a_t = X_t W + H_{t-1} W + b", exactly(_largest(off)), layer)
+        for result, change in ((pre, np.positive), (size, np.abs)):
+            x, h, w_x, w_h, b = (
+                change(v.astype(np.float64)) for v in (inputs, enters, weights.x, weights.h, weights.b)
+            )
+            result[:] = b.reshape(-1, width)
+            for reads, product in ((cell.reads_x, x @ w_x), (cell.reads_h, h @ w_h)):
+                place = result[:, :, reads]
+                place += product.reshape(place.shape)
+            for (gate, read), w in zip(cell.elementwise, weights.elementwise_by_name(cell).values(), strict=True):
+                state = layer_tape.state(read.state, read.leaving)
+                result[:, :, gate] += change(state.astype(np.float64)) * change(w.astype(np.float64))
+        error = np.abs(layer_tape.pre - pre) / np.maximum(size, np.finfo(layer_tape.pre.dtype).tiny)
+        findings.add("a_t = X_t W + H_{t-1} W + b", certain(_largest(error)), layer)
         derivative, errors = reference.derivatives[layer], []
         for t in range(steps):
             leaving, gates, saved = derivative.step(derivative.point(t))
-            found = [s[t + 1] for s in of.states.values()] + [s[t] for s in of.saved.values()] + [of.gates[t]]
+            recorded = (
+                [s[t + 1] for s in layer_tape.states.values()]
+                + [s[t] for s in layer_tape.saved.values()]
+                + [layer_tape.gates[t]]
+            )
             errors.append(
                 [
-                    float((np.abs(one - two) / (1 + np.abs(two))).max())
-                    for one, two in zip(found, [*leaving, *saved, gates], strict=True)
+                    float((np.abs(value - expected) / (1 + np.abs(expected))).max())
+                    for value, expected in zip(recorded, [*leaving, *saved, gates], strict=True)
                 ]
             )
         first = reference.network.initial_state
-        start = [np.abs(s[0] - (0 if k else first)).max() for k, s in enumerate(of.states.values())]
+        start = [np.abs(s[0] - (0 if k else first)).max() for k, s in enumerate(layer_tape.states.values())]
         errors[0].append(float(max(start)) / (1 + abs(first)))
-        findings.add("step: gates and states", exactly([max(row) for row in errors]), layer)
-        findings.add("step: pointwise", exactly(0.0 if derivative.pointwise else np.inf), layer)
+        findings.add("step: gates and states", certain([max(row) for row in errors]), layer)
+        findings.add("step: pointwise", certain(0.0 if derivative.pointwise else np.inf), layer)
     top = tape.layers[-1].states[cell.states[0]][1:][tape.scored].astype(np.float64)
     w_hy, b_y = (w.astype(np.float64) for w in reference.network.packed(tape.theta)[-2:])
     size = np.abs(top) @ np.abs(w_hy) + np.abs(b_y)
-    off = np.abs(tape.outputs - (top @ w_hy + b_y)) / np.maximum(size, np.finfo(tape.outputs.dtype).tiny)
-    findings.add("Y_t = H_t W_hy + b_y", exactly(off.max(initial=0)))
-    whole = reference.d_outputs[None]
-    findings.add("∂L/∂Y", of_values(tape.loss_gradient[None], np.stack([whole, whole])).largest)
+    error = np.abs(tape.outputs - (top @ w_hy + b_y)) / np.maximum(size, np.finfo(tape.outputs.dtype).tiny)
+    findings.add("Y_t = H_t W_hy + b_y", certain(error.max(initial=0)))
+    gradient = reference.d_outputs[None]
+    findings.add("∂L/∂Y", value_errors(tape.loss_gradient[None], np.stack([gradient, gradient])).largest)
 
 
-def _largest(off: NDArray) -> NDArray:
-    return off.reshape(len(off), -1).max(axis=1)
+def _largest(error: NDArray) -> NDArray:
+    return error.reshape(len(error), -1).max(axis=1)
 
 
-def _carried(of: _Layer) -> NDArray:
+def _carried(record: _Layer) -> NDArray:
     """(2, T, B, H) ∂C_t/∂C_{t-1}, C the carrier, the pre-activations held."""
-    carrier = of.cell.states.index(of.cell.carrier)
-    return of.jacobians[:, :, carrier, len(of.cell.blocks) + carrier]
+    carrier = record.cell.states.index(record.cell.carrier)
+    return record.jacobians[:, :, carrier, len(record.cell.blocks) + carrier]
 
 
-def _carrier_gain(of: _Layer) -> Errors:
+def _carrier_gain(record: _Layer) -> Errors:
     """``carrier_gain`` against ∂C_t/∂C_{t-1}."""
-    expected = _carried(of)
-    return of_values(np.broadcast_to(of.cell.carrier_gain(of.tape), expected.shape[1:]).astype(np.float64), expected)
+    expected = _carried(record)
+    return value_errors(
+        np.broadcast_to(record.cell.carrier_gain(record.tape), expected.shape[1:]).astype(np.float64), expected
+    )
 
 
-def _output_wrt_carrier(of: _Layer) -> Errors:
+def _output_wrt_carrier(record: _Layer) -> Errors:
     """``output_wrt_carrier`` against ∂H_t/∂C_t."""
-    expected = of.reference.layers[of.layer].to_carrier
-    found = np.broadcast_to(of.cell.output_wrt_carrier(of.tape), expected.shape[1:]).astype(np.float64)
-    return of_values(found, expected)
+    expected = record.reference.layers[record.layer].to_carrier
+    claimed = np.broadcast_to(record.cell.output_wrt_carrier(record.tape), expected.shape[1:]).astype(np.float64)
+    return value_errors(claimed, expected)
 
 
-def _has_skip_to_h(of: _Layer) -> Errors:
+def _has_skip_to_h(record: _Layer) -> Errors:
     """H_{t-1} may reach the next states outside the gates only where the cell says so."""
-    reaches = np.abs(of.jacobians[0][:, :, len(of.cell.blocks)]).reshape(len(of.tape.pre), -1).max(axis=1)
-    return exactly(np.zeros_like(reaches) if of.cell.has_skip_to_h else reaches)
+    reaches = np.abs(record.jacobians[0][:, :, len(record.cell.blocks)]).reshape(len(record.tape.pre), -1).max(axis=1)
+    return certain(np.zeros_like(reaches) if record.cell.has_skip_to_h else reaches)
 
 
-def _keeping(of: _Layer) -> Errors:
+def _keeping(record: _Layer) -> Errors:
     """``keeping`` against ∂C_t/∂C_{t-1}, both in [0, 1]; a cell need not have one."""
-    keeping, (expected, _) = of.cell.keeping, _carried(of)
+    keeping, (expected, _) = record.cell.keeping, _carried(record)
     if keeping is None:
-        return exactly(np.zeros(len(expected)))
-    found = np.asarray(keeping.held) if keeping.gate is None else of.cell.activations(of.tape)[keeping.gate]
-    return exactly(_largest(np.abs((1 - found if keeping.complement else found) - expected)))
+        return certain(np.zeros(len(expected)))
+    values = np.asarray(keeping.held) if keeping.gate is None else record.cell.activations(record.tape)[keeping.gate]
+    return certain(_largest(np.abs((1 - values if keeping.complement else values) - expected)))
 
 
-def _recurrence(of: _Layer) -> Errors:
+def _recurrence(record: _Layer) -> Errors:
     """H_t = φ(a_t) of a cell that says so, φ its ``recurrence``."""
-    if of.cell.recurrence is None:
-        return exactly(np.zeros(len(of.tape.pre)))
-    value = PHI[of.cell.recurrence](of.tape.pre[..., 0, :].astype(np.float64))
-    alone = len(of.cell.blocks) == len(of.cell.states) == 1
-    off = np.abs(of.tape.states[of.cell.output][1:] - value) / (1 + np.abs(value))
-    return exactly(_largest(off) if alone else np.full(len(value), np.inf))
+    if record.cell.recurrence is None:
+        return certain(np.zeros(len(record.tape.pre)))
+    value = PHI[record.cell.recurrence](record.tape.pre[..., 0, :].astype(np.float64))
+    is_single = len(record.cell.blocks) == len(record.cell.states) == 1
+    error = np.abs(record.tape.states[record.cell.output][1:] - value) / (1 + np.abs(value))
+    return certain(_largest(error) if is_single else np.full(len(value), np.inf))
 
 
-def _nonlinear(of: _Layer) -> Errors:
+def _nonlinear(record: _Layer) -> Errors:
     """``nonlinear``'s y against φ(x), relative to y: σ(x) = 1/(1 + e^-x), tanh, max(x, 0). A gate
     that is held is the same everywhere, and no φ.
     """
-    found, steps = [np.zeros(len(of.tape.pre))], len(of.tape.pre)
-    for kind, x, y in of.cell.nonlinear(of.tape):
+    errors, steps = [np.zeros(len(record.tape.pre))], len(record.tape.pre)
+    for kind, x, y in record.cell.nonlinear(record.tape):
         by_block = [v.reshape(steps, v.shape[1], -1, v.shape[-1]).swapaxes(0, 2) for v in (x, y)]
         for arguments, values in zip(*by_block, strict=True):
             if np.ptp(values) == 0:
                 continue
             value = PHI[kind](arguments.astype(np.float64))
-            rounding = np.abs(PHI[kind](arguments.astype(np.float64) * (1 + 4 * of.eps)) - value)
-            off = np.maximum(np.abs(values - value) - 4 * rounding - of.eps, 0)
-            off = np.divide(off, np.abs(value), out=off, where=np.abs(value) > of.eps)
-            found.append(_largest(off.swapaxes(0, 1)))
-    return exactly(np.max(found, axis=0))
+            rounding = np.abs(PHI[kind](arguments.astype(np.float64) * (1 + 4 * record.eps)) - value)
+            error = np.maximum(np.abs(values - value) - 4 * rounding - record.eps, 0)
+            error = np.divide(error, np.abs(value), out=error, where=np.abs(value) > record.eps)
+            errors.append(_largest(error.swapaxes(0, 1)))
+    return certain(np.max(errors, axis=0))
 
 
-def _activations(of: _Layer) -> Errors:
+def _activations(record: _Layer) -> Errors:
     """What ``gate_activation`` watches is the block of its name (I of i), 1 − that, or φ′ over its
     largest value; where no block has its name it is one of these of any block. And it lies in [0,
     1], and is declared in ``watched``.
     """
-    gates = dict(zip(of.cell.blocks, np.moveaxis(of.tape.gates.astype(np.float64), -2, 0), strict=True))
-    slopes = dict(zip(of.cell.blocks, np.moveaxis(of.slopes, 1, 0), strict=True))
-    errors = [np.zeros(len(of.tape.pre))]
-    if set(of.cell.watched) != set(of.cell.activations(of.tape)):
-        return exactly(errors[0] + np.inf)
-    for name, values in of.cell.activations(of.tape).items():
-        inside = np.maximum(np.maximum(-values, values - 1), 0)
-        own = name.lower() in gates
-        blocks = [name.lower()] if own else list(gates)
+    gates = dict(zip(record.cell.blocks, np.moveaxis(record.tape.gates.astype(np.float64), -2, 0), strict=True))
+    slopes = dict(zip(record.cell.blocks, np.moveaxis(record.slopes, 1, 0), strict=True))
+    errors = [np.zeros(len(record.tape.pre))]
+    if set(record.cell.watched) != set(record.cell.activations(record.tape)):
+        return certain(errors[0] + np.inf)
+    for name, values in record.cell.activations(record.tape).items():
+        excess = np.maximum(np.maximum(-values, values - 1), 0)
+        has_block = name.lower() in gates
+        blocks = [name.lower()] if has_block else list(gates)
         candidates = [gates[b] for b in blocks]
-        if not own:
+        if not has_block:
             candidates += [1 - gates[b] for b in blocks] + [slopes[b] * steep for b in blocks for steep in (1, 4)]
-        near = [_largest(np.maximum(np.abs(values - c), inside)) for c in candidates]
-        errors.append(min(near, key=lambda error: float(error.max())))
-    return exactly(np.max(errors, axis=0))
+        distances = [_largest(np.maximum(np.abs(values - c), excess)) for c in candidates]
+        errors.append(min(distances, key=lambda error: float(error.max())))
+    return certain(np.max(errors, axis=0))
 
 
-def _nodes(of: _Layer) -> Errors:
+def _nodes(record: _Layer) -> Errors:
     """A node's adjoint times its own slope is that of the pre-activation: ∂L/∂a = ∂L/∂n ∘ ∂n/∂a, n
     the activation of the block of its name (I of i), or where no block has its name that of one of
     the others.
     """
-    reference = of.reference.layers[of.layer]
-    delta = dict(zip(of.cell.blocks, np.moveaxis(reference.delta.values, -2, 0), strict=True))
-    slopes = dict(zip(of.cell.blocks, np.moveaxis(of.slopes, 1, 0), strict=True))
-    both = [
-        of.cell.nodes(of.tape, {name: value.values[row] for name, value in reference.states.items()})
+    reference = record.reference.layers[record.layer]
+    delta = dict(zip(record.cell.blocks, np.moveaxis(reference.delta.values, -2, 0), strict=True))
+    slopes = dict(zip(record.cell.blocks, np.moveaxis(record.slopes, 1, 0), strict=True))
+    twins = [
+        record.cell.nodes(record.tape, {name: value.values[row] for name, value in reference.states.items()})
         for row in range(2)
     ]
-    named = {name.lower() for name in both[0]}
-    errors = [exactly(np.zeros(len(of.tape.pre)))]
-    for name in both[0]:
+    named = {name.lower() for name in twins[0]}
+    errors = [certain(np.zeros(len(record.tape.pre)))]
+    for name in twins[0]:
         blocks = [name.lower()] if name.lower() in delta else [block for block in delta if block not in named]
-        known = {block: np.nan_to_num(both[0][name]) * slopes[block] for block in blocks}
-        unknown = np.isnan(both[0][name])  # as where a cell's step does not tell ∂H_t/∂C_t
-        near = [of_values(value, np.where(unknown, np.nan, delta[block])) for block, value in known.items()]
-        errors.append(min(near, key=lambda error: float(error.excess.max())))
+        candidates = {block: np.nan_to_num(twins[0][name]) * slopes[block] for block in blocks}
+        unknown = np.isnan(twins[0][name])  # as where a cell's step does not tell ∂H_t/∂C_t
+        candidate_errors = [
+            value_errors(value, np.where(unknown, np.nan, delta[block])) for block, value in candidates.items()
+        ]
+        errors.append(min(candidate_errors, key=lambda error: float(error.excess.max())))
     return worst(errors)
 
 
-def _counterfactuals(of: _Layer) -> Errors:
+def _counterfactuals(record: _Layer) -> Errors:
     """``X=v`` holds the gate X at v."""
-    errors = [np.zeros(len(of.tape.pre))]
-    if of.layer == 0:
-        for name, cell in of.cell.counterfactuals().items():
+    errors = [np.zeros(len(record.tape.pre))]
+    if record.layer == 0:
+        for name, cell in record.cell.counterfactuals().items():
             gate, held, value = name.partition("=")
-            network, made_of = replace(of.reference.network, cell=cell), of.reference.tape
-            tape = network.forward(made_of.theta, made_of.batch)
+            network, source = replace(record.reference.network, cell=cell), record.reference.tape
+            tape = network.forward(source.theta, source.batch)
             if held:
                 watched = cell.activations(tape.layers[0]).get(gate)
-                missing = np.full(len(of.tape.pre), np.inf)
+                missing = np.full(len(record.tape.pre), np.inf)
                 errors.append(missing if watched is None else _largest(np.abs(watched - float(value))))
-    return exactly(np.max(errors, axis=0))
+    return certain(np.max(errors, axis=0))
 
 
 PHI: dict[Activation, Callable[[NDArray], NDArray]] = {

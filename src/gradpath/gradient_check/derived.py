@@ -15,11 +15,11 @@ from gradpath.core.graded_product import products
 from gradpath.core.jacobians import adjoint_qr, lyapunov_exponents
 from gradpath.core.roles import READOUT
 from gradpath.core.trace import Trace
-from gradpath.gradient_check.columns import Column, cosine_of, norm_of, norm_of_total, same, whole
+from gradpath.gradient_check.columns import Column, cosine_of, equal_or_nan, norm_of, norm_of_total, total_gradient
 from gradpath.gradient_check.findings import ALLOWED, BLAME
 from gradpath.gradient_check.pointwise import HELD
 from gradpath.gradient_check.reference import Reference
-from gradpath.gradient_check.textbook import Stepwise, log10_norm, ratio
+from gradpath.gradient_check.textbook import Stepwise, gate_weights, log10_norm, ratio
 from gradpath.instruments import Instrument
 from gradpath.instruments.clipping_ledger import ClippingLedger
 from gradpath.instruments.credit import Credit
@@ -37,7 +37,7 @@ def clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) 
     """
     assert isinstance(instrument, ClippingLedger)
     trained = trace.gradient if trace.trained is None else trace.trained
-    flat, exponent = whole(reference, trace, readout=trained is trace.gradient)
+    flat, exponent = total_gradient(reference, trace, readout=trained is trace.gradient)
     raw = norm_of_total(flat, exponent)
     plain = np.ldexp(flat, exponent)
     applied = plain if trace.applied is None else np.stack([trace.applied.astype(np.float64)] * 2)
@@ -45,7 +45,7 @@ def clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) 
     lengths = np.linalg.norm(plain / size, axis=1) * size
     by_norm = plain * np.minimum(1, instrument.max_norm / np.where(lengths > 0, lengths, 1))[:, None]
     by_value = np.clip(plain, -instrument.max_value, instrument.max_value)
-    near = np.abs(np.abs(plain[0]) / instrument.max_value - 1) < ALLOWED["float32"]
+    near_limit = np.abs(np.abs(plain[0]) / instrument.max_value - 1) < ALLOWED["float32"]
     share = np.mean(np.abs(plain) > instrument.max_value, axis=1)
     smallest = float(np.finfo(trained.scaled.array.dtype).smallest_subnormal)
     rounds = np.log10(smallest * np.sqrt(np.count_nonzero(flat[0])))
@@ -54,15 +54,15 @@ def clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) 
         return float(ratio(rounds, log10_norm(vectors[0], 0)))
 
     def norm(vectors: NDArray) -> Column:
-        found = norm_of_total(vectors, 0)
-        return replace(found, doubt=found.doubt + rounding(vectors))
+        column = norm_of_total(vectors, 0)
+        return replace(column, doubt=column.doubt + rounding(vectors))
 
     def cosine(vectors: NDArray) -> Column:
         value = cosine_of(vectors[:1], flat[:1])[0] if vectors[0].any() else np.nan
         turned = [float(np.linalg.norm(moved - unit)) for unit, moved in map(_units, (vectors, flat))]
         doubt = sum(turned) + rounding(vectors)
-        known = BLAME * doubt < 1  # or else the vector may be a true zero, which has no direction
-        return Column(np.asarray(value if known else np.nan), doubt, told=known)
+        definite = BLAME * doubt < 1  # or else the vector may be a true zero, which has no direction
+        return Column(np.asarray(value if definite else np.nan), doubt, nan_expected=definite)
 
     yield "log10_raw_norm", raw
     yield "log10_applied_norm", norm(applied)
@@ -72,19 +72,19 @@ def clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) 
     for kind, vectors in (("norm_clip", by_norm), ("value_clip", by_value)):
         yield f"{kind}/cosine", cosine(vectors)
         yield f"{kind}/log10_norm", norm(vectors)
-    yield "value_clip/share", Column(share[0], abs(share[1] - share[0]) + near.mean())
+    yield "value_clip/share", Column(share[0], abs(share[1] - share[0]) + near_limit.mean())
 
 
 def counterfactual(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
     """The textbook's passes of the cells with a gate held, from their own forward passes."""
     cell, tape = reference.cell, reference.tape
-    for name, other in {"factual": cell, **cell.counterfactuals()}.items():
+    for name, variant in {"factual": cell, **cell.counterfactuals()}.items():
         held = reference
         if name != "factual":
-            network = replace(reference.network, cell=other)
+            network = replace(reference.network, cell=variant)
             held = Reference(network, network.forward(tape.theta, tape.batch))
-        for layer, found in enumerate(held.layers):
-            for state, value in found.states.items():
+        for layer, layer_reference in enumerate(held.layers):
+            for state, value in layer_reference.states.items():
                 yield f"{name}/{reference.network.prefix(layer)}{state}", norm_of(value)
 
 
@@ -93,42 +93,48 @@ def jacobians(reference: Reference, layer: int, sequence: int, row: int) -> Iter
     C] by blocks, diag(∂s/∂s) and for H beside it Σ_gates diag(∂s/∂a) W_·hᵀ.
     """
     cell, width = reference.cell, reference.cell.hidden_size
-    blocks, kept = len(cell.blocks), len(cell.states)
+    blocks, state_count = len(cell.blocks), len(cell.states)
     recurrent = reference.weights[layer].h.astype(np.float64)
-    matrices = np.split(recurrent, recurrent.shape[1] // width, 1)
+    matrices = gate_weights(recurrent, width)
     for t in reversed(range(reference.tape.length)):
-        local = reference.derivatives[layer].at(t)[row][:, :, sequence]
-        dense = np.zeros((kept, width, kept, width))
-        for out in range(kept):
-            for entering in range(kept):
-                dense[out, :, entering] = np.diag(local[out, blocks + entering])
+        derivative = reference.derivatives[layer]
+        local = derivative.jacobian(t)
+        local = (local if cell.truncated else derivative.with_elementwise(local))[row][:, :, sequence]
+        dense = np.zeros((state_count, width, state_count, width))
+        for leaving in range(state_count):
+            for entering in range(state_count):
+                dense[leaving, :, entering] = np.diag(local[leaving, blocks + entering])
             for block, matrix in zip(range(*cell.reads_h.indices(blocks)), matrices, strict=True):
                 if not cell.truncated:
-                    dense[out, :, 0] += local[out, block][:, None] * matrix.T
-        yield dense.reshape(kept * width, kept * width)
+                    dense[leaving, :, 0] += local[leaving, block][:, None] * matrix.T
+        yield dense.reshape(state_count * width, state_count * width)
 
 
-def _of_sequences(
+def _sequence_means(
     reference: Reference, count: int, read: Callable[[Iterator[NDArray]], NDArray]
 ) -> Iterator[tuple[int, NDArray, NDArray]]:
     """What is read of the factors of the Jacobians' product, averaged over sequences: layer, value,
     uncertainty.
     """
-    there_are = min(count, reference.tape.batch.mask.shape[1])
+    sequences = min(count, reference.tape.batch.mask.shape[1])
     for layer in range(reference.network.layers):
         value, moved = (
-            np.mean([read(adjoint_qr(jacobians(reference, layer, b, row))) for b in range(there_are)], axis=0)
+            np.mean([read(adjoint_qr(jacobians(reference, layer, b, row))) for b in range(sequences)], axis=0)
             for row in range(2)
         )
         with np.errstate(invalid="ignore"):
-            yield layer, value, np.where(same(value, moved), 0, np.nan_to_num(np.abs(moved - value), nan=np.inf))
+            yield (
+                layer,
+                value,
+                np.where(equal_or_nan(value, moved), 0, np.nan_to_num(np.abs(moved - value), nan=np.inf)),
+            )
 
 
 def lyapunov(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
     assert isinstance(instrument, LyapunovSpectrum)
     warm_up = min(instrument.warm_up, reference.tape.length - 1)
     read = partial(lyapunov_exponents, warm_up=warm_up)
-    for layer, value, doubt in _of_sequences(reference, instrument.sequences, read):
+    for layer, value, doubt in _sequence_means(reference, instrument.sequences, read):
         doubt = np.where((value > -np.inf) & (value < np.log(HELD)), np.inf, doubt)  # it may be read as a true zero
         for k, column in enumerate(map(Column, value, doubt), 1):
             yield f"{reference.network.prefix(layer)}lambda_{k}", column
@@ -139,13 +145,16 @@ def singular_values(reference: Reference, trace: Trace, instrument: Instrument) 
     lags = np.unique(np.geomspace(1, max(1, reference.tape.length - 1), instrument.lags).round().astype(int)).tolist()
 
     def read(factors: Iterator[NDArray]) -> NDArray:
-        found = enumerate(islice(products(factors), max(lags)), 1)
-        return np.stack([product.log_singular_values() for lag, product in found if lag in lags]) / np.log(10)
+        numbered = enumerate(islice(products(factors), max(lags)), 1)
+        return np.stack([product.log_singular_values() for lag, product in numbered if lag in lags]) / np.log(10)
 
-    for layer, value, doubt in _of_sequences(reference, instrument.sequences, read):
+    for layer, value, doubt in _sequence_means(reference, instrument.sequences, read):
         for lag, row, doubts in zip(lags, value, doubt, strict=True):
-            for k, (one, own) in enumerate(zip(row, doubts, strict=True), 1):
-                yield f"{reference.network.prefix(layer)}lag={lag}/sigma_{k}", Column(one, own * np.log(10), log=True)
+            for k, (logarithm, uncertainty) in enumerate(zip(row, doubts, strict=True), 1):
+                yield (
+                    f"{reference.network.prefix(layer)}lag={lag}/sigma_{k}",
+                    Column(logarithm, uncertainty * np.log(10), log=True),
+                )
 
 
 def counterfactual_loss(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
@@ -159,8 +168,8 @@ def counterfactual_loss(reference: Reference, trace: Trace, _: Instrument) -> It
     for name, cell in {"factual": reference.cell, **reference.cell.counterfactuals()}.items():
         held = replace(network, cell=cell)
         exact, rounded, sensitive = (
-            untied_loss(held, np.tile(weights, (tape.length, 1)), of_type)
-            for weights, of_type in ((theta, batch), (tape.theta, tape.batch.astype(dtype)), (moved, batch))
+            untied_loss(held, np.tile(weights, (tape.length, 1)), typed_batch)
+            for weights, typed_batch in ((theta, batch), (tape.theta, tape.batch.astype(dtype)), (moved, batch))
         )
         doubt = abs(rounded - exact) + abs(sensitive - exact) + np.finfo(dtype).eps * max(1.0, abs(exact))
         yield name, Column(np.asarray(exact), doubt)
@@ -168,27 +177,30 @@ def counterfactual_loss(reference: Reference, trace: Trace, _: Instrument) -> It
 
 def credit(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
     assert isinstance(instrument, Credit)
-    length, most = reference.tape.length, instrument.max_steps
-    steps = range(length) if length <= most else np.linspace(length - 1, 0, most).round().astype(int)[::-1].tolist()
-    every, scored = _recurrent(reference), {int(s): row for row, s in enumerate(reference.tape.scored)}
+    length, limit = reference.tape.length, instrument.max_steps
+    steps = range(length) if length <= limit else np.linspace(length - 1, 0, limit).round().astype(int)[::-1].tolist()
+    gradients, scored = _recurrent(reference), {int(s): row for row, s in enumerate(reference.tape.scored)}
     for s in steps:
-        alone = _recurrent(reference.of_step(scored[s])) if s in scored else None
-        yield f"credit/{s + 1}", Column(np.full(length, -np.inf), log=True) if alone is None else norm_of(alone)
-    unit, doubt = _units(every.values[0]), every.uncertainty()
+        step_gradient = _recurrent(reference.of_step(scored[s])) if s in scored else None
+        yield (
+            f"credit/{s + 1}",
+            Column(np.full(length, -np.inf), log=True) if step_gradient is None else norm_of(step_gradient),
+        )
+    unit, doubt = _units(gradients.values[0]), gradients.uncertainty()
     for s in steps:
         yield f"alignment/{s + 1}", Column(unit @ unit[s], doubt + doubt[s])
-    yield "norm", norm_of(every)
+    yield "norm", norm_of(gradients)
 
 
 def _recurrent(reference: Reference) -> Stepwise:
     """∂L/∂θ_t (2, T, P) of all but the readout's parameters, brought to one exponent a step."""
-    found = [steps for _, name, steps in reference.gradients() if name not in READOUT]
-    exponent = np.max([steps.exponent for steps in found], axis=0)
+    gradients = [steps for _, name, steps in reference.gradients() if name not in READOUT]
+    exponent = np.max([steps.exponent for steps in gradients], axis=0)
     flat = [
         np.ldexp(steps.values, np.maximum(steps.exponent - exponent, -5000)[:, None, None]).reshape(
             2, len(exponent), -1
         )
-        for steps in found
+        for steps in gradients
     ]
     return Stepwise(np.concatenate(flat, axis=-1), exponent)
 

@@ -25,33 +25,33 @@ class Errors(NamedTuple):
     explains.
     """
 
-    off: NDArray
+    relative: NDArray
     doubt: NDArray
 
     @property
     def excess(self) -> NDArray:
         with np.errstate(invalid="ignore"):
-            found = self.off - BLAME * self.doubt
-        return np.nan_to_num(found, nan=np.inf, posinf=np.inf, neginf=-np.inf)
+            excess = self.relative - BLAME * self.doubt
+        return np.nan_to_num(excess, nan=np.inf, posinf=np.inf, neginf=-np.inf)
 
     @property
     def largest(self) -> "Errors":
         """Of the whole, the error that is furthest beyond its doubt."""
         index = np.unravel_index(self.excess.argmax(), self.excess.shape)
-        return Errors(np.asarray(self.off[index]), np.asarray(self.doubt[index]))
+        return Errors(np.asarray(self.relative[index]), np.asarray(self.doubt[index]))
 
 
-def exactly(off: NDArray | Sequence[float] | float) -> Errors:
+def certain(relative: NDArray | Sequence[float] | float) -> Errors:
     """Errors that no uncertainty explains."""
-    return Errors(np.asarray(off, np.float64), np.zeros(np.shape(off)))
+    return Errors(np.asarray(relative, np.float64), np.zeros(np.shape(relative)))
 
 
-def worst(several: Iterable[Errors]) -> Errors:
+def worst(errors: Iterable[Errors]) -> Errors:
     """Of several, at every timestep the one that is furthest beyond its doubt."""
-    found = list(several)
-    index = np.argmax([one.excess for one in found], axis=0)[None]
-    off, doubt = (np.take_along_axis(np.array(of), index, 0)[0] for of in zip(*found, strict=True))
-    return Errors(off, doubt)
+    candidates = list(errors)
+    index = np.argmax([candidate.excess for candidate in candidates], axis=0)[None]
+    relative, doubt = (np.take_along_axis(np.array(values), index, 0)[0] for values in zip(*candidates, strict=True))
+    return Errors(relative, doubt)
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,14 @@ class Findings:
         self, quantity: str, errors: Errors, layer: int | None = None, part: str = "", carried: bool = True
     ) -> None:
         """NaN is as wrong as infinity."""
-        off = np.nan_to_num(errors.off, nan=np.inf, posinf=np.inf)
+        error = np.nan_to_num(errors.relative, nan=np.inf, posinf=np.inf)
         allowed = self.allowed + BLAME * np.nan_to_num(errors.doubt, nan=0.0, posinf=np.inf)
         t = None
-        if off.ndim:
-            wrong = np.flatnonzero(off > allowed)
-            index = int(wrong[-1]) if wrong.size else int((off / allowed).argmax())
-            t, off, allowed = index + 1, off[index], allowed[index]
-        self.rows.append(Row(quantity, part, self.case, float(off), float(allowed), t, layer, carried))
+        if error.ndim:
+            wrong = np.flatnonzero(error > allowed)
+            index = int(wrong[-1]) if wrong.size else int((error / allowed).argmax())
+            t, error, allowed = index + 1, error[index], allowed[index]
+        self.rows.append(Row(quantity, part, self.case, float(error), float(allowed), t, layer, carried))
 
 
 def place(rows: list[Row]) -> Row | None:
@@ -124,10 +124,10 @@ def merged(rows: list[Row]) -> list[Row]:
     """
     best: dict[str, Row] = {}
     for row in rows:
-        known = best.setdefault(row.quantity, row)
-        nearer = row.error / row.allowed > known.error / known.allowed
-        later = row.case == known.case and ((row.layer or 0), (row.t or 0)) > ((known.layer or 0), (known.t or 0))
-        if nearer if known.passed and row.passed else not row.passed and (known.passed or later):
+        current = best.setdefault(row.quantity, row)
+        nearer = row.error / row.allowed > current.error / current.allowed
+        later = row.case == current.case and ((row.layer or 0), (row.t or 0)) > ((current.layer or 0), (current.t or 0))
+        if nearer if current.passed and row.passed else not row.passed and (current.passed or later):
             best[row.quantity] = row
     return list(best.values())
 
@@ -144,41 +144,43 @@ def table(rows: list[Row], layers: int) -> str:
     wrong = [row for row in shown if not row.passed]
     if not wrong:
         return "\n".join([*lines, "all right"])
-    where, enters = place(rows), ""
-    if where is not None:
-        of_layer = f" of layer {(where.layer or 0) + 1}" if layers > 1 else ""
-        enters = f" from t = {where.t}{of_layer} back ({where.case})"
+    origin, enters = place(rows), ""
+    if origin is not None:
+        layer_text = f" of layer {(origin.layer or 0) + 1}" if layers > 1 else ""
+        enters = f" from t = {origin.t}{layer_text} back ({origin.case})"
     named = ", ".join(row.place for row in wrong[:NAMED])
-    more = f" and {len(wrong) - NAMED} more" if wrong[NAMED:] else ""
-    return "\n".join([*lines, f"wrong{enters}: {named}{more}"])
+    suffix = f" and {len(wrong) - NAMED} more" if wrong[NAMED:] else ""
+    return "\n".join([*lines, f"wrong{enters}: {named}{suffix}"])
 
 
-def of_adjoint(claim: Scaled, reference: Stepwise) -> Errors:
+def adjoint_errors(claim: Scaled, reference: Stepwise) -> Errors:
     """(T,) relative error of an adjoint, where the reference is known: ‖claim − reference‖ /
     ‖reference‖.
     """
     exponent = claim.exponent.reshape(claim.exponent.shape + (1,) * (claim.array.ndim - claim.exponent.ndim))
-    own = reference.exponent.reshape(-1, *(1,) * (claim.array.ndim - 1))
+    reference_exponent = reference.exponent.reshape(-1, *(1,) * (claim.array.ndim - 1))
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        found = np.ldexp(claim.array.astype(np.float64), np.clip(exponent - own, -5000, 5000).astype(np.int32))
-        return of_values(found, reference.values)
+        values = np.ldexp(
+            claim.array.astype(np.float64), np.clip(exponent - reference_exponent, -5000, 5000).astype(np.int32)
+        )
+        return value_errors(values, reference.values)
 
 
-def of_values(found: NDArray, reference: NDArray) -> Errors:
-    """(T,) relative error of ``found`` (T, …) against the value and its moved twin (2, T, …)."""
-    known = np.isfinite(reference).all(axis=0) | ~np.isfinite(found)
-    value, moved = (np.where(known, each, 0) for each in reference)
-    found = np.where(known, found, 0)
-    off, doubt, size = (log10_norm(x, 1) for x in (found - value, moved - value, value))
-    off = np.where(np.isfinite(found).reshape(len(found), -1).all(axis=1), off, np.inf)
-    return Errors(ratio(off, size), ratio(doubt, size))
+def value_errors(claim: NDArray, reference: NDArray) -> Errors:
+    """(T,) relative error of ``claim`` (T, …) against the value and its moved twin (2, T, …)."""
+    comparable = np.isfinite(reference).all(axis=0) | ~np.isfinite(claim)
+    value, moved = (np.where(comparable, twin, 0) for twin in reference)
+    claim = np.where(comparable, claim, 0)
+    error, doubt, size = (log10_norm(x, 1) for x in (claim - value, moved - value, value))
+    error = np.where(np.isfinite(claim).reshape(len(claim), -1).all(axis=1), error, np.inf)
+    return Errors(ratio(error, size), ratio(doubt, size))
 
 
-def of_log10(found: NDArray, expected: NDArray, doubt: NDArray | float = 0.0) -> Errors:
-    """Relative error of a norm from its log10: |10^(found − expected) − 1|; two true zeros are
+def log10_errors(claim: NDArray, expected: NDArray, doubt: NDArray | float = 0.0) -> Errors:
+    """Relative error of a norm from its log10: |10^(claim − expected) − 1|; two true zeros are
     equal.
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        off = np.abs(np.expm1((found - expected) * np.log(10)))
-    off = np.where(found == expected, 0.0, np.where(np.isneginf(expected), np.inf, off))
-    return Errors(off, np.broadcast_to(np.asarray(doubt, np.float64), off.shape))
+        error = np.abs(np.expm1((claim - expected) * np.log(10)))
+    error = np.where(claim == expected, 0.0, np.where(np.isneginf(expected), np.inf, error))
+    return Errors(error, np.broadcast_to(np.asarray(doubt, np.float64), error.shape))

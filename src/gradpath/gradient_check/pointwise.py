@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core.bptt import LayerWeights
 from gradpath.core.cell import Cell
 from gradpath.core.finite_differences import central_difference
 from gradpath.core.tape import LayerTape
@@ -32,7 +33,7 @@ HELD = float(np.finfo(np.float64).tiny)
 HELD / 4; and a product that underflows rounds by 2^-1074, times 2^40 beside an adjoint that has not
 been rescaled yet: HELD / 2^12.
 """
-Left = tuple[NDArray, NDArray, NDArray]
+StepResult = tuple[NDArray, NDArray, NDArray]
 
 
 class Derivative:
@@ -41,34 +42,54 @@ class Derivative:
     the complex step is ``exact``.
     """
 
-    def __init__(self, cell: Cell, tape: LayerTape, exact: bool | None = None) -> None:
+    def __init__(self, cell: Cell, tape: LayerTape, weights: LayerWeights, exact: bool | None = None) -> None:
         self._cell, self._tape = cell, tape
+        self._elementwise = {
+            name: w.astype(np.float64).reshape(1, -1) for name, w in weights.elementwise_by_name(cell).items()
+        }
         self._single = tape.pre.dtype == np.float32
         self._eps = 4 * float(np.finfo(tape.pre.dtype).eps)
         self._rng = np.random.default_rng(0)
         steps = len(tape.pre)
         ends = sorted({0, steps // 2, steps - 1}) if exact is None else []
         points = [[value[:SEVERAL] for value in self.point(t)] for t in ends]
-        found = [self._both(point) for point in points]
-        self.exact = all(agree for agree, _ in found) if exact is None else exact
-        self.pointwise = all(self._is_pointwise(point, j) for point, (_, j) in zip(points, found, strict=True))
+        comparisons = [self._compared(point) for point in points]
+        self.exact = all(agree for agree, _ in comparisons) if exact is None else exact
+        self.pointwise = all(self._is_pointwise(point, j) for point, (_, j) in zip(points, comparisons, strict=True))
         """Does no unit of a step see another's inputs but through the matrices?"""
 
-    def at(self, t: int) -> NDArray:
+    def jacobian(self, t: int) -> NDArray:
         """∂(states that leave)/∂(pre-activations, states that enter) (2, k, m, B, H) of step t; and
         once more with all that is uncertain of it moved at random: the last digits of the point
         itself, which count where a cell takes a difference of nearly equal numbers, what the tape's
-        own type rounds in such a step, and what differences leave open.
+        own type rounds in such a step, and what differences leave open. What a gate reads by
+        elementwise parameters is part of its pre-activation, which is held.
         """
-        return self._of_step(self._jacobians, t)
+        return self._step_slice(self._jacobians, t)
+
+    def with_elementwise(self, jacobian: NDArray) -> NDArray:
+        """The local Jacobian of ``at`` for the whole step, in which pre-activations move with the
+        states that gates read by elementwise parameters.
+        """
+        states = self._cell.states
+        for gate, read in self._cell.elementwise:
+            if read.leaving:
+                to_gate = self._elementwise[read.name] * jacobian[:, states.index(read.state)]
+                jacobian = jacobian + jacobian[:, :, gate, None] * to_gate[:, None]
+        for gate, read in self._cell.elementwise:
+            if not read.leaving:
+                entering = len(self._cell.blocks) + states.index(read.state)
+                jacobian = jacobian.copy()
+                jacobian[:, :, entering] += self._elementwise[read.name] * jacobian[:, :, gate]
+        return jacobian
 
     def gate_slopes(self, t: int) -> NDArray:
         """∂(gate)/∂(its own pre-activation) (n, B, H)."""
-        return self._of_step(self._gate_slopes, t)
+        return self._step_slice(self._gate_slopes, t)
 
-    def _of_step(self, of_all: NDArray, t: int) -> NDArray:
+    def _step_slice(self, stacked: NDArray, t: int) -> NDArray:
         batch = self._tape.pre.shape[1]
-        return of_all[..., t * batch : (t + 1) * batch, :]
+        return stacked[..., t * batch : (t + 1) * batch, :]
 
     @cached_property
     def _jacobians(self) -> NDArray:
@@ -76,38 +97,38 @@ class Derivative:
         point = self._points
         if self.exact:
             jacobian = self._by_complex_step(point, self._leaving, np.clongdouble)
-            moved = [self._by_complex_step(p, self._leaving, np.complex128) for p in (point, *self._near(point))]
+            moved = [self._by_complex_step(p, self._leaving, np.complex128) for p in (point, *self._perturbed(point))]
             error = np.zeros_like(jacobian)
             if self._single:
                 error += np.abs(self._by_complex_step(point, self._leaving, np.complex64) - jacobian)
         else:
             jacobian, error = self._by_differences(point, self._leaving)
-            moved = [self._by_differences(near, self._leaving)[0] for near in self._near(point)]
-        error = error + np.max([np.abs(one - jacobian) for one in moved], axis=0)
+            moved = [self._by_differences(perturbed, self._leaving)[0] for perturbed in self._perturbed(point)]
+        error = error + np.max([np.abs(twin - jacobian) for twin in moved], axis=0)
         xi = self._signs((2, *jacobian.shape))
-        lost = np.where(jacobian == 0, 0, HELD * xi[1])  # of several sizes, because equal ones cancel in a sum
-        return np.stack([jacobian, jacobian * (1 + self._eps * xi[0]) + error * np.sign(xi[1]) + lost])
+        underflow = np.where(jacobian == 0, 0, HELD * xi[1])  # of several sizes, because equal ones cancel in a sum
+        return np.stack([jacobian, jacobian * (1 + self._eps * xi[0]) + error * np.sign(xi[1]) + underflow])
 
     @cached_property
     def _gate_slopes(self) -> NDArray:
         if self.exact:
-            every = self._by_complex_step(self._points, self._gates, np.complex128)
+            slopes = self._by_complex_step(self._points, self._gates, np.complex128)
         else:
-            every = self._by_differences(self._points, self._gates)[0]
-        return np.stack([every[block, block] for block in range(len(self._cell.blocks))])
+            slopes = self._by_differences(self._points, self._gates)[0]
+        return np.stack([slopes[block, block] for block in range(len(self._cell.blocks))])
 
     @property
     def _points(self) -> list[NDArray]:
         """The inputs of all steps, (T·B, H) each."""
         return [np.concatenate(steps) for steps in zip(*map(self.point, range(len(self._tape.pre))), strict=True)]
 
-    def _near(self, point: list[NDArray]) -> Iterator[list[NDArray]]:
+    def _perturbed(self, point: list[NDArray]) -> Iterator[list[NDArray]]:
         """The point with its last digits moved: all inputs of a unit in one direction, and the
         states in the other, so that the rounding of neither a sum nor a difference goes unseen.
         """
-        xi, kept = self._eps * self._signs(point[0].shape), len(self._cell.states)
-        for of_states in (1, -1):
-            yield [v * (1 + (of_states if i >= len(point) - kept else 1) * xi) for i, v in enumerate(point)]
+        xi, state_count = self._eps * self._signs(point[0].shape), len(self._cell.states)
+        for sign in (1, -1):
+            yield [v * (1 + (sign if i >= len(point) - state_count else 1) * xi) for i, v in enumerate(point)]
 
     def _signs(self, shape: tuple[int, ...]) -> NDArray:
         """Random numbers of size ½ … 1, of either sign."""
@@ -118,13 +139,15 @@ class Derivative:
         pre = np.moveaxis(self._tape.pre[t], -2, 0)
         return [value.astype(np.float64) for value in (*pre, *(s[t] for s in self._tape.states.values()))]
 
-    def step(self, point: Sequence[NDArray]) -> Left:
+    def step(self, point: Sequence[NDArray]) -> StepResult:
         """The states that leave (k, B, H), the gates (B, n, H) and what is saved, of one step from
         a point.
         """
-        kept = len(self._cell.states)
+        state_count = len(self._cell.states)
         with np.errstate(all="ignore"):
-            s = self._cell.new_step(np.stack(point[:-kept], axis=-2), [np.array(state) for state in point[-kept:]])
+            pre, entering = np.stack(point[:-state_count], axis=-2), [np.array(state) for state in point[-state_count:]]
+            held = {name: np.zeros_like(w) for name, w in self._elementwise.items()}
+            s = self._cell.new_step(pre, entering, held)
         return np.stack(s.leaving), s.gates, np.array(s.saved)
 
     def _leaving(self, point: Sequence[NDArray]) -> NDArray:
@@ -147,19 +170,19 @@ class Derivative:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("error")  # as of an imaginary part that is thrown away
             try:
-                found = f(_each_moved([value.astype(kind) for value in point], 1j * h))
+                result = f(_moved([value.astype(kind) for value in point], 1j * h))
             except Exception:  # a user's own step may raise anything when it meets a complex number
                 return np.full((len(self._cell.states), len(point), *point[0].shape), np.nan)
-        return np.asarray((found.imag / np.asarray(h, found.imag.dtype)).astype(np.float64))
+        return np.asarray((result.imag / np.asarray(h, result.imag.dtype)).astype(np.float64))
 
     def _by_differences(self, point: list[NDArray], f: Callable[[list[NDArray]], NDArray]) -> tuple[NDArray, NDArray]:
         """The same (…, m, B, H) by central differences, and its uncertainty."""
-        return _best_difference(lambda change: f(_each_moved(point, change)))
+        return _best_difference(lambda change: f(_moved(point, change)))
 
-    def _both(self, point: list[NDArray]) -> tuple[bool, NDArray]:
+    def _compared(self, point: list[NDArray]) -> tuple[bool, NDArray]:
         """Do complex step and differences agree? And the better of the two."""
         by_complex = self._by_complex_step(point, self._leaving, np.complex128)
-        agree, by_difference = _agrees(lambda change: self._leaving(_each_moved(point, change)), by_complex)
+        agree, by_difference = _agrees(lambda change: self._leaving(_moved(point, change)), by_complex)
         return agree, by_complex if agree else by_difference
 
     def _is_pointwise(self, point: list[NDArray], jacobian: NDArray) -> bool:
@@ -180,17 +203,17 @@ def _agrees(f: Callable[[float], NDArray], derivative: NDArray) -> tuple[bool, N
     nearly at a corner, as of relu, the derivative is that of one side. And what the central ones
     say.
     """
-    found, error = _best_difference(f)
-    off = np.abs(found - derivative)
-    near = off <= 1e-6 * np.abs(found) + 10 * error + 1e-9
-    if not near.all():
-        start, (ahead, behind) = f(0.0), (f(SIDE), f(-SIDE))
-        sides = np.array([(ahead - start) / SIDE, (start - behind) / SIDE])
-        near |= (np.abs(sides - derivative) <= 1e-4 * (1 + np.abs(derivative))).any(axis=0)
-    return bool(near.all()), found
+    difference, error = _best_difference(f)
+    deviation = np.abs(difference - derivative)
+    close = deviation <= 1e-6 * np.abs(difference) + 10 * error + 1e-9
+    if not close.all():
+        start, (forward, backward) = f(0.0), (f(SIDE), f(-SIDE))
+        sides = np.array([(forward - start) / SIDE, (start - backward) / SIDE])
+        close |= (np.abs(sides - derivative) <= 1e-4 * (1 + np.abs(derivative))).any(axis=0)
+    return bool(close.all()), difference
 
 
-def _each_moved(point: list[NDArray], change: complex) -> list[NDArray]:
+def _moved(point: list[NDArray], change: complex) -> list[NDArray]:
     """The inputs (m, B, H) of m steps side by side, of which the i-th has its i-th input moved."""
     moved = [np.repeat(value[None], len(point), axis=0) for value in point]
     for index, value in enumerate(moved):
@@ -203,8 +226,8 @@ def _best_difference(f: Callable[[float], NDArray]) -> tuple[NDArray, NDArray]:
     of rounding, and by how much it differs from that of the next step size.
     """
     size = np.abs(f(0.0))
-    found = np.array([central_difference(f, step) for step in STEPS])
+    differences = np.array([central_difference(f, step) for step in STEPS])
     rounding = np.array([4 * np.finfo(np.float64).eps * size / step for step in STEPS])
-    differ = np.abs(np.diff(found, axis=0)) + rounding[:-1]
-    best = differ.argmin(axis=0)[None]
-    return np.take_along_axis(found, best, 0)[0], np.take_along_axis(differ, best, 0)[0]
+    disagreement = np.abs(np.diff(differences, axis=0)) + rounding[:-1]
+    best = disagreement.argmin(axis=0)[None]
+    return np.take_along_axis(differences, best, 0)[0], np.take_along_axis(disagreement, best, 0)[0]

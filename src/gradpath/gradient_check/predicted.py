@@ -33,24 +33,32 @@ def reach(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[s
     of each layer's carrier.
     """
     tape, last = reference.tape, int(reference.tape.scored[-1])
-    alone = reference if len(tape.scored) == 1 else reference.of_step(len(tape.scored) - 1)
-    carriers = [layer.states[reference.cell.carrier] for layer in alone.layers]
+    last_step = reference if len(tape.scored) == 1 else reference.of_step(len(tape.scored) - 1)
+    carriers = [layer.states[reference.cell.carrier] for layer in last_step.layers]
     eps = float(np.finfo(tape.outputs.dtype).eps)
     curves = [
-        [(log10_norm(of.values[row], 1) + of.exponent * LOG10_2)[last::-1] for of in (carriers[-1], carriers[0])]
+        [
+            (log10_norm(carrier.values[row], 1) + carrier.exponent * LOG10_2)[last::-1]
+            for carrier in (carriers[-1], carriers[0])
+        ]
         for row in range(2)
     ]
-    known = not any(np.isnan(layer.to_carrier).any() for layer in alone.layers)
-    (value, near), (censored, other) = ([pair[k] for pair in (_fallen(top) for top, _ in curves)] for k in (0, 1))
+    definite = not any(np.isnan(layer.to_carrier).any() for layer in last_step.layers)
+    (value, moved_value), (censored, moved_censored) = (
+        [pair[k] for pair in (_fallen(top) for top, _ in curves)] for k in (0, 1)
+    )
     # Each value of the curve may be off by rounding; the lag by so much more the slower the curve
     # falls.
     slope = _slope(curves[0][0], value) * np.log(10)
-    doubt = abs(value - near) + 4 * eps * (1 / slope if slope else 1)
-    yield "reach", Column(np.asarray(value), doubt, told=known)
-    yield "reach_censored", Column(np.asarray(censored), abs(censored - other) + float(doubt > 1))
+    doubt = abs(value - moved_value) + 4 * eps * (1 / slope if slope else 1)
+    yield "reach", Column(np.asarray(value), doubt, nan_expected=definite)
+    yield "reach_censored", Column(np.asarray(censored), abs(censored - moved_censored) + float(doubt > 1))
     lost = [_lost(bottom) for _, bottom in curves]
     with np.errstate(invalid="ignore"):
-        yield "decades_lost", Column(np.asarray(lost[0]), np.nan_to_num(abs(lost[0] - lost[1])) + 4 * eps, told=known)
+        yield (
+            "decades_lost",
+            Column(np.asarray(lost[0]), np.nan_to_num(abs(lost[0] - lost[1])) + 4 * eps, nan_expected=definite),
+        )
 
 
 def _fallen(curve: NDArray) -> tuple[float, float]:
@@ -72,8 +80,8 @@ def _slope(curve: NDArray, lag: float) -> float:
     if not np.isfinite(lag) or len(curve) < 2:
         return 0.0
     index = min(int(lag), len(curve) - 2)
-    found = abs(float(curve[index + 1]) - float(curve[index]))
-    return found if np.isfinite(found) else 0.0
+    difference = abs(float(curve[index + 1]) - float(curve[index]))
+    return difference if np.isfinite(difference) else 0.0
 
 
 def _lost(curve: NDArray) -> float:
@@ -88,14 +96,14 @@ def theory(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[
     last, length = int(reference.tape.scored[-1]), reference.tape.length
     for layer in range(reference.network.layers):
         kind = reference.cell.recurrence
-        lines = _of_recurrence(reference, layer, kind) if kind else _of_carousel(reference, layer)
+        lines = _recurrence_lines(reference, layer, kind) if kind else _carousel_line(reference, layer)
         for name, (line, doubt) in lines.items():
             if name != "bound_margin":
                 line = np.where(np.arange(length) <= last, line, -np.inf)
             yield reference.network.prefix(layer) + name, Column(line, np.nan_to_num(doubt, nan=np.inf, posinf=np.inf))
 
 
-def _of_recurrence(reference: Reference, layer: int, kind: Activation) -> dict[str, tuple[NDArray, NDArray]]:
+def _recurrence_lines(reference: Reference, layer: int, kind: Activation) -> dict[str, tuple[NDArray, NDArray]]:
     """The lines, in decades, and by how much each is uncertain."""
     last = int(reference.tape.scored[-1])
     recurrent, lags = reference.weights[layer].h.astype(np.float64), last - np.arange(reference.tape.length)
@@ -107,15 +115,15 @@ def _of_recurrence(reference: Reference, layer: int, kind: Activation) -> dict[s
         sigma = np.log10(size) + np.log10(np.linalg.eigvalsh((recurrent / size).T @ (recurrent / size))[-1]) / 2
         sigma = sigma if recurrent.any() else -np.inf
         moved = [recurrent + 4 * eps * size * rng.choice([-1, 1], recurrent.shape) for _ in range(3)]
-        radius, *others = (_log10_radius(w) for w in (recurrent, *moved))
-        doubt = max(abs(other - radius) for other in others)
-        mean, unsure = _mean_field(reference, layer, kind, recurrent)
-        found = {
+        radius, *moved_radii = (_log10_radius(w) for w in (recurrent, *moved))
+        doubt = max(abs(moved_radius - radius) for moved_radius in moved_radii)
+        mean, mean_doubt = _mean_field(reference, layer, kind, recurrent)
+        lines = {
             "sigma_max_bound": (_constant(sigma + steepest, lags), 16 * eps * np.abs(lags) * len(recurrent)),
             "spectral_radius": (_constant(radius + steepest, lags), (doubt + 16 * eps) * np.abs(lags)),
-            "mean_field": (mean, unsure),
+            "mean_field": (mean, mean_doubt),
         }
-        return found | {"bound_margin": _margin(reference, layer, sigma + steepest)}
+        return lines | {"bound_margin": _margin(reference, layer, sigma + steepest)}
 
 
 def _constant(slope: float, lags: NDArray) -> NDArray:
@@ -126,15 +134,15 @@ def _log10_radius(matrix: NDArray) -> float:
     """log10 of the spectral radius by Gelfand's formula, ρ = lim ‖W^k‖^{1/k}, with k = 2^m by
     squaring.
     """
-    power, found, weight = matrix.copy(), 0.0, 1.0
+    power, logarithm, weight = matrix.copy(), 0.0, 1.0
     for _ in range(SQUARINGS):
         size = float(np.linalg.norm(power))
         if not size:
             return -np.inf
-        found += weight * np.log10(size)
+        logarithm += weight * np.log10(size)
         power = (power / size) @ (power / size)
         weight /= 2
-    return float(found)
+    return float(logarithm)
 
 
 def _mean_field(reference: Reference, layer: int, kind: Activation, recurrent: NDArray) -> tuple[NDArray, NDArray]:
@@ -142,14 +150,16 @@ def _mean_field(reference: Reference, layer: int, kind: Activation, recurrent: N
     trapezoidal one.
     """
     weights, last = reference.weights[layer], int(reference.tape.scored[-1])
-    inputs = reference.below(layer).astype(np.float64) @ weights.x.astype(np.float64) + weights.b.astype(np.float64)
+    inputs = reference.layer_inputs(layer).astype(np.float64) @ weights.x.astype(np.float64) + weights.b.astype(
+        np.float64
+    )
     gain = float(np.sum(recurrent * recurrent)) / len(recurrent)
     second, line, doubt = reference.network.initial_state**2, np.zeros(len(inputs)), np.zeros(len(inputs))
-    known, slopes = True, []
+    reliable, slopes = True, []
     for entering in inputs:
         mean, spread = float(entering.mean()), float(np.mean((entering - entering.mean()) ** 2))
         deviation = np.sqrt(gain * second + spread)
-        known = known and deviation <= QUADRATURE
+        reliable = reliable and deviation <= QUADRATURE
         second, steep = _moments(kind, mean, float(deviation))
         slopes.append(0.5 * np.log10(gain * steep))
     for t in reversed(range(last)):
@@ -157,7 +167,7 @@ def _mean_field(reference: Reference, layer: int, kind: Activation, recurrent: N
     # Inputs are summed in their own type, and what rounds there goes into every slope.
     eps = float(np.finfo(reference.tape.outputs.dtype).eps)
     moved = eps * (1 + np.abs(inputs).max()) * np.maximum(last - np.arange(len(line)), 0)
-    doubt[:] = moved if known else np.inf
+    doubt[:] = moved if reliable else np.inf
     return line, doubt
 
 
@@ -186,32 +196,32 @@ def _margin(reference: Reference, layer: int, bound: float) -> tuple[NDArray, ND
     """By how many decades what comes through W_hh stays below the bound, in the sequence that comes
     nearest.
     """
-    found = reference.layers[layer]
-    total = found.states[reference.cell.output]
+    layer_reference = reference.layers[layer]
+    total = layer_reference.states[reference.cell.output]
     rows = []
     for row in range(2):
         arrives = log10_norm(total.values[row], 2) + total.exponent[:, None] * LOG10_2
-        carried = log10_norm(found.to_h.values[row], 2) + found.to_h.exponent[:, None] * LOG10_2
+        carried = log10_norm(layer_reference.to_h.values[row], 2) + layer_reference.to_h.exponent[:, None] * LOG10_2
         margin = np.where(carried[:-1] == -np.inf, np.inf, bound + arrives[1:] - carried[:-1])
         rows.append(np.append(margin.min(axis=1), np.inf))
     doubt = np.where(rows[0] == rows[1], 0, np.abs(rows[0] - rows[1])) + 4 * np.finfo(reference.tape.outputs.dtype).eps
     return rows[0], doubt
 
 
-def _of_carousel(reference: Reference, layer: int) -> dict[str, tuple[NDArray, NDArray]]:
+def _carousel_line(reference: Reference, layer: int) -> dict[str, tuple[NDArray, NDArray]]:
     """Of the cell's own step where all weights are 0: ∂C_t/∂C_{t-1}, the pre-activations held."""
     weights, cell = reference.weights[layer], reference.cell
     carrier = cell.states.index(cell.carrier)
-    x, h, b = (np.zeros_like(w, np.float64)[None] for w in (weights.x, weights.h, weights.b))
-    alone = bptt.LayerWeights(x, h, b + weights.b)
-    step = bptt.forward(cell, alone, np.zeros((1, 1, 1, len(weights.x))), Workspace()).seed(0)
-    both = Derivative(cell, step, reference.exact).at(0)[:, carrier, carrier - len(cell.states), 0]
-    both = both.astype(np.longdouble)
+    theta = reference.tape.theta[None].astype(np.float64)
+    bias_only = list(reference.network.layer_weights(theta))[layer].only_biases()
+    step = bptt.forward(cell, bias_only, np.zeros((1, 1, 1, len(weights.x))), Workspace()).seed(0)
+    twins = Derivative(cell, step, bias_only, reference.exact).jacobian(0)[:, carrier, carrier - len(cell.states), 0]
+    twins = twins.astype(np.longdouble)
     lags = np.maximum(int(reference.tape.scored[-1]) - np.arange(reference.tape.length), 0)
     with np.errstate(divide="ignore", invalid="ignore", under="ignore"):
-        value, near = (np.log10(np.mean(np.abs(f) ** (2 * lags[:, None]), axis=1)) / 2 for f in both)
+        value, moved_value = (np.log10(np.mean(np.abs(f) ** (2 * lags[:, None]), axis=1)) / 2 for f in twins)
         # A longdouble ends at 10^-4932.
-        doubt = np.where(value == near, 0, np.abs(value - near)) + np.where(value < -2400, np.inf, 0)
-    if ((both[0] != 0) & (np.abs(both[0]) < HELD)).any():
+        doubt = np.where(value == moved_value, 0, np.abs(value - moved_value)) + np.where(value < -2400, np.inf, 0)
+    if ((twins[0] != 0) & (np.abs(twins[0]) < HELD)).any():
         doubt[lags > 0] = np.inf
     return {"carousel": (value.astype(np.float64), doubt.astype(np.float64))}

@@ -11,8 +11,8 @@ import numpy as np
 
 from gradpath.core.trace import Measurement, Trace
 from gradpath.gradient_check import columns, derived, predicted, surface
-from gradpath.gradient_check.columns import Column, same
-from gradpath.gradient_check.findings import Errors, exactly, worst
+from gradpath.gradient_check.columns import Column, equal_or_nan
+from gradpath.gradient_check.findings import Errors, certain, worst
 from gradpath.gradient_check.reference import Reference
 from gradpath.instruments import Instrument
 from gradpath.training.experiment import unit_name
@@ -40,46 +40,47 @@ EXPECTED: dict[str, Expectation] = {
 """What the columns must hold."""
 
 
-def errors(reference: Reference, trace: Trace, instrument: Instrument, read: Measurement) -> tuple[str, Errors]:
+def errors(reference: Reference, trace: Trace, instrument: Instrument, reading: Measurement) -> tuple[str, Errors]:
     """Of what an instrument has read, at every timestep the largest error of its columns (T,), or
     of a reading of the whole step the largest of all (); and the column in which the largest is.
     """
     expectation = EXPECTED.get(unit_name(instrument))
     if expectation is None:
-        return "", _by_stand_in(reference, trace, instrument, read)
+        return "", _by_stand_in(reference, trace, instrument, reading)
     expected = dict(expectation(reference, trace, instrument))
-    if tuple(expected) != read.names:
-        return "names", exactly(np.full(len(read.values) if instrument.per_timestep else (), np.inf))
+    if tuple(expected) != reading.names:
+        return "names", certain(np.full(len(reading.values) if instrument.per_timestep else (), np.inf))
     with np.errstate(invalid="ignore"):
-        found = [column.errors(read.values[..., index]) for index, column in enumerate(expected.values())]
-    largest = int(np.argmax([one.excess.max() for one in found]))
-    return read.names[largest], worst(found)
+        column_errors = [column.errors(reading.values[..., index]) for index, column in enumerate(expected.values())]
+    largest = int(np.argmax([column_error.excess.max() for column_error in column_errors]))
+    return reading.names[largest], worst(column_errors)
 
 
-def _by_stand_in(reference: Reference, trace: Trace, instrument: Instrument, read: Measurement) -> Errors:
+def _by_stand_in(reference: Reference, trace: Trace, instrument: Instrument, reading: Measurement) -> Errors:
     """The instrument on the textbook's own trace; and on it moved by what is uncertain."""
-    both = []
+    readings = []
     for network, stand_in in reference.stand_ins:
         trained = trace.trained
         if trained is not None:
             trained = stand_in.gradient if trained is trace.gradient else network.without_readout(stand_in)
         dressed = replace(stand_in, clip_scale=trace.clip_scale, applied=trace.applied, trained=trained)
         try:
-            both.append(instrument.measure(network, dressed))
+            readings.append(instrument.measure(network, dressed))
         except RuntimeError:  # as of ``theory``, where what is uncertain moves a gradient beyond what can be
-            if not both:
+            if not readings:
                 raise
-            both.append(both[0])
-    value, near = (measurement.values for measurement in both)
-    if both[0].names != read.names or value.shape != read.values.shape:
-        return exactly(np.inf)
+            readings.append(readings[0])
+    value, moved = (measurement.values for measurement in readings)
+    if readings[0].names != reading.names or value.shape != reading.values.shape:
+        return certain(np.inf)
     with np.errstate(invalid="ignore"):
-        off, doubt = np.abs(read.values - value), np.abs(near - value)
-    off, doubt = (np.where(same, 0, x) for x, same in ((off, same(read.values, value)), (doubt, same(near, value))))
+        error, doubt = np.abs(reading.values - value), np.abs(moved - value)
+    error = np.where(equal_or_nan(reading.values, value), 0, error)
+    doubt = np.where(equal_or_nan(moved, value), 0, doubt)
     if any(np.isnan(layer.to_carrier).any() for layer in reference.layers):  # a step does not tell ∂H_t/∂C_t
-        off = np.where(np.isnan(value), 0, off)
+        error = np.where(np.isnan(value), 0, error)
     size = np.maximum(1, np.abs(np.nan_to_num(value)))
-    found = Errors(off / size, np.nan_to_num(doubt, nan=np.inf) / size)
+    relative = Errors(error / size, np.nan_to_num(doubt, nan=np.inf) / size)
     if instrument.per_timestep and value.ndim > 1:
-        return worst([Errors(*columns) for columns in zip(*(np.moveaxis(x, -1, 0) for x in found), strict=True)])
-    return found.largest
+        return worst([Errors(*columns) for columns in zip(*(np.moveaxis(x, -1, 0) for x in relative), strict=True)])
+    return relative.largest

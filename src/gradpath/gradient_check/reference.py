@@ -4,7 +4,7 @@ and their sum.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,8 @@ class Reference:
         derivatives: Sequence[Derivative] | None = None,
     ) -> None:
         self.network, self.cell, self.tape = network, network.cell, tape
-        self.derivatives = derivatives or [Derivative(self.cell, layer) for layer in tape.layers]
         self.weights = list(network.layer_weights(tape.theta))
+        self.derivatives = derivatives or list(map(partial(Derivative, self.cell), tape.layers, self.weights))
         self.w_hy = network.packed(tape.theta)[-2]
         self.d_outputs = loss_gradient(network.loss, tape)
         if row is not None:
@@ -47,7 +47,7 @@ class Reference:
         self.layers: list[LayerReference] = self.book.stack(self.weights, self.w_hy, tape.scored, self.d_outputs)
         self._eps = float(np.finfo(tape.theta.dtype).eps)
 
-    def below(self, layer: int) -> NDArray:
+    def layer_inputs(self, layer: int) -> NDArray:
         """X_t (T, B, ·) of a layer: the minibatch's own inputs, or H_t of the layer below."""
         if not layer:
             return self.tape.batch.inputs
@@ -55,26 +55,32 @@ class Reference:
 
     def gradients(self) -> Iterator[tuple[int, str, Stepwise]]:
         """∂L/∂θ_t (2, T, K, H) of every parameter, with its layer: X_tᵀ δa_t, H_{t-1}ᵀ δa_t, Σ_b
-        δa_t. One at a time, because each is T times as large as the parameter.
+        δa_t, Σ_b δa_t ∘ s_t. One at a time, because each is T times as large as the parameter.
         """
         cell = self.cell
-        for layer, found in enumerate(self.layers):
+        for layer, layer_reference in enumerate(self.layers):
             previous = self.tape.layers[layer].states[cell.states[0]][:-1]
+            for gate, weights in cell.elementwise:
+                state = self.tape.layers[layer].state(weights.state, weights.leaving)
+                steps = self._formed_elementwise(
+                    state, layer_reference.delta.values[..., gate, :], layer_reference.delta.exponent
+                )
+                yield layer, self.network.prefix(layer) + weights.name, steps
             for block, names in enumerate(cell.blocks.values()):
-                delta = found.delta.values[..., block, :]
-                for name, enters in ((names.x, self.below(layer)), (names.h, previous), (names.b, None)):
+                delta = layer_reference.delta.values[..., block, :]
+                for name, enters in ((names.x, self.layer_inputs(layer)), (names.h, previous), (names.b, None)):
                     if name:
                         yield (
                             layer,
                             self.network.prefix(layer) + name,
-                            self._formed(enters, delta, found.delta.exponent),
+                            self._formed(enters, delta, layer_reference.delta.exponent),
                         )
         top, scored = self.tape.layers[-1].states[cell.states[0]][1:], self.tape.scored
-        sent = np.zeros((2, self.tape.length, *self.d_outputs.shape[1:]))
-        sent[:, scored] = self.d_outputs
+        output_gradient = np.zeros((2, self.tape.length, *self.d_outputs.shape[1:]))
+        output_gradient[:, scored] = self.d_outputs
         zero = np.zeros(self.tape.length, int)
-        yield self.network.layers - 1, READOUT[0], self._formed(top, sent, zero)
-        yield self.network.layers - 1, READOUT[1], self._formed(None, sent, zero)
+        yield self.network.layers - 1, READOUT[0], self._formed(top, output_gradient, zero)
+        yield self.network.layers - 1, READOUT[1], self._formed(None, output_gradient, zero)
 
     def _formed(self, enters: NDArray | None, delta: NDArray, exponent: NDArray) -> Stepwise:
         """Both factors are brought to size 1 first, so that their product does not underflow where
@@ -84,12 +90,19 @@ class Reference:
         if enters is None:
             ones = np.ones((*delta.shape[:-2], 1, delta.shape[-2]))
             return Stepwise(summed(ones, delta, self._eps, rng), exponent)
-        entered, of_enters = _of_size_1(enters.astype(np.float64).swapaxes(-1, -2)[None])
-        sent, of_delta = _of_size_1(delta)
-        found = summed(np.broadcast_to(entered, (2, *entered.shape[1:])), sent, self._eps, rng)
-        lost = np.ldexp(SUBNORMAL * delta.shape[-2], np.clip(-of_enters - of_delta, None, 2000))
-        found[1] += np.where(found[0] == 0, 0, lost[:, None, None])
-        return Stepwise(found, exponent + of_enters + of_delta)
+        entered, entered_power = _normalized(enters.astype(np.float64).swapaxes(-1, -2)[None])
+        scaled_delta, delta_power = _normalized(delta)
+        product = summed(np.broadcast_to(entered, (2, *entered.shape[1:])), scaled_delta, self._eps, rng)
+        underflow = np.ldexp(SUBNORMAL * delta.shape[-2], np.clip(-entered_power - delta_power, None, 2000))
+        product[1] += np.where(product[0] == 0, 0, underflow[:, None, None])
+        return Stepwise(product, exponent + entered_power + delta_power)
+
+    def _formed_elementwise(self, enters: NDArray, delta: NDArray, exponent: NDArray) -> Stepwise:
+        """Σ_b δ ∘ s (2, T, 1, H)."""
+        entered, entered_power = _normalized(enters.astype(np.float64)[None])
+        scaled_delta, delta_power = _normalized(delta)
+        product = Stepwise(entered * scaled_delta, exponent + entered_power + delta_power)
+        return self._formed(None, product.values, product.exponent)
 
     @cached_property
     def totals(self) -> dict[str, tuple[NDArray, int]]:
@@ -109,12 +122,12 @@ class Reference:
         """A network with the textbook's passes in the place of its own, and its trace; and one with
         what is uncertain moved.
         """
-        own = {of.name: getattr(self.network, of.name) for of in fields(Network)}
-        networks = [LongHand(**own, moved=moved, exact=self.exact) for moved in (0, 1)]
+        settings = {field.name: getattr(self.network, field.name) for field in fields(Network)}
+        networks = [LongHand(**settings, moved=moved, exact=self.exact) for moved in (0, 1)]
         return [(network, network.backward(self.tape.theta, self.tape)) for network in networks]
 
 
-def _of_size_1(values: NDArray) -> tuple[NDArray, NDArray]:
+def _normalized(values: NDArray) -> tuple[NDArray, NDArray]:
     """(·, T, …) brought to size 1 at every step, and the powers of two that it was (T,)."""
     power = np.frexp(np.abs(values[0]).max(axis=(-1, -2), initial=0))[1]
     return np.ldexp(values, -power[:, None, None]), power
@@ -127,14 +140,14 @@ def loss_gradient(kind: Loss, tape: Tape) -> NDArray:
     y, mask = tape.outputs.astype(np.float64), tape.batch.mask[tape.scored]
     targets = tape.batch.targets[tape.scored]
     if kind is Loss.squared_error:
-        found = 2 * (y - targets)
+        gradient = 2 * (y - targets)
     else:
         powers = np.exp(y - y.max(axis=-1, keepdims=True))
-        found = powers / powers.sum(axis=-1, keepdims=True)
+        gradient = powers / powers.sum(axis=-1, keepdims=True)
         hot = targets[..., None] == np.arange(y.shape[-1])
-        others = np.where(hot, 0, found)
-        found = np.where(hot, -others.sum(axis=-1, keepdims=True), others)
-    return np.where(mask[..., None], found, 0) / max(int(tape.batch.mask.sum()), 1)
+        complement = np.where(hot, 0, gradient)
+        gradient = np.where(hot, -complement.sum(axis=-1, keepdims=True), complement)
+    return np.where(mask[..., None], gradient, 0) / max(int(tape.batch.mask.sum()), 1)
 
 
 @dataclass(frozen=True)
@@ -149,14 +162,19 @@ class LongHand(Network):
     """Can the derivative of the cell's step be taken by a complex step?"""
 
     def _adjoints(
-        self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[readout.OutputAdjoint], workspace: Workspace
+        self,
+        thetas: NDArray,
+        layers: Sequence[LayerTape],
+        output_adjoints: Sequence[readout.OutputAdjoint],
+        workspace: Workspace,
     ) -> tuple[list[LayerAdjoint], list[Scaled]]:
         """In the place of the layers' own BPTT."""
-        own, (each,) = [layer.seed(0) for layer in layers], sent
-        derivatives = [Derivative(self.cell, layer, self.exact) for layer in own]
-        book = Textbook(self.cell, own, derivatives, each.gradient.array.dtype)
-        outputs = np.ldexp(each.gradient.array[:, 0].astype(np.float64), each.gradient.exponent[:, 0, :, None])
-        found = book.stack(list(self.layer_weights(thetas[0])), self.packed(thetas[0])[-2], each.scored, outputs)
+        tapes, (adjoint,) = [layer.seed(0) for layer in layers], output_adjoints
+        weights = list(self.layer_weights(thetas[0]))
+        derivatives = [Derivative(self.cell, *layer, self.exact) for layer in zip(tapes, weights, strict=True)]
+        book = Textbook(self.cell, tapes, derivatives, adjoint.gradient.array.dtype)
+        outputs = np.ldexp(adjoint.gradient.array[:, 0].astype(np.float64), adjoint.gradient.exponent[:, 0, :, None])
+        references = book.stack(weights, self.packed(thetas[0])[-2], adjoint.scored, outputs)
 
         def scaled(value: Stepwise) -> Scaled:
             array = value.values[self.moved][:, None]
@@ -165,8 +183,10 @@ class LongHand(Network):
 
         adjoints = [
             LayerAdjoint(
-                scaled(one.delta), {name: scaled(value) for name, value in one.states.items()}, np.zeros(1, bool)
+                scaled(layer_reference.delta),
+                {name: scaled(value) for name, value in layer_reference.states.items()},
+                np.zeros(1, bool),
             )
-            for one in found
+            for layer_reference in references
         ]
-        return adjoints, [scaled(one.direct) for one in found]
+        return adjoints, [scaled(layer_reference.direct) for layer_reference in references]

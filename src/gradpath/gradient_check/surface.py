@@ -30,39 +30,40 @@ def loss_surface(reference: Reference, trace: Trace, instrument: Instrument) -> 
         values = start + (stop - start) * np.arange(points) / (points - 1)
         places = network.parameters(np.arange(network.size))
         matrix, _, index = name.partition("[")
-        where = tuple(map(int, index[:-1].split(","))) if index else (0,) * places[matrix].ndim
+        element = tuple(map(int, index[:-1].split(","))) if index else (0,) * places[matrix].ndim
         axis = np.repeat(np.tile(values, repeats[0]), repeats[1])
-        thetas[:, int(places[matrix][where])] = axis
+        thetas[:, int(places[matrix][element])] = axis
         yield name, Column(axis, np.abs(axis) * np.finfo(tape.theta.dtype).eps)
-    both = [
+    losses = [
         _losses(network, thetas.astype(kind), tape.batch.astype(kind)) for kind in (np.float64, tape.theta.dtype.type)
     ]
-    scale = np.maximum(1, np.abs(both[0]))
+    scale = np.maximum(1, np.abs(losses[0]))
     with np.errstate(invalid="ignore"):
-        doubt = np.nan_to_num(np.abs(both[0] - both[1]), nan=np.inf) + np.finfo(tape.theta.dtype).eps * scale
-    yield "loss", Column(both[0], doubt)
+        doubt = np.nan_to_num(np.abs(losses[0] - losses[1]), nan=np.inf) + np.finfo(tape.theta.dtype).eps * scale
+    yield "loss", Column(losses[0], doubt)
 
 
 def _losses(network: Network, thetas: NDArray, batch: Batch) -> NDArray:
     """(S,) the loss at each θ (S, P)."""
     cell, (steps, sequences) = network.cell, batch.mask.shape
     run = max(1, CHUNK_ELEMENTS // (sequences * cell.hidden_size))
-    found = []
+    losses = []
     for part in np.split(thetas, range(run, len(thetas), run)):
-        below = np.broadcast_to(batch.inputs[:, None], (steps, len(part), *batch.inputs.shape[1:]))
+        inputs = np.broadcast_to(batch.inputs[:, None], (steps, len(part), *batch.inputs.shape[1:]))
         for weights in network.layer_weights(part):
             states = [np.zeros((len(part), sequences, cell.hidden_size), part.dtype) for _ in cell.states]
             states[0] += network.initial_state
             outputs = []
-            for x in below:
+            for x in inputs:
                 pre = np.zeros((len(part), sequences, len(cell.blocks), cell.hidden_size), part.dtype)
                 pre += weights.b.reshape(len(part), 1, len(cell.blocks), -1)
                 for reads, entering, matrix in ((cell.reads_x, x, weights.x), (cell.reads_h, states[0], weights.h)):
-                    pre[:, :, reads] += (entering @ matrix).reshape(*pre.shape[:2], -1, cell.hidden_size)
-                states = list(cell.new_step(pre, states).leaving)
+                    place = pre[:, :, reads]
+                    place += (entering @ matrix).reshape(place.shape)
+                states = list(cell.new_step(pre, states, weights.elementwise_by_name(cell)).leaving)
                 outputs.append(states[0])
-            below = np.stack(outputs)
+            inputs = np.stack(outputs)
         w_hy, b_y = network.packed(part)[-2:]
-        y = below @ w_hy + b_y[:, None]
-        found += [evaluate(network.loss, y[:, s], batch.targets, batch.mask)[0] for s in range(len(part))]
-    return np.array(found, np.float64)
+        y = inputs @ w_hy + b_y[:, None]
+        losses += [evaluate(network.loss, y[:, s], batch.targets, batch.mask)[0] for s in range(len(part))]
+    return np.array(losses, np.float64)

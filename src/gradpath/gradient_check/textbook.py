@@ -27,7 +27,7 @@ from gradpath.core.tape import LayerTape
 from gradpath.gradient_check.pointwise import Derivative
 
 LOG10_2 = float(np.log10(2.0))
-TOLD = 1e-280
+SMALLEST_RATIO = 1e-280
 """A derivative so small says nothing of a ratio."""
 
 
@@ -74,10 +74,12 @@ def log10_norm(values: NDArray, leading: int) -> NDArray:
         return np.log10(largest) + np.log10(np.sqrt(np.sum(unit * unit, axis=-1)))
 
 
-def ratio(part: NDArray, whole: NDArray) -> NDArray:
-    """10^(part − whole) of two logarithms: 0 where the part is 0, inf where the whole alone is."""
+def ratio(part: NDArray, reference: NDArray) -> NDArray:
+    """10^(part − reference) of two logarithms: 0 where the part is 0, inf where the reference alone
+    is.
+    """
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        return np.where(np.isneginf(part), 0.0, 10.0 ** (part - whole))
+        return np.where(np.isneginf(part), 0.0, 10.0 ** (part - reference))
 
 
 class Textbook:
@@ -100,69 +102,78 @@ class Textbook:
         steps, batch, _, width = self._tapes[0].pre.shape
         top = np.zeros((2, steps, batch, width))
         size = int(np.frexp(np.abs(outputs).max(initial=0))[1]) if np.isfinite(outputs).all() else 0
-        sent = np.ldexp(outputs.astype(np.float64), -size)
-        moved = sent * (1 + 2 * self._eps_outputs * self._rng.uniform(-1, 1, sent.shape))
-        top[:, scored] = self._product(np.stack([sent, moved]), w_hy.astype(np.float64).T)
+        gradient = np.ldexp(outputs.astype(np.float64), -size)
+        moved = gradient * (1 + 2 * self._eps_outputs * self._rng.uniform(-1, 1, gradient.shape))
+        top[:, scored] = self._product(np.stack([gradient, moved]), w_hy.astype(np.float64).T)
         direct = Stepwise(top, np.full(steps, size))
-        found: list[LayerReference] = []
+        references: list[LayerReference] = []
         for layer in reversed(range(len(self._tapes))):
-            found.insert(0, self.layer(layer, weights[layer].h, direct))
+            references.insert(0, self.layer(layer, weights[layer].h, direct))
             if layer:
-                direct = Stepwise(np.zeros((*top.shape[:-1], weights[layer].x.shape[0])), found[0].delta.exponent)
-                columns = _columns(weights[layer].x, width)
+                direct = Stepwise(np.zeros((*top.shape[:-1], weights[layer].x.shape[0])), references[0].delta.exponent)
+                columns = gate_weights(weights[layer].x, width)
                 for block, column in zip(range(*self._cell.reads_x.indices(99)), columns, strict=False):
-                    direct.values += self._product(found[0].delta.values[:, :, :, block], column.T)
-        return found
+                    direct.values += self._product(references[0].delta.values[:, :, :, block], column.T)
+        return references
 
-    def layer(self, layer: int, recurrent: NDArray, direct: Stepwise, cut: bool = False) -> LayerReference:
-        """One layer that receives ``direct``; with ``cut`` nothing passes through the gates to
-        H_{t-1}.
+    def layer(
+        self, layer: int, recurrent: NDArray, direct: Stepwise, cut: bool = False, receiver: int = 0
+    ) -> LayerReference:
+        """One layer that receives ``direct`` at the state of index ``receiver``; with ``cut``
+        nothing passes through the gates to the past.
         """
-        cell, of = self._cell, self._derivatives[layer]
+        cell, derivative = self._cell, self._derivatives[layer]
         cut = cut or cell.truncated
         _, steps, batch, width = direct.values.shape
-        blocks, kept, carrier = len(cell.blocks), len(cell.states), cell.states.index(cell.carrier)
-        states, parts = np.zeros((kept, 2, steps, batch, width)), np.zeros((2, 2, steps, batch, width))
-        of_parts = np.zeros((2, steps), int)
+        blocks, state_count, carrier = len(cell.blocks), len(cell.states), cell.states.index(cell.carrier)
+        states, parts = np.zeros((state_count, 2, steps, batch, width)), np.zeros((2, 2, steps, batch, width))
+        part_exponents = np.zeros((2, steps), int)
         delta = np.zeros((2, steps, batch, blocks, width))
         exponents, to_carrier = np.zeros(steps, int), np.ones((2, steps, batch, width))
-        columns = _columns(recurrent, width)
-        carried, exponent = np.zeros((kept, 2, batch, width)), int(direct.exponent[-1])
+        columns = gate_weights(recurrent, width)
+        carried, exponent = np.zeros((state_count, 2, batch, width)), int(direct.exponent[-1])
+        past = carried[carrier].copy()
         for t in reversed(range(steps)):
-            sent, past = np.zeros((2, batch, width)), carried[carrier].copy()
+            through_gates = np.zeros((2, batch, width))
             if t + 1 < steps and not cut:
                 for block, column in zip(range(*cell.reads_h.indices(99)), columns, strict=False):
-                    sent += self._product(delta[:, t + 1, :, block], column.T)
-            carried[0] += sent
-            for part, value in enumerate((sent, past)):  # by themselves, because beside what arrives they may underflow
+                    through_gates += self._product(delta[:, t + 1, :, block], column.T)
+            carried[0] += through_gates
+            # By themselves, because beside what arrives they may underflow.
+            for part, value in enumerate((through_gates, past)):
                 size = _size(value)
-                parts[part, :, t], of_parts[part, t] = np.ldexp(value, -size), exponent + size
+                parts[part, :, t], part_exponents[part, t] = np.ldexp(value, -size), exponent + size
             arriving = direct.values[:, t]
             if arriving.any():
                 common = max(exponent if carried.any() else -(2**40), int(direct.exponent[t]))
                 carried = np.ldexp(carried, max(exponent - common, -5000))
-                carried[0] += np.ldexp(arriving, max(int(direct.exponent[t]) - common, -5000))
+                carried[receiver] += np.ldexp(arriving, max(int(direct.exponent[t]) - common, -5000))
                 exponent = common
             size = _size(carried)
             carried, exponent = np.ldexp(carried, -size), exponent + size
             exponents[t] = exponent
-            both = of.at(t)
-            ratios = np.array([self._ratios(one) for one in both])
+            twins = derivative.jacobian(t)
+            step_jacobian = twins if cut else derivative.with_elementwise(twins)
+            ratios = np.array([self._ratios(twin) for twin in step_jacobian])
             if carrier:
-                to_carrier[:, t] = ratios[:, carrier - 1]
+                held = ratios if step_jacobian is twins else np.array([self._ratios(twin) for twin in twins])
+                to_carrier[:, t] = held[:, carrier - 1]
             states[:, :, t] = carried
-            for s in range(1, kept):  # total: with what it gives to H in the same step
+            for s in range(1, state_count):  # total: with what it gives to H in the same step
                 states[s, :, t] += carried[0] * ratios[:, s - 1]
-            entered = np.einsum("zoibh,ozbh->izbh", both, carried)
+            entered = np.einsum("zoibh,ozbh->izbh", step_jacobian, carried)
             delta[:, t] = np.moveaxis(entered[:blocks], 0, -2)
+            past = entered[blocks + carrier].copy()
+            if step_jacobian is not twins:  # of the carrier's total adjoint, what comes outside the gates
+                past = twins[:, carrier, blocks + carrier] * states[carrier, :, t]
             carried = entered[blocks:]
         names = cell.states
         return LayerReference(
             {name: Stepwise(states[s], exponents) for s, name in enumerate(names)},
             direct,
             Stepwise(delta, exponents),
-            Stepwise(parts[0], of_parts[0]),
-            Stepwise(parts[1], of_parts[1]),
+            Stepwise(parts[0], part_exponents[0]),
+            Stepwise(parts[1], part_exponents[1]),
             to_carrier,
         )
 
@@ -171,16 +182,16 @@ class Textbook:
         s_{t-1}, or where that does not reach s_t with respect to a pre-activation that does. NaN
         where the step does not tell, as where s_{t-1} moves a third state too.
         """
-        found, blocks, kept = [], len(self._cell.blocks), len(self._cell.states)
-        for s in range(1, kept):
+        ratios, blocks, state_count = [], len(self._cell.blocks), len(self._cell.states)
+        for s in range(1, state_count):
             ratio = np.full(jacobian.shape[2:], np.nan)
             for i in (blocks + s, *range(blocks)):
                 with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                    own = jacobian[0, i] / jacobian[s, i]
-                ratio = np.where(np.isnan(ratio) & (np.abs(jacobian[s, i]) > TOLD), own, ratio)
-            others = [other for other in range(1, kept) if other != s]
-            found.append(np.where(jacobian[others, blocks + s].any(axis=0), np.nan, ratio))
-        return np.array(found)
+                    candidate = jacobian[0, i] / jacobian[s, i]
+                ratio = np.where(np.isnan(ratio) & (np.abs(jacobian[s, i]) > SMALLEST_RATIO), candidate, ratio)
+            other_states = [state for state in range(1, state_count) if state != s]
+            ratios.append(np.where(jacobian[other_states, blocks + s].any(axis=0), np.nan, ratio))
+        return np.array(ratios)
 
     def _product(self, delta: NDArray, matrix: NDArray) -> NDArray:
         """(2, …, K) @ (K, N), the second moved by the rounding of a sum."""
@@ -191,10 +202,10 @@ def summed(left: NDArray, right: NDArray, eps: float, rng: Generator) -> NDArray
     """left @ right, of the value and of the value moved, the second moved by the rounding of the
     sum too.
     """
-    found = left @ right
+    product = left @ right
     bound = 2 * eps * (np.abs(left) @ np.abs(right))[1]
-    found[1] += bound * rng.uniform(0.5, 1, bound.shape) * rng.choice([-1, 1], bound.shape)
-    return found
+    product[1] += bound * rng.uniform(0.5, 1, bound.shape) * rng.choice([-1, 1], bound.shape)
+    return product
 
 
 def _size(values: NDArray) -> int:
@@ -203,9 +214,10 @@ def _size(values: NDArray) -> int:
     return int(np.frexp(largest)[1]) if 0 < largest < np.inf else 0
 
 
-def _columns(matrix: NDArray, width: int) -> list[NDArray]:
+def gate_weights(matrix: NDArray, width: int) -> list[NDArray]:
     """The blocks' own weights (K, H) of a packed matrix (K, n·H), in float64."""
-    return [part.astype(np.float64) for part in np.split(matrix, matrix.shape[1] // width, axis=1)]
+    wide = matrix.astype(np.float64)
+    return [wide[:, start : start + width] for start in range(0, matrix.shape[1], width)]
 
 
 def total(steps: Stepwise) -> tuple[NDArray, int]:

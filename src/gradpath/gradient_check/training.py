@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from gradpath.core.clipping import Clip
 from gradpath.core.scaled import Scaled
 from gradpath.gradient_check import updates
-from gradpath.gradient_check.columns import whole
-from gradpath.gradient_check.findings import Errors, Findings, exactly, of_adjoint, of_log10
+from gradpath.gradient_check.columns import total_gradient
+from gradpath.gradient_check.findings import Errors, Findings, adjoint_errors, certain, log10_errors
 from gradpath.gradient_check.reference import Reference
 from gradpath.gradient_check.textbook import LOG10_2, Stepwise, log10_norm, ratio
 from gradpath.gradient_check.watching import Watch
@@ -18,20 +18,22 @@ from gradpath.gradient_check.watching import Watch
 def check(watch: Watch, reference: Reference, findings: Findings) -> None:
     """The gradient as trained, as clipped and as the optimiser got it, and its updates."""
     trace = watch.trace
-    values, exponent = whole(reference, trace)
+    values, exponent = total_gradient(reference, trace)
     norm = float(log10_norm(values[0], 0) + exponent * LOG10_2)
     doubt = float(ratio(log10_norm(values[1] - values[0], 0), log10_norm(values[0], 0)))
-    findings.add("log10 ‖∂L/∂θ‖", of_log10(np.asarray(trace.gradient.log10_norm), np.asarray(norm), doubt))
+    findings.add("log10 ‖∂L/∂θ‖", log10_errors(np.asarray(trace.gradient.log10_norm), np.asarray(norm), doubt))
     if trace.trained is None or trace.applied is None:
         return
     claim = trace.trained
     if not watch.trains_readout:
-        values, exponent = whole(reference, trace, readout=False)
+        values, exponent = total_gradient(reference, trace, readout=False)
         norm = float(log10_norm(values[0], 0) + exponent * LOG10_2)
         doubt = float(ratio(log10_norm(values[1] - values[0], 0), log10_norm(values[0], 0)))
-    own = Scaled(claim.scaled.array[None], np.reshape(claim.scaled.exponent, 1))
-    findings.add("gradient, as trained", of_adjoint(own, Stepwise(values[:, None], np.array([exponent]))).largest)
-    findings.add("gradient, norm as trained", of_log10(np.asarray(claim.log10_norm), np.asarray(norm), doubt))
+    claimed = Scaled(claim.scaled.array[None], np.reshape(claim.scaled.exponent, 1))
+    findings.add(
+        "gradient, as trained", adjoint_errors(claimed, Stepwise(values[:, None], np.array([exponent]))).largest
+    )
+    findings.add("gradient, norm as trained", log10_errors(np.asarray(claim.log10_norm), np.asarray(norm), doubt))
     clip: Clip = watch.clip
     with np.errstate(over="ignore", under="ignore"):
         # By the norm: one factor for all, whatever the size; by the value: element by element.
@@ -44,9 +46,11 @@ def check(watch: Watch, reference: Reference, findings: Findings) -> None:
             plain = np.ldexp(values, exponent)
             limit = np.inf if clip.max_value is None else clip.max_value
             cut = np.clip(plain, -limit, limit)
-            within = float(log10_norm(cut[0], 0))
+            clipped_norm = float(log10_norm(cut[0], 0))
             scale = (
-                min(1.0, 10.0 ** max(within - norm, -400.0)) if clip.max_value is not None and norm > -np.inf else 1.0
+                min(1.0, 10.0 ** max(clipped_norm - norm, -400.0))
+                if clip.max_value is not None and norm > -np.inf
+                else 1.0
             )
             expected = Stepwise(cut[:, None], np.array([0]))
     findings.add("gradient, as applied", _applied(trace.applied, expected))
@@ -58,10 +62,10 @@ def check(watch: Watch, reference: Reference, findings: Findings) -> None:
         updates.check(watch.updates, findings)
 
 
-def _applied(found: NDArray, expected: Stepwise) -> Errors:
+def _applied(applied: NDArray, expected: Stepwise) -> Errors:
     """Error of a plain gradient; where it is beyond what its type holds, that is no error."""
     size = float(log10_norm(expected.values[0, 0], 0) + expected.exponent[0] * LOG10_2)
-    holds = np.finfo(found.dtype)
-    if not np.log10(float(holds.tiny)) + 6 < size < np.log10(float(holds.max)):
-        return exactly(0.0)
-    return of_adjoint(Scaled(found[None], np.zeros(1, np.int32)), expected).largest
+    limits = np.finfo(applied.dtype)
+    if not np.log10(float(limits.tiny)) + 6 < size < np.log10(float(limits.max)):
+        return certain(0.0)
+    return adjoint_errors(Scaled(applied[None], np.zeros(1, np.int32)), expected).largest

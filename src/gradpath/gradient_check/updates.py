@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.gradient_check.findings import Errors, Findings, exactly, of_values, worst
+from gradpath.gradient_check.findings import Errors, Findings, certain, value_errors, worst
 from gradpath.gradient_check.watching import Update
 from gradpath.optimizers import Optimizer
 from gradpath.optimizers.adam import Adam
@@ -16,37 +16,39 @@ from gradpath.optimizers.sgd import SGD
 from gradpath.training.experiment import unit_name
 
 
-def check(made: Sequence[Update], findings: Findings) -> None:
-    """``made``: an optimiser's updates from the first, θ held where it was."""
-    first = made[0]
+def check(updates: Sequence[Update], findings: Findings) -> None:
+    """``updates``: an optimiser's updates from the first, θ held where it was."""
+    first = updates[0]
     change = _change(first)
     downhill = float(np.sum(change * first.gradient.astype(np.float64)))
     moved = first.gradient.any() and np.isfinite(change).all() and change.any()
-    findings.add("optimizer: first step is downhill", exactly(np.inf if moved and downhill >= 0 else 0.0))
-    kept = all(one.updated.dtype == one.theta.dtype and not one.touched for one in made)
-    findings.add("optimizer: arguments and type kept", exactly(0.0 if kept else np.inf))
+    findings.add("optimizer: first step is downhill", certain(np.inf if moved and downhill >= 0 else 0.0))
+    preserved = all(update.updated.dtype == update.theta.dtype and not update.touched for update in updates)
+    findings.add("optimizer: arguments and type kept", certain(0.0 if preserved else np.inf))
     rule = RULES.get(unit_name(first.optimizer))
     if rule is not None:
-        findings.add("optimizer: update", worst([_error(made[: step + 1], rule) for step in range(len(made))]))
+        findings.add("optimizer: update", worst([_error(updates[: step + 1], rule) for step in range(len(updates))]))
 
 
 def _change(update: Update) -> NDArray:
     return update.updated.astype(np.float64) - update.theta.astype(np.float64)
 
 
-def _error(made: Sequence[Update], rule: Callable[[Optimizer, NDArray], NDArray]) -> Errors:
+def _error(updates: Sequence[Update], rule: Callable[[Optimizer, NDArray], NDArray]) -> Errors:
     """Of the last of these updates; θ + change rounds, and that of what is added counts for nothing
     beside it.
     """
-    last = made[-1]
-    expected = rule(last.optimizer, np.array([one.gradient for one in made], np.longdouble))
+    last = updates[-1]
+    expected = rule(last.optimizer, np.array([update.gradient for update in updates], np.longdouble))
     eps = float(np.finfo(last.theta.dtype).eps)
     size = np.abs(last.theta.astype(np.float64)) + np.abs(expected)
     if not np.isfinite(last.updated).all():
-        beyond = np.abs(expected).max() > float(np.finfo(last.theta.dtype).max) / 1e6
-        return exactly(0.0 if beyond else np.inf)
+        overflows = np.abs(expected).max() > float(np.finfo(last.theta.dtype).max) / 1e6
+        return certain(0.0 if overflows else np.inf)
     value = expected.astype(np.float64)
-    return of_values(_change(last)[None], np.stack([value, value + (eps * size).astype(np.float64)])[:, None]).largest
+    return value_errors(
+        _change(last)[None], np.stack([value, value + (eps * size).astype(np.float64)])[:, None]
+    ).largest
 
 
 def _weights(decay: float, count: int) -> NDArray:
@@ -72,8 +74,8 @@ def adam(optimizer: Optimizer, gradients: NDArray) -> NDArray:
     (1 − β^t)/(1 − β): that is what dividing by 1 − β^t comes to (Kingma & Ba 2015, section 3).
     """
     assert isinstance(optimizer, Adam)
-    of_mean, of_square = (_weights(beta, len(gradients)) for beta in (optimizer.beta1, optimizer.beta2))
-    mean, square = of_mean @ gradients / of_mean.sum(), of_square @ gradients**2 / of_square.sum()
+    mean_weights, square_weights = (_weights(beta, len(gradients)) for beta in (optimizer.beta1, optimizer.beta2))
+    mean, square = mean_weights @ gradients / mean_weights.sum(), square_weights @ gradients**2 / square_weights.sum()
     return np.asarray(-optimizer.lr * mean / (np.sqrt(square) + optimizer.eps))
 
 

@@ -52,12 +52,15 @@ class Watched(SGD):
 
     def update(self, theta: NDArray, gradient: NDArray, state: State, step: int) -> tuple[NDArray, State]:
         assert self.optimizer is not None
-        given = theta, gradient, *state.values()
-        before = [array.copy() for array in given]
+        arguments = theta, gradient, *state.values()
+        copies = [array.copy() for array in arguments]
         updated, state = self.optimizer.update(theta, gradient, state, step)
-        touched = not all(np.array_equal(one, two, equal_nan=True) for one, two in zip(before, given, strict=True))
-        self.seen.append(Update(before[0], before[1], updated, touched, self.optimizer))
-        return before[0], state
+        touched = not all(
+            np.array_equal(original, argument, equal_nan=True)
+            for original, argument in zip(copies, arguments, strict=True)
+        )
+        self.seen.append(Update(copies[0], copies[1], updated, touched, self.optimizer))
+        return copies[0], state
 
 
 @dataclass
@@ -100,36 +103,49 @@ def watched(experiment: Experiment, seeds: int) -> list[Watch]:
     """
     settings = replace(experiment.train, steps=2, eval_every=None, eval_size=2)
     reading = {name: _reads_second(instrument) for name, instrument in experiment.instruments.items()}
-    own = {f.name: getattr(experiment, f.name) for f in fields(Experiment)} | {"train": settings}
+    configuration = {f.name: getattr(experiment, f.name) for f in fields(Experiment)} | {"train": settings}
     try:
-        return _trained(own, reading, seeds)
+        return _trained(configuration, reading, seeds)
     except Exception:  # an instrument has refused, as ``theory`` does; what it says is read below
-        return _trained(own, {}, seeds)
+        return _trained(configuration, {}, seeds)
 
 
-def _trained(own: dict[str, Any], reading: Mapping[str, Instrument], seeds: int) -> list[Watch]:
-    instruments, made, found = own["instruments"], [], []
-    for seed in range(own["seed"], own["seed"] + seeds):
-        watch = Watched(lr=own["optimizer"].lr, optimizer=own["optimizer"])
-        made.append(Experiment(**own | {"seed": seed, "optimizer": watch, "instruments": {"tap": Tap(), **reading}}))
-    recorded: list[dict[str, Measurement]] = [{} for _ in made]
-    for number, happened in enumerate(train_seeds(made)):
-        for index, step in happened.items():
+def _trained(configuration: dict[str, Any], reading: Mapping[str, Instrument], seeds: int) -> list[Watch]:
+    instruments, experiments, watches = configuration["instruments"], [], []
+    for seed in range(configuration["seed"], configuration["seed"] + seeds):
+        watch = Watched(lr=configuration["optimizer"].lr, optimizer=configuration["optimizer"])
+        experiments.append(
+            Experiment(**configuration | {"seed": seed, "optimizer": watch, "instruments": {"tap": Tap(), **reading}})
+        )
+    recorded: list[dict[str, Measurement]] = [{} for _ in experiments]
+    for number, steps in enumerate(train_seeds(experiments)):
+        for index, step in steps.items():
             if number == 1:
                 recorded[index] = {name: step.measurements[name] for name in reading}
-    for one, of_training in zip(made, recorded, strict=True):
-        tap, optimizer = one.instruments["tap"], one.optimizer
+    for experiment, training_readings in zip(experiments, recorded, strict=True):
+        tap, optimizer = experiment.instruments["tap"], experiment.optimizer
         assert isinstance(tap, Tap)
         assert isinstance(optimizer, Watched)
         # Where training diverges at once, the first pass is the last.
         network, trace = tap.passes[:2][-1]
         read = measured(instruments, network, trace)
-        again = {name for name, known in of_training.items() if not _equal(known, read[name])}
-        made_of = {**read, **of_training}
-        found.append(
-            Watch(network, trace, instruments, made_of, optimizer.seen[:2], one.clip, one.train.readout, again)
+        differing = {
+            name for name, recorded_reading in training_readings.items() if not _equal(recorded_reading, read[name])
+        }
+        readings = {**read, **training_readings}
+        watches.append(
+            Watch(
+                network,
+                trace,
+                instruments,
+                readings,
+                optimizer.seen[:2],
+                experiment.clip,
+                experiment.train.readout,
+                differing,
+            )
         )
-    return found
+    return watches
 
 
 def _reads_second(instrument: Instrument) -> Instrument:
@@ -139,11 +155,11 @@ def _reads_second(instrument: Instrument) -> Instrument:
     return reading
 
 
-def _equal(one: Measurement, other: Measurement | Exception) -> bool:
+def _equal(left: Measurement, right: Measurement | Exception) -> bool:
     return (
-        isinstance(other, Measurement)
-        and one.names == other.names
-        and np.array_equal(one.values, other.values, equal_nan=True)
+        isinstance(right, Measurement)
+        and left.names == right.names
+        and np.array_equal(left.values, right.values, equal_nan=True)
     )
 
 

@@ -33,6 +33,10 @@ class Init(Settings, ABC):
         """b_· (H,) or b_y (O,); 0 unless the initialisation says otherwise."""
         return np.zeros(columns)
 
+    def elementwise(self, rng: Generator, hidden: int) -> NDArray:
+        """A vector (H,) by which a gate reads a state unit by unit, such as a peephole's."""
+        return draw_uniform(rng, hidden, hidden)
+
     def draw(self, rng: Generator, network: Network, dtype: DTypeLike) -> NDArray:
         """θ (P,) of a whole network, drawn in float64 and then rounded, so that the type does not
         change the draw.
@@ -41,13 +45,15 @@ class Init(Settings, ABC):
         named, hidden = network.parameters(theta), network.cell.hidden_size
         for layer in range(network.layers):
             prefix = network.prefix(layer)
-            for x, h, b, _ in network.cell.blocks.values():
+            for x, h, b, _, elementwise in network.cell.blocks.values():
                 if x:
                     drawn = self.feedforward(rng, len(named[prefix + x]), hidden, hidden)
                     named[prefix + x][:] = self.input_gain * drawn
                 if h:
                     named[prefix + h][:] = self.gain * self.recurrent(rng, hidden)
                 named[prefix + b][:] = self.bias(rng, hidden, hidden)
+                for weights in elementwise:
+                    named[prefix + weights.name][:] = self.elementwise(rng, hidden)
             for block, value in network.cell.initial_bias(rng).items():
                 named[prefix + network.cell.blocks[block].b][:] = value
         named[READOUT[0]][:] = self.feedforward(rng, hidden, network.output_size, hidden)

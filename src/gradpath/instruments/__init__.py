@@ -77,11 +77,11 @@ class Instrument(Settings, ABC):
         return None
 
 
-def spike(before: Sequence[float], norm: float) -> float:
-    """Decades from the median of the last ``WINDOW`` log10 gradient norms ``before`` a step to its
-    own; NaN where nothing came before.
+def spike(previous: Sequence[float], norm: float) -> float:
+    """Decades from the median of the last ``WINDOW`` log10 gradient norms ``previous`` to a step to
+    its own; NaN where nothing came before.
     """
-    return norm - median(before[-WINDOW:]) if before else math.nan
+    return norm - median(previous[-WINDOW:]) if previous else math.nan
 
 
 def few_parameters(network: Network) -> None:

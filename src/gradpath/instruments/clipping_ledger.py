@@ -56,13 +56,13 @@ class ClippingLedger(Instrument):
         clips = (Clip(max_norm=self.max_norm), Clip(max_value=self.max_value))
         by_norm, by_value = (clip.apply(gradient)[0] for clip in clips)
         raw = gradient.scaled.array
-        own, norm_clip, value_clip = _against(raw, applied, by_norm, by_value)
+        actual, norm_clip, value_clip = _against(raw, applied, by_norm, by_value)
         row = {
             "log10_raw_norm": gradient.log10_norm,
-            "log10_applied_norm": own[1],
+            "log10_applied_norm": actual[1],
             "engaged": float(trace.clip_scale < 1),
             "non_finite": 0.0,
-            "cosine": own[0],
+            "cosine": actual[0],
             "norm_clip/cosine": norm_clip[0],
             "norm_clip/log10_norm": norm_clip[1],
             "value_clip/cosine": value_clip[0],
@@ -81,14 +81,14 @@ def _against(raw: NDArray, *vectors: NDArray) -> list[tuple[float, float]]:
     division by the largest element; (NaN, -inf) for a zero.
     """
     direction, length, _ = _scaled(raw)
-    found = []
+    pairs = []
     for vector in vectors:
         scaled, norm, largest = _scaled(vector)
         if not (length and norm):
-            found.append((np.nan, -np.inf))
+            pairs.append((np.nan, -np.inf))
             continue
-        found.append((float(direction @ scaled) / (length * norm), float(np.log10(norm) + np.log10(largest))))
-    return found
+        pairs.append((float(direction @ scaled) / (length * norm), float(np.log10(norm) + np.log10(largest))))
+    return pairs
 
 
 def _scaled(vector: NDArray) -> tuple[NDArray, float, float]:

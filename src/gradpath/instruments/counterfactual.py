@@ -29,11 +29,11 @@ class Counterfactual(Instrument):
         columns = _norms("factual", trace.states)
         theta, batch = trace.tape.theta, trace.tape.batch
         workspace = network.workspace()
-        for name, other in counterfactual_networks(network):
+        for name, variant in counterfactual_networks(network):
             # No two passes at a time: each is as large as the trace, and gone once its norms are
             # read.
-            tape = other.forward(theta, batch, workspace)
-            columns |= _norms(name, other.state_adjoints(theta, tape, workspace))
+            tape = variant.forward(theta, batch, workspace)
+            columns |= _norms(name, variant.state_adjoints(theta, tape, workspace))
             del tape
         return Measurement(tuple(columns), np.stack(list(columns.values()), axis=-1))
 

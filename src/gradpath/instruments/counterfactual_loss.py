@@ -22,6 +22,6 @@ class CounterfactualLoss(Instrument):
     def measure(self, network: Network, trace: Trace) -> Measurement:
         tape = trace.tape
         workspace, networks = network.workspace(), counterfactual_networks(network)
-        losses = {name: other.forward(tape.theta, tape.batch, workspace).loss for name, other in networks}
+        losses = {name: variant.forward(tape.theta, tape.batch, workspace).loss for name, variant in networks}
         losses = {"factual": tape.loss} | losses
         return Measurement(tuple(losses), np.array(list(losses.values())))

@@ -47,14 +47,14 @@ class JacobianLogSingularValues(Instrument):
 
 def _read(network: Network, tape: Tape, layer: int, sequence: int, lags: NDArray) -> NDArray:
     """(lags, n) of one sequence."""
-    wanted = set(lags.tolist())
+    selected = set(lags.tolist())
     factors = adjoint_qr(step_jacobians(network, tape, layer, sequence))
     try:
-        found = [
+        logarithms = [
             product.log_singular_values()
-            for lag, product in enumerate(islice(products(factors), max(wanted)), 1)
-            if lag in wanted
+            for lag, product in enumerate(islice(products(factors), max(selected)), 1)
+            if lag in selected
         ]
     except FloatingPointError:
         return np.full((len(lags), len(network.cell.states) * network.cell.hidden_size), np.nan)
-    return np.stack(found) / np.log(10)
+    return np.stack(logarithms) / np.log(10)

@@ -58,5 +58,5 @@ class LossSurface(Instrument):
         losses, workspace = [], network.workspace()
         for part in np.split(thetas, range(run, len(thetas), run)):
             _, tapes = network.forward_seeds(part, [tape.batch] * len(part), workspace)
-            losses += [each.loss for each in tapes]
+            losses += [tape_of_point.loss for tape_of_point in tapes]
         return Measurement((self.x, self.y, "loss"), np.stack([x, y, losses], axis=-1).astype(np.float64))

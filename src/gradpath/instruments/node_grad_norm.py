@@ -28,12 +28,12 @@ class NodeGradNorm(Instrument):
     def measure(self, network: Network, trace: Trace) -> Measurement:
         layers = range(network.layers)
         steps = chunks(trace.tape.length, trace.deltas[0].array[0].size)
-        read = [
+        readings = [
             {name: node.log10_norm_by_step() for k in layers for name, node in _nodes(network, trace, k, rows)}
             for rows in steps
         ]
-        values = [np.stack(list(columns.values()), axis=-1) for columns in read]
-        return Measurement(tuple(read[0]), np.concatenate(values))
+        values = [np.stack(list(columns.values()), axis=-1) for columns in readings]
+        return Measurement(tuple(readings[0]), np.concatenate(values))
 
 
 def _nodes(network: Network, trace: Trace, layer: int, rows: slice) -> Iterator[tuple[str, Scaled]]:

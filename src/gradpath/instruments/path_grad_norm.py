@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from gradpath.core import bptt, layer_names
 from gradpath.core.backward import backward
 from gradpath.core.network import Network
-from gradpath.core.scaled import Scaled, magnitude, shift
+from gradpath.core.scaled import Scaled, add_direct, magnitude, shift
+from gradpath.core.step import Elementwise
 from gradpath.core.trace import Measurement, Trace
 from gradpath.engine.partition import chunks
 from gradpath.instruments import Instrument
@@ -35,11 +36,15 @@ class PathGradNorm(Instrument):
              + Σ_gates (δa_{t+1} W_·hᵀ) ∘ S_t       ``C/input_gate``, ``C/forget_gate`` …
              + ∂⁺L/∂H_t ∘ S_t                       ``C/direct``: the loss's, or the layer above's
 
+    and a gate that reads C by an elementwise parameter w (a peephole) sends back δa ∘ w too, of
+    step t+1 where it reads what enters, of step t where it reads what leaves: parts of its path
+
     (the LSTM's adjoint, Hochreiter & Schmidhuber 1997 with F of Gers et al. 2000, by its summands);
-    at t = T there is ``direct`` alone. ``C/total`` is δC_t. Over the whole lag: ``C/carousel`` is
-    what comes back with every way through H_{t-1} of this layer cut (for a last-step loss δC_T ∘ ∏
-    F), ``C/rest`` what the cut takes away. Either split adds up to the total, to the rounding of
-    the type that the adjoint was computed in.
+    at t = T there is ``direct``, and what gates send back that read what leaves. ``C/total`` is
+    δC_t. Over the whole lag: ``C/carousel`` is what comes back with every way through H_{t-1} of
+    this layer's gates cut (for a last-step loss δC_T ∘ ∏ F), ``C/rest`` what the cut takes away.
+    Either split adds up to the total, to the rounding of the type that the adjoint was
+    computed in.
 
     ``C/highway/cosine`` is ⟨part, total⟩ / ‖part‖‖total‖ over sequences and units, and 0 where
     either is a true zero (whose direction is none). A part's signed share ⟨part, total⟩ / ‖total‖²
@@ -79,18 +84,43 @@ def one_step(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, 
     # Row t holds what step t+1 sends back; at T nothing follows.
     exponent = np.zeros(carried.exponent.shape, np.int32)
     exponent[:-1] = carried.exponent[1:]
-    sent = np.zeros(shape)
-    np.multiply(highway[1:], carried.array[1:], out=sent[:-1], dtype=np.float64)
-    yield "highway", Scaled(sent, exponent)
-    weights = _weights(network, trace, layer).h[0].reshape(cell.hidden_size, -1, cell.hidden_size)
-    for index, block in enumerate(list(cell.blocks)[cell.reads_h]):
-        sent = np.zeros(shape)
-        for rows in chunks(0 if cell.truncated else steps - 1, delta.array[0].size):
-            arriving = delta.array[1:][rows, :, cell.reads_h.start + index].astype(np.float64)
-            sent[rows] = arriving @ weights[:, index].T * to_carrier[rows]
-        yield cell.paths[block], Scaled(sent, exponent)
+    part = np.zeros(shape)
+    np.multiply(highway[1:], carried.array[1:], out=part[:-1], dtype=np.float64)
+    yield "highway", Scaled(part, exponent)
+    weights = _weights(network, trace, layer)
+    width, first = cell.hidden_size, cell.reads_h.start
+    for gate, block in enumerate(cell.blocks):
+        if block not in cell.paths:
+            continue
+        part = np.zeros(shape)
+        if cell.blocks[block].h:
+            recurrent = weights.h[0][:, (gate - first) * width :][:, :width]
+            for rows in chunks(0 if cell.truncated else steps - 1, delta.array[0].size):
+                arriving = delta.array[1:][rows, :, gate].astype(np.float64)
+                part[rows] = arriving @ recurrent.T * to_carrier[rows]
+        of_path = exponent.copy()
+        for read in cell.blocks[block].elementwise:
+            contribution = elementwise_return(network, trace, layer, gate, read)
+            reaches = contribution.array if read.state == cell.carrier else contribution.array * to_carrier
+            add_direct([part], of_path, reaches, contribution.exponent)
+        yield cell.paths[block], Scaled(part, of_path)
     direct = trace.direct[prefix + cell.output]
     yield "direct", Scaled(np.multiply(direct.array, to_carrier, dtype=np.float64), direct.exponent)
+
+
+def elementwise_return(network: Network, trace: Trace, layer: int, gate: int, read: Elementwise) -> Scaled:
+    """What a gate sends back to the state that it reads by an elementwise parameter w, at t = 1 … T
+    (T, B, H) in float64: δa_{t+1} ∘ w to what enters its step, δa_t ∘ w to what leaves it; 0 where
+    the cell's adjoint stops at the gates.
+    """
+    w = _weights(network, trace, layer).elementwise_by_name(network.cell)[read.name][0].astype(np.float64)
+    delta = trace.deltas[layer]
+    values = delta.array[:, :, gate] * (0 * w if network.cell.truncated else w)
+    if read.leaving:
+        return Scaled(values, delta.exponent)
+    return Scaled(
+        np.append(values[1:], 0 * values[:1], axis=0), np.append(delta.exponent[1:], 0 * delta.exponent[:1], axis=0)
+    )
 
 
 def whole_lag(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
@@ -98,25 +128,35 @@ def whole_lag(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str,
     H_{t-1}; ``rest``: its total adjoint less that.
 
     Not by subtraction, which would leave rounding alone where the two agree. With the gates cut,
-    the recursion is linear in what arrives at H_t, and what arrives in truth is ∂⁺L/∂H_t, which
-    makes the carousel, and Σ δa_{t+1} W_·hᵀ, which makes the rest. So each has the relative error
-    of its own recursion in the adjoint's type.
+    the recursion is linear in what arrives at the states, and what arrives in truth is ∂⁺L/∂H_t,
+    which makes the carousel, and Σ δa_{t+1} W_·hᵀ, with what gates send back by elementwise
+    parameters, which makes the rest. So each has the relative error of its own recursion in the
+    adjoint's type.
     """
     tape, cell = trace.tape.layers[layer].with_seed_axis(), network.cell
     received = trace.direct[network.prefix(layer) + cell.output]
     weights, delta = _weights(network, trace, layer), trace.deltas[layer]
-    through = np.zeros_like(received.array)
+    from_gates = np.zeros_like(received.array)
     exponent = np.zeros_like(delta.exponent)
     if not cell.truncated:
         for rows in chunks(trace.tape.length - 1, delta.array[0].size):
             to_h = delta.array[1:][rows, :, cell.reads_h]
-            through[rows] = to_h.reshape(*to_h.shape[:2], -1) @ weights.h[0].T
+            from_gates[rows] = to_h.reshape(*to_h.shape[:2], weights.h.shape[-1]) @ weights.h[0].T
         exponent[:-1] = delta.exponent[1:]
     workspace = network.workspace()
-    for name, arriving in (("carousel", received), ("rest", Scaled(through, exponent))):
+
+    def carried(arriving: Scaled, receives: str) -> Scaled:
         source = Scaled(arriving.array[:, None], arriving.exponent[:, None])
-        adjoint = backward(cell, weights, tape, source, truncate=True, workspace=workspace)
-        yield name, adjoint.states[cell.carrier].seed(0)
+        adjoint = backward(cell, weights, tape, source, truncate=True, receives=receives, workspace=workspace)
+        return adjoint.states[cell.carrier].seed(0)
+
+    yield "carousel", carried(received, cell.output)
+    remainder = carried(Scaled(from_gates, exponent), cell.output)
+    for gate, read in cell.elementwise:
+        contribution = elementwise_return(network, trace, layer, gate, read)
+        addend = carried(Scaled(contribution.array.astype(received.array.dtype), contribution.exponent), read.state)
+        add_direct([remainder.array], remainder.exponent, addend.array, addend.exponent)
+    yield "rest", remainder
 
 
 def _weights(network: Network, trace: Trace, layer: int) -> bptt.LayerWeights:
@@ -127,7 +167,7 @@ def _weights(network: Network, trace: Trace, layer: int) -> bptt.LayerWeights:
 def _cosine(part: Scaled, total: Scaled) -> NDArray:
     """(T,); beyond ±1 there is rounding only."""
     runs = chunks(len(part.array), part.array[0].size)
-    cosines = [np.vecdot(*(_unit(of.steps(rows).aligned_by_step) for of in (part, total))) for rows in runs]
+    cosines = [np.vecdot(*(_unit(adjoint.steps(rows).aligned_by_step) for adjoint in (part, total))) for rows in runs]
     return np.clip(np.concatenate(cosines), -1, 1)
 
 

@@ -58,8 +58,8 @@ def reach(curve: NDArray) -> tuple[float, float]:
     fallen = np.flatnonzero(~(lost < np.log10(np.e)))
     if not fallen.size:
         return float(len(curve) - 1), 1.0
-    before, after = lost[fallen[0] - 1 : fallen[0] + 1]
-    return float(fallen[0] - 1 + (np.log10(np.e) - before) / (after - before)), 0.0
+    upper, lower = lost[fallen[0] - 1 : fallen[0] + 1]
+    return float(fallen[0] - 1 + (np.log10(np.e) - upper) / (lower - upper)), 0.0
 
 
 def decades_lost(curve: NDArray) -> float:
@@ -70,5 +70,5 @@ def decades_lost(curve: NDArray) -> float:
     """
     if np.isnan(curve).any() or np.isposinf(curve).any():
         return np.nan
-    arrived = curve[curve > -np.inf]
-    return float(arrived[0] - curve[-1]) if arrived.size else np.inf
+    nonzero = curve[curve > -np.inf]
+    return float(nonzero[0] - curve[-1]) if nonzero.size else np.inf

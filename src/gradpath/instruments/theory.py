@@ -51,8 +51,8 @@ def _recurrent(network: Network, trace: Trace, layer: int, kind: Activation) -> 
     (unit,) = network.cell.blocks.values()
     w_xh, recurrent, b_h = (names[network.prefix(layer) + name] for name in unit[:3] if name)
     if not np.isfinite(recurrent).all():
-        every = ("sigma_max_bound", "spectral_radius", "mean_field", "bound_margin")
-        return dict.fromkeys(every, np.full(trace.tape.length, np.nan))
+        columns = ("sigma_max_bound", "spectral_radius", "mean_field", "bound_margin")
+        return dict.fromkeys(columns, np.full(trace.tape.length, np.nan))
     parts = [(x @ w_xh + b_h).astype(np.float64) for x in tape.inputs]
     mean, variance = np.array([part.mean() for part in parts]), np.array([part.var() for part in parts])
     bound = theory.log_bound(recurrent, kind)
@@ -87,8 +87,8 @@ def _margin(network: Network, trace: Trace, layer: int, recurrent: NDArray, log1
     excess = total[:-1] - np.logaddexp(direct[:-1] * np.log(10), limit * np.log(10)) / np.log(10)
     # The logarithms round too, in float64, by so much the more the further they are from 0.
     furthest = np.fmax(np.abs(limit), np.where(np.isfinite(direct[:-1]), np.abs(direct[:-1]), 0))
-    of_logarithms = 8 * np.finfo(np.float64).eps * (1 + furthest)
-    tolerance = _tolerance(recurrent, trace.states[name].array.dtype) + of_logarithms
+    logarithm_rounding = 8 * np.finfo(np.float64).eps * (1 + furthest)
+    tolerance = _tolerance(recurrent, trace.states[name].array.dtype) + logarithm_rounding
     worst = np.fmax(-margin, excess)
     if (worst > tolerance).any():
         t, b = np.argwhere(worst > tolerance)[-1]
@@ -117,8 +117,8 @@ def _carousel(network: Network, trace: Trace, layer: int) -> dict[str, NDArray]:
     """
     cell, last = network.cell, int(trace.tape.scored[-1])
     weights = list(network.layer_weights(trace.tape.theta[None].astype(np.float64)))[layer]
-    at_bias = bptt.LayerWeights(np.zeros_like(weights.x), np.zeros_like(weights.h), weights.b)
-    step = bptt.forward(cell, at_bias, np.zeros((1, 1, 1, weights.x.shape[1])), Workspace())
+    bias_only = weights.only_biases()
+    step = bptt.forward(cell, bias_only, np.zeros((1, 1, 1, weights.x.shape[1])), Workspace())
     gate = np.broadcast_to(cell.carrier_gain(step), (1, 1, 1, cell.hidden_size))[0, 0, 0]
     line = np.full(trace.tape.length, -np.inf)
     with np.errstate(divide="ignore"):

@@ -16,6 +16,14 @@ def discover(base: type[Unit]) -> dict[str, type[Unit]]:
     ``gradpath/cells/*.py``.
     """
     package = importlib.import_module(getattr(base, "package", base.__module__))
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    return {cls.__module__.rpartition(".")[2]: cls for cls in sorted(base.__subclasses__(), key=lambda c: c.__module__)}
+    modules = [f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+    for module in modules:
+        importlib.import_module(module)
+    units = [cls for cls in _subclasses(base) if cls.__module__ in modules or base in cls.__bases__]
+    return {cls.__module__.rpartition(".")[2]: cls for cls in sorted(units, key=lambda cls: cls.__module__)}
+
+
+def _subclasses(base: type[Unit]) -> set[type[Unit]]:
+    """Those of any depth: a unit may be a unit of ours with something changed."""
+    direct = set(base.__subclasses__())
+    return direct.union(*(_subclasses(cls) for cls in direct))

@@ -50,11 +50,11 @@ def folder_name(name: str) -> str:
     harmless of it and ``~`` with a digest, so that no two names share a folder.
     """
     composed = unicodedata.normalize("NFC", name)
-    kept = "".join(c if c.isalnum() or c in " ._-" else "_" for c in composed)
-    kept = kept.encode()[:LONGEST_NAME].decode(errors="ignore").strip(" .")
-    if kept and kept == name and kept.partition(".")[0].rstrip().upper() not in RESERVED:
-        return kept
-    return f"{kept or '_'}~{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"
+    safe = "".join(c if c.isalnum() or c in " ._-" else "_" for c in composed)
+    safe = safe.encode()[:LONGEST_NAME].decode(errors="ignore").strip(" .")
+    if safe and safe == name and safe.partition(".")[0].rstrip().upper() not in RESERVED:
+        return safe
+    return f"{safe or '_'}~{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"
 
 
 def unsent() -> Path:

@@ -14,8 +14,8 @@ def printable(text: object, longest: int = LONGEST) -> str:
     separators, surrogates) is written as Python writes it, ``\x1b``, and what is too long ends in
     ``…``.
     """
-    said = str(text)
-    return _seen(said if len(said) <= longest else said[: longest - 1] + "…")
+    content = str(text)
+    return _seen(content if len(content) <= longest else content[: longest - 1] + "…")
 
 
 def one_line(text: str) -> str:

@@ -1,45 +1,25 @@
-"""The door for what a store holds: the artifacts of a run, which anybody may have written, checked
-before use.
-
-Nothing here trusts a byte. What comes out of ``measurements`` and ``configuration`` has the names,
-dtypes, shapes and sizes that the figures rely on; whatever else a file holds is one
-``DamagedError`` that says what is wrong with it.
+"""The artifacts of a run as a store holds them, checked before use: the names, dtypes, shapes and
+sizes that the figures rely on. Anybody may have written them; :mod:`gradpath.tracking.decoding`
+reads them.
 """
 
-import io
-import math
-import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from gradpath.core.roles import Roles
 from gradpath.schema.settings import fingerprint
 from gradpath.schema.text import printable
 from gradpath.tracking import declarations, store
+from gradpath.tracking.decoding import INTEGER, NUMBER, TEXT, DamagedError, arrays_of, plain_yaml, refusing
 
-LARGEST_ARRAYS = 2 << 30
-"""Bytes of ``measurements.npz`` that are read. Ours lies uncompressed, so that a file never unfolds
-in memory.
-"""
-LARGEST_CONFIG = 200_000
-"""Bytes of ``config.yaml``, of which a real one has 3 000."""
+__all__ = ["DamagedError", "Measurements", "Series", "configuration", "measurements"]
+
 SECTIONS = ("task", "cell", "init", "optimizer", "clip", "train")
-INTEGER, NUMBER, TEXT = "iu", "iufb", "U"
-"""Kinds of NumPy dtypes."""
-
-
-class DamagedError(Exception):
-    """An artifact does not hold what gradpath writes; the message says what is wrong, in a few
-    words.
-    """
 
 
 @dataclass(frozen=True)
@@ -67,26 +47,23 @@ class Measurements:
     series: dict[str, Series]
     chance_loss: float
     longest_lag: int
+    """Of the task: from the first input that matters to the output that needs it."""
     roles: Roles | None
     """What the cell declares of itself; None in what version 0.1 stored."""
 
 
 def measurements(path: Path) -> Measurements:
     """Reads and checks ``measurements.npz``; raises DamagedError."""
-    with _refusing(path.name):
-        return _checked(_arrays(path))
+    with refusing(path.name):
+        return _checked(arrays_of(path))
 
 
 def configuration(path: Path, identity: str) -> dict[str, Any]:
     """Reads and checks ``config.yaml``: the sections and keys that every run has, and that it is
     the configuration with that ``config_hash``; raises DamagedError.
     """
-    with _refusing(path.name):
-        with path.open("rb") as file:
-            content = file.read(LARGEST_CONFIG + 1)
-        if len(content) > LARGEST_CONFIG:
-            raise DamagedError(f"is larger than {LARGEST_CONFIG} bytes")
-        config = _plain(yaml.load(content.decode(), _Loader), "")
+    with refusing(path.name):
+        config = plain_yaml(path)
         for section in SECTIONS:
             if not isinstance(config, dict) or not isinstance(config.get(section), dict):
                 raise DamagedError(f"has no section {section}")
@@ -102,105 +79,6 @@ def configuration(path: Path, identity: str) -> dict[str, Any]:
         if fingerprint(config) != identity:
             raise DamagedError(f"is not the configuration of the run, whose config_hash is {identity}")
         return config
-
-
-@contextmanager
-def _refusing(name: str) -> Iterator[None]:
-    """Whatever goes wrong is the file's fault: what decoders raise at a hostile file has no end
-    (struct.error, RecursionError, MemoryError, …).
-    """
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    except DamagedError as error:
-        raise DamagedError(f"damaged artifact: {name} {error}") from None
-    except Exception as error:
-        raise DamagedError(f"damaged artifact: {name} cannot be read: {_said(error)}") from error
-
-
-def _said(error: Exception) -> str:
-    said = str(error).strip().split("\n")[0]
-    return printable(f"{type(error).__name__}: {said}" if said else type(error).__name__, 200)
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML without aliases: gradpath writes none, and a few lines of them unfold to any size."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise DamagedError("holds a YAML alias")
-        return super().compose_node(parent, index)
-
-
-def _plain(value: Any, key: str) -> Any:
-    """A tree of dicts with text keys, lists, text, numbers, booleans and None, its text made
-    printable.
-    """
-    if isinstance(value, dict):
-        if unfit := next((k for k in value if not isinstance(k, str)), None):
-            raise DamagedError(f"has the key {printable(unfit, 40)}, no text")
-        return {printable(k): _plain(v, f"{key}.{k}") for k, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(item, key) for item in value]
-    if isinstance(value, str):
-        return printable(value, LARGEST_CONFIG)
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    raise DamagedError(f"holds a {type(value).__name__} at {printable(key[1:], 80)}")
-
-
-def _arrays(path: Path) -> dict[str, NDArray]:
-    """The arrays of an npz. Each header is held against the bytes that are there before memory is
-    asked for, since a header of 80 bytes can declare an exabyte.
-    """
-    if path.stat().st_size > LARGEST_ARRAYS:
-        raise DamagedError(f"is larger than {LARGEST_ARRAYS >> 30} GiB")
-    found: dict[str, NDArray] = {}
-    with _Listed(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
-        file.largest = LARGEST_ARRAYS
-        members = archive.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise DamagedError("is compressed, which gradpath's are not")
-        if sum(member.file_size for member in members) > path.stat().st_size:
-            raise DamagedError("declares more than it holds")
-        for member in members:
-            name = member.filename.removesuffix(".npy")
-            if name in found:
-                raise DamagedError(f"holds {printable(name, 80)} twice")
-            found[name] = _array(archive, member)
-    return found
-
-
-class _Listed(io.BufferedReader):
-    """A file whose list of members must be short: ``zipfile`` keeps 500 bytes for each of a list's
-    46.
-    """
-
-    largest = 1 << 20
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > self.largest:
-            raise DamagedError("lists more arrays than gradpath writes")
-        return super().read(size)
-
-
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray:
-    name = printable(member.filename, 80)
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        elif version == (2, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-        else:
-            raise DamagedError(f"holds {name} in a format that gradpath does not write")
-        if dtype.kind not in NUMBER + TEXT:
-            raise DamagedError(f"holds {name} of dtype {printable(dtype, 80)}")
-        content = file.read()
-    if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(content):
-        raise DamagedError(f"holds {name} with {len(content)} bytes for shape {printable(shape, 80)}")
-    flat = np.frombuffer(content, dtype) if content else np.empty(0, dtype)
-    return flat.reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="))
 
 
 def _checked(arrays: Mapping[str, NDArray]) -> Measurements:

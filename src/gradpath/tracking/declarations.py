@@ -35,28 +35,32 @@ def from_text(text: str) -> Roles:
     """
     if len(text) > LARGEST:
         raise ValueError(f"longer than {LARGEST} characters")
-    found: Roles = _read(json.loads(text), Roles, "roles")
-    colors = (found.colors or {}).values()
+    roles: Roles = _read(json.loads(text), Roles, "roles")
+    colors = (roles.colors or {}).values()
     if not all(len(color) == 7 and color[0] == "#" and set(color[1:]) <= set("0123456789ABCDEF") for color in colors):
         raise ValueError("a colour is not #RRGGBB")
-    return found
+    return roles
 
 
-def of_configuration(cell: Mapping[str, Any], readings: Mapping[str, tuple[str, ...]]) -> Roles:
+def from_configuration(cell: Mapping[str, Any], readings: Mapping[str, tuple[str, ...]]) -> Roles:
     """The roles of a run that was stored without: what the cell of that name declares as it is
     configured; of a cell that is not here, what the names of its readings say, which is its states.
     ``readings``: columns by instrument.
     """
-    made = discover(Cell).get(cell["name"])  # type: ignore[type-abstract]
-    if made is not None:
-        known = {field.name: _plain(cell[field.name], made, field.name) for field in fields(made) if field.name in cell}
-        return made(**known).roles
+    cell_type = discover(Cell).get(cell["name"])  # type: ignore[type-abstract]
+    if cell_type is not None:
+        settings = {
+            field.name: _plain(cell[field.name], cell_type, field.name)
+            for field in fields(cell_type)
+            if field.name in cell
+        }
+        return cell_type(**settings).roles
     layers, columns = int(cell["layers"]), readings.get("state_grad_norm", ())
     states = columns[: columns.index(next((c for c in columns if c.startswith("direct/")), columns[-1]))] or (
         "carrier",
     )
-    own = tuple(name.rpartition("/")[2] for name in states[: max(1, len(states) // layers)])
-    return Roles(cell["name"], "", layers, own, own[0], own[-1], {}, {}, {})
+    names = tuple(name.rpartition("/")[2] for name in states[: max(1, len(states) // layers)])
+    return Roles(cell["name"], "", layers, names, names[0], names[-1], {}, {}, {})
 
 
 def _plain(value: Any, cls: type, name: str) -> Any:
@@ -86,7 +90,7 @@ def _read(value: Any, kind: Any, place: str) -> Any:
     elif origin is tuple and isinstance(value, list):
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
         if len(kinds) == len(value):
-            return tuple(_read(item, one, place) for item, one in zip(value, kinds, strict=True))
+            return tuple(_read(item, item_kind, place) for item, item_kind in zip(value, kinds, strict=True))
         fits = False
     elif kind is str and isinstance(value, str):
         return printable(value, LONGEST)
@@ -102,8 +106,8 @@ def _read(value: Any, kind: Any, place: str) -> Any:
 def _read_one_of(value: Any, kinds: tuple[Any, ...], place: str) -> Any:
     if value is None and NoneType in kinds:
         return None
-    *others, last = [kind for kind in kinds if kind is not NoneType]
-    for kind in others:
+    *earlier, last = [kind for kind in kinds if kind is not NoneType]
+    for kind in earlier:
         try:
             return _read(value, kind, place)
         except ValueError:

@@ -87,90 +87,94 @@ class Evidence:
 
 def outcome(task: Task, first_loss: float, evaluation: Evaluation | None, diverged_at: int | None) -> Evidence:
     """What is known of a run without its instruments."""
-    known = Evidence(task.lags[1], first_loss=first_loss, chance=task.chance_loss, diverged_at=diverged_at)
+    evidence = Evidence(task.lags[1], first_loss=first_loss, chance=task.chance_loss, diverged_at=diverged_at)
     if evaluation is None:
-        return known
+        return evidence
     score = f"{task.metric} {evaluation.score:.2g} (solved below {task.solved_below:g})"
-    return replace(known, score=score, solved=evaluation.solved, loss=evaluation.loss)
+    return replace(evidence, score=score, solved=evaluation.solved, loss=evaluation.loss)
 
 
 def weigh(
-    evidence: Evidence, readings: Readings, norms: Mapping[int, float], roles: Roles, rose: float = 0.5
+    evidence: Evidence, readings: Readings, norms: Mapping[int, float], roles: Roles, min_rise: float = 0.5
 ) -> Evidence:
     """Adds to what is known of a run what its instruments have read; ``norms`` is the log10
-    gradient norm of every training step, ``roles`` what its cell declares, ``rose`` the decades
+    gradient norm of every training step, ``roles`` what its cell declares, ``min_rise`` the decades
     from which on ``grown`` has risen. What is not finite does not count.
     """
-    found = vars(evidence).copy()
+    numbers = vars(evidence).copy()
     steps = sorted(norms)
     if steps:
-        found["updates"] = steps[-1]
+        numbers["updates"] = steps[-1]
     if finite := [norms[step] for step in steps if np.isfinite(norms[step])]:
         quarters = np.array_split(finite, min(4, len(finite)))
-        found |= {"largest": max(finite), "smallest_quarter": min(float(np.median(part)) for part in quarters)}
-    found |= _of_carrier(evidence.lag, readings, roles)
-    if curves := found.pop("curves"):
-        found |= _of_curves(curves, norms, rose)
+        numbers |= {"largest": max(finite), "smallest_quarter": min(float(np.median(part)) for part in quarters)}
+    numbers |= _carrier_numbers(evidence.lag, readings, roles)
+    if curves := numbers.pop("curves"):
+        numbers |= _curve_numbers(curves, norms, min_rise)
     names, _, activations = _finite(readings, "gate_activation")
     if activations:
-        found["saturated"] = _saturated(dict(zip(names, activations[-1].mean(axis=0).tolist(), strict=True)), roles)
-    return Evidence(**found)
+        numbers["saturated"] = _saturated(dict(zip(names, activations[-1].mean(axis=0).tolist(), strict=True)), roles)
+    return Evidence(**numbers)
 
 
-def over_sequence(readings: Readings, roles: Roles) -> dict[int, float]:
+def decades_over_sequence(readings: Readings, roles: Roles) -> dict[int, float]:
     """Decades that the gradient of the bottom layer's carrier loses over the whole sequence, by
     training step; nothing where the loss reads several steps and nothing has followed the last one
     alone: their sum says nothing of the lag.
     """
-    found = _of_carrier(len(readings["state_grad_norm"][2][0]), readings, roles)
-    mixed = found.get("scored_within") and not found.get("last_alone")
-    return {} if mixed else {step: lost for step, lost, _ in found["curves"]}
+    numbers = _carrier_numbers(len(readings["state_grad_norm"][2][0]), readings, roles)
+    mixed = numbers.get("scored_within") and not numbers.get("last_alone")
+    return {} if mixed else {step: lost for step, lost, _ in numbers["curves"]}
 
 
-def _of_carrier(lag: int, readings: Readings, roles: Roles) -> dict:
+def _carrier_numbers(lag: int, readings: Readings, roles: Roles) -> dict:
     """``curves``: (step, lost, grown) of every finite reading; and what they are of."""
     names, steps, profiles = readings.get("state_grad_norm", ((), (), ()))
     if not profiles:
         return {"curves": []}
     carrier = list(names).index(roles.bottom_carrier)
     direct = [column for column, name in enumerate(names) if name.startswith("direct/")]
-    found: dict = {"curves": [], "span": min(lag, len(profiles[0]) - 1)}
+    numbers: dict = {"curves": [], "span": min(lag, len(profiles[0]) - 1)}
     for step, profile in zip(steps, profiles, strict=True):
-        sent = profile[:, direct[-1]] if direct else profile[:, carrier]  # the loss sends into the top layer, the last
-        scored = np.flatnonzero(sent > -np.inf)
+        source = (
+            profile[:, direct[-1]] if direct else profile[:, carrier]
+        )  # the loss sends into the top layer, the last
+        scored = np.flatnonzero(source > -np.inf)
         if not scored.size:  # NaN, or a loss whose gradient is a true zero
-            found["not_finite"] = found.get("not_finite", 0) + int(np.isnan(sent).any())
+            numbers["not_finite"] = numbers.get("not_finite", 0) + int(np.isnan(source).any())
             continue
         end = int(scored[-1])
         if direct and len(scored) > 1 and scored[-2] >= end - lag:
-            found["scored_within"] = True
+            numbers["scored_within"] = True
         curve = profile[end::-1, carrier][: lag + 1]
         if np.isnan(curve).any() or np.isposinf(curve).any():
-            found["not_finite"] = found.get("not_finite", 0) + 1
+            numbers["not_finite"] = numbers.get("not_finite", 0) + 1
             continue
-        found["curves"].append((step, decades_lost(curve), _grown(curve)))
-    if not found.get("scored_within"):
-        return found
-    last = found["curves"][-1][0] if found["curves"] else None
+        numbers["curves"].append((step, decades_lost(curve), _grown(curve)))
+    if not numbers.get("scored_within"):
+        return numbers
+    last = numbers["curves"][-1][0] if numbers["curves"] else None
     names, steps, values = readings.get("reach", ((), (), ()))
-    lost = [(step, float(value[list(names).index("decades_lost")])) for step, value in zip(steps, values, strict=True)]
-    alone = [(step, value, max(-value, 0.0)) for step, value in lost if not np.isnan(value)]
-    if alone and alone[-1][0] == last:  # an older reading is of another network
-        return found | {"curves": alone, "last_alone": True, "span": len(profiles[0]) - 1}
-    return found
+    decades = [
+        (step, float(value[list(names).index("decades_lost")])) for step, value in zip(steps, values, strict=True)
+    ]
+    reach_curves = [(step, value, max(-value, 0.0)) for step, value in decades if not np.isnan(value)]
+    if reach_curves and reach_curves[-1][0] == last:  # an older reading is of another network
+        return numbers | {"curves": reach_curves, "last_alone": True, "span": len(profiles[0]) - 1}
+    return numbers
 
 
-def _of_curves(curves: list[tuple[int, float, float]], norms: Mapping[int, float], rose: float) -> dict:
+def _curve_numbers(curves: list[tuple[int, float, float]], norms: Mapping[int, float], min_rise: float) -> dict:
     largest = max(curves, key=lambda curve: norms.get(curve[0], -np.inf))
-    found: dict = {"lost": curves[-1][1], "grown_at_largest": largest[2]}
-    found["grown"] = float(np.median([grown for _, _, grown in curves]))
+    numbers: dict = {"lost": curves[-1][1], "grown_at_largest": largest[2]}
+    numbers["grown"] = float(np.median([grown for _, _, grown in curves]))
     if curves[0][0] == 0:
-        found |= {"lost_at_init": curves[0][1], "grown_at_init": curves[0][2]}
+        numbers |= {"lost_at_init": curves[0][1], "grown_at_init": curves[0][2]}
     spikes = list(_spikes(curves, norms))
     if spikes:
-        at, size, grown, rise = max(spikes, key=lambda read: (read[3] >= rose, read[1]))
-        found |= {"spike_at": at, "spike": size, "grown_at_spike": grown, "rise_at_spike": rise}
-    return found
+        step, size, grown, rise = max(spikes, key=lambda candidate: (candidate[3] >= min_rise, candidate[1]))
+        numbers |= {"spike_at": step, "spike": size, "grown_at_spike": grown, "rise_at_spike": rise}
+    return numbers
 
 
 def _spikes(
@@ -180,23 +184,23 @@ def _spikes(
     for index, (step, _, grown) in enumerate(curves):
         size = spike([norms[s] for s in range(step) if s in norms], norms.get(step, np.nan))
         if index and np.isfinite(size):
-            before = [at_that for _, _, at_that in curves[max(0, index - RECENT) : index]]
-            yield step, size, grown, grown - float(np.median(before))
+            recent = [value for _, _, value in curves[max(0, index - RECENT) : index]]
+            yield step, size, grown, grown - float(np.median(recent))
 
 
 def _grown(curve: NDArray) -> float:
     """Decades from lag 0, or the first lag at which something has arrived, to the largest value at
     any lag.
     """
-    arrived = curve[curve > -np.inf]
-    return float(arrived.max() - arrived[0]) if arrived.size else 0.0
+    nonzero = curve[curve > -np.inf]
+    return float(nonzero.max() - nonzero[0]) if nonzero.size else 0.0
 
 
 def _finite(readings: Readings, name: str) -> tuple[Sequence[str], list[int], list[NDArray]]:
     """The readings of an instrument that hold neither NaN nor +inf (-inf is a true zero)."""
     names, steps, values = readings.get(name, ((), (), ()))
-    whole = [i for i, value in enumerate(values) if not (np.isnan(value) | np.isposinf(value)).any()]
-    return names, [steps[i] for i in whole], [values[i] for i in whole]
+    finite = [i for i, value in enumerate(values) if not (np.isnan(value) | np.isposinf(value)).any()]
+    return names, [steps[i] for i in finite], [values[i] for i in finite]
 
 
 def _saturated(mean: Mapping[str, float], roles: Roles) -> float | None:
@@ -208,10 +212,12 @@ def _saturated(mean: Mapping[str, float], roles: Roles) -> float | None:
     gates = [name.removesuffix("/mean") for name in mean if name.endswith("/mean")]
     shares = []
     for gate in gates:
-        below, above = mean[f"{gate}/below_0.1"], mean[f"{gate}/above_0.9"]
+        share_below, share_above = mean[f"{gate}/below_0.1"], mean[f"{gate}/above_0.9"]
         name = layer_names.split(gate)[1]
         low, high = roles.saturates(name)
-        on_or_off = roles.is_slope(name) and np.isclose(mean[f"{gate}/mean"], above) and 0 < below < 1
-        if not on_or_off or below + above < 1 - 1e-9:
-            shares.append(below * low + above * high)
+        piecewise_linear = (
+            roles.is_slope(name) and np.isclose(mean[f"{gate}/mean"], share_above) and 0 < share_below < 1
+        )
+        if not piecewise_linear or share_below + share_above < 1 - 1e-9:
+            shares.append(share_below * low + share_above * high)
     return float(np.mean(shares)) if shares else None

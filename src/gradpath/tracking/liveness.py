@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-EVERY = 30.0
+INTERVAL = 30.0
 """Seconds between two beats."""
 STALE = 300.0
 """Seconds without a beat after which a run is taken for dead: ten beats missed."""
@@ -86,8 +86,8 @@ class _Pulse:
                     self._thread = None
                     return
                 run_id, (client, last) = min(self._runs.items(), key=lambda item: item[1][1])
-                if (left := last + EVERY - time.monotonic()) > 0:
-                    self._changed.wait(left)
+                if (remaining := last + INTERVAL - time.monotonic()) > 0:
+                    self._changed.wait(remaining)
                     continue
                 self._runs[run_id] = (client, time.monotonic())
             # Outside the lock, and never the run's problem: the store may be away, and may come
@@ -105,20 +105,20 @@ def reap(client: "MlflowClient", experiment: str) -> list[str]:
     """
     lines, doubtful = [], []
     for run in _running(client, experiment):
-        gone = dead(run.data.tags)
-        if gone is None:
+        is_dead = dead(run.data.tags)
+        if is_dead is None:
             doubtful.append(run)
-        elif gone:
+        elif is_dead:
             with suppress(StoreError):
-                now = client.get_run(run.info.run_id)  # it may have ended, or have had a beat, in the meantime
-                if now.info.status == "RUNNING" and dead(now.data.tags):
+                current = client.get_run(run.info.run_id)  # it may have ended, or have had a beat, in the meantime
+                if current.info.status == "RUNNING" and dead(current.data.tags):
                     client.set_terminated(run.info.run_id, "KILLED")
                     lines.append(f"found a run that was killed, now marked so: {run.info.run_name}")
     if doubtful:
-        first, more = doubtful[0], len(doubtful) - 1
+        first, others_count = doubtful[0], len(doubtful) - 1
         lines.append(
             f"left alone, since nothing proves it dead: {first.info.run_name} ({first.info.run_id}), "
-            f"RUNNING without a heartbeat{f', and {more} more' if more else ''}"
+            f"RUNNING without a heartbeat{f', and {others_count} more' if others_count else ''}"
         )
     return lines
 
@@ -126,8 +126,8 @@ def reap(client: "MlflowClient", experiment: str) -> list[str]:
 def _running(client: "MlflowClient", experiment: str) -> "list[Run]":
     """All runs of an experiment that are RUNNING and ours."""
     query = "attributes.status = 'RUNNING' and tags.config_hash != '' and tags.host != ''"
-    found = pages(lambda token: client.search_runs([experiment], query, max_results=1000, page_token=token))
-    return [run for run in found if re.fullmatch("[0-9a-f]{12}", run.data.tags.get("config_hash", ""))]
+    runs = pages(lambda token: client.search_runs([experiment], query, max_results=1000, page_token=token))
+    return [run for run in runs if re.fullmatch("[0-9a-f]{12}", run.data.tags.get("config_hash", ""))]
 
 
 def dead(tags: Mapping[str, str]) -> bool | None:
@@ -135,8 +135,8 @@ def dead(tags: Mapping[str, str]) -> bool | None:
     was the same one.
     """
     age, pid = _age(tags.get("heartbeat")), _pid(tags.get("pid"))
-    here, process = _container(), tags.get("process", "").rpartition(" ")
-    if here and process[0] == here and pid is not None:
+    container, process = _container(), tags.get("process", "").rpartition(" ")
+    if container and process[0] == container and pid is not None:
         return _started(pid) != process[2]
     if age is not None:
         return age > STALE

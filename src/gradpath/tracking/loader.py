@@ -1,20 +1,15 @@
-"""Reads runs back from MLflow: the one module that does."""
+"""Finds runs and sweeps in MLflow, and reads them back."""
 
 import re
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from numpy.typing import NDArray
-
-from gradpath.core.roles import Roles
 from gradpath.schema.text import printable
-from gradpath.tracking import artifact, declarations, plan, store
-from gradpath.tracking.artifact import DamagedError, Series
+from gradpath.tracking import plan, store
+from gradpath.tracking.artifact import Series
+from gradpath.tracking.decoding import DamagedError
+from gradpath.tracking.stored_run import Run, read_run, run_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,40 +21,6 @@ __all__ = ["NothingFinishedError", "Run", "Series", "Sweep", "load", "newest_swe
 
 class NothingFinishedError(store.StoreError):
     """The store holds no finished run of what was asked for."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its identity, its resolved configuration, and everything that was measured.
-    All its text is printable, whatever the store holds.
-    """
-
-    run_id: str
-    name: str
-    arm: str
-    config: dict[str, Any]
-    tags: dict[str, str]
-    lag: NDArray
-    loss: Series
-    evaluation: Series
-    series: dict[str, Series]
-    chance_loss: float
-    longest_lag: int
-    """Of the task: from the first input that matters to the output that needs it."""
-    roles: Roles
-    """What the cell declares of itself: its parameters' roles, its carrier, what keeps it, how it
-    is drawn.
-    """
-
-    @property
-    def seed(self) -> int:
-        return int(self.config["seed"])
-
-    @property
-    def diverged_at(self) -> int | None:
-        """The training step at which loss or gradient stopped being finite."""
-        step = self.tags.get("diverged_at_step")
-        return int(step) if step is not None else None
 
 
 @dataclass
@@ -87,35 +48,39 @@ def newest_sweep(uri: str | None, experiment: str | None, sweep_id: str | None =
     of one sweep or of any.
     """
     client = store.connect(uri, create=False)
-    known = {e.experiment_id: e.name for e in store.pages(lambda token: client.search_experiments(page_token=token))}
-    ids = [i for i, name in known.items() if experiment in (None, name)]
+    experiment_names = {
+        e.experiment_id: e.name for e in store.pages(lambda token: client.search_experiments(page_token=token))
+    }
+    ids = [i for i, name in experiment_names.items() if experiment in (None, name)]
     if not ids:
         _active(client, str(experiment))
-        names = [printable(name, 80) for name in sorted(set(known.values()) - {"Default"})]
-        there = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none yet"
-        raise NothingFinishedError(f"study={printable(experiment)}: no such MLflow experiment; there are: {there}")
+        names = [printable(name, 80) for name in sorted(set(experiment_names.values()) - {"Default"})]
+        alternatives = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "") or "none yet"
+        raise NothingFinishedError(
+            f"study={printable(experiment)}: no such MLflow experiment; there are: {alternatives}"
+        )
     finished = "attributes.status = 'FINISHED' and tags.sweep_id != '' and tags.config_hash != ''"
     query = f"{finished} and {_is_sweep(sweep_id)}" if sweep_id is not None else finished
     # Mostly the first is one of ours; with other tools' runs among them it is the first that is.
     for run in store.pages(lambda token: client.search_runs(ids, query, max_results=50, page_token=token)):
         if _identity(run) and sweep_id in (None, run.data.tags["sweep_id"]):
-            return known[run.info.experiment_id], run.data.tags["sweep_id"]
-    where = f" in experiment {printable(experiment)}" if experiment is not None else ""
+            return experiment_names[run.info.experiment_id], run.data.tags["sweep_id"]
+    scope = f" in experiment {printable(experiment)}" if experiment is not None else ""
     if sweep_id is None:
-        raise NothingFinishedError(f"nothing to report: no run has finished{where}")
+        raise NothingFinishedError(f"nothing to report: no run has finished{scope}")
     newest = newest_sweep(uri, experiment)  # which says itself that there is none
-    there = f"the newest is {printable(newest[1])}, of {printable(newest[0])}"
-    raise store.StoreError(f"sweep={printable(sweep_id)}: no finished run{where}; {there}")
+    alternatives = f"the newest is {printable(newest[1])}, of {printable(newest[0])}"
+    raise store.StoreError(f"sweep={printable(sweep_id)}: no finished run{scope}; {alternatives}")
 
 
 def load(uri: str | None, experiment: str, sweep_id: str) -> list[Run]:
     """The finished runs of a sweep, by arm and seed; raises StoreError where one is damaged."""
-    found = sweep(uri, experiment, sweep_id)
-    for line in found.damaged:
+    content = sweep(uri, experiment, sweep_id)
+    for line in content.damaged:
         raise store.StoreError(line)
-    if not found.runs:
+    if not content.runs:
         raise store.StoreError(f"sweep={printable(sweep_id)}: no finished run in experiment {printable(experiment)}")
-    return found.runs
+    return content.runs
 
 
 def sweep(uri: str | None, experiment: str, sweep_id: str) -> Sweep:
@@ -124,47 +89,49 @@ def sweep(uri: str | None, experiment: str, sweep_id: str) -> Sweep:
     say; without a plan (version 0.1), what was begun.
     """
     client = store.connect(uri, create=False)
-    place = _active(client, experiment)
-    found, finished = Sweep(), set()
+    mlflow_experiment = _active(client, experiment)
+    content, finished = Sweep(), set()
     begun: dict[str, str] = {}
     damaged: list[tuple[str, str]] = []
-    for run in reversed(_search(client, place, sweep_id)):  # oldest first
+    for run in reversed(_search(client, mlflow_experiment, sweep_id)):  # oldest first
         point = _identity(run)
         if point is None:
-            found.passed_over.append(f"{_named(run)}: not a run of gradpath, it has no config_hash")
+            content.passed_over.append(f"{_described(run)}: not a run of gradpath, it has no config_hash")
         elif run.info.status == "FINISHED":
             finished.add(point)
             try:
-                found.runs.append(_read(client, run, point))
+                content.runs.append(read_run(client, run, point))
             except DamagedError as error:
-                damaged.append((point, f"{_named(run)}: {error}"))
+                damaged.append((point, f"{_described(run)}: {error}"))
         else:
-            begun[point] = _name(run) + (" (still running)" if run.info.status == "RUNNING" else "")
-    found.runs.sort(key=lambda run: (run.arm, run.seed))
-    found.planned, wrong = plan.read(place.tags if place else {}, sweep_id)
-    found.passed_over += wrong
-    counts = Counter(run.tags["config_hash"] for run in found.runs)
-    found.doubled = [next(r.name for r in found.runs if r.tags["config_hash"] == p) for p, n in counts.items() if n > 1]
+            begun[point] = run_name(run) + (" (still running)" if run.info.status == "RUNNING" else "")
+    content.runs.sort(key=lambda run: (run.arm, run.seed))
+    content.planned, damaged_plans = plan.read(mlflow_experiment.tags if mlflow_experiment else {}, sweep_id)
+    content.passed_over += damaged_plans
+    counts = Counter(run.tags["config_hash"] for run in content.runs)
+    content.doubled = [
+        next(r.name for r in content.runs if r.tags["config_hash"] == p) for p, n in counts.items() if n > 1
+    ]
     for point, line in damaged:  # beside a whole one of the same point it is superseded too
-        (found.passed_over if counts[point] else found.damaged).append(line)
-    asked = {point: planned.name for point, planned in found.planned.items()} | begun
-    found.missing = {point: name for point, name in asked.items() if point not in finished}
-    return found
+        (content.passed_over if counts[point] else content.damaged).append(line)
+    expected = {point: planned.name for point, planned in content.planned.items()} | begun
+    content.missing = {point: name for point, name in expected.items() if point not in finished}
+    return content
 
 
 def outcomes(uri: str | None, experiment: str, sweep_id: str) -> list[tuple[str, str, dict[str, str]]]:
     """(name, status, tags) of every run of a sweep, oldest first."""
     client = store.connect(uri, create=False)
     runs = sorted(_search(client, _active(client, experiment), sweep_id), key=lambda run: run.info.start_time or 0)
-    return [(_name(run), run.info.status, dict(run.data.tags)) for run in runs]
+    return [(run_name(run), run.info.status, dict(run.data.tags)) for run in runs]
 
 
 def _active(client: "MlflowClient", name: str) -> "MlflowExperiment | None":
     """The MLflow experiment of that name; raises StoreError where it has been deleted."""
-    place = client.get_experiment_by_name(name)
-    if place is not None and place.lifecycle_stage != "active":
+    mlflow_experiment = client.get_experiment_by_name(name)
+    if mlflow_experiment is not None and mlflow_experiment.lifecycle_stage != "active":
         raise store.StoreError(f"study={printable(name)}: has been deleted in MLflow; restore it there")
-    return place
+    return mlflow_experiment
 
 
 def _is_sweep(sweep_id: str) -> str:
@@ -174,13 +141,13 @@ def _is_sweep(sweep_id: str) -> str:
     return f"tags.sweep_id = '{sweep_id}'" if re.fullmatch(r"[\w .-]+", sweep_id) else "tags.sweep_id != ''"
 
 
-def _search(client: "MlflowClient", place: "MlflowExperiment | None", sweep_id: str) -> list["MlflowRun"]:
+def _search(client: "MlflowClient", mlflow_experiment: "MlflowExperiment | None", sweep_id: str) -> list["MlflowRun"]:
     """Every run of a sweep, whatever its status, newest first."""
-    if place is None:
+    if mlflow_experiment is None:
         return []
-    ids, query = [place.experiment_id], _is_sweep(sweep_id)
-    found = store.pages(lambda token: client.search_runs(ids, query, max_results=1000, page_token=token))
-    return [run for run in found if run.data.tags.get("sweep_id") == sweep_id]
+    ids, query = [mlflow_experiment.experiment_id], _is_sweep(sweep_id)
+    runs = store.pages(lambda token: client.search_runs(ids, query, max_results=1000, page_token=token))
+    return [run for run in runs if run.data.tags.get("sweep_id") == sweep_id]
 
 
 def _identity(run: "MlflowRun") -> str | None:
@@ -189,66 +156,5 @@ def _identity(run: "MlflowRun") -> str | None:
     return point if re.fullmatch(r"[0-9a-f]{12}", point) and run.data.tags.get("sweep_id") else None
 
 
-def _name(run: "MlflowRun") -> str:
-    return printable(run.info.run_name or "without a name", 120)
-
-
-def _named(run: "MlflowRun") -> str:
-    return f"run {_name(run)} ({printable(run.info.run_id, 40)})"
-
-
-def _read(client: "MlflowClient", run: "MlflowRun", point: str) -> Run:
-    """A finished run of ours, checked; raises DamagedError."""
-    tags = {printable(key): printable(value, 8000) for key, value in run.data.tags.items()}
-    arm = run.data.params.get("arm") or run.data.tags.get("arm")
-    if not arm:
-        raise DamagedError("it has no parameter arm")
-    step = tags.get("diverged_at_step")
-    if step is not None and not re.fullmatch(r"[0-9]{1,15}", step):
-        raise DamagedError(f"its tag diverged_at_step is {printable(step, 40)}, no step of training")
-    with _artifact(client, run, store.ARTIFACT) as path:
-        measured = artifact.measurements(path)
-    with _artifact(client, run, "config.yaml") as path:
-        config = artifact.configuration(path, point)
-    roles = measured.roles
-    if roles is None:
-        try:
-            readings = {name: series.names for name, series in measured.series.items()}
-            roles = declarations.of_configuration(config["cell"], readings)
-        except Exception as error:  # of a cell's own code, or of settings that it does not take
-            raise DamagedError(f"its cell has no roles: {printable(error, 200)}") from None
-    read = measured.series.get("state_grad_norm")
-    if roles.layers != config["cell"]["layers"] or (read and roles.bottom_carrier not in read.names):
-        raise DamagedError("its roles are those of another cell")
-    return Run(run.info.run_id, _name(run), printable(arm, 120), config, tags, **vars(measured) | {"roles": roles})
-
-
-@contextmanager
-def _artifact(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterator[Path]:
-    """A local path to an artifact: in place where it lies on this machine, also in a store that has
-    moved since; else a copy, for as long as it is read.
-    """
-    folder = store.local_path(run.info.artifact_uri or "")  # None for some other machine's storage (s3://…)
-    places = [folder / name] if folder else []
-    if file := store.sqlite_file(client.tracking_uri):
-        places.append(file.parent / "artifacts" / run.info.run_id / "artifacts" / name)
-    with tempfile.TemporaryDirectory() as scratch:
-        place = next((place for place in places if _exists(place)), None)
-        if place is not None and not place.is_file():  # nor a device, whose copy would never end
-            raise DamagedError(f"artifact {name} is not a file")
-        if place is None:
-            try:
-                place = Path(client.download_artifacts(run.info.run_id, name, scratch))
-            except store.UnreachableError:
-                raise
-            except Exception as error:  # of MLflow, of the disk, of the client of some cloud
-                said = str(error).strip().split("\n")[0]
-                raise DamagedError(f"no artifact {name}: {printable(said, 200)}") from error
-        yield place
-
-
-def _exists(place: Path) -> bool:
-    try:
-        return place.exists()
-    except (OSError, ValueError):  # a path with NUL, or too long
-        return False
+def _described(run: "MlflowRun") -> str:
+    return f"run {run_name(run)} ({printable(run.info.run_id, 40)})"

@@ -73,7 +73,7 @@ class TrainingCurves:
             yield f"test/{self.experiment.task.metric}", step.evaluation.score, step.step
 
 
-def over_lag(
+def lag_curves(
     experiment: Experiment, readings: Readings, diverged_at: int | None = None
 ) -> tuple[list[Point], dict[str, str]]:
     """The curves over the lag, whose ``step`` is the lag, of each instrument's last reading and,
@@ -91,47 +91,50 @@ def over_lag(
             continue
         keys = _keys(experiment, name, columns)
         drawn = [key is not None for key in keys]
-        whole = [i for i, reading in enumerate(values) if _finite(reading, drawn)]
-        if not whole:
+        finite = [i for i, reading in enumerate(values) if _finite(reading, drawn)]
+        if not finite:
             continue
-        first, last = whole[0], whole[-1]
+        first, last = finite[0], finite[-1]
         trained = diverged_at is None and last == len(values) - 1
         shown = {"" if trained else "_last_finite" if steps[last] else "_at_init": last}
-        few = len(keys) - keys.count(None) <= CURVES
-        if instrument.snapshot and few and len(whole) > 1 and steps[first] == 0:
+        has_room = len(keys) - keys.count(None) <= CURVES
+        if instrument.snapshot and has_room and len(finite) > 1 and steps[first] == 0:
             shown["_at_init"] = first
         for suffix, reading in shown.items():
             zeros |= _draw(points, [key and key.replace("/", f"{suffix}/", 1) for key in keys], values[reading])
     return points, zeros
 
 
-def left_out(points: Iterable[Point]) -> dict[str, str]:
+def non_finite_points(points: Iterable[Point]) -> dict[str, str]:
     """What of the curves over training is not finite, by key: which steps
     have no point, and why.
     """
-    found: dict[str, dict[str, list[int]]] = {}
+    steps_by_key: dict[str, dict[str, list[int]]] = {}
     for key, value, step in points:
         word = "NaN" if math.isnan(value) else "+inf" if value > 0 else "-inf (a true zero)"
-        found.setdefault(key, {}).setdefault(word, []).append(step)
+        steps_by_key.setdefault(key, {}).setdefault(word, []).append(step)
 
     def text(steps: list[int]) -> str:
         return f"step {steps[0]}" if len(steps) == 1 else f"{len(steps)} points from step {steps[0]}"
 
-    return {key: ", ".join(f"{word} at {text(steps)}" for word, steps in kinds.items()) for key, kinds in found.items()}
+    return {
+        key: ", ".join(f"{word} at {text(steps)}" for word, steps in kinds.items())
+        for key, kinds in steps_by_key.items()
+    }
 
 
-def not_finite(experiment: Experiment, readings: Readings) -> dict[str, str]:
+def non_finite_readings(experiment: Experiment, readings: Readings) -> dict[str, str]:
     """What of the last reading over the lag is not finite, by key: no curve can show it."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for name, (columns, steps, values) in readings.items():
         if not experiment.instruments[name].per_timestep:
             continue
         for key, curve in zip(_keys(experiment, name, columns), values[-1].T, strict=True):
             counts = {"+inf": int(np.isposinf(curve).sum()), "NaN": int(np.isnan(curve).sum())}
-            said = [f"{word} at {count} of {len(curve)} lags" for word, count in counts.items() if count]
-            if key and said:
-                found[key] = f"{', '.join(said)} at step {steps[-1]}"
-    return found
+            counted = [f"{word} at {count} of {len(curve)} lags" for word, count in counts.items() if count]
+            if key and counted:
+                texts[key] = f"{', '.join(counted)} at step {steps[-1]}"
+    return texts
 
 
 def _keys(experiment: Experiment, name: str, columns: Sequence[str]) -> list[str | None]:

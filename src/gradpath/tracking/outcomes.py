@@ -20,12 +20,12 @@ class Ended:
     diverged: bool = False
 
 
-def places(experiments: Iterable[Experiment]) -> dict[tuple[str | None, str], list[Experiment]]:
+def by_experiment(experiments: Iterable[Experiment]) -> dict[tuple[str | None, str], list[Experiment]]:
     """The runs by the store and the MLflow experiment that they are recorded in."""
-    found: dict[tuple[str | None, str], list[Experiment]] = {}
+    groups: dict[tuple[str | None, str], list[Experiment]] = {}
     for experiment in experiments:
-        found.setdefault((experiment.tracking.uri, experiment.tracking.experiment), []).append(experiment)
-    return found
+        groups.setdefault((experiment.tracking.uri, experiment.tracking.experiment), []).append(experiment)
+    return groups
 
 
 def records(experiments: Iterable[Experiment], sweep_id: str, began: int) -> dict[str, Ended]:
@@ -34,8 +34,8 @@ def records(experiments: Iterable[Experiment], sweep_id: str, began: int) -> dic
     left open are closed as KILLED. ``began`` is the start of the command, in milliseconds since
     1970.
     """
-    found: dict[str, Ended] = {}
-    for (uri, name), members in places(experiments).items():
+    outcomes: dict[str, Ended] = {}
+    for (uri, name), members in by_experiment(experiments).items():
         client = store.connect(uri)
         if (experiment := client.get_experiment_by_name(name)) is None:
             continue
@@ -47,8 +47,8 @@ def records(experiments: Iterable[Experiment], sweep_id: str, began: int) -> dic
                 return client.search_runs(ids, query, order_by=order, page_token=token)  # noqa: B023 - used in this turn
 
             for run in store.pages(page):
-                found[run.data.tags.get("config_hash", "")] = _ended(client, run)
-    return found
+                outcomes[run.data.tags.get("config_hash", "")] = _ended(client, run)
+    return outcomes
 
 
 def _ended(client: Any, run: Any) -> Ended:
@@ -59,8 +59,8 @@ def _ended(client: Any, run: Any) -> Ended:
     return Ended(status, tags.get("error", ""), tags.get("diverged") == "true")
 
 
-def without_reason(bad: list[Ended]) -> str:
+def fallback_reason(failed: list[Ended]) -> str:
     """Why runs failed that did not say it."""
-    if all(run.status == "MISSING" for run in bad):
+    if all(run.status == "MISSING" for run in failed):
         return "it never began"
-    return "its process ended" if any(run.status == "KILLED" for run in bad) else "MLflow knows no reason"
+    return "its process ended" if any(run.status == "KILLED" for run in failed) else "MLflow knows no reason"

@@ -53,8 +53,8 @@ def record(jobs: Iterable[tuple[Sequence[str], Sequence["Experiment"]]], sweep_i
         tracking = experiments[0].tracking
         # The uri may hold a password, and the rest of what is left out is said anew where the point
         # is run again.
-        told = [o for o in overrides if not o.lstrip("+").startswith(("tracking.uri", "tracking.sweep_id", "hydra"))]
-        entry = [told, experiments[0].title, [[e.seed, e.config_hash] for e in experiments]]
+        stored = [o for o in overrides if not o.lstrip("+").startswith(("tracking.uri", "tracking.sweep_id", "hydra"))]
+        entry = [stored, experiments[0].title, [[e.seed, e.config_hash] for e in experiments]]
         place = (tracking.uri, tracking.experiment, tracking.sweep_id or sweep_id)
         places.setdefault(place, []).append(entry)
     for (uri, name, sweep), entries in places.items():
@@ -69,9 +69,9 @@ def write(client: "MlflowClient", experiment_id: str, sweep_id: str, entries: li
     packed = zlib.compress(json.dumps({"sweep_id": sweep_id, "jobs": entries}).encode(), 9)
     text = base64.b64encode(packed).decode()
     parts = [text[i : i + PART] for i in range(0, len(text), PART)]
-    own = f"{_prefix(sweep_id)}{secrets.token_hex(4)}"
+    plan_key = f"{_prefix(sweep_id)}{secrets.token_hex(4)}"
     for number, part in enumerate(parts, 1):
-        client.set_experiment_tag(experiment_id, f"{own}.{number}of{len(parts)}", part)
+        client.set_experiment_tag(experiment_id, f"{plan_key}.{number}of{len(parts)}", part)
 
 
 def read(tags: Mapping[str, str], sweep_id: str) -> tuple[dict[str, Point], list[str]]:
@@ -81,11 +81,11 @@ def read(tags: Mapping[str, str], sweep_id: str) -> tuple[dict[str, Point], list
     prefix = _prefix(sweep_id)
     plans: dict[tuple[str, int], dict[int, str]] = {}
     for key, value in tags.items():
-        if found := re.fullmatch(r"([0-9a-f]{1,32})\.([0-9]{1,4})of([0-9]{1,4})", key.removeprefix(prefix)):
-            plans.setdefault((found[1], int(found[3])), {})[int(found[2])] = value
+        if match := re.fullmatch(r"([0-9a-f]{1,32})\.([0-9]{1,4})of([0-9]{1,4})", key.removeprefix(prefix)):
+            plans.setdefault((match[1], int(match[3])), {})[int(match[2])] = value
     points: dict[str, Point] = {}
-    wrong = []
-    for (own, count), parts in plans.items():
+    damaged = []
+    for (plan_id, count), parts in plans.items():
         try:
             if max(map(len, parts.values())) > PART:
                 raise ValueError("a part is longer than gradpath writes it")
@@ -93,8 +93,8 @@ def read(tags: Mapping[str, str], sweep_id: str) -> tuple[dict[str, Point], list
                 raise ValueError(f"{len(parts)} of its {count} parts are there")
             points |= _unpacked("".join(parts[i] for i in sorted(parts)), sweep_id)
         except Exception as error:  # anybody may write a tag, and what decoders raise at nonsense has no end
-            wrong.append(f"plan {own} of the sweep is damaged: {printable(error, 120)}")
-    return points, wrong
+            damaged.append(f"plan {plan_id} of the sweep is damaged: {printable(error, 120)}")
+    return points, damaged
 
 
 def _prefix(sweep_id: str) -> str:
@@ -114,8 +114,10 @@ def _unpacked(text: str, sweep_id: str) -> dict[str, Point]:
     points = {}
     for overrides, title, seeds in plan["jobs"]:
         for seed, identity in seeds:
-            whole = type(seed) is int and isinstance(title, str) and isinstance(overrides, list)
-            if not (whole and re.fullmatch(r"[0-9a-f]{12}", identity) and all(isinstance(o, str) for o in overrides)):
+            well_typed = type(seed) is int and isinstance(title, str) and isinstance(overrides, list)
+            if not (
+                well_typed and re.fullmatch(r"[0-9a-f]{12}", identity) and all(isinstance(o, str) for o in overrides)
+            ):
                 raise ValueError("it holds what is no point")
             points[identity] = Point(identity, printable(f"{title} · seed {seed}"), seed, tuple(overrides))
     return points

@@ -47,8 +47,8 @@ class Readings:
         if self.diverged_at is None and not finished:
             return None
         evaluation = self._evaluations[-1][1] if self._evaluations else None
-        known = outcome(self._experiment.task, self._losses[0][1], evaluation, self.diverged_at)
-        return judge(weigh(known, self.series, self._norms, self._experiment.cell.roles))
+        evidence = outcome(self._experiment.task, self._losses[0][1], evaluation, self.diverged_at)
+        return judge(weigh(evidence, self.series, self._norms, self._experiment.cell.roles))
 
     def arrays(self) -> dict[str, NDArray]:
         """``measurements.npz``: for each instrument ``NAME/values`` [probe, T, name] (or [probe,

@@ -5,7 +5,6 @@ MLflow UI draws by itself: curves over the lag (metric step = lag) and over trai
 training step), parameters to group by, tags to filter by, and the resolved configuration.
 """
 
-import dataclasses
 import math
 import secrets
 import sys
@@ -22,11 +21,12 @@ from tqdm import tqdm
 
 from gradpath.tracking import store
 from gradpath.tracking.liveness import process_tags, pulse
-from gradpath.tracking.mlflow_metrics import Point, TrainingCurves, left_out, not_finite, over_lag
+from gradpath.tracking.mlflow_metrics import Point, TrainingCurves, lag_curves, non_finite_points, non_finite_readings
 from gradpath.tracking.readings import Readings
+from gradpath.tracking.run_parameters import run_parameters
 from gradpath.tracking.summary import summary
 from gradpath.tracking.unsent import keep
-from gradpath.training.experiment import Experiment, unit_name
+from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Step
 
 FLUSH_SECONDS = 10.0
@@ -53,7 +53,7 @@ class Recorder:
         self._pending: list[Any] = []
         self._news: dict[str, str] = {}
         self._flushed = time.monotonic()
-        self._asked = self._waits = False
+        self._create_requested = self._waits = False
         self._readings = Readings(experiment)
         self._curves = TrainingCurves(experiment)
         self._left_out: list[Point] = []
@@ -81,23 +81,23 @@ class Recorder:
         failure = self._close(error)
         if failure is None and not isinstance(error, store.StoreError):
             return
-        kept = keep(self.run_id, self._readings.arrays(), self.experiment.resolved())
+        saved = keep(self.run_id, self._readings.arrays(), self.experiment.resolved())
         refusal = error if isinstance(error, store.StoreError) else failure
         if isinstance(refusal, store.StoreError):
-            whole = refusal.but_kept(kept)
+            complete = refusal.with_kept(saved)
             if error is None or error is refusal:
-                raise whole from refusal
-            print(f"gradpath: {whole}", file=sys.stderr)  # the error that ended the run is the one to be raised
+                raise complete from refusal
+            print(f"gradpath: {complete}", file=sys.stderr)  # the error that ended the run is the one to be raised
         elif failure is not None and (error is None or not isinstance(failure, Exception)):
             # It came while the run was being closed, before the store had everything.
-            tqdm.write(f"gradpath: {store.StoreError(self.experiment.run_name).but_kept(kept)}", file=sys.stderr)
+            tqdm.write(f"gradpath: {store.StoreError(self.experiment.run_name).with_kept(saved)}", file=sys.stderr)
             raise failure
 
     def _close(self, error: BaseException | None) -> BaseException | None:
         """Sends what is left and ends the run; what went wrong with that, if anything did."""
         uri, failure = self.client.tracking_uri, None
         if error is not None and not isinstance(error, Exception):
-            store.answer_within(PATIENCE_INTERRUPTED)
+            store.limit_requests(PATIENCE_INTERRUPTED)
         try:
             if isinstance(error, store.UnreachableError):
                 raise store.UnreachableError(error.reason)  # another run has waited for it, in vain
@@ -134,37 +134,30 @@ class Recorder:
         if step.diverged:
             self._news |= {"diverged": "true", "diverged_at_step": str(step.step)}
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._flush_if_it_answers()
+            self._try_flush()
 
     def _create(self) -> str:
         """The id of a new run, made once however often it is asked for: an answer may be lost on
         its way.
         """
         with store.patience(0):
-            if self._asked and (made := self._nameless()):
-                return made[0]
-            self._asked = True
+            if self._create_requested and (run_ids := self._nameless()):
+                return run_ids[0]
+            self._create_requested = True
             run = self.client.create_run(self.experiment_id, tags=self._tags, run_name=self.experiment.run_name)
         return str(run.info.run_id)
 
     def _nameless(self) -> list[str]:
         """The run that the store has made although its id has not come back."""
-        found = self.client.search_runs([self.experiment_id], f"tags.attempt = '{self._tags['attempt']}'")
-        return [run.info.run_id for run in found]
+        runs = self.client.search_runs([self.experiment_id], f"tags.attempt = '{self._tags['attempt']}'")
+        return [run.info.run_id for run in runs]
 
     def _parameters(self) -> None:
         """What a person groups and filters by, and the whole resolved configuration."""
         from mlflow.entities import Param, RunTag
 
         e = self.experiment
-        shown: dict[str, Any] = {"arm": e.arm, "cell": unit_name(e.cell), "task": unit_name(e.task), "T": e.task.length}
-        shown |= {"seed": e.seed} | dataclasses.asdict(e.clip)
-        for unit in (e.cell, e.task):
-            shown |= {key: value for key, value in dataclasses.asdict(unit).items() if key != "length"}
-        shown |= {"init": unit_name(e.init), "gain": e.init.gain, "optimizer": unit_name(e.optimizer)}
-        shown |= {"lr": e.optimizer.lr, "batch_size": e.train.batch_size, "steps": e.train.steps}
-        shown["dtype"] = e.train.dtype.name
-        params = [Param(k, "none" if v is None else str(getattr(v, "name", v))) for k, v in shown.items()]
+        params = [Param(k, "none" if v is None else str(getattr(v, "name", v))) for k, v in run_parameters(e).items()]
         tags = [RunTag("arm", e.arm), RunTag("diverged", "false"), RunTag("solved", "false")]
         self.client.log_batch(self.run_id, params=params, tags=tags)
         self.client.log_dict(self.run_id, e.resolved(), "config.yaml")
@@ -180,10 +173,8 @@ class Recorder:
         else:
             self._left_out.append((key, value, step))
 
-    def _flush_if_it_answers(self) -> None:
-        """Sends what is buffered while the run goes on; a store that is away or locked gets it
-        later.
-        """
+    def _try_flush(self) -> None:
+        """Sends what is buffered while the run goes on; later if the store is away or locked."""
         try:
             with store.patience(0):
                 self._flush()
@@ -210,13 +201,13 @@ class Recorder:
     def _finish(self) -> None:
         """The curves over the lag, the summary numbers, and the artifact."""
         series, diverged_at = self._readings.series, self._readings.diverged_at
-        points, zeros = over_lag(self.experiment, series, diverged_at)
+        points, zeros = lag_curves(self.experiment, series, diverged_at)
         for point in points:
             self._metric(*point)
         if zeros:
             self._news["true_zeros"] = "; ".join(f"{key}: {text}" for key, text in zeros.items())[:TAG]
-        if lost := left_out(self._left_out) | not_finite(self.experiment, series):
-            self._news["not_finite"] = "; ".join(f"{key}: {text}" for key, text in lost.items())[:TAG]
+        if non_finite := non_finite_points(self._left_out) | non_finite_readings(self.experiment, series):
+            self._news["not_finite"] = "; ".join(f"{key}: {text}" for key, text in non_finite.items())[:TAG]
         for name, value, step in summary(self.experiment, series, self._readings.last_step, diverged_at):
             self._metric(f"summary/{name}", value, step)
         self._flush()
@@ -238,9 +229,9 @@ class Recorder:
         """Stores ``measurements.npz``; MLflow shows it under its name when it is whole."""
         folder, _, file = store.ARTIFACT.rpartition("/")
         with tempfile.TemporaryDirectory() as scratch:
-            whole = Path(scratch) / file
-            store.ask("", "write a temporary file", lambda: np.savez(whole, **self._readings.arrays()))  # type: ignore[arg-type]
-            self.client.log_artifact(self.run_id, str(whole), folder)
+            path = Path(scratch) / file
+            store.ask("", "write a temporary file", lambda: np.savez(path, **self._readings.arrays()))  # type: ignore[arg-type]
+            self.client.log_artifact(self.run_id, str(path), folder)
 
 
 def _patience(error: BaseException | None) -> float:

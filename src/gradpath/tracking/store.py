@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gradpath.tracking import store_client
 from gradpath.tracking.liveness import reap
-from gradpath.tracking.store_client import TIMEOUT, Client, UnreachableError, answer_within, ask, pages, patience
-from gradpath.tracking.store_moved import OWN_LOCATION, rehome
+from gradpath.tracking.store_client import TIMEOUT, Client, UnreachableError, ask, limit_requests, pages, patience
+from gradpath.tracking.store_moved import LOCATION_TAG, rehome
 from gradpath.tracking.store_uri import (
     SERVERS,
     StoreError,
     artifact_root,
     backend_uri,
+    default_is_missing,
     in_wal_mode,
     local_path,
     masked,
     named,
-    named_as,
-    own_is_missing,
     shown,
     sqlite_file,
     sqlite_uri,
     tracking_uri,
+    uri_key,
     writable,
 )
 
@@ -45,16 +45,15 @@ __all__ = [
     "TIMEOUT",
     "StoreError",
     "UnreachableError",
-    "answer_within",
     "artifact_root",
     "ask",
     "backend_uri",
     "connect",
+    "default_is_missing",
     "experiment_id",
+    "limit_requests",
     "local_path",
     "masked",
-    "named_as",
-    "own_is_missing",
     "pages",
     "patience",
     "reap",
@@ -62,6 +61,7 @@ __all__ = [
     "shown",
     "sqlite_file",
     "tracking_uri",
+    "uri_key",
 ]
 
 # Read by MLflow when it is imported, or when it is about to print.
@@ -74,13 +74,13 @@ SCHEMA_VERSION = 1
 ARTIFACT = "gradients/measurements.npz"
 
 
-def connect(given: str | None, create: bool = True, timeout: float = TIMEOUT) -> "MlflowClient":
+def connect(configured: str | None, create: bool = True, timeout: float = TIMEOUT) -> "MlflowClient":
     """A client of the store. One that does not exist is created first, once, however many processes
     start; without ``create`` it is refused, and nothing is written. Waits up to ``timeout`` seconds
     for one that is away.
     """
-    uri = tracking_uri(given)
-    answer_within(timeout)
+    uri = tracking_uri(configured)
+    limit_requests(timeout)
     _import_mlflow()
     from mlflow import MlflowClient
 
@@ -120,15 +120,15 @@ def _check(uri: str, backend: str, create: bool) -> None:
                 f"{named(uri)}: "
                 + ("holds tables that are not MLflow's; it is left as it is" if tables else "holds no MLflow store")
             )
-        found = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalars().all()
-    expected, known = _revisions()
-    if set(found) == {expected}:
+        revisions = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalars().all()
+    head, all_revisions = _revisions()
+    if set(revisions) == {head}:
         return
-    if set(found) <= known:
-        how = f"is of an older MLflow: back it up, then run: mlflow db upgrade {shlex.quote(shown(uri))}"
+    if set(revisions) <= all_revisions:
+        remedy = f"is of an older MLflow: back it up, then run: mlflow db upgrade {shlex.quote(shown(uri))}"
     else:
-        how = "is of a newer MLflow than the one installed here: pip install --upgrade mlflow"
-    raise StoreError(f"{named(uri)}: {how}")
+        remedy = "is of a newer MLflow than the one installed here: pip install --upgrade mlflow"
+    raise StoreError(f"{named(uri)}: {remedy}")
 
 
 @cache
@@ -160,7 +160,7 @@ def _import_mlflow() -> None:
         warnings.filterwarnings("ignore", module=r"mlflow\.")
 
     @event.listens_for(Engine, "before_cursor_execute", retval=True)
-    def _(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> tuple[str, Any]:
+    def _(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _executemany: bool) -> tuple[str, Any]:
         # MLflow lets SQLite wait for 20 s, in which Ctrl-C is not heard.
         if statement.startswith("PRAGMA busy_timeout"):
             statement = f"PRAGMA busy_timeout = {store_client.BUSY}"
@@ -232,14 +232,14 @@ def settle(uri: str) -> None:
 def experiment_id(client: "MlflowClient", name: str) -> str:
     """The id of an MLflow experiment, which is created where it does not exist."""
     uri = client.tracking_uri
-    if (found := client.get_experiment_by_name(name)) is None:
+    if (experiment := client.get_experiment_by_name(name)) is None:
         root = artifact_root(uri)
         try:
-            return str(client.create_experiment(name, root, tags={OWN_LOCATION: root} if root else None))
+            return str(client.create_experiment(name, root, tags={LOCATION_TAG: root} if root else None))
         except StoreError:  # another process was faster
-            if (found := client.get_experiment_by_name(name)) is None:
+            if (experiment := client.get_experiment_by_name(name)) is None:
                 raise
-    if found.lifecycle_stage != "active":
+    if experiment.lifecycle_stage != "active":
         raise StoreError(f"tracking.experiment={name}: has been deleted in MLflow; restore it there or choose another")
     ask(uri, "find its artifacts", lambda: rehome(uri))
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)

@@ -53,7 +53,7 @@ SQLITE = {
 _NAMES = {"create_run": "create a run", "set_terminated": "close a run", "log_artifact": "write an artifact"}
 _NAMES |= {"log_dict": "write an artifact", "log_batch": "write metrics", "set_tag": "write a tag"}
 
-_GIVEN = {name for name in os.environ if name.startswith("MLFLOW_HTTP_REQUEST_")}
+_USER_SET = {name for name in os.environ if name.startswith("MLFLOW_HTTP_REQUEST_")}
 """What the user has set is left alone."""
 _patience: ContextVar[float] = ContextVar("patience", default=TIMEOUT)
 
@@ -61,7 +61,7 @@ _patience: ContextVar[float] = ContextVar("patience", default=TIMEOUT)
 class UnreachableError(StoreError):
     """The store may answer again later: it is locked, or its server is away."""
 
-    why = "it does not answer"
+    detail = "it does not answer"
 
 
 @contextmanager
@@ -69,36 +69,36 @@ def patience(seconds: float) -> Iterator[None]:
     """How long a store that is locked or away is waited for in here; 0 to ask once. Of this thread
     alone.
     """
-    before = _patience.set(seconds)
+    reset_token = _patience.set(seconds)
     try:
         yield
     finally:
-        _patience.reset(before)
+        _patience.reset(reset_token)
 
 
 def pages(fetch: Callable[[str | None], Any]) -> Iterator[Any]:
     """Every item of a search, page by page; raises StoreError where a store repeats itself instead
     of ending.
     """
-    token, known = None, set()
+    token, seen = None, set()
     for _ in range(PAGES):
         page = fetch(token)
         yield from page
         if not (token := page.token):
             return
-        if token in known:
+        if token in seen:
             break
-        known.add(token)
+        seen.add(token)
     raise StoreError("the MLflow store does not come to the end of its answer: it repeats a page")
 
 
-def answer_within(seconds: float) -> None:
+def limit_requests(seconds: float) -> None:
     """How long one request may take. MLflow's own repeats are turned off: they cannot be seen or
     interrupted.
     """
     limits = {"TIMEOUT": max(1, math.ceil(seconds)), "MAX_RETRIES": 0}
     for name, value in limits.items():
-        if f"MLFLOW_HTTP_REQUEST_{name}" not in _GIVEN:
+        if f"MLFLOW_HTTP_REQUEST_{name}" not in _USER_SET:
             os.environ[f"MLFLOW_HTTP_REQUEST_{name}"] = str(value)
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(limits["TIMEOUT"]))
 
@@ -113,51 +113,51 @@ class Client:
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._client, name)
 
-        def asked(*arguments: Any, **keywords: Any) -> Any:
-            what = _NAMES.get(name, name.replace("_", " "))
-            return ask(self.tracking_uri, what, lambda: call(*arguments, **keywords))
+        def request(*arguments: Any, **keywords: Any) -> Any:
+            action = _NAMES.get(name, name.replace("_", " "))
+            return ask(self.tracking_uri, action, lambda: call(*arguments, **keywords))
 
-        return asked if callable(call) else call
+        return request if callable(call) else call
 
 
-def ask(uri: str, what: str, question: Callable[[], T]) -> T:
+def ask(uri: str, action: str, question: Callable[[], T]) -> T:
     """The answer of a store to something that may be asked twice, waited for as long as
     ``patience`` says.
     """
     limit, started, pause = _patience.get(), time.monotonic(), 0.05
     waiting = f"waiting for {shown(uri)} ({limit:g} s)"
-    said = threading.Event()
-    notice = threading.Timer(QUIET, _say, (waiting, said))  # where the question itself hangs
+    announced = threading.Event()
+    notice = threading.Timer(QUIET, _announce, (waiting, announced))  # where the question itself hangs
     notice.daemon = True
     if limit > QUIET and not uri.startswith("sqlite"):
         notice.start()
     try:
         while True:
             try:
-                return _attempt(uri, what, question)
+                return _attempt(uri, action, question)
             except UnreachableError as error:
-                left = limit - (time.monotonic() - started)
-                if left <= 0:
+                remaining = limit - (time.monotonic() - started)
+                if remaining <= 0:
                     if limit:
                         error.reason += f"; waited for {limit:g} s"
                     raise
-                if limit > QUIET and limit - left > QUIET:
-                    _say(f"{waiting}: {error.why}", said)
-            time.sleep(min(pause, left))
+                if limit > QUIET and limit - remaining > QUIET:
+                    _announce(f"{waiting}: {error.detail}", announced)
+            time.sleep(min(pause, remaining))
             pause = min(2 * pause, 1.0)
     finally:
         notice.cancel()
 
 
-def _say(line: str, said: threading.Event) -> None:
+def _announce(line: str, announced: threading.Event) -> None:
     """Says once that a store is waited for."""
-    if said.is_set():
+    if announced.is_set():
         return
-    said.set()
+    announced.set()
     tqdm.write(f"gradpath: {line}", file=sys.stderr)
 
 
-def _attempt(uri: str, what: str, question: Callable[[], T]) -> T:
+def _attempt(uri: str, action: str, question: Callable[[], T]) -> T:
     """One question, with whatever MLflow, SQLAlchemy, a driver or the
     system raise as a StoreError.
     """
@@ -167,12 +167,12 @@ def _attempt(uri: str, what: str, question: Callable[[], T]) -> T:
     try:
         return question()
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
-        why, passes = _reason(error)
-        line = masked(" ".join(why.split())[:300], uri)
-        place = f"{named(uri)}: " if uri else ""
-        refusal = (UnreachableError if passes else StoreError)(f"{place}cannot {what}: {line}")
+        detail, passes = _reason(error)
+        line = masked(" ".join(detail.split())[:300], uri)
+        prefix = f"{named(uri)}: " if uri else ""
+        refusal = (UnreachableError if passes else StoreError)(f"{prefix}cannot {action}: {line}")
         if isinstance(refusal, UnreachableError):
-            refusal.why = line
+            refusal.detail = line
         raise refusal from error
 
 
@@ -215,15 +215,15 @@ def _http(error: Any) -> tuple[str, bool]:
 
     import requests
 
-    said = str(error)
+    message = str(error)
     if isinstance(error, requests.exceptions.SSLError):
-        return f"TLS: {said[-200:]}", False
+        return f"TLS: {message[-200:]}", False
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
-        return said, False
-    if isinstance(error, requests.exceptions.Timeout) or "imed out" in said:
+        return message, False
+    if isinstance(error, requests.exceptions.Timeout) or "imed out" in message:
         return "the server does not answer (tracking.timeout=SECONDS waits longer)", True
-    if status := re.search(r"too many (\d+) error responses", said):
+    if status := re.search(r"too many (\d+) error responses", message):
         return f"the server answers with status {status[1]}", True
-    if number := re.search(r"\[Errno -?\d+\] ([^'\")]+)", said):
+    if number := re.search(r"\[Errno -?\d+\] ([^'\")]+)", message):
         return number[1], True
     return "the connection was broken", True

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gradpath.tracking.store_uri import artifact_root, local_path, sqlite_file
 
-OWN_LOCATION = "gradpath.artifact_location"
+LOCATION_TAG = "gradpath.artifact_location"
 """Tag of an experiment: the artifact location that gradpath has given it."""
 
 
@@ -32,14 +32,14 @@ def rehome(uri: str) -> None:
                 "SELECT run_uuid, artifact_uri FROM runs WHERE substr(artifact_uri, 1, ?) <> ?",
                 (len(root) + 1, root + "/"),
             )
-            if _elsewhere(artifacts, folder / run / "artifacts", run) and (folder / run / "artifacts").is_dir()
+            if _is_moved(artifacts, folder / run / "artifacts", run) and (folder / run / "artifacts").is_dir()
         ]
         experiments = [
-            (experiment, place)
-            for experiment, name, place in database.execute(
+            (experiment, location)
+            for experiment, name, location in database.execute(
                 "SELECT experiment_id, name, artifact_location FROM experiments WHERE artifact_location <> ?", (root,)
             ).fetchall()
-            if _elsewhere(place, folder, "") and _own(database, file, experiment, name, place)
+            if _is_moved(location, folder, "") and _is_gradpaths(database, file, experiment, name, location)
         ]
         if not runs and not experiments:
             return
@@ -48,44 +48,44 @@ def rehome(uri: str) -> None:
                 "UPDATE runs SET artifact_uri = ? WHERE run_uuid = ? AND artifact_uri = ?",
                 [(new, run, old) for run, old, new in runs],
             )
-            for experiment, place in experiments:
+            for experiment, location in experiments:
                 database.execute(
                     "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ? AND artifact_location = ?",
-                    (root, experiment, place),
+                    (root, experiment, location),
                 )
                 database.execute(
                     "INSERT INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, ?) "
                     "ON CONFLICT (key, experiment_id) DO UPDATE SET value = excluded.value",
-                    (OWN_LOCATION, root, experiment),
+                    (LOCATION_TAG, root, experiment),
                 )
 
 
-def _elsewhere(place: str | None, here: Path, run: str) -> bool:
+def _is_moved(location: str | None, current: Path, run: str) -> bool:
     """Whether a location is a folder of a file system, shaped as gradpath's are, and another than
     the one here.
     """
-    path = local_path(place or "")
+    path = local_path(location or "")
     if path is None or path.name != "artifacts" or (run and path.parent.name != run):
         return False
-    return path.resolve() != here.resolve()
+    return path.resolve() != current.resolve()
 
 
-def _own(database: sqlite3.Connection, file: Path, experiment: int, name: str, place: str) -> bool:
+def _is_gradpaths(database: sqlite3.Connection, file: Path, experiment: int, name: str, location: str) -> bool:
     """Whether gradpath has given an experiment its location: by its tag. Where there is none, as in
     version 0.1: by a run whose folder has come along, or by the store beside the location, of which
     this is a copy.
     """
     query = "SELECT value FROM experiment_tags WHERE experiment_id = ? AND key = ?"
-    if (tag := database.execute(query, (experiment, OWN_LOCATION)).fetchone()) is not None:
-        return bool(tag[0] == place)
+    if (tag := database.execute(query, (experiment, LOCATION_TAG)).fetchone()) is not None:
+        return bool(tag[0] == location)
     runs = database.execute("SELECT run_uuid, artifact_uri FROM runs WHERE experiment_id = ?", (experiment,)).fetchall()
-    beside = file.parent / "artifacts"
-    if any(uri == f"{place}/{run}/artifacts" and (beside / run / "artifacts").is_dir() for run, uri in runs):
+    artifacts = file.parent / "artifacts"
+    if any(uri == f"{location}/{run}/artifacts" and (artifacts / run / "artifacts").is_dir() for run, uri in runs):
         return True
-    original = (local_path(place) or file).with_name(file.name)
+    original = (local_path(location) or file).with_name(file.name)
     with suppress(OSError, sqlite3.Error):
         if original.is_file() and not os.path.samefile(original, file):
-            with closing(sqlite3.connect(f"{original.as_uri()}?mode=ro", uri=True, timeout=1)) as there:
+            with closing(sqlite3.connect(f"{original.as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
                 query = "SELECT artifact_location FROM experiments WHERE experiment_id = ? AND name = ?"
-                return there.execute(query, (experiment, name)).fetchone() == (place,)
+                return connection.execute(query, (experiment, name)).fetchone() == (location,)
     return False

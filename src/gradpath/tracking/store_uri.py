@@ -40,47 +40,47 @@ class StoreError(Exception):
     def __str__(self) -> str:
         if not self.kept:
             return self.reason
-        where = str(self.kept[0]) if len(self.kept) == 1 else f"{len(self.kept)} files in {self.kept[0].parent}"
-        return f"{self.reason}; what was measured is kept in {where}"
+        files = str(self.kept[0]) if len(self.kept) == 1 else f"{len(self.kept)} files in {self.kept[0].parent}"
+        return f"{self.reason}; what was measured is kept in {files}"
 
-    def but_kept(self, where: Path | str) -> Self:
+    def with_kept(self, result: Path | str) -> Self:
         """The same, with the file in which what was measured is kept, or why it could not be."""
-        if isinstance(where, Path):
-            return type(self)(self.reason, (*self.kept, where))
-        return type(self)(f"{self.reason}; nor could what was measured be kept: {where}", self.kept)
+        if isinstance(result, Path):
+            return type(self)(self.reason, (*self.kept, result))
+        return type(self)(f"{self.reason}; nor could what was measured be kept: {result}", self.kept)
 
 
-def tracking_uri(given: str | None) -> str:
+def tracking_uri(configured: str | None) -> str:
     """The tracking URI to use: the one given, else ``$MLFLOW_TRACKING_URI``, else the project's own
     SQLite database; a path is made absolute.
     """
     key = _key.get()
-    if given is None and (given := os.environ.get("MLFLOW_TRACKING_URI", "").strip() or None):
+    if configured is None and (configured := os.environ.get("MLFLOW_TRACKING_URI", "").strip() or None):
         key = "MLFLOW_TRACKING_URI"
-    if given is None:
+    if configured is None:
         return sqlite_uri(_regular(locations.database(), str(locations.database())))
-    written = f"{key}={masked(given)}"
-    if given.startswith(SERVERS):
+    written = f"{key}={masked(configured)}"
+    if configured.startswith(SERVERS):
         try:
-            known = bool(urlsplit(given).hostname) and urlsplit(given).port != 0
+            valid = bool(urlsplit(configured).hostname) and urlsplit(configured).port != 0
         except ValueError:
-            known = False
-        if not known:
+            valid = False
+        if not valid:
             raise StoreError(f"{written}: must name a host, and a port from 1 to 65535 if any, as in http://host:5000")
-        return given
-    if not re.match(rf"(?:{'|'.join(DATABASES)})(?:\+\w+)?://", given):
+        return configured
+    if not re.match(rf"(?:{'|'.join(DATABASES)})(?:\+\w+)?://", configured):
         raise StoreError(f"{written}: {ALLOWED}")
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
-        url = make_url(given)
+        url = make_url(configured)
     except (ArgumentError, ValueError):
         raise StoreError(f"{written}: {ALLOWED}") from None
     if url.get_backend_name() != "sqlite":
-        return given
+        return configured
     path = url.database or ""
-    if "?" in given:
+    if "?" in configured:
         raise StoreError(f"{written}: must end with the path of a file, in which a ? is written %3F")
     if url.host or path in ("", ":memory:") or path.startswith("file:") or "\0" in path:
         raise StoreError(f"{written}: must name a file, as in sqlite:////absolute/path.db")
@@ -93,8 +93,8 @@ def _regular(file: Path, written: str) -> Path:
     """
     try:
         if not file.is_file() and (file.exists() or file.is_symlink()):
-            what = "is a link that leads nowhere" if not file.exists() else "is no file"
-            raise StoreError(f"{written}: {what}; must name a file, as in sqlite:////absolute/path.db")
+            problem = "is a link that leads nowhere" if not file.exists() else "is no file"
+            raise StoreError(f"{written}: {problem}; must name a file, as in sqlite:////absolute/path.db")
     except OSError as error:
         raise StoreError(f"{written}: {error.strerror}") from error
     return file
@@ -112,11 +112,11 @@ def sqlite_uri(file: Path, **query: str) -> str:
     return url.render_as_string(hide_password=False)
 
 
-def own_is_missing(given: str | None) -> bool:
+def default_is_missing(configured: str | None) -> bool:
     """Whether the store is the project's own and not there yet: the one that the UI may create, to
     show it empty.
     """
-    return tracking_uri(given) == sqlite_uri(locations.database()) and not locations.database().exists()
+    return tracking_uri(configured) == sqlite_uri(locations.database()) and not locations.database().exists()
 
 
 def backend_uri(uri: str) -> str:
@@ -189,27 +189,27 @@ def location(folder: Path) -> str:
     return str(folder) if uri == f"file://{folder}" else uri
 
 
-def local_path(place: str) -> Path | None:
+def local_path(location: str) -> Path | None:
     """The folder that an artifact location names, as MLflow reads it; None for a store of objects
     or a server.
     """
-    parts = urlsplit(place)
+    parts = urlsplit(location)
     if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
         return None
-    path = Path(url2pathname(parts.path if parts.scheme else place))
+    path = Path(url2pathname(parts.path if parts.scheme else location))
     return path if path.is_absolute() else None
 
 
 @contextmanager
-def named_as(key: str) -> Iterator[None]:
+def uri_key(key: str) -> Iterator[None]:
     """What the tracking URI is called where a person gives it in here: ``tracking.uri``, or ``uri``
     of a report.
     """
-    before = _key.set(key)
+    reset_token = _key.set(key)
     try:
         yield
     finally:
-        _key.reset(before)
+        _key.reset(reset_token)
 
 
 def named(uri: str) -> str:
@@ -234,9 +234,9 @@ def masked(text: str, uri: str = "") -> str:
 
 def _secrets(uri: str) -> Iterator[str]:
     """The passwords that belong to a store, as they may stand in a message."""
-    found = [os.environ.get("MLFLOW_TRACKING_PASSWORD"), os.environ.get("MLFLOW_TRACKING_TOKEN")]
+    passwords = [os.environ.get("MLFLOW_TRACKING_PASSWORD"), os.environ.get("MLFLOW_TRACKING_TOKEN")]
     if "@" in uri:
-        found.append(urlsplit(uri).password)
-    for secret in found:
+        passwords.append(urlsplit(uri).password)
+    for secret in passwords:
         if secret and len(secret) > 2:
             yield from {secret, unquote(secret), quote(unquote(secret), safe="")}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gradpath.tracking.evidence import Readings, over_sequence
+from gradpath.tracking.evidence import Readings, decades_over_sequence
 from gradpath.training.experiment import Experiment
 
 
@@ -24,7 +24,7 @@ def summary(
         yield "reach_over_needed_lag", float(values[-1][0]) / needed, steps[-1]
     if "state_grad_norm" in readings:
         titles = {0: "decades_lost_at_init", last: "decades_lost"}
-        for step, lost in over_sequence(readings, experiment.cell.roles).items():
+        for step, lost in decades_over_sequence(readings, experiment.cell.roles).items():
             if step in titles:
                 yield titles[step], lost, step
     yield "non_finite_steps", float(diverged_at is not None), last

@@ -18,7 +18,7 @@ def keep(run_id: str, arrays: Mapping[str, NDArray], config: Mapping[str, Any]) 
     """Saves what a store did not take, ``RUN.npz`` with ``RUN.yaml`` beside it, where this machine
     has room for it; the file, or why there is none.
     """
-    why = ""
+    failure = ""
     for folder in (locations.unsent(), Path(tempfile.gettempdir()) / "gradpath-unsent"):
         file = folder / f"{run_id or secrets.token_hex(8)}.npz"
         try:
@@ -27,7 +27,7 @@ def keep(run_id: str, arrays: Mapping[str, NDArray], config: Mapping[str, Any]) 
             file.with_suffix(".yaml").write_text(yaml.safe_dump(dict(config), allow_unicode=True), encoding="utf-8")
             return file
         except OSError as error:
-            why = why or f"{error.strerror}: {folder}"
+            failure = failure or f"{error.strerror}: {folder}"
             with suppress(OSError):
                 file.unlink(missing_ok=True)
-    return why
+    return failure

@@ -79,11 +79,11 @@ def judge(e: Evidence) -> Verdict:
         return Verdict(
             "diverged", _line(_loss(e), f"diverged above {DIVERGED:g} times the larger of these", _largest(e))
         )
-    few = e.updates is not None and e.updates < UNTRAINED
-    updates = f"nothing was trained ({_count(e.updates or 0, 'update')}, trained from {UNTRAINED})" if few else ""
+    untrained = e.updates is not None and e.updates < UNTRAINED
+    updates = f"nothing was trained ({_count(e.updates or 0, 'update')}, trained from {UNTRAINED})" if untrained else ""
     if e.solved:
         return Verdict("solved", _line(updates, e.score, _lost(e), _largest(e)))
-    if few:
+    if untrained:
         return Verdict("untrained", _line(updates, _at_init(e), _saturated(e), _loss(e)))
     if e.lost is None:
         return Verdict("unknown", _line(_unread(e), _loss(e)))
@@ -116,19 +116,19 @@ def _explosion(e: Evidence) -> str:
     if e.spike is not None and e.spike >= SPIKED and rise >= ROSE:
         return (
             f"{_spike(e)}, where the gradient grows by up to {grown:.1f} decades within the lag, "
-            f"{_beside(rise, ROSE)} more than before (from {ROSE:g})"
+            f"{_rounded(rise, ROSE)} more than before (from {ROSE:g})"
         )
     if (e.smallest_quarter or 0.0) >= HUGE and (e.grown or 0.0) >= ROSE:
         least = floor(10 * (e.smallest_quarter or 0.0)) / 10
         return (
             f"gradient norm 10^{least:.1f} or more throughout, as the median of each quarter of training "
-            f"(exploding from 10^{HUGE:g}), growing by up to {_beside(e.grown or 0.0, ROSE)} decades within the lag "
+            f"(exploding from 10^{HUGE:g}), growing by up to {_rounded(e.grown or 0.0, ROSE)} decades within the lag "
             f"(from {ROSE:g})"
         )
     if (e.largest or 0.0) >= OUTGREW and (e.grown_at_largest or 0.0) >= OUTGREW:
         return (
             f"{_largest(e)} (exploding from 10^{OUTGREW:g}), growing there by up to "
-            f"{_beside(e.grown_at_largest or 0.0, OUTGREW)} decades within the lag (from {OUTGREW:g})"
+            f"{_rounded(e.grown_at_largest or 0.0, OUTGREW)} decades within the lag (from {OUTGREW:g})"
         )
     return ""
 
@@ -136,15 +136,15 @@ def _explosion(e: Evidence) -> str:
 def _spike(e: Evidence) -> str:
     if e.spike is None:
         return ""
-    where = f"gradient norm at step {e.spike_at}"
+    subject = f"gradient norm at step {e.spike_at}"
     if e.spike <= 0.05:
-        return f"{where} no larger than the median of the steps before (exploding from +{SPIKED:g} decade)"
-    above = f"{where} {_beside(e.spike, SPIKED)} decades above the median of the steps before"
+        return f"{subject} no larger than the median of the steps before (exploding from +{SPIKED:g} decade)"
+    comparison = f"{subject} {_rounded(e.spike, SPIKED)} decades above the median of the steps before"
     rise = e.rise_at_spike or 0.0
     if e.spike < SPIKED or rise >= ROSE:
-        return f"{above} (exploding from {SPIKED:g})"
-    more = f"{_beside(rise, ROSE)} decades more than before" if rise >= 0.05 else "no more than before"
-    return f"{above}, but there it grows {more} within the lag (exploding from {ROSE:g})"
+        return f"{comparison} (exploding from {SPIKED:g})"
+    growth = f"{_rounded(rise, ROSE)} decades more than before" if rise >= 0.05 else "no more than before"
+    return f"{comparison}, but there it grows {growth} within the lag (exploding from {ROSE:g})"
 
 
 def _largest(e: Evidence) -> str:
@@ -165,8 +165,8 @@ def _at_init(e: Evidence) -> str:
     if e.lost_at_init is None:
         return ""
     growth = e.grown_at_init or 0.0
-    between = f", growing by {growth:.1f} on the way" if growth >= 0.05 and e.lost_at_init > -0.05 else ""
-    return f"at initialisation {_change(e.lost_at_init)}{between}"
+    suffix = f", growing by {growth:.1f} on the way" if growth >= 0.05 and e.lost_at_init > -0.05 else ""
+    return f"at initialisation {_change(e.lost_at_init)}{suffix}"
 
 
 def _change(lost: float) -> str:
@@ -174,16 +174,16 @@ def _change(lost: float) -> str:
         return "nothing arrives (a true zero)"
     if abs(lost) < 0.05:
         return "lost nothing (0.0 decades)"
-    return f"gained {-lost:.1f} decades" if lost < 0 else f"lost {_beside(lost, VANISHED)} decades"
+    return f"gained {-lost:.1f} decades" if lost < 0 else f"lost {_rounded(lost, VANISHED)} decades"
 
 
-def _beside(value: float, limit: float, digits: int = 1) -> str:
+def _rounded(value: float, limit: float, digits: int = 1) -> str:
     """Rounded, but never to the other side of its limit, nor onto it: with as many more digits as
     that takes.
     """
     text = f"{value:.{digits}f}"
-    same = np.sign(float(text) - limit) == np.sign(value - limit)
-    return text if same or digits > 15 else _beside(value, limit, digits + 1)
+    same_side = np.sign(float(text) - limit) == np.sign(value - limit)
+    return text if same_side or digits > 15 else _rounded(value, limit, digits + 1)
 
 
 def _count(number: int, noun: str) -> str:
@@ -193,7 +193,7 @@ def _count(number: int, noun: str) -> str:
 def _saturated(e: Evidence) -> str:
     if e.saturated is None:
         return "saturation not judged, no reading of gate_activation, or of ReLU alone"
-    share = _beside(100 * e.saturated, 100 * SATURATED, digits=0)
+    share = _rounded(100 * e.saturated, 100 * SATURATED, digits=0)
     return f"{share}% of gates and units saturated (saturated above {SATURATED:.0%})"
 
 
@@ -207,9 +207,9 @@ def _loss(e: Evidence) -> str:
     """The loss beside what it can be compared with."""
     if e.loss is None:
         return ""
-    known = {"before training": e.first_loss, "by chance": e.chance}
-    beside = ", ".join(f"{loss:.3g} {when}" for when, loss in known.items() if loss is not None)
-    return f"loss {e.loss:.3g}" + (f" ({beside})" if beside else "")
+    references = {"before training": e.first_loss, "by chance": e.chance}
+    comparisons = ", ".join(f"{loss:.3g} {label}" for label, loss in references.items() if loss is not None)
+    return f"loss {e.loss:.3g}" + (f" ({comparisons})" if comparisons else "")
 
 
 def _line(*clauses: str) -> str:

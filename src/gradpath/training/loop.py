@@ -72,17 +72,17 @@ def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator
     first, python_lock, workers = experiments[0], Lock(), min(threads, len(experiments))
     network = replace(first.network, splits_large_passes=splits_large_passes(first))
     seeds = {index: _Seed(experiment, network) for index, experiment in enumerate(experiments)}
-    alone = first.task.timesteps * first.train.batch_size * len(first.cell.blocks) * first.cell.hidden_size
-    size = max(1, CHUNK_ELEMENTS // alone)
+    seed_elements = first.task.timesteps * first.train.batch_size * len(first.cell.blocks) * first.cell.hidden_size
+    size = max(1, CHUNK_ELEMENTS // seed_elements)
 
     def advance(step: int, workspace: Workspace, share: Sequence[int]) -> dict[int, Step]:
         """One training step of one thread's seeds."""
-        happened: dict[int, Step] = {}
+        steps: dict[int, Step] = {}
         with python_lock:
             for start in range(0, len(share), size):
                 group = share[start : start + size]
-                happened |= zip(group, _advance(step, network, workspace, [seeds[k] for k in group]), strict=True)
-        return happened
+                steps |= zip(group, _advance(step, network, workspace, [seeds[k] for k in group]), strict=True)
+        return steps
 
     with ThreadPoolExecutor(threads) as pool:
         if workers > 1:
@@ -92,9 +92,9 @@ def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator
         for step in range(first.train.steps + 1):
             shares = [share.tolist() for share in np.array_split(list(seeds), workers)]
             parts = (pool.map if workers > 1 else map)(advance, repeat(step), workspaces, shares)
-            happened = {index: one for part in parts for index, one in part.items()}
-            yield happened
-            seeds = {index: seed for index, seed in seeds.items() if not happened[index].diverged}
+            steps = {index: result for part in parts for index, result in part.items()}
+            yield steps
+            seeds = {index: seed for index, seed in seeds.items() if not steps[index].diverged}
             if not seeds:
                 return
 
@@ -184,9 +184,9 @@ def _evaluate(
     """
     losses, scores, weights = [], [], []
     length, size = held_out.mask.shape
-    at_once = max(1, min(EVALUATED, STATES // (length * network.cell.hidden_size * network.layers)))
-    for start in range(0, size, at_once):
-        part = slice(start, start + at_once)
+    chunk = max(1, min(EVALUATED, STATES // (length * network.cell.hidden_size * network.layers)))
+    for start in range(0, size, chunk):
+        part = slice(start, start + chunk)
         batch = Batch(held_out.inputs[:, part], held_out.targets[:, part], held_out.mask[:, part])
         tape = network.forward(theta, batch, workspace)
         losses.append(tape.loss)

@@ -15,16 +15,16 @@ from threadpoolctl import threadpool_info
 from gradpath.engine.partition import ROWS, partition
 from gradpath.training.experiment import Experiment
 
-AT_MOST = 2
+MOST_THREADS = 2
 """Threads that are taken unasked: more have not been tried."""
 
 
-def chosen(experiment: Experiment, jobs: int = 1, seeds: int = 1) -> int:
+def thread_count(experiment: Experiment, jobs: int = 1, seeds: int = 1) -> int:
     """``train.threads``, or where that is null what suits the shape; never more than this process's
     part of the cores where ``jobs`` run at once, nor than there is work for.
     """
-    there_are = seeds if seeds > 1 else len(partition(experiment.train.batch_size, multiply_adds(experiment), ROWS))
-    return min(experiment.train.threads or AT_MOST, share(jobs), there_are)
+    shares = seeds if seeds > 1 else len(partition(experiment.train.batch_size, multiply_adds(experiment), ROWS))
+    return min(experiment.train.threads or MOST_THREADS, share(jobs), shares)
 
 
 def splits_large_passes(experiment: Experiment) -> bool:
@@ -37,8 +37,8 @@ def splits_large_passes(experiment: Experiment) -> bool:
 def multiply_adds(experiment: Experiment) -> int:
     """Of the products of one layer's forward pass, T · B · (H + 1 + I) · n H."""
     cell, (inputs, _) = experiment.cell, experiment.task.sizes
-    of_step = experiment.train.batch_size * (cell.hidden_size + 1 + inputs) * len(cell.blocks) * cell.hidden_size
-    return int(experiment.task.timesteps * of_step)
+    per_step = experiment.train.batch_size * (cell.hidden_size + 1 + inputs) * len(cell.blocks) * cell.hidden_size
+    return int(experiment.task.timesteps * per_step)
 
 
 def share(jobs: int) -> int:

@@ -38,7 +38,7 @@ class Group:
         return "\n".join(lines)
 
     @property
-    def in_legend(self) -> str:
+    def legend_label(self) -> str:
         """The label in a legend inside a panel."""
         return self.label if len(self.label) <= 2 * WIDEST else self.title
 
@@ -60,15 +60,15 @@ def shortened(names: Sequence[str]) -> list[str]:
     """The names for a picture: what is too long loses its middle, and two that then look alike are
     numbered.
     """
-    limit, seen, found = 4 * WIDEST, list[str](), list[str]()
+    limit, seen, labels = 4 * WIDEST, list[str](), list[str]()
     for name in names:
         text = " ".join(name.split())
         if len(text) > limit:
             text = f"{text[: limit // 2]}…{text[1 - limit // 2 :]}"
         seen.append(text)
         copies = seen.count(text)
-        found.append(f"{text} ({copies})" if copies > 1 else text)
-    return [plain(text) for text in found]
+        labels.append(f"{text} ({copies})" if copies > 1 else text)
+    return [plain(text) for text in labels]
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
@@ -82,26 +82,26 @@ def groups(runs: Sequence[Run]) -> list[Group]:
         }
         by_config.setdefault(tuple(sorted(flat.items())), []).append(run)
     keyed = sorted(by_config.items(), key=lambda item: (_rank(item[1][0]), item[1][0].arm, _plainest(item[0])))
-    taken = {own_color(members[0]) for members in by_config.values()}
+    taken = {declared_color(members[0]) for members in by_config.values()}
     spare = iter([color for color in palette.SPARE if color not in taken] * len(keyed))
-    given: set[str] = set()
-    found: list[tuple[str, str, str, list[Run]]] = []
+    used: set[str] = set()
+    entries: list[tuple[str, str, str, list[Run]]] = []
     for config, members in keyed:
         arm = members[0].arm
-        rivals = [dict(other) for other, those in keyed if those[0].arm == arm]
+        rivals = [dict(rival) for rival, rival_runs in keyed if rival_runs[0].arm == arm]
         # What is off (None) is not said, nor what has no effect: chrono initialisation sets the
         # biases itself.
         silent = {f"cell.{name}" for name in members[0].roles.idle}
-        differing = [_short(k, v) for k, v in config if v != "None" and k not in silent and _tells(k, rivals)]
-        own = own_color(members[0])
-        color = own if own and own not in given else next(spare)
-        given.add(color)
+        differing = [_short(k, v) for k, v in config if v != "None" and k not in silent and _distinguishes(k, rivals)]
+        declared = declared_color(members[0])
+        color = declared if declared and declared not in used else next(spare)
+        used.add(color)
         dash = "--" if "clipped_" in arm else "-"
-        found.append((", ".join([arm_label(members[0]), *differing]), color, dash, members))
-    labels = shortened([name for name, *_ in found])
+        entries.append((", ".join([arm_label(members[0]), *differing]), color, dash, members))
+    labels = shortened([name for name, *_ in entries])
     return [
         Group(name, label, color, dash, tuple(members))
-        for label, (name, color, dash, members) in zip(labels, found, strict=True)
+        for label, (name, color, dash, members) in zip(labels, entries, strict=True)
     ]
 
 
@@ -109,10 +109,10 @@ def columns(runs: Sequence[Run]) -> list[Group]:
     """The arms of a figure that gives each a column of its own; raises CannotDrawError where they
     would be too many.
     """
-    found = groups(runs)
-    if len(found) > COLUMNS:
-        raise CannotDrawError(f"{len(found)} groups of runs, more than the {COLUMNS} columns that can be read")
-    return found
+    arms = groups(runs)
+    if len(arms) > COLUMNS:
+        raise CannotDrawError(f"{len(arms)} groups of runs, more than the {COLUMNS} columns that can be read")
+    return arms
 
 
 def _plainest(config: tuple[tuple[str, str], ...]) -> list[str]:
@@ -122,7 +122,7 @@ def _plainest(config: tuple[tuple[str, str], ...]) -> list[str]:
     return ["" if value == "None" else value for _, value in config]
 
 
-def _tells(key: str, rivals: list[dict[str, str]]) -> bool:
+def _distinguishes(key: str, rivals: list[dict[str, str]]) -> bool:
     """Does a key tell groups of one arm apart? A unit's own settings do not where its name already
     does.
     """
@@ -148,7 +148,7 @@ def arm_label(run: Run) -> str:
     return f"{clipping.replace('_', '-')} {words}" if clipping else words
 
 
-def own_color(run: Run) -> str | None:
+def declared_color(run: Run) -> str | None:
     """The colour that the cell declares for its plain form; None for other arms."""
     clipping, cell = _clipping(run)
     return None if run.roles.variant or cell != _cell(run) else (run.roles.colors or {}).get(clipping)
@@ -166,7 +166,7 @@ def _cell(run: Run) -> str:
 
 
 def _rank(run: Run) -> int:
-    color = own_color(run)
+    color = declared_color(run)
     return palette.ARMS.index(color) if color in palette.ARMS else len(palette.ARMS)
 
 

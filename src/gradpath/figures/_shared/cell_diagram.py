@@ -55,8 +55,8 @@ def arrow(axes: "Axes", points: tuple[Point, ...], width: float, color: str) -> 
     axes.plot(*zip(*points, strict=True), color=color, lw=wide, solid_joinstyle="round", zorder=2)
     (x0, y0), (x1, y1) = points[-2:]
     marker = ("<" if x1 < x0 else ">") if abs(x1 - x0) >= abs(y1 - y0) else "^" if y1 > y0 else "v"
-    inside = wide >= 4  # a head that fits into the line is cut out of it
-    size, ink = (0.62 * wide, "white") if inside else (3 + 1.2 * wide, color)
+    fits = wide >= 4  # a head that fits into the line is cut out of it
+    size, ink = (0.62 * wide, "white") if fits else (3 + 1.2 * wide, color)
     axes.plot((x0 + x1) / 2, (y0 + y1) / 2, marker, color=ink, markersize=size, markeredgewidth=0, zorder=2.5)
 
 

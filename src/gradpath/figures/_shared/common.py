@@ -56,32 +56,34 @@ def decades(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     low, high = axis.get_view_interval()
-    whole = high - low >= 2
-    axis.set_major_locator(MaxNLocator(nbins=6, integer=whole))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"$10^{{{value:g}}}$" if whole else f"{10.0**value:.2g}"))
+    whole_decades = high - low >= 2
+    axis.set_major_locator(MaxNLocator(nbins=6, integer=whole_decades))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"$10^{{{value:g}}}$" if whole_decades else f"{10.0**value:.2g}")
+    )
 
 
 def median_band(curves: Iterable[ArrayLike]) -> tuple[NDArray, NDArray, NDArray]:
     """Median, smallest and largest over the seeds, pointwise. A NaN seed is left out (`curve` marks
     it); -inf is the smallest of all and +inf the largest, and the mean of the two is no number.
     """
-    given = np.stack([np.asarray(one, dtype=float) for one in curves])
-    stacked = given.reshape(len(given), -1)
-    known = ~np.isnan(stacked)
-    some = known.any(axis=0)
+    values = np.stack([np.asarray(seed_curve, dtype=float) for seed_curve in curves])
+    stacked = values.reshape(len(values), -1)
+    valid = ~np.isnan(stacked)
+    any_valid = valid.any(axis=0)
     middle, low, high = np.full((3, stacked.shape[1]), np.nan)
-    columns, there = stacked[:, some], known[:, some]
+    columns, valid_columns = stacked[:, any_valid], valid[:, any_valid]
     # Stand-ins for ±inf, because the mean of the two middle seeds would be NaN; half of either is
     # still out of reach.
-    zero, over = -1e300, 1.5e300
-    held = np.where(np.isneginf(columns), zero, np.where(np.isposinf(columns), over, columns))
-    half = np.nanmedian(held, axis=0)
-    torn = (half > over / 20) & (half < over / 4)
-    half = np.where(torn, np.nan, np.where(half > over / 4, np.inf, half))
-    middle[some] = np.where(half < zero / 4, -np.inf, half)
-    low[some] = np.where(there, columns, np.inf).min(axis=0)
-    high[some] = np.where(there, columns, -np.inf).max(axis=0)
-    shape = given.shape[1:]
+    zero, overflow = -1e300, 1.5e300
+    bounded = np.where(np.isneginf(columns), zero, np.where(np.isposinf(columns), overflow, columns))
+    half = np.nanmedian(bounded, axis=0)
+    torn = (half > overflow / 20) & (half < overflow / 4)
+    half = np.where(torn, np.nan, np.where(half > overflow / 4, np.inf, half))
+    middle[any_valid] = np.where(half < zero / 4, -np.inf, half)
+    low[any_valid] = np.where(valid_columns, columns, np.inf).min(axis=0)
+    high[any_valid] = np.where(valid_columns, columns, -np.inf).max(axis=0)
+    shape = values.shape[1:]
     return middle.reshape(shape), low.reshape(shape), high.reshape(shape)
 
 
@@ -93,27 +95,29 @@ def curve(axes: "Axes", x: NDArray, curves: Sequence[NDArray], floor: float, **s
     if not len(curves):
         return
     band = style.pop("band", 0.18)
-    middle, low, high = median_band(np.ma.filled(np.ma.asarray(one, dtype=float), np.nan) for one in curves)
+    middle, low, high = median_band(
+        np.ma.filled(np.ma.asarray(seed_curve, dtype=float), np.nan) for seed_curve in curves
+    )
     zero = np.isneginf(middle)
     shown = np.ma.array(middle, mask=~np.isfinite(middle)) if (~np.isfinite(middle) & ~zero).any() else middle
     (line,) = axes.plot(x[~zero], shown[~zero], **style)
     if len(curves) > 1:
-        within = np.isfinite(high) & np.isfinite(middle) if not np.isfinite(high).all() else np.isfinite(high)
+        in_band = np.isfinite(high) & np.isfinite(middle) if not np.isfinite(high).all() else np.isfinite(high)
         low = np.where(np.isneginf(low), floor, low)
-        axes.fill_between(x[within], low[within], high[within], color=line.get_color(), alpha=band, linewidth=0)
+        axes.fill_between(x[in_band], low[in_band], high[in_band], color=line.get_color(), alpha=band, linewidth=0)
     if zero.any():
         axes.plot(x[zero], np.full(zero.sum(), floor), "x", color=line.get_color(), markersize=4, clip_on=False)
     for kind in finite.KINDS:
-        there = np.any([np.ma.filled(np.ma.asarray(kind.test(one)), False) for one in curves], axis=0)
-        if there.any():
+        marked = np.any([np.ma.filled(np.ma.asarray(kind.test(seed_curve)), False) for seed_curve in curves], axis=0)
+        if marked.any():
             value = np.inf if kind is finite.OVERFLOW else np.nan
-            finite.marks(axes, x[there], np.full(int(there.sum()), value), line.get_color())
+            finite.marks(axes, x[marked], np.full(int(marked.sum()), value), line.get_color())
 
 
 def floor_below(values: Iterable[NDArray]) -> float:
     """Where true zeros are drawn: a little below the smallest finite value."""
-    sound = [v[np.isfinite(v)] for v in values]
-    joined = np.concatenate([v.ravel() for v in sound]) if sound else np.zeros(0)
+    finite_values = [v[np.isfinite(v)] for v in values]
+    joined = np.concatenate([v.ravel() for v in finite_values]) if finite_values else np.zeros(0)
     if not joined.size:
         return 0.0
     return float(joined.min() - max(1.0, 0.05 * (joined.max() - joined.min())))
@@ -124,7 +128,7 @@ def carrier_gradient(run: Run, probe: int) -> NDArray:
     (-1) finite reading; raises CannotDrawError where there is none, or no first one at
     initialisation.
     """
-    return carrier_profiles(run)[stages.whole(run, "state_grad_norm")[probe]]
+    return carrier_profiles(run)[stages.finite_readings(run, "state_grad_norm")[probe]]
 
 
 def carrier_profiles(run: Run) -> NDArray:
@@ -140,19 +144,19 @@ def legend_rows(canvas: "Canvas", labels: Sequence[str]) -> int:
     return max(1, -(-int(100 * inches) // int(100 * canvas.get_figwidth())))
 
 
-def carriers(found: Sequence[Group]) -> str:
+def carriers(groups: Sequence[Group]) -> str:
     """``C of the LSTM, H of the RNN and GRU``, for a caption."""
     by_state: dict[str, dict[str, None]] = {}
-    for roles in (group.runs[0].roles for group in found):
+    for roles in (group.runs[0].roles for group in groups):
         by_state.setdefault(plain(roles.carrier), {})[plain(roles.label)] = None
     return ", ".join(f"{state} of the {' and '.join(cells)}" for state, cells in by_state.items())
 
 
-def caption(canvas: "Canvas", text: str, found: Sequence[Group]) -> None:
+def caption(canvas: "Canvas", text: str, groups: Sequence[Group]) -> None:
     """Ends a figure of these groups: marks what is not finite (see `finite`), and below writes what
     the figure shows, how many seeds, which theory.
     """
-    finite.finish(canvas, found)
+    finite.finish(canvas, groups)
     width = int(canvas.get_figwidth() * 13.5)
     canvas.text(0.01, -0.01, textwrap.fill(text, width), ha="left", va="top", fontsize=8.5, color="#333333")
 
@@ -161,14 +165,14 @@ def number(values: ArrayLike, form: str, empty: str = "not finite") -> str:
     """The median of values for a caption, of the finite ones where there are any; never a number
     made from NaN.
     """
-    sound = np.asarray(values, dtype=float)
-    sound = sound[~np.isnan(sound)]
-    return f"{np.median(sound):{form}}" if sound.size else empty
+    valid = np.asarray(values, dtype=float)
+    valid = valid[~np.isnan(valid)]
+    return f"{np.median(valid):{form}}" if valid.size else empty
 
 
-def seeds(found: Sequence[Group]) -> str:
+def seeds(groups: Sequence[Group]) -> str:
     """``3 seeds`` or ``1 to 3 seeds``, for a caption."""
-    return seed_count(len(group.runs) for group in found)
+    return seed_count(len(group.runs) for group in groups)
 
 
 def seed_count(numbers: Iterable[int]) -> str:
@@ -178,14 +182,16 @@ def seed_count(numbers: Iterable[int]) -> str:
     return f"{number} seed{'s' if counts[-1] > 1 else ''}"
 
 
-def setting_text(found: Sequence[Group]) -> str:
+def setting_text(groups: Sequence[Group]) -> str:
     """What was run, in one line for a caption: where the groups differ in a setting, all its
     values.
     """
 
     def values(section: str, key: str) -> str:
-        given = [group.runs[0].config[section].get(key) for group in found]
-        shown = [f"{v:g}" if isinstance(v, float) else plain(str(v).replace("_", " ")) for v in given if v is not None]
+        settings = [group.runs[0].config[section].get(key) for group in groups]
+        shown = [
+            f"{v:g}" if isinstance(v, float) else plain(str(v).replace("_", " ")) for v in settings if v is not None
+        ]
         return " or ".join(dict.fromkeys(shown))
 
     text = (
@@ -194,9 +200,9 @@ def setting_text(found: Sequence[Group]) -> str:
         f"lr {values('optimizer', 'lr')}, B = {values('train', 'batch_size')}, {values('train', 'steps')} updates"
     )
     biases: dict[str, dict[str, None]] = {}
-    for keeping in (group.runs[0].roles.keeping for group in found):
+    for keeping in (group.runs[0].roles.keeping for group in groups):
         if keeping and keeping.bias is not None:
             bias = keeping.bias
             shown = f"chrono for lags up to {bias[1] + 1:g}" if isinstance(bias, tuple) else f"{bias:g}"
             biases.setdefault(plain(keeping.label.removesuffix(" gate")), {})[shown] = None
-    return "; ".join([text, *(f"{gate} bias {' or '.join(given)}" for gate, given in biases.items())])
+    return "; ".join([text, *(f"{gate} bias {' or '.join(labels)}" for gate, labels in biases.items())])

@@ -36,7 +36,7 @@ class Kind(NamedTuple):
     words: str
     test: Callable[[Any], Any]
     marker: str
-    aside: str
+    side_marker: str
     height: float
     filled: bool
     color: str
@@ -55,9 +55,9 @@ def title(axes: "Axes", text: str) -> None:
     """Adds what a panel must say to its title; nothing where that is empty."""
     if not text:
         return
-    above = axes.get_title()
-    if above:  # the title's own look is kept, and what is added is its last lines
-        axes.set_title(f"{above}\n{text}", fontsize=8.5, color=axes.title.get_color())
+    heading = axes.get_title()
+    if heading:  # the title's own look is kept, and what is added is its last lines
+        axes.set_title(f"{heading}\n{text}", fontsize=8.5, color=axes.title.get_color())
     else:
         axes.set_title(text, fontsize=8, color=DIVERGED)
 
@@ -66,12 +66,12 @@ def note(axes: "Axes", text: str) -> None:
     """The same inside a panel."""
     if not text:
         return
-    back = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0}
+    box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0}
     look: dict[str, Any] = {"transform": axes.transAxes, "va": "bottom", "fontsize": 7.5, "color": DIVERGED}
-    axes.text(0.03, 0.1, text, bbox=back, zorder=7, **look)
+    axes.text(0.03, 0.1, text, bbox=box, zorder=7, **look)
 
 
-def nothing(axes: "Axes", group: "Group") -> None:
+def empty_panel(axes: "Axes", group: "Group") -> None:
     """The words of a panel that has nothing finite to draw."""
     text = stages.lost(group).replace(": ", ":\n")
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9, color=DIVERGED)
@@ -81,19 +81,19 @@ def marks(axes: "Axes", x: ArrayLike, y: ArrayLike, color: Any) -> None:
     """Marks at the edges of a panel where points are not finite: above
     their x, or beside their y.
     """
-    across: NDArray = np.ma.filled(np.ma.asarray(x, dtype=float), -np.inf)
-    up: NDArray = np.ma.filled(np.ma.asarray(y, dtype=float), -np.inf)
-    for values, other, transform, sideways in (
-        (up, across, axes.get_xaxis_transform(), False),
-        (across, up, axes.get_yaxis_transform(), True),
+    x_values: NDArray = np.ma.filled(np.ma.asarray(x, dtype=float), -np.inf)
+    y_values: NDArray = np.ma.filled(np.ma.asarray(y, dtype=float), -np.inf)
+    for values, positions, transform, sideways in (
+        (y_values, x_values, axes.get_xaxis_transform(), False),
+        (x_values, y_values, axes.get_yaxis_transform(), True),
     ):
         for kind in KINDS:
-            there = kind.test(values) & np.isfinite(other)
-            if there.any():
-                edge = np.full(int(there.sum()), kind.height)
+            mask = kind.test(values) & np.isfinite(positions)
+            if mask.any():
+                edge = np.full(int(mask.sum()), kind.height)
                 line = axes.plot(
-                    *((edge, other[there]) if sideways else (other[there], edge)),
-                    kind.aside if sideways else kind.marker,
+                    *((edge, positions[mask]) if sideways else (positions[mask], edge)),
+                    kind.side_marker if sideways else kind.marker,
                     transform=transform,
                     color=color,
                     markerfacecolor=color if kind.filled else "white",
@@ -113,10 +113,10 @@ def image(axes: "Axes", values: NDArray, **look: Any) -> "AxesImage":
     drawn = axes.imshow(np.ma.masked_invalid(values), **look)
     placed = {key: value for key, value in look.items() if key in ("aspect", "origin", "extent", "interpolation")}
     for kind in KINDS:
-        there = kind.test(np.ma.getdata(values)) & ~hidden
-        if there.any():
-            over = axes.imshow(np.where(there[..., None], _rgba(kind.color), 0.0), **placed)
-            over.set_gid(kind.words)
+        mask = kind.test(np.ma.getdata(values)) & ~hidden
+        if mask.any():
+            overlay = axes.imshow(np.where(mask[..., None], _rgba(kind.color), 0.0), **placed)
+            overlay.set_gid(kind.words)
     return drawn
 
 
@@ -125,9 +125,9 @@ def cells(axes: "Axes", x: NDArray, y: NDArray, values: NDArray) -> None:
     from matplotlib.colors import ListedColormap
 
     for kind in KINDS:
-        there = kind.test(values)
-        if there.any():
-            cover = np.ma.masked_equal(there.astype(float), 0.0)
+        mask = kind.test(values)
+        if mask.any():
+            cover = np.ma.masked_equal(mask.astype(float), 0.0)
             mesh = axes.pcolormesh(x, y, cover, cmap=ListedColormap([kind.color]), shading="nearest", zorder=1)
             mesh.set_gid(kind.words)
 
@@ -138,7 +138,7 @@ def _rgba(color: str) -> NDArray:
     return np.array(to_rgba(color))
 
 
-def finish(canvas: "Canvas", found: Sequence["Group"]) -> None:
+def finish(canvas: "Canvas", groups: Sequence["Group"]) -> None:
     """Marks what is not finite in every line, says what the marks mean, and who diverged, above the
     figure.
     """
@@ -149,10 +149,10 @@ def finish(canvas: "Canvas", found: Sequence["Group"]) -> None:
         look: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 4, "fontsize": 9}
         canvas.legend(handles=handles, title="not finite:", title_fontsize=9, **look)
         base = 1 + 0.55 / height
-    if said := stages.divergences(found):
+    if texts := stages.divergences(groups):
         width = int(canvas.get_figwidth() * 12)
-        lines = [line for text in said[:6] for line in textwrap.wrap(text, width)]
-        lines += [f"… and {len(said) - 6} groups more"] * (len(said) > 6)
+        lines = [line for text in texts[:6] for line in textwrap.wrap(text, width)]
+        lines += [f"… and {len(texts) - 6} groups more"] * (len(texts) > 6)
         look = {"ha": "left", "va": "bottom", "fontsize": 10, "fontweight": "bold", "color": DIVERGED}
         canvas.text(0.01, base, "\n".join(lines), **look)
 
@@ -172,27 +172,27 @@ def _mark_lines(axes: "Axes") -> None:
             points = np.ma.asarray([np.ma.asarray(x, dtype=float), np.ma.asarray(y, dtype=float)])
         except (TypeError, ValueError):  # dates or words on an axis
             continue
-        given = ~np.ma.getmaskarray(points).any(axis=0)
-        sound = np.isfinite(np.ma.getdata(points)).all(axis=0)
-        finite |= bool((sound & given).any())
-        _dots(axes, line, np.ma.getdata(points), sound & given)
-        bad |= bool((~sound & given).any())
-        if (~sound & given).any():
-            marks(axes, np.ma.array(points[0], mask=~given), np.ma.array(points[1], mask=~given), line.get_color())
+        present = ~np.ma.getmaskarray(points).any(axis=0)
+        valid = np.isfinite(np.ma.getdata(points)).all(axis=0)
+        finite |= bool((valid & present).any())
+        _dots(axes, line, np.ma.getdata(points), valid & present)
+        bad |= bool((~valid & present).any())
+        if (~valid & present).any():
+            marks(axes, np.ma.array(points[0], mask=~present), np.ma.array(points[1], mask=~present), line.get_color())
     if bad and not finite and not axes.texts:
         look: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center", "fontsize": 9}
         axes.text(0.5, 0.5, "not finite", color=DIVERGED, **look)
 
 
-def _dots(axes: "Axes", line: "Line2D", points: NDArray, there: NDArray) -> None:
+def _dots(axes: "Axes", line: "Line2D", points: NDArray, valid: NDArray) -> None:
     """A dot on each point of a line that has no neighbour: what came before a divergence at the
     second step, the end of what true zeros cut off. A line of one point is not to be seen.
     """
-    beside = np.pad(there, 1)
-    alone = there & ~beside[:-2] & ~beside[2:]
-    if alone.any() and line.get_marker() == "None" and line.get_linestyle() != "None":
+    padded = np.pad(valid, 1)
+    isolated = valid & ~padded[:-2] & ~padded[2:]
+    if isolated.any() and line.get_marker() == "None" and line.get_linestyle() != "None":
         look: dict[str, Any] = {"color": line.get_color(), "alpha": line.get_alpha(), "zorder": line.get_zorder()}
-        axes.plot(*points[:, alone], ".", markersize=3 + 2 * line.get_linewidth(), label="_alone", **look)
+        axes.plot(*points[:, isolated], ".", markersize=3 + 2 * line.get_linewidth(), label="_alone", **look)
 
 
 def _handles(canvas: "Canvas") -> list[Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradpath.core.scaled import combined
 from gradpath.figures import CannotDrawError
 from gradpath.figures._shared import common, palette
-from gradpath.figures._shared.arms import own_color
+from gradpath.figures._shared.arms import declared_color
 from gradpath.tracking.loader import Run
 
 
@@ -66,56 +66,56 @@ def arms_of(runs: Sequence[Run]) -> list[common.Group]:
     by_arm: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: ("clipped_" in run.arm, run.arm)):
         by_arm.setdefault(run.arm, []).append(run)
-    found = []
+    groups = []
     for spare, (arm, members) in zip(palette.SPARE * len(by_arm), by_arm.items(), strict=False):
-        label, color = common.arm_label(members[0]), own_color(members[0]) or spare
+        label, color = common.arm_label(members[0]), declared_color(members[0]) or spare
         dash = "--" if "clipped_" in arm else "-"
-        found.append(common.Group(label, common.plain(label), color, dash, tuple(members)))
-    return found
+        groups.append(common.Group(label, common.plain(label), color, dash, tuple(members)))
+    return groups
 
 
 def plane_of(runs: Sequence[Run]) -> Plane:
     """The surface of the first run whose places are numbers; its losses may be none. Raises
     CannotDrawError.
     """
-    sound = [run for run in runs if np.isfinite(run.series["loss_surface"].values[0][:, :2]).all()]
-    if not sound:
+    valid = [run for run in runs if np.isfinite(run.series["loss_surface"].values[0][:, :2]).all()]
+    if not valid:
         raise CannotDrawError(f"{runs[0].name} has no finite error surface")
-    series = sound[0].series["loss_surface"]
+    series = valid[0].series["loss_surface"]
     x, y, loss = series.values[0].T
-    across = len(np.unique(x))
-    return Plane(series.names[:2], x[:across], y[::across], loss.reshape(-1, across))
+    width = len(np.unique(x))
+    return Plane(series.names[:2], x[:width], y[::width], loss.reshape(-1, width))
 
 
 def trajectory_of(group: common.Group, run: Run, plane: Plane) -> Trajectory:
     places, gradients = run.series["parameter_value"], run.series["grad_norm"]
     steps = places.steps[np.isin(places.steps, gradients.steps)]
 
-    def at(steps_of: NDArray, values: NDArray) -> NDArray:
-        return values[np.searchsorted(steps_of, steps)]
+    def select(recorded_steps: NDArray, values: NDArray) -> NDArray:
+        return values[np.searchsorted(recorded_steps, steps)]
 
-    every = [column for column, name in enumerate(gradients.names) if name != "global"]
-    trained = every if run.config["train"].get("readout", True) else run.roles.without_readout(gradients.names)
+    parameters = [column for column, name in enumerate(gradients.names) if name != "global"]
+    trained = parameters if run.config["train"].get("readout", True) else run.roles.without_readout(gradients.names)
     with np.errstate(invalid="ignore"):  # of a gradient that is not finite
-        norm = combined(at(gradients.steps, gradients.values)[:, trained])
-    columns = [at(places.steps, places.column(name)) for name in plane.names]
-    return Trajectory(group, run, np.stack([*columns, at(run.loss.steps, run.loss.values)], axis=-1), norm)
+        norm = combined(select(gradients.steps, gradients.values)[:, trained])
+    columns = [select(places.steps, places.column(name)) for name in plane.names]
+    return Trajectory(group, run, np.stack([*columns, select(run.loss.steps, run.loss.values)], axis=-1), norm)
 
 
-def steepest_of(everything: list[Trajectory]) -> list[Trajectory]:
+def steepest_of(trajectories: list[Trajectory]) -> list[Trajectory]:
     """The trajectories of one start and learning rate: where a gradient that is not clipped is the
     largest of all.
     """
-    free = [t for t in everything if t.group.dash == "-"] or everything
+    unclipped = [t for t in trajectories if t.group.dash == "-"] or trajectories
     chosen = max(
-        free,
+        unclipped,
         key=lambda t: (np.nan_to_num(t.norm[t.steepest], nan=-np.inf), t.run.config["optimizer"]["lr"], -t.run.seed),
     ).run
 
-    def same(run: Run) -> bool:
+    def same_start(run: Run) -> bool:
         return all(run.config[key] == chosen.config[key] for key in run.config if key not in ("clip", "instruments"))
 
-    return [t for t in everything if same(t.run)]
+    return [t for t in trajectories if same_start(t.run)]
 
 
 def wall_of(run: Run, plane: Plane) -> NDArray | None:
@@ -123,8 +123,11 @@ def wall_of(run: Run, plane: Plane) -> NDArray | None:
     and w σ′(x_0) > 1.
     """
     start, roles = run.config["cell"]["initial_state"], run.roles
-    of_unit = roles.recurrence == "sigmoid" and plane.names == (*roles.named("recurrent"), *roles.named("bias"))
-    if not of_unit or not 0 < start < 1:
+    is_sigmoid_unit = roles.recurrence == "sigmoid" and plane.names == (
+        *roles.with_role("recurrent"),
+        *roles.with_role("bias"),
+    )
+    if not is_sigmoid_unit or not 0 < start < 1:
         return None
     w = plane.x[plane.x * start * (1 - start) > 1]
     return np.stack([w, np.log(start / (1 - start)) - w * start])
@@ -134,25 +137,25 @@ def pieces(points: NDArray, box: NDArray) -> list[tuple[NDArray, NDArray | None]
     """The stretches of a trajectory inside the box, and where each leaves it (None: it ends there,
     or what follows is no number).
     """
-    within = ((points[:, :2] >= box[0]) & (points[:, :2] <= box[1])).all(axis=1)
-    found: list[tuple[NDArray, NDArray | None]] = []
+    contained = ((points[:, :2] >= box[0]) & (points[:, :2] <= box[1])).all(axis=1)
+    segments: list[tuple[NDArray, NDArray | None]] = []
     start = None
-    for step, inside in enumerate(within):
-        if inside and start is None:
+    for step, is_inside in enumerate(contained):
+        if is_inside and start is None:
             start = step
-        elif not inside and start is not None:
-            found.append((points[start:step], _edge(points[step - 1], points[step], box)))
+        elif not is_inside and start is not None:
+            segments.append((points[start:step], _edge(points[step - 1], points[step], box)))
             start = None
-    return found + ([(points[start:], None)] if start is not None else [])
+    return segments + ([(points[start:], None)] if start is not None else [])
 
 
-def _edge(inside: NDArray, outside: NDArray, box: NDArray) -> NDArray | None:
+def _edge(inner: NDArray, outer: NDArray, box: NDArray) -> NDArray | None:
     """Where the straight step between two points crosses the box; None
     where it has no direction.
     """
-    move = np.nan_to_num(outside - inside, nan=0.0, posinf=1e300, neginf=-1e300)
+    move = np.nan_to_num(outer - inner, nan=0.0, posinf=1e300, neginf=-1e300)
     if not move[:2].any():
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
-        reach = np.where(move[:2] > 0, box[1] - inside[:2], box[0] - inside[:2]) / move[:2]
-    return inside + np.nanmin(np.where(move[:2] != 0, reach, np.nan)) * move
+        reach = np.where(move[:2] > 0, box[1] - inner[:2], box[0] - inner[:2]) / move[:2]
+    return inner + np.nanmin(np.where(move[:2] != 0, reach, np.nan)) * move

@@ -40,10 +40,10 @@ class Look:
 
 def parameter(roles: Roles, name: str) -> Look:
     """Of a parameter under its full name: the colour of its gate, the dash of its role."""
-    found = roles.of(name)
-    if found is None:
+    declared = roles.parameter(name)
+    if declared is None:
         return Look(UNKNOWN, "-")
-    return Look(_gates(roles).get(found.gate or "", UNKNOWN), DASHES.get(found.role, "-"))
+    return Look(_gates(roles).get(declared.gate or "", UNKNOWN), DASHES.get(declared.role, "-"))
 
 
 def path(roles: Roles, name: str) -> str:
@@ -55,11 +55,13 @@ def path(roles: Roles, name: str) -> str:
 
 def watched(roles: Roles, name: str) -> str:
     """Of what ``gate_activation`` reads, under its name without the layer."""
-    found = [(key, "keep" if roles.keeps(key) else roles.gates[of.gate].role) for key, of in roles.watched.items()]
-    return _colors(found).get(layer_names.split(name)[1], UNKNOWN)
+    gate_roles = [
+        (key, "keep" if roles.keeps(key) else roles.gates[reading.gate].role) for key, reading in roles.watched.items()
+    ]
+    return _colors(gate_roles).get(layer_names.split(name)[1], UNKNOWN)
 
 
-def held(roles: Roles, name: str) -> str:
+def counterfactual(roles: Roles, name: str) -> str:
     """Of a counterfactual: ``F=1`` as the gate F, held lower the lighter."""
     gate, _, value = name.partition("=")
     if gate not in roles.watched:
@@ -82,9 +84,9 @@ def _colors(gates: Iterable[tuple[str, Any]]) -> dict[str | None, str]:
     """Of each gate that of its role, if it is the first of it and the colour is free; else the next
     of the others.
     """
-    found: dict[str | None, str] = {}
-    others = iter(OTHER_GATES * 100)
+    colors: dict[str | None, str] = {}
+    spare = iter(OTHER_GATES * 100)
     for name, role in gates:
         color = GATES.get(role)
-        found[name] = color if color and color not in found.values() else next(others)
-    return found
+        colors[name] = color if color and color not in colors.values() else next(spare)
+    return colors

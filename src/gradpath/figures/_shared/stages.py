@@ -23,16 +23,16 @@ FIRST, LAST = 0, -1
 INITIAL, TRAINED = "at initialisation", "after training"
 
 
-def whole(run: Run, instrument: str) -> NDArray:
+def finite_readings(run: Run, instrument: str) -> NDArray:
     """Indices of an instrument's readings without NaN and +inf. Raises CannotDrawError where there
     is none, or the first is not at initialisation.
     """
     series = run.series[instrument]
     finite = series.values < np.inf
-    good = np.flatnonzero(finite.all(axis=tuple(range(1, series.values.ndim))))
-    if not good.size or series.steps[good[0]] != 0:
+    readings = np.flatnonzero(finite.all(axis=tuple(range(1, series.values.ndim))))
+    if not readings.size or series.steps[readings[0]] != 0:
         raise CannotDrawError(f"{run.name} has no finite reading at initialisation")
-    return good
+    return readings
 
 
 def stopped(run: Run) -> int | None:
@@ -50,41 +50,45 @@ def solved(run: Run) -> bool:
 
 def ended(run: Run, *instruments: str) -> bool:
     """Is the last finite reading that of the end of a training that did not diverge?"""
-    return stopped(run) is None and all(whole(run, name)[-1] == len(run.series[name].steps) - 1 for name in instruments)
+    return stopped(run) is None and all(
+        finite_readings(run, name)[-1] == len(run.series[name].steps) - 1 for name in instruments
+    )
 
 
-def drawable(found: Sequence["Group"], *instruments: str) -> None:
+def drawable(groups: Sequence["Group"], *instruments: str) -> None:
     """Raises CannotDrawError where no run of any group has a finite reading at initialisation."""
-    if not any(at(group, FIRST, *instruments) for group in found):
+    if not any(runs_at(group, FIRST, *instruments) for group in groups):
         for name in instruments:
-            whole(found[0].runs[0], name)
+            finite_readings(groups[0].runs[0], name)
         raise CannotDrawError("no run has a finite reading at initialisation")
 
 
-def at(group: "Group", stage: int, *instruments: str) -> list[Run]:
+def runs_at(group: "Group", stage: int, *instruments: str) -> list[Run]:
     """The runs that a stage is drawn from. FIRST: those with a finite reading at initialisation.
     LAST: of these, those that were trained to the end; where none was, all, whose last finite
     reading then stands there (see `words`).
     """
-    good = []
+    finite_runs = []
     for run in group.runs:
         try:
             for name in instruments:
-                whole(run, name)
-            good.append(run)
+                finite_readings(run, name)
+            finite_runs.append(run)
         except CannotDrawError:
             continue
-    return [run for run in good if ended(run, *instruments)] or good if stage == LAST else good
+    return [run for run in finite_runs if ended(run, *instruments)] or finite_runs if stage == LAST else finite_runs
 
 
-def aligned(found: Sequence["Group"], *instruments: str) -> list["Group"]:
+def aligned(groups: Sequence["Group"], *instruments: str) -> list["Group"]:
     """The groups with each run's readings up to the last step at which all of these instruments are
     finite: for a panel that draws them together, which must not join two different networks.
     """
 
     def cut(run: Run) -> Run:
         try:
-            common = set.intersection(*(set(run.series[n].steps[whole(run, n)].tolist()) for n in instruments))
+            common = set.intersection(
+                *(set(run.series[n].steps[finite_readings(run, n)].tolist()) for n in instruments)
+            )
         except CannotDrawError:
             return run
         last = max(common)
@@ -96,51 +100,52 @@ def aligned(found: Sequence["Group"], *instruments: str) -> list["Group"]:
         }
         return replace(run, series=run.series | cuts)
 
-    return [replace(group, runs=tuple(map(cut, group.runs))) for group in found]
+    return [replace(group, runs=tuple(map(cut, group.runs))) for group in groups]
 
 
-def as_meant(found: Iterable["Group"], *instruments: str) -> bool:
+def shows_trained(groups: Iterable["Group"], *instruments: str) -> bool:
     """Does the last reading of every group show the trained network?"""
-    return not any(words(group, LAST, *instruments) for group in found)
+    return not any(words(group, LAST, *instruments) for group in groups)
 
 
-def after(found: Iterable["Group"], *instruments: str) -> str:
+def trained_label(groups: Iterable["Group"], *instruments: str) -> str:
     """What the last reading of these groups is called together, where a panel has no words of its
     own.
     """
-    return TRAINED if as_meant(found, *instruments) else "at the last finite reading"
+    return TRAINED if shows_trained(groups, *instruments) else "at the last finite reading"
 
 
 def words(group: "Group", stage: int, *instruments: str) -> str:
     """What a panel must say of a stage, in lines, because it is not what its row promises; empty
     where it is.
     """
-    good, total = at(group, stage, *instruments), len(group.runs)
-    if not good:
+    finite_runs, total = runs_at(group, stage, *instruments), len(group.runs)
+    if not finite_runs:
         return lost(group)
     if stage == FIRST:
-        return f"{total - len(good)} of {total} seeds not finite" if len(good) < total else ""
-    if ended(good[0], *instruments):
-        read = {int(run.series[name].steps[-1]) for run in good for name in instruments}
-        planned = _planned(good)
-        early = "" if read == planned else f"last reading, {steps(read)} of {_numbers(planned)}"
+        return f"{total - len(finite_runs)} of {total} seeds not finite" if len(finite_runs) < total else ""
+    if ended(finite_runs[0], *instruments):
+        read_steps = {int(run.series[name].steps[-1]) for run in finite_runs for name in instruments}
+        planned = _planned(finite_runs)
+        note = "" if read_steps == planned else f"last reading, {steps(read_steps)} of {_numbers(planned)}"
         if planned == {0}:
-            early = "step 0 of 0: not trained"
-        return "\n".join(filter(None, (early, _lost_seeds(group, good))))
-    read = {int(run.series[name].steps[whole(run, name)[-1]]) for run in good for name in instruments}
-    return (
-        f"last finite reading, {steps(read)} of {_numbers(_planned(good))};\n{lost(group).removesuffix(': not finite')}"
-    )
+            note = "step 0 of 0: not trained"
+        return "\n".join(filter(None, (note, _lost_seeds(group, finite_runs))))
+    read_steps = {
+        int(run.series[name].steps[finite_readings(run, name)[-1]]) for run in finite_runs for name in instruments
+    }
+    last = f"last finite reading, {steps(read_steps)} of {_numbers(_planned(finite_runs))}"
+    return f"{last};\n{lost(group).removesuffix(': not finite')}"
 
 
 def lost(group: "Group") -> str:
     """``diverged at step 3``, ``diverged at steps 3 and 5``; of a reading alone, ``not finite``."""
-    at_steps = {step for run in group.runs if (step := stopped(run)) is not None}
-    return f"diverged at {steps(at_steps)}: not finite" if at_steps else "not finite"
+    divergence_steps = {step for run in group.runs if (step := stopped(run)) is not None}
+    return f"diverged at {steps(divergence_steps)}: not finite" if divergence_steps else "not finite"
 
 
-def _lost_seeds(group: "Group", good: Sequence[Run]) -> str:
-    missing = [run for run in group.runs if run not in good]
+def _lost_seeds(group: "Group", finite_runs: Sequence[Run]) -> str:
+    missing = [run for run in group.runs if run not in finite_runs]
     if not missing:
         return ""
     verb = "diverged" if all(stopped(run) is not None for run in missing) else "not finite"
@@ -163,18 +168,18 @@ def _numbers(numbers: Iterable[int]) -> str:
     return " and ".join(map(str, ordered)) if len(ordered) < 3 else f"{ordered[0]} to {ordered[-1]}"
 
 
-def divergences(found: Iterable["Group"]) -> list[str]:
+def divergences(groups: Iterable["Group"]) -> list[str]:
     """``RNN: 1 of 3 seeds diverged at step 3 of 50, the other 2 were trained to the end`` of each
     group with such a seed: a median after training is that of the others, whatever number of seeds
     a caption names.
     """
-    said = []
-    for group in found:
-        at_steps = [step for run in group.runs if (step := stopped(run)) is not None]
-        if at_steps:
-            seeds = f"{len(at_steps)} of {len(group.runs)} seed{'s' * (len(group.runs) > 1)}"
-            text = f"{group.label}: {seeds} diverged at {steps(at_steps)} of {_numbers(_planned(group.runs))}"
-            others = len(group.runs) - len(at_steps)
-            rest = f"the other {others} were" if others > 1 else "the other was"
-            said.append(f"{text}, {rest} trained to the end" if others else text)
-    return said
+    texts = []
+    for group in groups:
+        divergence_steps = [step for run in group.runs if (step := stopped(run)) is not None]
+        if divergence_steps:
+            seeds = f"{len(divergence_steps)} of {len(group.runs)} seed{'s' * (len(group.runs) > 1)}"
+            text = f"{group.label}: {seeds} diverged at {steps(divergence_steps)} of {_numbers(_planned(group.runs))}"
+            remaining = len(group.runs) - len(divergence_steps)
+            remainder = f"the other {remaining} were" if remaining > 1 else "the other was"
+            texts.append(f"{text}, {remainder} trained to the end" if remaining else text)
+    return texts

@@ -29,31 +29,35 @@ DASHES: dict[str, Any] = {
 }
 
 
-def draw(axes: "Axes", found: Sequence[common.Group], measured: Callable[[Run], NDArray], low: float) -> None:
+def draw(axes: "Axes", groups: Sequence[common.Group], measured: Callable[[Run], NDArray], low: float) -> None:
     """Each arm's lines from its ``measured`` log10 norm (T,) at lag 0, from ``low`` to the largest
     that is measured.
     """
-    high = max((np.max(measured(run)) for group in found for run in _measured(group)), default=low)
-    for group, lines in _recorded(found):
+    high = max((np.max(measured(run)) for group in groups for run in _measured(group)), default=low)
+    for group, lines in _recorded(groups):
         start = np.median([measured(run)[-1] for run in _measured(group)])
         for name, line in lines.items():
             shown = np.ma.masked_outside(start + line, low, high)  # masked: nothing is said there
             axes.plot(group.runs[0].lag, shown, color=group.color, ls=DASHES[name], lw=1.1)
 
 
-def residuals(found: Sequence[common.Group], measured: Callable[[Run], NDArray]) -> str:
+def residuals(groups: Sequence[common.Group], measured: Callable[[Run], NDArray]) -> str:
     """For a caption: slope of theory minus slope of ``measured`` over the middle four fifths of the
     lags; empty where nothing was recorded. Medians over seeds.
     """
     texts = []
-    for group, lines in _recorded(found):
+    for group, lines in _recorded(groups):
         lag = group.runs[0].lag
         middle = lag[0] // 10, lag[0] - lag[0] // 10
         if middle[1] <= middle[0]:  # a slope over one lag is none
             continue
         slopes = [theory.slope(lag, measured(run), *middle) for run in _measured(group)]
-        off = {name: [theory.slope(lag, line, *middle) - slope for slope in slopes] for name, line in lines.items()}
-        texts += [f"{group.label} {NAMES[name]} {common.number(values, '+.3f')}" for name, values in off.items()]
+        differences = {
+            name: [theory.slope(lag, line, *middle) - slope for slope in slopes] for name, line in lines.items()
+        }
+        texts += [
+            f"{group.label} {NAMES[name]} {common.number(values, '+.3f')}" for name, values in differences.items()
+        ]
     if not texts:
         return ""
     return (
@@ -65,15 +69,15 @@ def residuals(found: Sequence[common.Group], measured: Callable[[Run], NDArray])
 
 def _measured(group: common.Group) -> list[Run]:
     """The runs that were measured at initialisation."""
-    return stages.at(group, stages.FIRST, "state_grad_norm")
+    return stages.runs_at(group, stages.FIRST, "state_grad_norm")
 
 
-def _recorded(found: Sequence[common.Group]) -> Iterator[tuple[common.Group, dict[str, NDArray]]]:
+def _recorded(groups: Sequence[common.Group]) -> Iterator[tuple[common.Group, dict[str, NDArray]]]:
     """The arms that recorded ``theory`` at initialisation, with their lines of the bottom layer,
     medians over seeds; of arms that start alike (clipped or not) the first.
     """
     seen: set[bytes] = set()
-    for group in found:
+    for group in groups:
         measured = _measured(group)
         series = [run.series["theory"] for run in measured if "theory" in run.series]
         if not series or len(series) < len(measured) or any(s.steps[0] != 0 for s in series):

@@ -1,0 +1,71 @@
+"""Hydra with gradpath's configuration: the schemas, and a configuration as Hydra composes it,
+nothing checked.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from gradpath.commands.keys import settable
+from gradpath.commands.report_settings import Report
+from gradpath.commands.units import GROUPS
+from gradpath.schema import locations
+from gradpath.schema.discovery import discover
+from gradpath.training.experiment import Replicates
+
+
+@cache
+def register() -> None:
+    """Makes every unit's dataclass the schema of its YAML file, under the YAML's name with a ``_``
+    before it.
+    """
+    store = ConfigStore.instance()
+    store.store(name="_experiment", node=Replicates)
+    store.store(name="_report", node=Report)
+    for group, base in GROUPS.items():
+        units: dict[str, type] = discover(base)
+        for name, unit in units.items():
+            store.store(group=group, name=f"_{name}", node=unit)
+    OmegaConf.register_new_resolver("gradpath_home", lambda: str(locations.home()))
+    # A variable that is set to nothing says nothing.
+    OmegaConf.register_new_resolver(
+        "gradpath_experiment", lambda: os.environ.get("MLFLOW_EXPERIMENT_NAME") or "gradpath"
+    )
+
+
+@contextmanager
+def hydra() -> Iterator[Any]:
+    """Hydra with the folder conf/, for as long as the outermost of such blocks runs."""
+    register()
+    if GlobalHydra.instance().is_initialized():
+        yield GlobalHydra.instance().hydra
+        return
+    with initialize_config_dir(str(locations.conf()), job_name="gradpath", version_base="1.3"):
+        yield GlobalHydra.instance().hydra
+
+
+def composed(name: str, overrides: Sequence[str]) -> DictConfig:
+    """A configuration with Hydra's own node in it, as composed: nothing checked."""
+    with hydra():
+        return compose(name, list(overrides), return_hydra_config=True)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A composed configuration less Hydra's own node, in place."""
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+@cache
+def default_keys() -> dict[str, str]:
+    """What each key of the configuration with nothing overridden takes, in words."""
+    configs = [without_hydra(composed(name, [])) for name in ("config", "report")]
+    return {key: takes for config in configs for key, _, takes, _ in settable(config)}

@@ -1,0 +1,20 @@
+"""The settings of ``gradpath report``."""
+
+from dataclasses import dataclass, field
+
+from gradpath.figures import Figure
+from gradpath.schema.settings import Settings, setting
+
+
+@dataclass
+class Report(Settings):
+    """Which runs, and which figures. Without a choice: the newest sweep."""
+
+    figures: dict[str, Figure] = field(default_factory=dict)
+    study: str | None = setting(None, "MLflow experiment, named after its study; null for the one with the newest run")
+    sweep: str | None = setting(None, "sweep_id of the runs to draw; null for the newest of the experiment")
+    uri: str | None = setting(None, "MLflow tracking URI; null for the project's own SQLite database")
+    out: str | None = setting(None, "folder for the figures; null for reports/figures/EXPERIMENT")
+    partial: bool = setting(
+        False, "draw a sweep of which points are missing or double: what is there, the newest of each"
+    )

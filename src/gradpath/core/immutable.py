@@ -1,0 +1,40 @@
+"""Settings that are set once."""
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from gradpath.schema.settings import Settings
+
+
+@dataclass
+class ImmutableSettings(Settings):
+    """Settings that are set when they are made (``dataclasses.replace`` makes others), equal and of
+    one hash where their values are equal.
+    """
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.__hash__ = ImmutableSettings.__hash__  # type: ignore[method-assign]  # where a class has none, ``dataclass`` makes it None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Not by ``dataclass(frozen=True)``, for OmegaConf takes a frozen schema for values that
+        # nobody may override.
+        if name in vars(self):
+            raise AttributeError(
+                f"{name} of a {type(self).__name__} cannot be changed: dataclasses.replace makes another"
+            )
+        object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((type(self), *self.__getstate__().values()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The values alone: what follows from them, a hash among it, is another in the process that
+        unpickles them.
+        """
+        return {value.name: getattr(self, value.name) for value in fields(self)}

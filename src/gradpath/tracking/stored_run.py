@@ -1,0 +1,114 @@
+"""One finished run, read back from its record and its artifacts in MLflow, and checked."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradpath.core.roles import Roles
+from gradpath.schema.text import printable
+from gradpath.tracking import artifact, declarations, store
+from gradpath.tracking.artifact import Measurements
+from gradpath.tracking.decoding import DamagedError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+
+@dataclass(frozen=True)
+class _Identity:
+    run_id: str
+    name: str
+    arm: str
+    config: dict[str, Any]
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Run(Measurements, _Identity):
+    """A finished run: its identity, its resolved configuration, and everything that was measured.
+    All its text is printable, whatever the store holds.
+    """
+
+    # A dataclass takes the fields of its last base first: the identity, then the measurements.
+    roles: Roles
+    """What the cell declares of itself: its parameters' roles, its carrier, what keeps it, how it
+    is drawn.
+    """
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def diverged_at(self) -> int | None:
+        """The training step at which loss or gradient stopped being finite."""
+        step = self.tags.get("diverged_at_step")
+        return int(step) if step is not None else None
+
+
+def read_run(client: "MlflowClient", run: "MlflowRun", point: str) -> Run:
+    """A finished run of ours, checked; raises DamagedError."""
+    tags = {printable(key): printable(value, 8000) for key, value in run.data.tags.items()}
+    arm = run.data.params.get("arm") or run.data.tags.get("arm")
+    if not arm:
+        raise DamagedError("it has no parameter arm")
+    step = tags.get("diverged_at_step")
+    if step is not None and not re.fullmatch(r"[0-9]{1,15}", step):
+        raise DamagedError(f"its tag diverged_at_step is {printable(step, 40)}, no step of training")
+    with _artifact(client, run, store.ARTIFACT) as path:
+        measurements = artifact.measurements(path)
+    with _artifact(client, run, "config.yaml") as path:
+        config = artifact.configuration(path, point)
+    roles = measurements.roles
+    if roles is None:
+        try:
+            readings = {name: series.names for name, series in measurements.series.items()}
+            roles = declarations.from_configuration(config["cell"], readings)
+        except Exception as error:  # of a cell's own code, or of settings that it does not take
+            raise DamagedError(f"its cell has no roles: {printable(error, 200)}") from None
+    state_norms = measurements.series.get("state_grad_norm")
+    if roles.layers != config["cell"]["layers"] or (state_norms and roles.bottom_carrier not in state_norms.names):
+        raise DamagedError("its roles are those of another cell")
+    return Run(
+        run.info.run_id, run_name(run), printable(arm, 120), config, tags, **vars(measurements) | {"roles": roles}
+    )
+
+
+def run_name(run: "MlflowRun") -> str:
+    return printable(run.info.run_name or "without a name", 120)
+
+
+@contextmanager
+def _artifact(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterator[Path]:
+    """A local path to an artifact: in place where it lies on this machine, also in a store that has
+    moved since; else a copy, for as long as it is read.
+    """
+    folder = store.local_path(run.info.artifact_uri or "")  # None for some other machine's storage (s3://…)
+    paths = [folder / name] if folder else []
+    if file := store.sqlite_file(client.tracking_uri):
+        paths.append(file.parent / "artifacts" / run.info.run_id / "artifacts" / name)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = next((path for path in paths if _exists(path)), None)
+        if path is not None and not path.is_file():  # nor a device, whose copy would never end
+            raise DamagedError(f"artifact {name} is not a file")
+        if path is None:
+            try:
+                path = Path(client.download_artifacts(run.info.run_id, name, scratch))
+            except store.UnreachableError:
+                raise
+            except Exception as error:  # of MLflow, of the disk, of the client of some cloud
+                message = str(error).strip().split("\n")[0]
+                raise DamagedError(f"no artifact {name}: {printable(message, 200)}") from error
+        yield path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a path with NUL, or too long
+        return False
