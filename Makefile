@@ -1,4 +1,4 @@
-# Everything a newcomer types. `make demo` and `make test` set up what they need.
+# The commands of the project. `make demo` and `make test` set up what they need.
 .PHONY: help setup demo test test-slow test-peers test-matrix sanitize peers lint check format ui benchmark lock clean
 
 VENV := .venv
@@ -43,12 +43,12 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --hypothesis-profile=new
 
-# What needs PyTorch, JAX or a plugin of Hydra's, which come on top of the pinned environment.
+# The tests that need PyTorch, JAX or a plugin of Hydra, on top of the pinned environment.
 test-peers: peers
-	$(BIN)/python -c 'import torch, jax, hydra_plugins.hydra_joblib_launcher' # what is missing would only be skipped
+	$(BIN)/python -c 'import torch, jax, hydra_plugins.hydra_joblib_launcher' # else the tests of what is missing would be skipped
 	$(BIN)/python -m pytest -m peers
 
-# In environments of its own.
+# Creates environments of its own.
 test-matrix:
 	@PYTHONS='$(PYTHONS)' TESTS='$(TESTS)' sh scripts/test_matrix.sh
 
@@ -70,7 +70,7 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Pins with hashes for every platform; names no package index.
+# Pinned versions with hashes for every platform; names no package index.
 lock:
 	uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 		pyproject.toml --group dev -o requirements.lock

@@ -32,10 +32,10 @@ KEY = plan._prefix(SWEEP)
 def seeds() -> list[bytes]:
     """One whole example for each door."""
     file = io.BytesIO()
-    some = {"loss/steps": np.arange(2), "loss/values": np.ones(2), "evaluation/steps": np.array([])}
-    some |= {"schema_version": np.array(1), "lag": np.arange(2)[::-1], "chance_loss": np.array(1.0)}
-    some |= {"longest_lag": np.array(1), "evaluation/values": np.ones((0, 3)), "n/names": np.array(["a"])}
-    np.savez(file, **some, **{"n/steps": np.arange(1), "n/values": np.ones((1, 2, 1))})
+    arrays = {"loss/steps": np.arange(2), "loss/values": np.ones(2), "evaluation/steps": np.array([])}
+    arrays |= {"schema_version": np.array(1), "lag": np.arange(2)[::-1], "chance_loss": np.array(1.0)}
+    arrays |= {"longest_lag": np.array(1), "evaluation/values": np.ones((0, 3)), "n/names": np.array(["a"])}
+    np.savez(file, **arrays, **{"n/steps": np.arange(1), "n/values": np.ones((1, 2, 1))})
     text = b"cell: {name: lstm, hidden_size: 1, layers: 1}\nclip: {}\ninit: {name: a}\noptimizer: {name: a}\nseed: 0\n"
     jobs = b'{"sweep_id": "s", "jobs": [[["arm=lstm"], "lstm", [[0, "0123456789ab"]]]]}'
     return [b"\0" + file.getvalue(), b"\1" + text + b"task: {name: a, length: 2}\ntrain: {}\n", b"\2" + jobs]

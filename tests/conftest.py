@@ -83,24 +83,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("pairwise"):
             tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    gone = {item for found in tests.values() for item in set(found) - covering(found)}
-    config.hook.pytest_deselected(items=[item for item in items if item in gone])
-    items[:] = [item for item in items if item not in gone]
+    deselected = {item for variants in tests.values() for item in set(variants) - covering(variants)}
+    config.hook.pytest_deselected(items=[item for item in items if item in deselected])
+    items[:] = [item for item in items if item not in deselected]
 
 
-def covering(found: list[pytest.Item]) -> set[pytest.Item]:
+def covering(variants: list[pytest.Item]) -> set[pytest.Item]:
     """Of the combinations of one test those that hold every pair, each time the one with the most
     that are left.
     """
     pairs = {}
-    for item in found:
+    for item in variants:
         values = {name: repr(value) for name, value in item.callspec.params.items()}  # type: ignore[attr-defined]
         pairs[item] = set(combinations(sorted(values.items()), 2))
-    left, kept = set().union(*pairs.values()), set()
-    while left:
-        best = max(found, key=lambda item: len(pairs[item] & left))
+    uncovered, kept = set().union(*pairs.values()), set()
+    while uncovered:
+        best = max(variants, key=lambda item: len(pairs[item] & uncovered))
         kept.add(best)
-        left -= pairs[best]
+        uncovered -= pairs[best]
     return kept
 
 
@@ -165,26 +165,26 @@ def signature(step: Step) -> tuple:
 
 def cells() -> list[Cell]:
     """Every cell that is discovered, in every nonlinearity it has, with one to three layers."""
-    found: list[Cell] = []
+    networks: list[Cell] = []
     for name, cls in discover(Cell).items():
         for layers in (1, 2, 3):
             if name == "rnn":
-                found += [cls(hidden_size=3, layers=layers, activation=kind) for kind in Activation]  # type: ignore[call-arg]
+                networks += [cls(hidden_size=3, layers=layers, activation=kind) for kind in Activation]  # type: ignore[call-arg]
             elif name == "lstm":
                 kinds = Ablation if layers == 1 else (Ablation.none, Ablation.coupled_gates)
-                found += [cls(hidden_size=3, layers=layers, ablation=kind) for kind in kinds]  # type: ignore[call-arg]
+                networks += [cls(hidden_size=3, layers=layers, ablation=kind) for kind in kinds]  # type: ignore[call-arg]
             else:
-                found.append(cls(hidden_size=3, layers=layers))
-    found += [PeepholeLSTM(3, ablation=kind) for kind in (Ablation.coupled_gates, Ablation.no_output_gate)]
-    found += [IndependentRNN(3, layers=layers) for layers in (1, 2)]
-    found += [LSTM(3, freeze_f=0.5, initial_state=0.4), LSTM(3, freeze_i=1.0, freeze_o=1.0), GRU(3, freeze_z=0.5)]
-    return found
+                networks.append(cls(hidden_size=3, layers=layers))
+    networks += [PeepholeLSTM(3, ablation=kind) for kind in (Ablation.coupled_gates, Ablation.no_output_gate)]
+    networks += [IndependentRNN(3, layers=layers) for layers in (1, 2)]
+    networks += [LSTM(3, freeze_f=0.5, initial_state=0.4), LSTM(3, freeze_i=1.0, freeze_o=1.0), GRU(3, freeze_z=0.5)]
+    return networks
 
 
 def cell_id(cell: Cell) -> str:
     kind = cell.activation.name if isinstance(cell, RNN) else cell.variant
-    held = [f"{k}{v}" for k, v in vars(cell).items() if k.startswith("freeze") and v is not None]
-    return "-".join([type(cell).__name__, *[kind] * bool(kind), *held, str(cell.layers)])
+    frozen_gates = [f"{k}{v}" for k, v in vars(cell).items() if k.startswith("freeze") and v is not None]
+    return "-".join([type(cell).__name__, *[kind] * bool(kind), *frozen_gates, str(cell.layers)])
 
 
 @pytest.fixture(params=cells(), ids=cell_id)
@@ -253,16 +253,16 @@ def command(
     """Runs ``gradpath …`` in this process; returns its status, output and errors."""
     from gradpath.commands import cli, compose
 
-    handlers, level = logging.root.handlers[:], logging.root.level
+    handlers, root_level = logging.root.handlers[:], logging.root.level
 
     def called(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["gradpath", *arguments])
         compose._shared.cache_clear()  # a command is a process of its own, which has composed nothing yet
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             cli.main()
         out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
+        return int(exit_info.value.code or 0), out, err
 
     yield called
-    logging.root.handlers[:], logging.root.level = handlers, level  # which Hydra's --info sets for good
+    logging.root.handlers[:], logging.root.level = handlers, root_level  # which Hydra's --info sets for good
     signal.signal(signal.SIGINT, signal.default_int_handler)

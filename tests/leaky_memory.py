@@ -89,20 +89,20 @@ class LeakyMemory(RNN):
 
     @property
     def keeping(self) -> Keeping:
-        held = None if self.hold is None else 1 - self.hold
-        return Keeping("alpha", "leak gate", complement=True, held=held, bias=-self.leak_bias)
+        held_value = None if self.hold is None else 1 - self.hold
+        return Keeping("alpha", "leak gate", complement=True, held=held_value, bias=-self.leak_bias)
 
     def step(self, s: Step) -> None:
-        (_, previous), (out, m), (keep,), gates = s.entering, s.leaving, s.saved, s.gates
+        (_, previous), (s_out, m), (kept_share,), gates = s.entering, s.leaving, s.saved, s.gates
         np.tanh(s.pre[..., KAPPA, :], out=gates[..., KAPPA, :])
         activate(Activation.sigmoid, s.pre[..., ALPHA:, :], gates[..., ALPHA:, :])
-        complement(s.pre[..., ALPHA, :], keep)
+        complement(s.pre[..., ALPHA, :], kept_share)
         if self.hold is not None:
             gates[..., ALPHA, :] = self.hold
-            keep[...] = 1 - self.hold
-        np.multiply(keep, previous, out=m)
+            kept_share[...] = 1 - self.hold
+        np.multiply(kept_share, previous, out=m)
         m += gates[..., ALPHA, :] * gates[..., KAPPA, :]
-        np.multiply(gates[..., BETA, :], m, out=out)
+        np.multiply(gates[..., BETA, :], m, out=s_out)
 
     def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
         return [
@@ -112,17 +112,17 @@ class LeakyMemory(RNN):
 
     def step_backward(self, s: Step, d: StepAdjoint) -> None:
         (d_s, d_m), (_, previous), (_, m) = d.leaving, s.entering, s.leaving
-        (keep,), (of_tanh, of_sigmoids) = s.saved, s.slopes
+        (kept_share,), (tanh_slope, sigmoid_slopes) = s.saved, s.slopes
         kappa, alpha, beta = (s.gates[..., block, :] for block in range(3))
         d_m += d_s * beta
-        np.multiply(d_m * alpha, of_tanh, out=d.pre[..., KAPPA, :])
+        np.multiply(d_m * alpha, tanh_slope, out=d.pre[..., KAPPA, :])
         np.multiply(d_m, kappa - previous, out=d.pre[..., ALPHA, :])
         np.multiply(d_s, m, out=d.pre[..., BETA, :])
         gated = d.pre[..., ALPHA:, :]
-        gated *= of_sigmoids
+        gated *= sigmoid_slopes
         if self.hold is not None:
             d.pre[..., ALPHA, :] = 0
-        np.multiply(d_m, keep, out=d.entering[1])
+        np.multiply(d_m, kept_share, out=d.entering[1])
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
         return {"alpha": tape.gates[..., ALPHA, :], "beta": tape.gates[..., BETA, :]}

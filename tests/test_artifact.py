@@ -30,7 +30,7 @@ def arrays(**changed: Any) -> dict[str, Any]:
     away.
     """
     steps = np.arange(PROBES)
-    whole: dict[str, Any] = {
+    contents: dict[str, Any] = {
         "schema_version": np.array(1),
         "roles": np.array(ROLES),
         "lag": np.arange(T)[::-1],
@@ -44,7 +44,7 @@ def arrays(**changed: Any) -> dict[str, Any]:
         "norm/steps": steps,
         "norm/values": np.arange(PROBES * T * 2.0).reshape(PROBES, T, 2),
     }
-    return {name: array for name, array in (whole | changed).items() if array is not None}
+    return {name: array for name, array in (contents | changed).items() if array is not None}
 
 
 def npz(content: dict[str, Any], save=np.savez) -> bytes:
@@ -60,12 +60,12 @@ def read(folder: Path, content: bytes) -> artifact.Measurements:
 
 
 def refused(folder: Path, content: bytes) -> str:
-    with pytest.raises(DamagedError) as caught:
+    with pytest.raises(DamagedError) as error:
         read(folder, content)
-    said = str(caught.value)
-    assert said.isprintable()
-    assert len(said) < 500
-    return said
+    message = str(error.value)
+    assert message.isprintable()
+    assert len(message) < 500
+    return message
 
 
 def test_what_was_written_comes_back_to_the_bit(tmp_path: Path) -> None:
@@ -73,18 +73,18 @@ def test_what_was_written_comes_back_to_the_bit(tmp_path: Path) -> None:
     content = arrays(
         **{"norm/values": readings, "evaluation/steps": np.array([8]), "evaluation/values": np.ones((1, 3))}
     )
-    found = read(tmp_path, npz(content))
-    assert found.series["norm"].values.tobytes() == readings.tobytes()
-    assert found.series["norm"].names == NAMES
-    assert found.roles == RNN(2).roles
-    assert (found.chance_loss, found.longest_lag, found.lag.tolist()) == (1 / 6, 3, [3, 2, 1, 0])
-    assert found.evaluation.steps.tolist() == [8]
-    swapped = read(tmp_path, npz(arrays(**{"norm/values": np.asfortranarray(readings.astype(">f8"))})))
-    assert swapped.series["norm"].values.tobytes() == readings.tobytes()
+    loaded = read(tmp_path, npz(content))
+    assert loaded.series["norm"].values.tobytes() == readings.tobytes()
+    assert loaded.series["norm"].names == NAMES
+    assert loaded.roles == RNN(2).roles
+    assert (loaded.chance_loss, loaded.longest_lag, loaded.lag.tolist()) == (1 / 6, 3, [3, 2, 1, 0])
+    assert loaded.evaluation.steps.tolist() == [8]
+    big_endian = read(tmp_path, npz(arrays(**{"norm/values": np.asfortranarray(readings.astype(">f8"))})))
+    assert big_endian.series["norm"].values.tobytes() == readings.tobytes()
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"schema_version": None}, "holds no schema_version"),
         ({"schema_version": np.array([1, 1])}, "schema_version with dtype int64 and 1 axes"),
@@ -122,8 +122,10 @@ def test_what_was_written_comes_back_to_the_bit(tmp_path: Path) -> None:
         ({"norm/steps": np.zeros(0, int), "norm/values": np.zeros((0, T, 2))}, "holds no reading of norm"),
     ],
 )
-def test_arrays_that_a_recorder_does_not_write_are_refused(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
-    assert said in refused(tmp_path, npz(arrays(**changed)))
+def test_arrays_that_a_recorder_does_not_write_are_refused(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    assert message in refused(tmp_path, npz(arrays(**changed)))
 
 
 def _member(name: str, header: str, content: bytes = b"", compression: int = zipfile.ZIP_STORED) -> bytes:
@@ -135,16 +137,16 @@ def _member(name: str, header: str, content: bytes = b"", compression: int = zip
     return file.getvalue()
 
 
-def _crowd() -> bytes:
+def _archive_of_many() -> bytes:
     """A list of 100 000 members, of 46 bytes each."""
-    listed = (b"PK\x01\x02" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"a") * 100_000
-    return listed + b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 10_000, 10_000, len(listed), 0, 0)
+    directory = (b"PK\x01\x02" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"a") * 100_000
+    return directory + b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 10_000, 10_000, len(directory), 0, 0)
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        _crowd(),
+        _archive_of_many(),
         _member("lag.npy", "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }"),
         _member("lag.npy", "{'descr': '<U100000000', 'fortran_order': False, 'shape': (1000,), }"),
         _member("lag.npy", "{'descr': '<f8', 'fortran_order': False, 'shape': (-1, -4), }", bytes(32)),
@@ -176,22 +178,22 @@ def test_hostile_archives_are_refused_without_their_memory(tmp_path: Path, conte
 
 
 def test_a_name_in_an_artifact_cannot_steer_the_terminal(tmp_path: Path) -> None:
-    found = read(tmp_path, npz(arrays(**{"norm/names": np.array(["\x1b[2J", "a\u202eb"])})))
-    assert found.series["norm"].names == ("\\x1b[2J", "a\\u202eb")
+    loaded = read(tmp_path, npz(arrays(**{"norm/names": np.array(["\x1b[2J", "a\u202eb"])})))
+    assert loaded.series["norm"].names == ("\\x1b[2J", "a\\u202eb")
 
 
 RESOLVED = compose.experiment(["arm=lstm", "task.length=12"]).resolved()
 IDENTITY = compose.experiment(["arm=lstm", "task.length=12"]).config_hash
 
 
-def written(folder: Path, content: str | bytes) -> dict[str, Any]:
+def loaded_configuration(folder: Path, content: str | bytes) -> dict[str, Any]:
     path = folder / "config.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return artifact.configuration(path, IDENTITY)
 
 
 def test_the_configuration_of_the_run_comes_back(tmp_path: Path) -> None:
-    assert written(tmp_path, yaml.dump(RESOLVED)) == RESOLVED
+    assert loaded_configuration(tmp_path, yaml.dump(RESOLVED)) == RESOLVED
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -200,7 +202,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (BOMB, "YAML alias"),
         ("a: &a\n  b: *a\n", "YAML alias"),
@@ -222,9 +224,9 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (yaml.dump(RESOLVED).rpartition("train:")[0] + "train: {}\n", "is not the configuration of the run"),
     ],
 )
-def test_a_configuration_that_is_not_the_runs_is_refused(tmp_path: Path, content: str | bytes, said: str) -> None:
-    with pytest.raises(DamagedError, match=said):
-        written(tmp_path, content)
+def test_a_configuration_that_is_not_the_runs_is_refused(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(DamagedError, match=message):
+        loaded_configuration(tmp_path, content)
 
 
 def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path: Path) -> None:
@@ -235,7 +237,7 @@ def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path: Path) -> N
             artifact.configuration(path, IDENTITY)
 
 
-WHOLE = npz(arrays())
+VALID_ARCHIVE = npz(arrays())
 DTYPES = st.sampled_from(["i1", "i8", "u8", ">i4", "f2", "f8", "c8", "b1", "U3", "S2", "O", "M8[s]", "V4"])
 
 
@@ -245,10 +247,10 @@ def mutated(draw: st.DrawFn) -> bytes:
     under its names.
     """
     if draw(st.booleans()):
-        content = bytearray(WHOLE)
+        content = bytearray(VALID_ARCHIVE)
         for _ in range(draw(st.integers(1, 6))):
-            at = draw(st.integers(0, len(content) - 1))
-            content[at : at + draw(st.integers(0, 3))] = draw(st.binary(max_size=4))
+            position = draw(st.integers(0, len(content) - 1))
+            content[position : position + draw(st.integers(0, 3))] = draw(st.binary(max_size=4))
         return bytes(content)
     changed = {}
     for name in draw(st.lists(st.sampled_from([*arrays(), "x", "a/names", "/names"]), min_size=1, max_size=3)):
@@ -260,15 +262,15 @@ def mutated(draw: st.DrawFn) -> bytes:
 def check_bytes(folder: Path, content: bytes) -> None:
     """Either a line, or records that are consistent."""
     try:
-        found = read(folder, content)
+        loaded = read(folder, content)
     except DamagedError as error:
-        said = str(error)
+        message = str(error)
     else:
-        said = ""
-    assert said.isprintable()
-    if said:
+        message = ""
+    assert message.isprintable()
+    if message:
         return
-    for series in (found.loss, found.evaluation, *found.series.values()):
+    for series in (loaded.loss, loaded.evaluation, *loaded.series.values()):
         assert len(series.steps) == len(series.values)
         assert (np.diff(series.steps) > 0).all()
         assert series.values.dtype == np.float64
@@ -276,7 +278,7 @@ def check_bytes(folder: Path, content: bytes) -> None:
 
 
 @given(mutated())
-@example(WHOLE)
+@example(VALID_ARCHIVE)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_a_line_or_consistent(tmp_path: Path, content: bytes) -> None:
     check_bytes(tmp_path, content)
@@ -291,13 +293,13 @@ def test_any_bytes_are_a_line_or_consistent_at_length(tmp_path: Path, content: b
 
 def check_text(folder: Path, content: str) -> None:
     try:
-        found = written(folder, content.encode(errors="surrogatepass"))
+        loaded = loaded_configuration(folder, content.encode(errors="surrogatepass"))
     except DamagedError as error:
-        said = str(error)
+        message = str(error)
     else:
-        said = ""
-        assert found == RESOLVED
-    assert said.isprintable()
+        message = ""
+        assert loaded == RESOLVED
+    assert message.isprintable()
 
 
 PIECES = st.sampled_from(
@@ -307,7 +309,7 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES | st.text(max_size=3), max_size=40).map("".join), st.integers(0, 3000), st.integers(0, 40))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_text_is_a_line_or_the_configuration(tmp_path: Path, piece: str, at: int, gone: int) -> None:
+def test_any_text_is_a_line_or_the_configuration(tmp_path: Path, piece: str, position: int, removed: int) -> None:
     text = yaml.dump(RESOLVED)
-    check_text(tmp_path, text[:at] + piece + text[at + gone :])
+    check_text(tmp_path, text[:position] + piece + text[position + removed :])
     check_text(tmp_path, piece)

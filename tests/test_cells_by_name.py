@@ -47,7 +47,7 @@ REFUSED = {
 """Figures that a plain sweep of this cell cannot be drawn in, and why."""
 
 
-def made(cell: Cell, *overrides: str) -> Experiment:
+def experiment_of(cell: Cell, *overrides: str) -> Experiment:
     return replace(compose.experiment([*SMALL, *overrides]), cell=cell)
 
 
@@ -58,29 +58,29 @@ def train(sweep: str, *experiments: Experiment) -> list[Run]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Path]:
+def results_home(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Path]:
     matplotlib.use("Agg")
     with pytest.MonkeyPatch.context() as patch:
         yield settle(tmp_path_factory.mktemp("home"), migrated_database, patch)
 
 
 @pytest.fixture(scope="module")
-def runs(place: Path) -> list[Run]:
+def runs(results_home: Path) -> list[Run]:
     """Of the cell, and of a stack of it."""
-    return train("s", *(made(LeakyMemory(3, layers=layers), EVERYTHING) for layers in (1, 2)))
+    return train("s", *(experiment_of(LeakyMemory(3, layers=layers), EVERYTHING) for layers in (1, 2)))
 
 
 @pytest.fixture(scope="module")
-def of_one_unit(place: Path) -> list[Run]:
+def one_unit_runs(results_home: Path) -> list[Run]:
     """Of the sizes that the figures need whose instruments follow every element."""
     surface = LossSurface(x="back_alpha", y="off_y", points=4)
-    base = made(LeakyMemory(1), "instruments=[grad_norm]")
+    base = experiment_of(LeakyMemory(1), "instruments=[grad_norm]")
     instruments = base.instruments | {"loss_surface": surface, "parameter_value": ParameterValue()}
     return train("u", replace(base, instruments=instruments))
 
 
-def test_every_instrument_reads_it(runs: list[Run], of_one_unit: list[Run]) -> None:
-    assert {*runs[0].series, *of_one_unit[0].series} == set(discover(Instrument))
+def test_every_instrument_reads_it(runs: list[Run], one_unit_runs: list[Run]) -> None:
+    assert {*runs[0].series, *one_unit_runs[0].series} == set(discover(Instrument))
     for run in runs:
         assert run.roles == LeakyMemory(3, layers=run.config["cell"]["layers"]).roles, "as they were stored"
         assert all(np.isfinite(series.values).any() for series in run.series.values())
@@ -96,22 +96,24 @@ def test_every_figure_draws_it_or_says_why_not(name: str, runs: list[Run]) -> No
         FIGURES[name]().draw([run for run in runs if run.roles.layers == 1])
 
 
-def test_figures_of_a_study_draw_a_study_of_it(place: Path, of_one_unit: list[Run]) -> None:
+def test_figures_of_a_study_draw_a_study_of_it(results_home: Path, one_unit_runs: list[Run]) -> None:
     """The bias of what keeps over the length; the surface of one unit."""
     points = [(bias, length) for bias in (-1.0, -3.0) for length in (8, 12)]
-    read = "instruments=[state_grad_norm]"
-    biased = train("b", *(made(LeakyMemory(3, leak_bias=b), read, f"task.length={n}") for b, n in points))
+    instruments = "instruments=[state_grad_norm]"
+    biased = train(
+        "b", *(experiment_of(LeakyMemory(3, leak_bias=b), instruments, f"task.length={n}") for b, n in points)
+    )
     _, lower = FIGURES["forget_bias"]().draw(biased).axes
     assert [text.get_text() for text in lower.get_xticklabels()] == ["1", "3"], "what keeps starts at −b"
     assert lower.get_xlabel() == "initial leak bias  b"
-    canvas = FIGURES["cliff"]().draw(of_one_unit)
+    canvas = FIGURES["cliff"]().draw(one_unit_runs)
     assert {axes.get_xlabel() for axes in canvas.axes} >= {"back_alpha"}
 
 
-def test_the_report_and_its_verdicts(runs: list[Run], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = report.verdicts(runs)
-    assert len(found) == len(runs)
-    assert all("leaky memory" in line for line in found)
+def test_the_report_and_its_verdicts(runs: list[Run], results_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verdicts = report.verdicts(runs)
+    assert len(verdicts) == len(runs)
+    assert all("leaky memory" in line for line in verdicts)
     assert {run.tags["verdict"] for run in runs} == {"untrained"}
 
 
@@ -119,34 +121,36 @@ def test_parameters_are_told_by_their_roles(runs: list[Run]) -> None:
     """The readout is left out and no other parameter is, though ``back_by``
     ends as ``W_hy`` does.
     """
-    (plain, *_) = runs
-    own = ["feed_kappa", "feed_alpha", "back_alpha", "back_by", "off_kappa", "off_alpha", "off_y"]
+    (first_run, *_) = runs
+    names = ["feed_kappa", "feed_alpha", "back_alpha", "back_by", "off_kappa", "off_alpha", "off_y"]
     *_, panel = FIGURES["norm_by_lag"]().draw(runs[:1]).axes
     lines = [line for line in panel.lines if line.get_marker() == "None"]
-    assert len(lines) == len(own)
-    atlas, *_ = FIGURES["gradient_atlas"]().draw([plain]).axes
-    assert [text.get_text() for text in atlas.get_yticklabels()] == own
-    looks = {name: palette.parameter(plain.roles, name) for name in own}
-    assert looks["back_by"].color == looks["off_y"].color == palette.GATES["output"]
-    assert looks["off_alpha"].color == looks["feed_alpha"].color == palette.GATES["keep"]
-    assert looks["off_kappa"].color == palette.OTHER_GATES[0], "without a role, the first that is free"
-    assert [looks[name].dash for name in ("feed_kappa", "back_by", "off_y")] == ["-", "--", ":"]
+    assert len(lines) == len(names)
+    atlas, *_ = FIGURES["gradient_atlas"]().draw([first_run]).axes
+    assert [text.get_text() for text in atlas.get_yticklabels()] == names
+    styles = {name: palette.parameter(first_run.roles, name) for name in names}
+    assert styles["back_by"].color == styles["off_y"].color == palette.GATES["output"]
+    assert styles["off_alpha"].color == styles["feed_alpha"].color == palette.GATES["keep"]
+    assert styles["off_kappa"].color == palette.OTHER_GATES[0], "without a role, the first that is free"
+    assert [styles[name].dash for name in ("feed_kappa", "back_by", "off_y")] == ["-", "--", ":"]
 
 
 def test_the_complement_keeps(runs: list[Run]) -> None:
     """The time constant is that of 1 − α, and the carousel's line that of σ(2) a step."""
     (run, *_) = runs
     np.testing.assert_allclose(predicted(run), -run.lag * np.log10(1 + np.exp(-2.0)))
-    *_, last = FIGURES["gates"]().draw([run]).axes
+    *_, bottom_axes = FIGURES["gates"]().draw([run]).axes
     alpha = run.series["gate_activation"].column("alpha/q50")[-1]
-    drawn = [line.get_ydata() for line in last.lines if line.get_linewidth() == 1.6 and line.get_linestyle() == "-"]
-    np.testing.assert_allclose(drawn, [-1 / np.log(1 - alpha)])
+    curves = [
+        line.get_ydata() for line in bottom_axes.lines if line.get_linewidth() == 1.6 and line.get_linestyle() == "-"
+    ]
+    np.testing.assert_allclose(curves, [-1 / np.log(1 - alpha)])
     assert run.roles.saturates("alpha") == (False, True)
     assert run.roles.saturates("beta") == (True, True)
 
 
 def test_the_gradient_check_passes() -> None:
-    *_, (_, rows) = gradient_check.every_case(made(LeakyMemory(3)))
+    *_, (_, rows) = gradient_check.every_case(experiment_of(LeakyMemory(3)))
     assert {row.quantity for row in rows} >= {"back_by", "∂L/∂M", "keeping", *set(discover(Instrument)) - ONE_UNIT}
     assert not [row for row in rows if not row.passed]
 
@@ -158,18 +162,18 @@ def test_the_gradient_check_passes_in_a_stack() -> None:
 
 
 def test_the_gradient_check_sees_a_wrong_declaration(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong() -> set[str]:
+    def failed_quantities() -> set[str]:
         case = make_case(LeakyMemory(3), Loss.squared_error, 3, every_step=False)
         rows = gradient_check.check(case.network, case.theta, case.batch, np.random.default_rng(0))
         return {row.quantity for row in rows if not row.passed}
 
-    assert not wrong()
+    assert not failed_quantities()
     right = LeakyMemory(3).keeping
     monkeypatch.setattr(LeakyMemory, "keeping", replace(right, complement=False))
-    assert wrong() == {"keeping"}
+    assert failed_quantities() == {"keeping"}
     monkeypatch.setattr(LeakyMemory, "keeping", right)
     monkeypatch.setattr(LeakyMemory, "watched", {})
-    assert "activations" in wrong()
+    assert "activations" in failed_quantities()
 
 
 # ── the source ──────────────────────────────────────────────────────────────
@@ -195,20 +199,20 @@ WORDS = {"candidate", "recurrence"}
 
 def _settings() -> set[str]:
     """The fields that only some cells have."""
-    shared = {field.name for field in fields(Cell)}  # type: ignore[arg-type]
-    return {field.name for cls in (RNN, GRU, LSTM) for field in fields(cls)} - shared  # type: ignore[arg-type]
+    base_fields = {field.name for field in fields(Cell)}  # type: ignore[arg-type]
+    return {field.name for cls in (RNN, GRU, LSTM) for field in fields(cls)} - base_fields  # type: ignore[arg-type]
 
 
 def _names() -> set[str]:
     """What is the cells' own: their names, gates, parameters, states, ways, settings,
     counterfactuals.
     """
-    found = _settings()
+    names = _settings()
     for cell in (RNN(), GRU(), *(LSTM(ablation=ablation) for ablation in Ablation)):
         unit = type(cell).__module__.rpartition(".")[2]
-        found |= {unit, unit.upper(), cell.variant, *cell.states, *cell.blocks, *cell.roles.parameters}
-        found |= {*cell.paths.values(), *cell.watched, *cell.counterfactuals()} - {"truncated"}
-    return found - WORDS - {""}
+        names |= {unit, unit.upper(), cell.variant, *cell.states, *cell.blocks, *cell.roles.parameters}
+        names |= {*cell.paths.values(), *cell.watched, *cell.counterfactuals()} - {"truncated"}
+    return names - WORDS - {""}
 
 
 def _sources() -> list[Path]:
@@ -219,32 +223,32 @@ def _docstrings(tree: ast.AST) -> set[int]:
     """Which constants are prose, expressions by themselves, or say how a number is written."""
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     formats = [node.format_spec for node in ast.walk(tree) if isinstance(node, ast.FormattedValue) and node.format_spec]
-    return prose | {id(part) for form in formats for part in ast.walk(form)}
+    return prose | {id(part) for format_string in formats for part in ast.walk(format_string)}
 
 
 def offences(text: str, allowed: Sequence[str] = ()) -> list[str]:
     """What of a source asks for a cell, a gate or a parameter by name."""
     tree = ast.parse(text)
-    prose, names, settings, found = _docstrings(tree), _names(), _settings(), []
+    prose, names, settings, lines = _docstrings(tree), _names(), _settings(), []
     for node in ast.walk(tree):
-        where = f"line {getattr(node, 'lineno', 0)}"
+        line = f"line {getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.ImportFrom | ast.Import):
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            found += [f"{where}: imports {name}" for name in modules if name.startswith("gradpath.cells")]
+            lines += [f"{line}: imports {name}" for name in modules if name.startswith("gradpath.cells")]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
             value = node.value
             if value in names and value not in allowed:
-                found.append(f"{where}: {value!r}")
+                lines.append(f"{line}: {value!r}")
             if re.search(r"(^|/)layer(\d|$)", value) and value not in allowed:
-                found.append(f"{where}: {value!r} puts a layer's name together")
+                lines.append(f"{line}: {value!r} puts a layer's name together")
         elif isinstance(node, ast.Attribute) and node.attr in settings:
-            found.append(f"{where}: .{node.attr}")
+            lines.append(f"{line}: .{node.attr}")
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            found += [f"{where}: {guess}" for guess in _guesses(node)]
-    return found
+            lines += [f"{line}: {guess}" for guess in _name_lookups(node)]
+    return lines
 
 
-def _guesses(call: ast.Call) -> Iterator[str]:
+def _name_lookups(call: ast.Call) -> Iterator[str]:
     """Tests of how a parameter's name begins or ends."""
     assert isinstance(call.func, ast.Attribute)
     if call.func.attr not in ("startswith", "endswith", "removeprefix", "removesuffix"):
@@ -256,8 +260,8 @@ def _guesses(call: ast.Call) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_no_source_asks_for_a_cell_by_name(path: Path) -> None:
-    place = str(path.relative_to(SOURCE))
-    assert not offences(path.read_text(encoding="utf-8"), tuple(EXEMPT.get(place, ())))
+    module_path = str(path.relative_to(SOURCE))
+    assert not offences(path.read_text(encoding="utf-8"), tuple(EXEMPT.get(module_path, ())))
 
 
 @pytest.mark.parametrize(
@@ -286,5 +290,5 @@ def test_each_such_line_is_seen(line: str) -> None:
 
 
 def test_what_may_be_written_is_passed() -> None:
-    fine: Any = '"""The LSTM\'s forget_bias."""\nif run.roles.keeping: label = run.config["cell"]["name"]'
-    assert not offences(fine)
+    allowed_source: Any = '"""The LSTM\'s forget_bias."""\nif run.roles.keeping: label = run.config["cell"]["name"]'
+    assert not offences(allowed_source)

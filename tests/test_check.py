@@ -26,7 +26,7 @@ def shrunk(network: Network) -> tuple[NDArray, Batch, Generator]:
     return theta, experiment.task.sample(rng, cases.SEQUENCES), rng
 
 
-def broken(rows: list[Row], network: Network) -> dict[str, int | None]:
+def latest_failures(rows: list[Row], network: Network) -> dict[str, int | None]:
     """Parameter → timestep of what is wrong."""
     names = network.parameters(np.zeros(network.size))
     return {row.quantity: row.t for row in rows if not row.passed and row.quantity in names}
@@ -34,17 +34,17 @@ def broken(rows: list[Row], network: Network) -> dict[str, int | None]:
 
 def broken_rows(network: Network) -> dict[str, int | None]:
     """What the check finds wrong in a network that stands in for the LSTM's."""
-    return broken(check(network, *shrunk(network)), network)
+    return latest_failures(check(network, *shrunk(network)), network)
 
 
 def network(cell: LSTM | None = None, cls: type[Network] = Network) -> Network:
     return cls(cell or LSTM(hidden_size=4), 2, 1, compose.experiment([]).task.loss)
 
 
-def with_factors(trace: Trace, change) -> Trace:
+def with_changed_factors(trace: Trace, transform) -> Trace:
     """A trace whose factors are wrong, though what they are computed from is right."""
     changed = replace(trace)
-    changed.__dict__["factors"] = tuple(change(factor) for factor in trace.factors)
+    changed.__dict__["factors"] = tuple(transform(factor) for factor in trace.factors)
     return changed
 
 
@@ -57,10 +57,10 @@ def test_unshifted_h() -> None:
         def backward(self, theta, tape):
             leaving = tape.layers[0].states["H"][1:]
             trace = super().backward(theta, tape)
-            return with_factors(trace, lambda f: replace(f, entered=leaving) if "W_ih" in f.names else f)
+            return with_changed_factors(trace, lambda f: replace(f, entered=leaving) if "W_ih" in f.names else f)
 
-    wrong = broken_rows(network(cls=Unshifted))
-    assert set(wrong) == {"W_ih", "W_fh", "W_oh", "W_ch"}
+    failures = broken_rows(network(cls=Unshifted))
+    assert set(failures) == {"W_ih", "W_fh", "W_oh", "W_ch"}
 
 
 def test_skipped_first_step() -> None:
@@ -73,24 +73,24 @@ def test_skipped_first_step() -> None:
                 array[0] = 0
                 return replace(factor, delta=Scaled(array, factor.delta.exponent))
 
-            return with_factors(super().backward(theta, tape), skip)
+            return with_changed_factors(super().backward(theta, tape), skip)
 
-    wrong = broken_rows(network(cls=Skipped))
-    assert {"W_ix", "W_ox", "W_cx"} <= set(wrong)
-    assert set(wrong.values()) == {1}
+    failures = broken_rows(network(cls=Skipped))
+    assert {"W_ix", "W_ox", "W_cx"} <= set(failures)
+    assert set(failures.values()) == {1}
 
 
 def test_accumulated_instead_of_returned() -> None:
     class Accumulating(Network):
-        kept: dict = {}
+        totals: dict = {}
 
         def backward(self, theta, tape):
             def add(factor):
-                total = self.kept.get(factor.names, 0) + factor.delta.array
-                self.kept[factor.names] = total
+                total = self.totals.get(factor.names, 0) + factor.delta.array
+                self.totals[factor.names] = total
                 return replace(factor, delta=Scaled(total, factor.delta.exponent))
 
-            return with_factors(super().backward(theta, tape), add)
+            return with_changed_factors(super().backward(theta, tape), add)
 
     assert len(broken_rows(network(cls=Accumulating))) == 14
 
@@ -98,12 +98,12 @@ def test_accumulated_instead_of_returned() -> None:
 def test_wrong_gates_bias() -> None:
     class Swapped(Network):
         def backward(self, theta, tape):
-            def swap(factor):
+            def swap_biases(factor):
                 if "b_i" not in factor.names:
                     return factor
                 return replace(factor, delta=Scaled(factor.delta.array[:, :, [1, 0, 2, 3]], factor.delta.exponent))
 
-            return with_factors(super().backward(theta, tape), swap)
+            return with_changed_factors(super().backward(theta, tape), swap_biases)
 
     assert set(broken_rows(network(cls=Swapped))) == {"b_i", "b_f"}
 
@@ -112,12 +112,12 @@ def test_missing_o_times_one_minus_tanh_squared_c() -> None:
     @dataclass
     class Missing(LSTM):
         def step_backward(self, s, d):
-            *others, of_output = s.slopes
-            super().step_backward(s._replace(slopes=[*others, of_output * 0]), d)
+            *other_slopes, output_slope = s.slopes
+            super().step_backward(s._replace(slopes=[*other_slopes, output_slope * 0]), d)
 
-    wrong = broken_rows(network(Missing(hidden_size=4)))
-    assert {"W_ix", "W_fx", "W_cx", "W_ih", "W_fh", "W_ch", "b_i", "b_f", "b_c"} <= set(wrong)
-    assert "W_hy" not in wrong
+    failures = broken_rows(network(Missing(hidden_size=4)))
+    assert {"W_ix", "W_fx", "W_cx", "W_ih", "W_fh", "W_ch", "b_i", "b_f", "b_c"} <= set(failures)
+    assert "W_hy" not in failures
 
 
 def test_buffer_overwritten_before_use() -> None:
@@ -127,9 +127,9 @@ def test_buffer_overwritten_before_use() -> None:
             np.tanh(tape.states["C"], out=tape.states["C"])  # a taped state, used again below
             return super().nonlinear(tape)
 
-    wrong = broken_rows(network(Overwriting(hidden_size=4)))
-    assert {"W_fx", "W_fh", "b_f"} <= set(wrong), "δa_f uses C_{t-1}"
-    assert not {"W_hy", "b_y"} & set(wrong)
+    failures = broken_rows(network(Overwriting(hidden_size=4)))
+    assert {"W_fx", "W_fh", "b_f"} <= set(failures), "δa_f uses C_{t-1}"
+    assert not {"W_hy", "b_y"} & set(failures)
 
 
 @pytest.mark.parametrize(
@@ -151,11 +151,11 @@ def test_what_is_wrong_is_named_and_the_exit_status_says_so(
 ) -> None:
     original = LSTM.step_backward
 
-    def wrong(self, s, d):
-        of_sigmoids, *others = s.slopes
-        original(self, s._replace(slopes=[of_sigmoids * np.array([1, 1, 1.01])[:, None], *others]), d)
+    def wrong_step_backward(self, s, d):
+        sigmoid_slopes, *other_slopes = s.slopes
+        original(self, s._replace(slopes=[sigmoid_slopes * np.array([1, 1, 1.01])[:, None], *other_slopes]), d)
 
-    monkeypatch.setattr(LSTM, "step_backward", wrong)
+    monkeypatch.setattr(LSTM, "step_backward", wrong_step_backward)
     assert cli.check(["cell=lstm", "cell.hidden_size=5", "train.batch_size=3"]) == 1
     out = capsys.readouterr().out
     assert "W_ox at t = " in out.splitlines()[-1]
@@ -177,20 +177,20 @@ def test_the_textbook_sees_what_differences_cannot() -> None:
 
     class Off(Network):
         def backward(self, theta, tape):
-            def spoil(factor):
+            def scale_factor(factor):
                 array = factor.delta.array.copy()
                 if "W_hh" in factor.names:
                     array[1] *= 1.001
                 return replace(factor, delta=Scaled(array, factor.delta.exponent))
 
-            return with_factors(super().backward(theta, tape), spoil)
+            return with_changed_factors(super().backward(theta, tape), scale_factor)
 
     rng, task = np.random.default_rng(0), Adding(length=20)
-    right, off = (cls(RNN(hidden_size=4), 2, 1, task.loss) for cls in (Network, Off))
-    theta, batch = PascanuSigmoid().draw(rng, right, np.float64), task.sample(rng, 3)
-    assert all(row.passed for row in check(right, theta, batch, rng))
-    wrong = [row for row in check(off, theta, batch, rng) if not row.passed]
-    assert [(row.quantity, row.t) for row in wrong] == [("W_hh", 2)]
-    found = [row for row in unmerged(off, theta, batch, rng) if row.quantity == "W_hh"]
-    (by_differences,) = (row for row in found if "untied" in row.case)
-    assert by_differences.error < 1e-7 < wrong[0].error
+    correct, scaled = (cls(RNN(hidden_size=4), 2, 1, task.loss) for cls in (Network, Off))
+    theta, batch = PascanuSigmoid().draw(rng, correct, np.float64), task.sample(rng, 3)
+    assert all(row.passed for row in check(correct, theta, batch, rng))
+    failed_rows = [row for row in check(scaled, theta, batch, rng) if not row.passed]
+    assert [(row.quantity, row.t) for row in failed_rows] == [("W_hh", 2)]
+    w_hh_rows = [row for row in unmerged(scaled, theta, batch, rng) if row.quantity == "W_hh"]
+    (by_differences,) = (row for row in w_hh_rows if "untied" in row.case)
+    assert by_differences.error < 1e-7 < failed_rows[0].error

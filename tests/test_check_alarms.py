@@ -16,8 +16,8 @@ SIZES = ["cell.hidden_size=4", "train.batch_size=3", "task.length=12"]
 
 def alarms(overrides: list[str]) -> list[str]:
     rows: list = []
-    for _, found in every_case(compose.experiment(overrides)):
-        rows = found
+    for _, finding in every_case(compose.experiment(overrides)):
+        rows = finding
     return [f"{row.place}, {row.case}: {row.error:.1e}" for row in merged(rows) if not row.passed]
 
 
@@ -54,8 +54,8 @@ SATURATED = ["init=identity", "init.gain=300", "cell.initial_state=-2", "cell.fr
     ids=" ".join,
 )
 def test_what_float64_cannot_hold(overrides: list[str]) -> None:
-    made = compose.experiment([*SIZES, "train.readout=false", "train.dtype=float64", *overrides])
-    rows = [row for findings in small(made) for row in findings.rows]
+    experiment = compose.experiment([*SIZES, "train.readout=false", "train.dtype=float64", *overrides])
+    rows = [row for findings in small(experiment) for row in findings.rows]
     assert [row.place for row in rows if not row.passed] == []
 
 
@@ -63,10 +63,10 @@ def test_what_comes_back_beside_a_loss_of_one_sequence_alone() -> None:
     """At such a step what the others send back is smaller by 2^1841, and is a part by itself all
     the same.
     """
-    made = compose.experiment(
+    experiment = compose.experiment(
         ["cell=gru", *SATURATED, "seed=35", "cell.hidden_size=8", "task.length=20", "train.readout=false"]
     )
-    rows = [row for findings in rescaled(made, Dtype.float32) for row in findings.rows]
+    rows = [row for findings in rescaled(experiment, Dtype.float32) for row in findings.rows]
     assert rows
     assert [row.place for row in rows if not row.passed] == []
 
@@ -76,19 +76,19 @@ def test_a_part_that_underflows_beside_its_exponent() -> None:
     when one of them is scaled.
     """
     cell = ["cell=lstm", "cell.layers=3", "cell.hidden_size=4", "cell.forget_bias=10", "cell.ablation=no_output_gate"]
-    rest = ["task=adding", "task.length=20", "init=identity", "init.gain=300", "train.dtype=float64", "seed=355"]
-    made = compose.experiment([*cell, *rest])
+    fixed = ["task=adding", "task.length=20", "init=identity", "init.gain=300", "train.dtype=float64", "seed=355"]
+    made = compose.experiment([*cell, *fixed])
     rows = [row for findings in rescaled(made, Dtype.float64) for row in findings.rows]
     assert rows
     assert [row.place for row in rows if not row.passed] == []
 
 
-def drawn(rng: random.Random) -> list[str]:
+def random_overrides(rng: random.Random) -> list[str]:
     """A random configuration: any cell, ablation, depth, task, initialisation, gain, bias, clipping
     and optimiser.
     """
     cell = rng.choice(["rnn", "lstm", "gru"])
-    found = [
+    overrides = [
         f"cell={cell}",
         f"cell.layers={rng.choice([1, 1, 2, 3])}",
         f"cell.hidden_size={rng.choice([1, 2, 4, 8, 16, 33])}",
@@ -102,19 +102,19 @@ def drawn(rng: random.Random) -> list[str]:
         f"train.dtype={rng.choice(['float32', 'float64'])}",
         f"seed={rng.randrange(1000)}",
     ]
-    found += rng.choice([[], [], ["clip.max_norm=0.01"], ["clip.max_value=0.001"], ["train.readout=false"]])
+    overrides += rng.choice([[], [], ["clip.max_norm=0.01"], ["clip.max_value=0.001"], ["train.readout=false"]])
     if cell == "rnn":
-        found.append(f"cell.activation={rng.choice(['tanh', 'relu', 'sigmoid'])}")
+        overrides.append(f"cell.activation={rng.choice(['tanh', 'relu', 'sigmoid'])}")
     else:
         gates = {"lstm": "ifo", "gru": "zr"}[cell]
-        found += [f"cell.freeze_{gate}={rng.choice([0, 0.5, 1])}" for gate in gates if rng.random() < 0.15]
+        overrides += [f"cell.freeze_{gate}={rng.choice([0, 0.5, 1])}" for gate in gates if rng.random() < 0.15]
         bias = {"lstm": "forget_bias", "gru": "update_bias"}[cell]
         chrono = f"cell.chrono_t_max={rng.choice([3, 100, 100000])}"
-        found.append(rng.choice([chrono, f"cell.{bias}={rng.choice([-20, -10, -5, 0, 5, 10, 20])}"]))
+        overrides.append(rng.choice([chrono, f"cell.{bias}={rng.choice([-20, -10, -5, 0, 5, 10, 20])}"]))
     if cell == "lstm":
         kinds = ["none", "no_input_gate", "no_forget_gate", "no_output_gate", "coupled_gates"]
-        found.append(f"cell.ablation={rng.choice([*kinds, 'no_input_nonlinearity', 'no_output_nonlinearity'])}")
-    return found
+        overrides.append(f"cell.ablation={rng.choice([*kinds, 'no_input_nonlinearity', 'no_output_nonlinearity'])}")
+    return overrides
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def drawn(rng: random.Random) -> list[str]:
 def test_no_false_alarm_in_a_random_sweep(seed: int) -> None:
     rng = random.Random(seed)
     while True:
-        overrides = drawn(rng)
+        overrides = random_overrides(rng)
         try:
             compose.experiment(overrides)
         except (compose.ConfigError, SettingError):  # a gate that is taken away cannot be held too

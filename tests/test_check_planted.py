@@ -47,47 +47,51 @@ from gradpath.training import loop
 from gradpath.training.experiment import Dtype, Experiment
 
 Patch = pytest.MonkeyPatch
-USERS = {"param_grad_norm": {"credit"}}
+READERS = {"param_grad_norm": {"credit"}}
 """Instruments that read another's reading."""
 EXPENSIVE = {"credit", "counterfactual", "counterfactual_loss", "jacobian_log_singular_values", "lyapunov_spectrum"}
-LITTLE = ["task.length=5", "train.batch_size=3", "cell.hidden_size=4"]
+SMALL_SIZES = ["task.length=5", "train.batch_size=3", "cell.hidden_size=4"]
 
 
-def wrong_in(findings) -> list[Row]:
-    return [row for of in findings for row in of.rows if not row.passed]
+def failures_in(findings) -> list[Row]:
+    return [row for finding in findings for row in finding.rows if not row.passed]
 
 
 @cache
-def _composed(*overrides: str) -> Experiment:
+def _composed_once(*overrides: str) -> Experiment:
     return compose.experiment(list(overrides))
 
 
 def composed(*overrides: str) -> Experiment:
     """A configuration that is composed once."""
-    return deepcopy(_composed(*overrides))
+    return deepcopy(_composed_once(*overrides))
 
 
-def wrong(*overrides: str, reads: Collection[str] = ()) -> list[Row]:
+def failed_rows(*overrides: str, reads: Collection[str] = ()) -> list[Row]:
     """What is wrong at the small size; of the instruments that compute much, ``reads`` alone."""
-    every = gradient_check._readable_instruments
+    all_instruments = gradient_check._readable_instruments
 
     def cheap(experiment: Experiment) -> dict[str, Instrument]:
-        return {name: one for name, one in every(experiment).items() if name not in EXPENSIVE - {*reads}}
+        return {
+            name: instrument
+            for name, instrument in all_instruments(experiment).items()
+            if name not in EXPENSIVE - {*reads}
+        }
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "_differences", lambda *_: None)  # they are what test_check.py tries
         patch.setattr(gradient_check, "_readable_instruments", cheap)
-        return wrong_in(small(composed(*LITTLE, *overrides)))
+        return failures_in(small(composed(*SMALL_SIZES, *overrides)))
 
 
 def names(rows: list[Row]) -> set[str]:
     return {row.quantity for row in rows}
 
 
-def wrap(patch: Patch, owner: object, name: str, change: Callable) -> None:
+def replace_result(patch: Patch, owner: object, name: str, transform: Callable) -> None:
     """``change(result, *arguments)`` in the place of what a method gives."""
     original = getattr(owner, name)
-    patch.setattr(owner, name, lambda *a, **k: change(original(*a, **k), *a, **k))
+    patch.setattr(owner, name, lambda *a, **k: transform(original(*a, **k), *a, **k))
 
 
 # --- what instruments record ----------------------------------------------------------------------
@@ -110,114 +114,118 @@ def wrap(patch: Patch, owner: object, name: str, change: Callable) -> None:
     ],
 )
 def test_a_reading_that_is_a_tenth_too_large(cls: type, name: str, monkeypatch: Patch) -> None:
-    wrap(monkeypatch, cls, "measure", lambda m, *_: Measurement(m.names, m.values + np.log10(1.1)))
-    assert names(wrong(reads=(name,))) - USERS.get(name, set()) == {name}
+    replace_result(monkeypatch, cls, "measure", lambda m, *_: Measurement(m.names, m.values + np.log10(1.1)))
+    assert names(failed_rows(reads=(name,))) - READERS.get(name, set()) == {name}
 
 
 def test_a_reach_that_is_a_tenth_too_large(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, Reach, "measure", lambda m, *_: Measurement(m.names, m.values * 1.1))
-    assert names(wrong()) == {"reach"}
+    replace_result(monkeypatch, Reach, "measure", lambda m, *_: Measurement(m.names, m.values * 1.1))
+    assert names(failed_rows()) == {"reach"}
 
 
 def test_a_reach_that_is_one_lag_off(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, reach_module, "reach", lambda found, *_: (found[0] + 1, found[1]))
-    assert names(wrong()) == {"reach"}
+    replace_result(monkeypatch, reach_module, "reach", lambda result, *_: (result[0] + 1, result[1]))
+    assert names(failed_rows()) == {"reach"}
 
 
 def spoiled_reach(patch: Patch, carriers: Callable[[dict, Trace], dict]) -> None:
-    wrap(patch, reach_module, "states_of_step", lambda states, trace, _: states | carriers(states, trace))
+    replace_result(patch, reach_module, "states_of_step", lambda states, trace, _: states | carriers(states, trace))
 
 
 def test_a_reach_of_h_where_the_carrier_is_c(monkeypatch: Patch) -> None:
     spoiled_reach(monkeypatch, lambda states, _: {"C": states["H"]})
-    assert names(wrong()) == {"reach"}
+    assert names(failed_rows()) == {"reach"}
 
 
-@pytest.mark.parametrize(("given", "taken"), [("layer1/C", "layer2/C"), ("layer2/C", "layer1/C")])
-def test_a_reach_of_the_other_layer(given: str, taken: str, monkeypatch: Patch) -> None:
-    spoiled_reach(monkeypatch, lambda states, _: {given: states[taken]})
-    assert names(wrong("cell.layers=2")) == {"reach"}
+@pytest.mark.parametrize(("layer", "read_layer"), [("layer1/C", "layer2/C"), ("layer2/C", "layer1/C")])
+def test_a_reach_of_the_other_layer(layer: str, read_layer: str, monkeypatch: Patch) -> None:
+    spoiled_reach(monkeypatch, lambda states, _: {layer: states[read_layer]})
+    assert names(failed_rows("cell.layers=2")) == {"reach"}
 
 
 def test_a_reach_of_all_losses(monkeypatch: Patch) -> None:
     spoiled_reach(monkeypatch, lambda _, trace: trace.states)
-    assert names(wrong("task=copy", "cell=gru")) == {"reach"}
+    assert names(failed_rows("task=copy", "cell=gru")) == {"reach"}
 
 
 @pytest.mark.parametrize("name", ["log_bound", "log_radius", "mean_field"])
 def test_a_line_of_theory_that_is_wrong(name: str, monkeypatch: Patch) -> None:
     """By a thousandth a step, and for the bound its margin with it."""
-    wrap(monkeypatch, theory, name, lambda found, *_: found + 1e-3)
-    assert names(wrong("cell=rnn")) == {"theory"}
+    replace_result(monkeypatch, theory, name, lambda result, *_: result + 1e-3)
+    assert names(failed_rows("cell=rnn")) == {"theory"}
 
 
 def test_a_carousel_that_is_wrong(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, theory, "carousel", lambda found, *_: found * 1.001)
-    assert names(wrong("cell=gru")) == {"theory"}
+    replace_result(monkeypatch, theory, "carousel", lambda result, *_: result * 1.001)
+    assert names(failed_rows("cell=gru")) == {"theory"}
 
 
 @pytest.mark.parametrize("column", [0, 2])
 def test_a_wrong_loss_surface(column: int, monkeypatch: Patch) -> None:
     """x, and the loss in the last run of points alone."""
 
-    def spoil(found: Measurement, *_: object) -> Measurement:
-        found.values[-3:, column] *= 1.001
-        return found
+    def shift_corner(measurement: Measurement, *_: object) -> Measurement:
+        measurement.values[-3:, column] *= 1.001
+        return measurement
 
-    wrap(monkeypatch, LossSurface, "measure", spoil)
+    replace_result(monkeypatch, LossSurface, "measure", shift_corner)
     surface = ["cell=rnn", "cell.hidden_size=1", "+instruments=loss_surface", "instruments.loss_surface.points=5"]
-    assert names(wrong(*surface)) == {"loss_surface"}
+    assert names(failed_rows(*surface)) == {"loss_surface"}
 
 
 def test_a_reading_that_is_wrong_in_training_alone(monkeypatch: Patch) -> None:
     original = loop._Seed.advance
 
-    def advance(self, step, *given):
-        happened = original(self, step, *given)
+    def advance(self, step, *arguments):
+        step_result = original(self, step, *arguments)
         if step == 1:
-            happened.measurements["reach"].values[0] *= 1.1
-        return happened
+            step_result.measurements["reach"].values[0] *= 1.1
+        return step_result
 
     monkeypatch.setattr(loop._Seed, "advance", advance)
-    assert names(wrong()) == {"reach", "reach, read again"}
+    assert names(failed_rows()) == {"reach", "reach, read again"}
 
 
 def test_recorded_norms_times_1_1(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, param_grad_norm, "log10_norms", lambda norms, *_: norms + np.log10(1.1))
-    found = {row.quantity: row for row in wrong(reads=("credit",))}
-    assert found.keys() == {"param_grad_norm", *USERS["param_grad_norm"]}
-    assert found["param_grad_norm"].t == 5, "the latest wrong timestep"
+    replace_result(monkeypatch, param_grad_norm, "log10_norms", lambda norms, *_: norms + np.log10(1.1))
+    rows = {row.quantity: row for row in failed_rows(reads=("credit",))}
+    assert rows.keys() == {"param_grad_norm", *READERS["param_grad_norm"]}
+    assert rows["param_grad_norm"].t == 5, "the latest wrong timestep"
 
 
 def test_columns_under_each_others_names(monkeypatch: Patch) -> None:
-    wrap(
+    replace_result(
         monkeypatch,
         ParamGradNorm,
         "measure",
         lambda m, *_: Measurement(m.names, m.values[:, [1, 0, *range(2, m.values.shape[1])]]),
     )
-    assert names(wrong()) == {"param_grad_norm"}
+    assert names(failed_rows()) == {"param_grad_norm"}
 
 
 def test_a_curve_that_is_one_lag_off(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, StateGradNorm, "measure", lambda m, *_: Measurement(m.names, np.roll(m.values, 1, axis=0)))
-    assert names(wrong()) == {"state_grad_norm"}
+    replace_result(
+        monkeypatch, StateGradNorm, "measure", lambda m, *_: Measurement(m.names, np.roll(m.values, 1, axis=0))
+    )
+    assert names(failed_rows()) == {"state_grad_norm"}
 
 
 def test_a_parameter_left_out(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, ParamGradNorm, "measure", lambda m, *_: Measurement(m.names[1:], m.values[:, 1:]))
-    found = wrong()
-    assert names(found) - USERS["param_grad_norm"] == {"param_grad_norm"}
-    assert ("param_grad_norm", "names") in {(row.quantity, row.part) for row in found}
+    replace_result(monkeypatch, ParamGradNorm, "measure", lambda m, *_: Measurement(m.names[1:], m.values[:, 1:]))
+    rows = failed_rows()
+    assert names(rows) - READERS["param_grad_norm"] == {"param_grad_norm"}
+    assert ("param_grad_norm", "names") in {(row.quantity, row.part) for row in rows}
 
 
 @pytest.mark.parametrize("module", [scaled, norm_precision])
 def test_the_logarithm_of_what_has_an_exponent(module: object, monkeypatch: Patch) -> None:
     """Where exponents are small nothing shows."""
-    wrap(monkeypatch, module, "log10_of_root", lambda found, square, exponent: found + 0.01 * (exponent < -60))
+    replace_result(
+        monkeypatch, module, "log10_of_root", lambda logarithm, square, exponent: logarithm + 0.01 * (exponent < -60)
+    )
     experiment = composed("cell=rnn")
-    assert not wrong_in(small(experiment))
-    assert {"param_grad_norm", "state_grad_norm"} & names(wrong_in(rescaled(experiment, Dtype.float64)))
+    assert not failures_in(small(experiment))
+    assert {"param_grad_norm", "state_grad_norm"} & names(failures_in(rescaled(experiment, Dtype.float64)))
 
 
 # --- what trains ----------------------------------------------------------------------------------
@@ -228,68 +236,72 @@ def doubled(gradient: Gradient) -> Gradient:
 
 
 def test_a_total_gradient_that_is_doubled(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, network, "lay_end_to_end", lambda found, *_: [doubled(gradient) for gradient in found])
-    assert {"Σ_t ∂L/∂θ_t, end to end", "gradient, as applied", "optimizer: what it gets"} <= names(wrong())
+    replace_result(
+        monkeypatch, network, "lay_end_to_end", lambda gradients, *_: [doubled(gradient) for gradient in gradients]
+    )
+    assert {"Σ_t ∂L/∂θ_t, end to end", "gradient, as applied", "optimizer: what it gets"} <= names(failed_rows())
 
 
 def test_a_readout_that_is_left_out_of_the_total(monkeypatch: Patch) -> None:
-    def spoil(found, *_):
-        for gradient in found:
+    def zero_readout(gradients, *_):
+        for gradient in gradients:
             gradient.scaled.array[-5:] = 0
-        return found
+        return gradients
 
-    wrap(monkeypatch, network, "lay_end_to_end", spoil)
-    assert {"Σ_t ∂L/∂θ_t, end to end", "gradient, as applied"} <= names(wrong())
+    replace_result(monkeypatch, network, "lay_end_to_end", zero_readout)
+    assert {"Σ_t ∂L/∂θ_t, end to end", "gradient, as applied"} <= names(failed_rows())
 
 
 @pytest.mark.parametrize(
-    ("of", "expected"),
+    ("transform", "expected"),
     [
         (lambda applied, scale: (applied, scale**2), {"clip_scale"}),
         (lambda applied, scale: (2 * applied, scale), {"gradient, as applied", "optimizer: what it gets"}),
     ],
 )
 @pytest.mark.parametrize("clip", ["clip.max_norm=0.01", "clip.max_value=0.001"])
-def test_wrong_clipping(of: Callable, expected: set[str], clip: str, monkeypatch: Patch) -> None:
-    wrap(monkeypatch, Clip, "apply", lambda found, *_: of(*found))
-    assert names(wrong(clip)) - {"clipping_ledger"} == expected
+def test_wrong_clipping(transform: Callable, expected: set[str], clip: str, monkeypatch: Patch) -> None:
+    replace_result(monkeypatch, Clip, "apply", lambda result, *_: transform(*result))
+    assert names(failed_rows(clip)) - {"clipping_ledger"} == expected
 
 
 def test_the_norm_that_clipping_sees(monkeypatch: Patch) -> None:
-    wrap(
+    replace_result(
         monkeypatch,
         network,
         "lay_end_to_end",
-        lambda found, *_: [replace(g, log10_norm=g.log10_norm + 1) for g in found],
+        lambda gradients, *_: [replace(g, log10_norm=g.log10_norm + 1) for g in gradients],
     )
-    assert {"log10 ‖∂L/∂θ‖", "gradient, norm as trained", "grad_norm"} <= names(wrong("clip.max_norm=0.01"))
+    assert {"log10 ‖∂L/∂θ‖", "gradient, norm as trained", "grad_norm"} <= names(failed_rows("clip.max_norm=0.01"))
 
 
 def test_a_readout_that_is_held_and_trained(monkeypatch: Patch) -> None:
     monkeypatch.setattr(Network, "without_readout", lambda self, trace: trace.gradient)
-    assert {"gradient, as trained", "gradient, as applied"} <= names(wrong("train.readout=false"))
+    assert {"gradient, as trained", "gradient, as applied"} <= names(failed_rows("train.readout=false"))
 
 
 @pytest.mark.parametrize(("cls", "name"), [(SGD, "sgd"), (Adam, "adam")])
 def test_an_optimiser_that_climbs(cls: type, name: str, monkeypatch: Patch) -> None:
-    wrap(monkeypatch, cls, "update", lambda found, self, theta, *_: (2 * theta - found[0], found[1]))
-    assert names(wrong(f"optimizer={name}")) == {"optimizer: first step is downhill", "optimizer: update"}
+    replace_result(monkeypatch, cls, "update", lambda update, self, theta, *_: (2 * theta - update[0], update[1]))
+    assert names(failed_rows(f"optimizer={name}")) == {"optimizer: first step is downhill", "optimizer: update"}
 
 
-def stretched(found: tuple, factor: float, theta: np.ndarray) -> tuple:
-    return theta + factor * (found[0] - theta), found[1]
+def scaled_update(result: tuple, factor: float, theta: np.ndarray) -> tuple:
+    return theta + factor * (result[0] - theta), result[1]
 
 
 @pytest.mark.parametrize(("cls", "name"), [(SGD, "sgd"), (Adam, "adam"), (RMSProp, "rmsprop")])
 def test_a_step_that_is_twice_as_large(cls: type, name: str, monkeypatch: Patch) -> None:
-    wrap(monkeypatch, cls, "update", lambda found, self, theta, *_: stretched(found, 2, theta))
-    assert names(wrong(f"optimizer={name}")) == {"optimizer: update"}
+    replace_result(monkeypatch, cls, "update", lambda result, self, theta, *_: scaled_update(result, 2, theta))
+    assert names(failed_rows(f"optimizer={name}")) == {"optimizer: update"}
 
 
 def test_a_bias_correction_that_counts_one_step_less(monkeypatch: Patch) -> None:
     original = Adam.update
-    monkeypatch.setattr(Adam, "update", lambda self, *given: original(self, *given[:-1], max(given[-1] - 1, 0)))
-    assert names(wrong("optimizer=adam")) == {"optimizer: update"}
+    monkeypatch.setattr(
+        Adam, "update", lambda self, *arguments: original(self, *arguments[:-1], max(arguments[-1] - 1, 0))
+    )
+    assert names(failed_rows("optimizer=adam")) == {"optimizer: update"}
 
 
 @pytest.mark.parametrize(
@@ -298,12 +310,12 @@ def test_a_bias_correction_that_counts_one_step_less(monkeypatch: Patch) -> None
 def test_a_state_that_training_forgets(overrides: list[str], monkeypatch: Patch) -> None:
     original = loop._Seed.advance
 
-    def advance(self, step, *given):
+    def advance(self, step, *arguments):
         self._state = self.experiment.optimizer.start(self.theta)
-        return original(self, step, *given)
+        return original(self, step, *arguments)
 
     monkeypatch.setattr(loop._Seed, "advance", advance)
-    assert names(wrong(*overrides)) == {"optimizer: update"}
+    assert names(failed_rows(*overrides)) == {"optimizer: update"}
 
 
 def test_an_optimiser_that_writes_to_theta(monkeypatch: Patch) -> None:
@@ -315,14 +327,14 @@ def test_an_optimiser_that_writes_to_theta(monkeypatch: Patch) -> None:
         return theta, state
 
     monkeypatch.setattr(SGD, "update", update)
-    assert "optimizer: arguments and type kept" in names(wrong("optimizer=sgd"))
+    assert "optimizer: arguments and type kept" in names(failed_rows("optimizer=sgd"))
 
 
 def test_seeds_side_by_side(monkeypatch: Patch) -> None:
     """The second of two seeds gets the first one's gradient."""
-    wrap(monkeypatch, network, "lay_end_to_end", lambda found, *_: [found[0]] * len(found))
-    found = wrong()
-    assert {row.case for row in found} == {"small, float64, a second seed"}
+    replace_result(monkeypatch, network, "lay_end_to_end", lambda gradients, *_: [gradients[0]] * len(gradients))
+    rows = failed_rows()
+    assert {row.case for row in rows} == {"small, float64, a second seed"}
 
 
 # --- the place ------------------------------------------------------------------------------------
@@ -335,33 +347,33 @@ def test_an_error_in_one_layer_at_one_step_is_placed(layer: int, monkeypatch: Pa
     """
     original, calls = backward.backward, []
 
-    def spoiled(cell, weights, *given, **named):
-        adjoint = original(cell, weights, *given, **named)
+    def wrong_pass(cell, weights, *arguments, **named):
+        adjoint = original(cell, weights, *arguments, **named)
         calls.append(None)
         if weights.x.shape[1] == (2 if layer == 0 else 4):
             adjoint.delta.array[:3] *= 1.01
         return adjoint
 
-    monkeypatch.setattr(backward, "backward", spoiled)
-    where = place(wrong("cell.layers=2"))
+    monkeypatch.setattr(backward, "backward", wrong_pass)
+    location = place(failed_rows("cell.layers=2"))
     assert calls
-    assert where is not None
-    assert (where.layer, where.t) == (layer, 3)
+    assert location is not None
+    assert (location.layer, location.t) == (layer, 3)
 
 
 def test_the_latest_wrong_step_and_not_the_worst(monkeypatch: Patch) -> None:
     original = backward.backward
 
-    def spoiled(*arguments, **named):
+    def wrong_pass(*arguments, **named):
         adjoint = original(*arguments, **named)
         adjoint.delta.array[1] *= 2
         adjoint.delta.array[3] *= 1.001
         return adjoint
 
-    monkeypatch.setattr(backward, "backward", spoiled)
-    where = place(wrong("cell=rnn"))
-    assert where is not None
-    assert where.t == 4
+    monkeypatch.setattr(backward, "backward", wrong_pass)
+    location = place(failed_rows("cell=rnn"))
+    assert location is not None
+    assert location.t == 4
 
 
 # --- the adjoint ----------------------------------------------------------------------------------
@@ -375,25 +387,25 @@ def test_a_wrong_adjoint_of_the_carrier(monkeypatch: Patch) -> None:
         np.multiply(d.leaving[1], 1, out=d.entering[1])
 
     monkeypatch.setattr(LSTM, "step_backward", without_forget_gate)
-    found = wrong()
-    assert {"∂L/∂C", "state_grad_norm", "path_grad_norm", "W_fh"} <= names(found)
-    assert place(found).t == 4, "C_5 receives directly, C_4 from C_5"
+    rows = failed_rows()
+    assert {"∂L/∂C", "state_grad_norm", "path_grad_norm", "W_fh"} <= names(rows)
+    assert place(rows).t == 4, "C_5 receives directly, C_4 from C_5"
 
 
 def test_a_wrong_direct_part(monkeypatch: Patch) -> None:
-    def spoil(found, *_):
-        adjoints, directs = found
+    def scale_direct(result, *_):
+        adjoints, directs = result
         return adjoints, [Scaled(3 * direct.array, direct.exponent) for direct in directs]
 
-    wrap(monkeypatch, Network, "_adjoints", spoil)
-    assert {"∂⁺L/∂H", "state_grad_norm", "path_grad_norm"} <= names(wrong())
+    replace_result(monkeypatch, Network, "_adjoints", scale_direct)
+    assert {"∂⁺L/∂H", "state_grad_norm", "path_grad_norm"} <= names(failed_rows())
 
 
 def test_a_loss_whose_gradient_is_of_the_sum(monkeypatch: Patch) -> None:
     from gradpath.core import readout
 
-    wrap(monkeypatch, readout, "evaluate", lambda found, *_: (found[0], 3 * found[1]))
-    assert "∂L/∂Y" in names(wrong())
+    replace_result(monkeypatch, readout, "evaluate", lambda result, *_: (result[0], 3 * result[1]))
+    assert "∂L/∂Y" in names(failed_rows())
 
 
 def test_an_initial_state_that_is_ignored(monkeypatch: Patch) -> None:
@@ -403,18 +415,18 @@ def test_an_initial_state_that_is_ignored(monkeypatch: Patch) -> None:
         return original(cell, weights, inputs, workspace, 0.0)
 
     monkeypatch.setattr(bptt, "forward", ignoring)
-    assert "step: gates and states" in names(wrong("cell.initial_state=0.4"))
+    assert "step: gates and states" in names(failed_rows("cell.initial_state=0.4"))
 
 
 # --- layouts, types and ranges that only some sizes reach -----------------------------------------
 
 
-def spoil_step(patch: Patch, where: Callable[..., bool], cls: type = LSTM) -> None:
+def spoil_step(patch: Patch, condition: Callable[..., bool], cls: type = LSTM) -> None:
     original = cls.step_backward
 
     def step_backward(self, s, d):
         original(self, s, d)
-        if where(d.pre):
+        if condition(d.pre):
             pre = d.pre
             pre *= pre.dtype.type(1.001)
 
@@ -423,17 +435,17 @@ def spoil_step(patch: Patch, where: Callable[..., bool], cls: type = LSTM) -> No
 
 def test_float32_alone(monkeypatch: Patch) -> None:
     spoil_step(monkeypatch, lambda delta: delta.dtype == np.float32)
-    experiment = composed(*LITTLE)
-    assert not wrong_in(small(experiment))
-    assert not wrong_in([full_size(experiment, Dtype.float64)])
-    assert {"∂L/∂a", "param_grad_norm"} <= names(wrong_in([full_size(experiment, Dtype.float32)]))
+    experiment = composed(*SMALL_SIZES)
+    assert not failures_in(small(experiment))
+    assert not failures_in([full_size(experiment, Dtype.float64)])
+    assert {"∂L/∂a", "param_grad_norm"} <= names(failures_in([full_size(experiment, Dtype.float32)]))
 
 
 def test_wide_layers_alone(monkeypatch: Patch) -> None:
     spoil_step(monkeypatch, lambda delta: delta.shape[-1] >= 96)
     experiment = composed("cell.hidden_size=96", "train.batch_size=3")
-    assert not wrong_in(small(experiment))
-    assert {"∂L/∂a", "param_grad_norm"} <= names(wrong_in([full_size(experiment, Dtype.float64)]))
+    assert not failures_in(small(experiment))
+    assert {"∂L/∂a", "param_grad_norm"} <= names(failures_in([full_size(experiment, Dtype.float64)]))
 
 
 def test_the_second_half_alone(monkeypatch: Patch) -> None:
@@ -448,10 +460,10 @@ def test_the_second_half_alone(monkeypatch: Patch) -> None:
     experiment = composed(
         "cell=rnn", "task.length=1000", "train.batch_size=64", "cell.hidden_size=32", "train.threads=2"
     )
-    assert not wrong_in([full_size(experiment, Dtype.float64)])
+    assert not failures_in([full_size(experiment, Dtype.float64)])
     monkeypatch.setattr(Workspace, "for_each", for_each)
-    assert not wrong_in(small(experiment))
-    assert wrong_in([full_size(experiment, Dtype.float64)])
+    assert not failures_in(small(experiment))
+    assert failures_in([full_size(experiment, Dtype.float64)])
 
 
 def test_the_second_run_of_steps_alone(monkeypatch: Patch) -> None:
@@ -464,10 +476,10 @@ def test_the_second_run_of_steps_alone(monkeypatch: Patch) -> None:
         return original(self, start, stop, slopes)
 
     experiment = composed("task.length=1000", "cell.hidden_size=16", "train.batch_size=32")
-    assert not wrong_in([full_size(experiment, Dtype.float64)])
+    assert not failures_in([full_size(experiment, Dtype.float64)])
     monkeypatch.setattr(backward.BackwardSweep, "step_views", step_views)
-    assert not wrong_in(small(experiment))
-    assert "∂L/∂a" in names(wrong_in([full_size(experiment, Dtype.float64)]))
+    assert not failures_in(small(experiment))
+    assert "∂L/∂a" in names(failures_in([full_size(experiment, Dtype.float64)]))
 
 
 @pytest.mark.parametrize("overrides", [["cell=rnn"], ["cell=lstm"], ["cell=gru"]])
@@ -476,59 +488,67 @@ def test_rescaling(overrides: list[str], monkeypatch: Patch) -> None:
     original = backward.renormalise
 
     def rescale(adjoint, exponent):
-        before = exponent.copy()
+        previous_exponent = exponent.copy()
         original(adjoint, exponent)
-        exponent += exponent != before
+        exponent += exponent != previous_exponent
 
     monkeypatch.setattr(backward, "renormalise", rescale)
     experiment = composed(*overrides)
-    assert not wrong_in(small(experiment))
-    assert {"∂L/∂H", "state_grad_norm"} <= names(wrong_in(rescaled(experiment, Dtype.float64)))
+    assert not failures_in(small(experiment))
+    assert {"∂L/∂H", "state_grad_norm"} <= names(failures_in(rescaled(experiment, Dtype.float64)))
 
 
 def test_sums_under_several_exponents(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, weight_gradients, "_row_scales", lambda scale, *_: scale * 2)
+    replace_result(monkeypatch, weight_gradients, "_row_scales", lambda scale, *_: scale * 2)
     experiment = composed("cell=lstm")
-    assert not wrong_in(small(experiment))
-    assert "Σ_t ∂L/∂θ_t, each parameter" in names(wrong_in(rescaled(experiment, Dtype.float32)))
+    assert not failures_in(small(experiment))
+    assert "Σ_t ∂L/∂θ_t, each parameter" in names(failures_in(rescaled(experiment, Dtype.float32)))
 
 
 # --- what a cell declares -------------------------------------------------------------------------
 
 
-def swapped(one: str, other: str) -> Callable:
-    return lambda found, *_: found | {one: found[other], other: found[one]}
+def with_entries_swapped(first_name: str, second_name: str) -> Callable:
+    return lambda entries, *_: entries | {first_name: entries[second_name], second_name: entries[first_name]}
 
 
 @pytest.mark.parametrize(
-    ("cls", "method", "change", "expected"),
+    ("cls", "method", "transform", "expected"),
     [
-        (LSTM, "carrier_gain", lambda found, *_: 1 - found, "carrier_gain"),
-        (GRU, "carrier_gain", lambda found, *_: 1 - found, "carrier_gain"),
-        (LSTM, "output_wrt_carrier", lambda found, *_: found * 1.01, "output_wrt_carrier"),
-        (GRU, "output_wrt_carrier", lambda found, *_: found * 1.01, "output_wrt_carrier"),
-        (LSTM, "nodes", swapped("I", "F"), "nodes"),
-        (LSTM, "nodes", lambda found, *_: found | {"G": 2 * found["G"]}, "nodes"),
-        (GRU, "nodes", swapped("Z", "N"), "nodes"),
-        (LSTM, "activations", swapped("I", "O"), "activations"),
-        (GRU, "activations", swapped("Z", "R"), "activations"),
-        (LSTM, "activations", lambda found, *_: found | {"F": 2 * found["F"]}, "activations"),
-        (LSTM, "counterfactuals", lambda found, *_: found | {"F=1": LSTM(4, freeze_f=0.9)}, "counterfactuals"),
+        (LSTM, "carrier_gain", lambda result, *_: 1 - result, "carrier_gain"),
+        (GRU, "carrier_gain", lambda result, *_: 1 - result, "carrier_gain"),
+        (LSTM, "output_wrt_carrier", lambda result, *_: result * 1.01, "output_wrt_carrier"),
+        (GRU, "output_wrt_carrier", lambda result, *_: result * 1.01, "output_wrt_carrier"),
+        (LSTM, "nodes", with_entries_swapped("I", "F"), "nodes"),
+        (LSTM, "nodes", lambda result, *_: result | {"G": 2 * result["G"]}, "nodes"),
+        (GRU, "nodes", with_entries_swapped("Z", "N"), "nodes"),
+        (LSTM, "activations", with_entries_swapped("I", "O"), "activations"),
+        (GRU, "activations", with_entries_swapped("Z", "R"), "activations"),
+        (LSTM, "activations", lambda result, *_: result | {"F": 2 * result["F"]}, "activations"),
+        (LSTM, "counterfactuals", lambda result, *_: result | {"F=1": LSTM(4, freeze_f=0.9)}, "counterfactuals"),
     ],
 )
-def test_a_wrong_declaration(cls: type, method: str, change: Callable, expected: str, monkeypatch: Patch) -> None:
-    wrap(monkeypatch, cls, method, change)
-    assert expected in names(wrong(f"cell={'lstm' if cls is LSTM else 'gru'}"))
+def test_a_wrong_declaration(cls: type, method: str, transform: Callable, expected: str, monkeypatch: Patch) -> None:
+    replace_result(monkeypatch, cls, method, transform)
+    assert expected in names(failed_rows(f"cell={'lstm' if cls is LSTM else 'gru'}"))
 
 
 def test_a_nonlinearity_of_another_value(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, LSTM, "nonlinear", lambda found, *_: [found[0], (found[1][0], found[1][1] * 1.01, found[1][2])])
-    assert "nonlinear" in names(wrong())
+    replace_result(
+        monkeypatch,
+        LSTM,
+        "nonlinear",
+        lambda nonlinearities, *_: [
+            nonlinearities[0],
+            (nonlinearities[1][0], nonlinearities[1][1] * 1.01, nonlinearities[1][2]),
+        ],
+    )
+    assert "nonlinear" in names(failed_rows())
 
 
 def test_h_that_passes_outside_the_gates_unsaid(monkeypatch: Patch) -> None:
     monkeypatch.setattr(GRU, "has_skip_to_h", False)
-    assert "has_skip_to_h" in names(wrong("cell=gru"))
+    assert "has_skip_to_h" in names(failed_rows("cell=gru"))
 
 
 @pytest.mark.parametrize(
@@ -536,7 +556,7 @@ def test_h_that_passes_outside_the_gates_unsaid(monkeypatch: Patch) -> None:
 )
 def test_paths_that_share_a_name(paths: dict[str, str], monkeypatch: Patch) -> None:
     monkeypatch.setattr(LSTM, "paths", paths)
-    assert "paths: a name for each block that reads a state" in names(wrong())
+    assert "paths: a name for each block that reads a state" in names(failed_rows())
 
 
 # --- elementwise parameters -----------------------------------------------------------------------
@@ -546,12 +566,12 @@ PEEPHOLES = ["cell=peephole_lstm", "cell.hidden_size=4", "train.batch_size=3", "
 
 def test_a_peephole_whose_adjoint_is_forgotten(monkeypatch: Patch) -> None:
     monkeypatch.setattr(PeepholeLSTM, "step_backward", LSTM.step_backward)
-    assert {"∂L/∂a", "param_grad_norm", "state_grad_norm", "path_grad_norm"} <= names(wrong(*PEEPHOLES))
+    assert {"∂L/∂a", "param_grad_norm", "state_grad_norm", "path_grad_norm"} <= names(failed_rows(*PEEPHOLES))
 
 
 def test_a_peephole_that_is_said_to_read_what_enters(monkeypatch: Patch) -> None:
     monkeypatch.setitem(peephole_lstm.PEEPHOLES, "o", (Elementwise("p_o", "C"),))
-    assert {"a_t = X_t W + H_{t-1} W + b", "∂L/∂a"} <= names(wrong(*PEEPHOLES))
+    assert {"a_t = X_t W + H_{t-1} W + b", "∂L/∂a"} <= names(failed_rows(*PEEPHOLES))
 
 
 def test_the_gradient_of_a_peephole_by_the_wrong_state(monkeypatch: Patch) -> None:
@@ -561,4 +581,4 @@ def test_the_gradient_of_a_peephole_by_the_wrong_state(monkeypatch: Patch) -> No
         return original(workspace, parameters, times, [(gate, np.roll(s, 1, 0)) for gate, s in states], delta)
 
     monkeypatch.setattr(weight_gradients, "elementwise_gradients", shifted)
-    assert {"p_i", "p_f", "p_o", "param_grad_norm", "Σ_t ∂L/∂θ_t, each parameter"} <= names(wrong(*PEEPHOLES))
+    assert {"p_i", "p_f", "p_o", "param_grad_norm", "Σ_t ∂L/∂θ_t, each parameter"} <= names(failed_rows(*PEEPHOLES))

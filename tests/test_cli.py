@@ -26,39 +26,39 @@ def gradpath(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_run_from_any_directory_leaves_nothing_there(home: Path, tmp_path_factory) -> None:
-    here = tmp_path_factory.mktemp("anywhere")
-    done = gradpath("run", "arm=lstm", "task=temporal_order", *SMALL, "seed=3", cwd=here)
-    assert done.returncode == 0, done.stderr
-    assert list(here.iterdir()) == []
+    directory = tmp_path_factory.mktemp("anywhere")
+    completed = gradpath("run", "arm=lstm", "task=temporal_order", *SMALL, "seed=3", cwd=directory)
+    assert completed.returncode == 0, completed.stderr
+    assert list(directory.iterdir()) == []
     experiment, sweep = loader.newest_sweep(None, None)
     (run,) = loader.load(None, experiment, sweep)
     assert run.name == "lstm · temporal_order T=12 · seed 3"
-    drawn = gradpath("report", "figures=[gates]", cwd=here)
-    assert drawn.returncode == 0, drawn.stderr
-    assert Path(drawn.stdout.splitlines()[-1]).exists()
+    report = gradpath("report", "figures=[gates]", cwd=directory)
+    assert report.returncode == 0, report.stderr
+    assert Path(report.stdout.splitlines()[-1]).exists()
 
 
 def test_a_sweep(home: Path) -> None:
-    done = gradpath("run", "-m", "arm=rnn,clipped_rnn,lstm", "seed=0,1", *SMALL, cwd=home)
-    assert done.returncode == 0, done.stderr
+    completed = gradpath("run", "-m", "arm=rnn,clipped_rnn,lstm", "seed=0,1", *SMALL, cwd=home)
+    assert completed.returncode == 0, completed.stderr
     experiment, sweep = loader.newest_sweep(None, None)
     names = {run.name for run in loader.load(None, experiment, sweep)}
     assert names == {f"{arm} · adding T=12 · seed {seed}" for arm in ("rnn", "clipped_rnn", "lstm") for seed in (0, 1)}
-    assert "[6/6] lstm · adding T=12 · seed 1: step 8/8" in done.stderr
+    assert "[6/6] lstm · adding T=12 · seed 1: step 8/8" in completed.stderr
 
 
 def test_a_sweep_with_seeds_side_by_side_counts_runs(home: Path) -> None:
-    done = gradpath("run", "-m", "arm=rnn,lstm", "seed=0..2", *SMALL, cwd=home)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("6 runs of sweep ")
-    assert "[1-3/6] rnn · adding T=12 · 3 seeds: step 8/8" in done.stderr
-    assert "[4-6/6] lstm · adding T=12 · 3 seeds: median test loss" in done.stderr
+    completed = gradpath("run", "-m", "arm=rnn,lstm", "seed=0..2", *SMALL, cwd=home)
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.startswith("6 runs of sweep ")
+    assert "[1-3/6] rnn · adding T=12 · 3 seeds: step 8/8" in completed.stderr
+    assert "[4-6/6] lstm · adding T=12 · 3 seeds: median test loss" in completed.stderr
     runs = loader.load(None, *loader.newest_sweep(None, None))
     assert sorted((run.arm, run.seed) for run in runs) == [(arm, seed) for arm in ("lstm", "rnn") for seed in range(3)]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["cell.hidden_size=abc"], "gradpath: cell.hidden_size=abc: must be an integer ≥ 1"),
         (["-m", "seed=0,1", "clip.max_norm=1,-1"], "gradpath: clip.max_norm=-1.0: must be > 0"),
@@ -73,13 +73,13 @@ def test_a_sweep_with_seeds_side_by_side_counts_runs(home: Path) -> None:
         (["tracking.uri=file:///tmp/x"], "gradpath: tracking.uri=file:///tmp/x: must be a database"),
     ],
 )
-def test_bad_input_is_one_line_exit_status_two_and_no_run(home: Path, arguments: list[str], said: str) -> None:
-    done = gradpath("run", *SMALL, *arguments, cwd=home)
-    assert done.returncode == 2
-    assert done.stderr.startswith("gradpath: ")
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+def test_bad_input_is_one_line_exit_status_two_and_no_run(home: Path, arguments: list[str], message: str) -> None:
+    completed = gradpath("run", *SMALL, *arguments, cwd=home)
+    assert completed.returncode == 2
+    assert completed.stderr.startswith("gradpath: ")
+    assert message in completed.stderr
+    assert completed.stderr.count("\n") == 1
+    assert completed.stdout == ""
     from gradpath.tracking import store
 
     client = store.connect(None)
@@ -87,9 +87,9 @@ def test_bad_input_is_one_line_exit_status_two_and_no_run(home: Path, arguments:
 
 
 def test_options_may_stand_after_the_overrides(home: Path) -> None:
-    done = gradpath("run", "seed=0,1", *SMALL, "-m", cwd=home)
-    assert done.returncode == 0, done.stderr
-    assert "2 runs of sweep" in done.stdout
+    completed = gradpath("run", "seed=0,1", *SMALL, "-m", cwd=home)
+    assert completed.returncode == 0, completed.stderr
+    assert "2 runs of sweep" in completed.stdout
 
 
 def test_unknown_command_and_bare_command(home: Path) -> None:
@@ -98,24 +98,26 @@ def test_unknown_command_and_bare_command(home: Path) -> None:
 
 
 def test_the_configuration_is_printed_without_running(home: Path) -> None:
-    done = gradpath("run", "--cfg", "job", "arm=rnn", cwd=home)
-    assert done.returncode == 0
-    assert "activation: tanh" in done.stdout
+    completed = gradpath("run", "--cfg", "job", "arm=rnn", cwd=home)
+    assert completed.returncode == 0
+    assert "activation: tanh" in completed.stdout
 
 
-@pytest.mark.parametrize(("sent", "returned"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("signal_number", "returned"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("seeds", ["0", "0..2"])
-def test_a_signal_closes_every_run_as_killed(home: Path, seeds: str, sent: signal.Signals, returned: int) -> None:
+def test_a_signal_closes_every_run_as_killed(
+    home: Path, seeds: str, signal_number: signal.Signals, returned: int
+) -> None:
     arguments = ["run", f"seed={seeds}", "train.steps=1000000", *SMALL[:-1]]
     process = subprocess.Popen([*GRADPATH, *arguments], cwd=home, stderr=subprocess.PIPE, text=True, env=os.environ)
     count = len(compose.experiments([f"seed={seeds}"]))
     deadline = time.monotonic() + PATIENCE
     while len(_running()) < count and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.5)
-    process.send_signal(sent)
-    _, said = process.communicate(timeout=PATIENCE)
+    process.send_signal(signal_number)
+    _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == returned
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr
     assert [status for _, status, _ in _running()] == ["KILLED"] * count
 
 
@@ -128,19 +130,19 @@ def test_a_run_that_was_killed_is_found_by_the_next_command(home: Path) -> None:
     process.kill()
     process.communicate(timeout=PATIENCE)
     assert [status for _, status, _ in _running()] == ["RUNNING"]
-    done = gradpath("run", *SMALL, cwd=home)
-    assert "found a run that was killed, now marked so: lstm · adding T=12 · seed 0" in done.stderr
+    completed = gradpath("run", *SMALL, cwd=home)
+    assert "found a run that was killed, now marked so: lstm · adding T=12 · seed 0" in completed.stderr
     assert sorted(status for _, status, _ in _running()) == ["FINISHED", "KILLED"]
 
 
 def test_one_point_that_fails_is_named_and_the_others_finish(home: Path) -> None:
     """A million units do not fit into any memory."""
     points = ["cell.hidden_size=1000000,6", "cell=rnn,lstm", "seed=0,[1,2]"]
-    done = gradpath("run", "-m", *points, *SMALL[:1], *SMALL[2:], cwd=home)
-    assert done.returncode == 1
-    assert done.stderr.count("failed: ") == 4
-    assert "failed: rnn · adding T=12 · seed 0: MemoryError: Unable to allocate" in done.stderr
-    assert "failed: lstm · adding T=12 · 2 seeds: MemoryError: Unable to allocate" in done.stderr
+    completed = gradpath("run", "-m", *points, *SMALL[:1], *SMALL[2:], cwd=home)
+    assert completed.returncode == 1
+    assert completed.stderr.count("failed: ") == 4
+    assert "failed: rnn · adding T=12 · seed 0: MemoryError: Unable to allocate" in completed.stderr
+    assert "failed: lstm · adding T=12 · 2 seeds: MemoryError: Unable to allocate" in completed.stderr
     assert sorted(status for _, status, _ in _running()) == ["FAILED"] * 6 + ["FINISHED"] * 6
 
 
@@ -148,9 +150,9 @@ def _running() -> list:
     from gradpath.tracking import store
 
     client = store.connect(None)
-    if (place := client.get_experiment_by_name("gradpath")) is None:
+    if (experiment := client.get_experiment_by_name("gradpath")) is None:
         return []
-    return [(r.info.run_name, r.info.status, r.data.tags) for r in client.search_runs([place.experiment_id])]
+    return [(r.info.run_name, r.info.status, r.data.tags) for r in client.search_runs([experiment.experiment_id])]
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
@@ -162,8 +164,10 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
         "heavy = {'mlflow', 'matplotlib', 'seaborn', 'pandas', 'scipy', 'torch'} & set(sys.modules)\n"
         "print('heavy:', heavy, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True)
-    assert done.stderr.strip() == "heavy: set()"
+    completed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert completed.stderr.strip() == "heavy: set()"
 
 
 SMALLER = {
@@ -182,8 +186,8 @@ def test_every_study_runs_two_steps_and_its_figures_draw(home: Path, study: str,
     page = (Path(__file__).parents[1] / "experiments" / study / "README.md").read_text()
     assert f"`gradpath run -m +experiment={study}`" in page
     (report,) = re.findall(rf"`gradpath (report study={study}[^`]*)`", page)
-    small = ["train.steps=2", "train.eval_size=10", "seed=0", *SMALLER.get(study, ())]
-    status, _, said = command("run", "-m", f"+experiment={study}", *small)
-    assert status == 0, said
-    status, _, said = command(*report.split())
-    assert status == 0, said
+    overrides = ["train.steps=2", "train.eval_size=10", "seed=0", *SMALLER.get(study, ())]
+    status, _, stderr = command("run", "-m", f"+experiment={study}", *overrides)
+    assert status == 0, stderr
+    status, _, stderr = command(*report.split())
+    assert status == 0, stderr

@@ -67,8 +67,8 @@ def test_training_is_scalar_gradient_descent(arm: str, max_norm: float) -> None:
     steps = run(*start, f"arm={arm}")
     names = steps[0].measurements["parameter_value"].names
     w, b = names.index("W_hh"), names.index("b_h")
-    got = [(*s.measurements["parameter_value"].values[[w, b]], s.loss) for s in steps]
-    np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-12)
+    trajectory = [(*s.measurements["parameter_value"].values[[w, b]], s.loss) for s in steps]
+    np.testing.assert_allclose(trajectory, expected, rtol=1e-7, atol=1e-12)
 
 
 def test_the_surface_is_the_scalar_recursion() -> None:
@@ -82,23 +82,23 @@ def test_the_surface_is_the_scalar_recursion() -> None:
 
 
 def test_the_surface_in_several_passes_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run("train.steps=0")[0].measurements["loss_surface"].values
+    in_one_pass = run("train.steps=0")[0].measurements["loss_surface"].values
     monkeypatch.setattr("gradpath.instruments.loss_surface.CHUNK_ELEMENTS", 50 * 10)
-    assert run("train.steps=0")[0].measurements["loss_surface"].values.tobytes() == whole.tobytes()
+    assert run("train.steps=0")[0].measurements["loss_surface"].values.tobytes() == in_one_pass.tobytes()
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
 def test_a_readout_that_is_held_stays_bit_for_bit_and_one_that_is_not_moves(optimizer: str) -> None:
-    def last(*overrides: str) -> dict[str, float]:
+    def final_parameters(*overrides: str) -> dict[str, float]:
         values = run("init.readout=0.3", f"optimizer={optimizer}", *overrides)[-1].measurements["parameter_value"]
         return dict(zip(values.names, values.values.tolist(), strict=True))
 
-    held, free = last(), last("train.readout=true")
-    assert (held["W_hy"], held["b_y"]) == (0.3, 0.0)
-    assert held["W_hh"] != 5.5
-    assert held["b_h"] != -2.6
-    assert free["W_hy"] != 0.3
-    assert free["b_y"] != 0.0
+    fixed_readout, trained_readout = final_parameters(), final_parameters("train.readout=true")
+    assert (fixed_readout["W_hy"], fixed_readout["b_y"]) == (0.3, 0.0)
+    assert fixed_readout["W_hh"] != 5.5
+    assert fixed_readout["b_h"] != -2.6
+    assert trained_readout["W_hy"] != 0.3
+    assert trained_readout["b_y"] != 0.0
 
 
 def test_clipping_does_not_see_a_readout_that_is_held_but_the_instruments_do() -> None:
@@ -106,11 +106,11 @@ def test_clipping_does_not_see_a_readout_that_is_held_but_the_instruments_do() -
     to be clipped.
     """
     start = ["init.w=1", "init.b=-5", "clip.max_norm=0.5", "train.steps=0"]
-    held, free = run(*start)[0].measurements, run(*start, "train.readout=true")[0].measurements
-    assert held["clip_scale"].values.tolist() == [1.0]
-    assert free["clip_scale"].values.item() < 0.5
-    assert held["grad_norm"].values.tobytes() == free["grad_norm"].values.tobytes()
-    assert 10 ** held["grad_norm"].values[-1] > 1
+    fixed_readout, trained_readout = run(*start)[0].measurements, run(*start, "train.readout=true")[0].measurements
+    assert fixed_readout["clip_scale"].values.tolist() == [1.0]
+    assert trained_readout["clip_scale"].values.item() < 0.5
+    assert fixed_readout["grad_norm"].values.tobytes() == trained_readout["grad_norm"].values.tobytes()
+    assert 10 ** fixed_readout["grad_norm"].values[-1] > 1
 
 
 def test_holding_a_readout_whose_gradient_is_far_larger_loses_nothing() -> None:
@@ -138,14 +138,14 @@ def test_constant_initialisation() -> None:
         "W_hy": {1.0},
         "b_y": {0.0},
     }
-    one, two = (
+    same_seed, other_seed = (
         network.parameters(Constant(w=2, b=-1, jitter=0.5).draw(np.random.default_rng(seed), network, np.float64))
         for seed in (0, 1)
     )
     for name, centre in (("W_hh", 2), ("b_h", -1)):
-        assert (one[name] != two[name]).all()
-        assert 0 < np.abs(one[name] - centre).max() <= 0.5
-    assert not one["b_y"].any()
+        assert (same_seed[name] != other_seed[name]).all()
+        assert 0 < np.abs(same_seed[name] - centre).max() <= 0.5
+    assert not same_seed["b_y"].any()
 
 
 def test_the_elements_of_theta_by_name() -> None:
@@ -160,7 +160,7 @@ def test_the_elements_of_theta_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (
             "cell.hidden_size=8",
@@ -173,10 +173,10 @@ def test_the_elements_of_theta_by_name() -> None:
         ("train.readout=[1]", "train.readout=[1]: must be true or false"),
     ],
 )
-def test_what_cannot_be_is_one_line(overrides: str, said: str) -> None:
-    with pytest.raises(compose.ConfigError) as caught:
+def test_what_cannot_be_is_one_line(overrides: str, message: str) -> None:
+    with pytest.raises(compose.ConfigError) as error:
         compose.experiment([*STUDY, overrides])
-    assert str(caught.value) == said
+    assert str(error.value) == message
 
 
 def test_the_first_reading_of_a_run_of_no_steps_is_not_lost() -> None:
@@ -199,7 +199,7 @@ def test_the_figure_draws_the_stored_trajectories(home) -> None:
     assert runs[0].series["loss_surface"].values.shape == (1, 49, 3)
     canvas = Cliff().draw(runs)
     view = {axes.get_title(): axes for axes in canvas.axes}
-    free, clipped = (
+    unclipped, clipped = (
         next(r for r in runs if r.arm == arm and r.config["optimizer"]["lr"] == 0.2) for arm in ("rnn", "clipped_rnn")
     )
     lines = {
@@ -207,15 +207,15 @@ def test_the_figure_draws_the_stored_trajectories(home) -> None:
         for line in view["the same from above, all steps"].lines
         if len(line.get_xdata()) == STEPS + 1
     }
-    for run, color in ((free, "#D55E00"), (clipped, "#E69F00")):
+    for run, color in ((unclipped, "#D55E00"), (clipped, "#E69F00")):
         np.testing.assert_array_equal(lines[color].get_xdata(), run.series["parameter_value"].column("W_hh"))
         np.testing.assert_array_equal(lines[color].get_ydata(), run.series["parameter_value"].column("b_h"))
     norms = {line.get_label(): line.get_ydata() for line in view["along these trajectories"].lines}
-    by_hand = math.log10(math.hypot(*error(*(free.series["parameter_value"].values[0][[1, 2]]))[1:]))
-    assert norms["RNN"][0] == pytest.approx(by_hand, abs=1e-9), "of w and b alone, as clipping sees it"
+    expected_norm = math.log10(math.hypot(*error(*(unclipped.series["parameter_value"].values[0][[1, 2]]))[1:]))
+    assert norms["RNN"][0] == pytest.approx(expected_norm, abs=1e-9), "of w and b alone, as clipping sees it"
     assert norms["RNN"].min() >= FLOOR
     text = " ".join(canvas.texts[-1].get_text().split())
     assert "1 seed a learning rate" in text
-    end = free.series["parameter_value"].values[-1]
-    assert end[2] > -1.2, "thrown out of the frame"
-    assert f"ends at W_hh = {end[1]:,.4g}, b_h = {end[2]:,.4g}" in text
+    last_point = unclipped.series["parameter_value"].values[-1]
+    assert last_point[2] > -1.2, "thrown out of the frame"
+    assert f"ends at W_hh = {last_point[1]:,.4g}, b_h = {last_point[2]:,.4g}" in text

@@ -27,7 +27,7 @@ LEDGER = "instruments=[clip_scale,clipping_ledger]"
 BASE = make_case(RNN(3), Loss.squared_error, 4, every_step=False)
 
 
-def read(values: NDArray, clip: Clip, exponent: int = 0, **thresholds: float) -> dict[str, float]:
+def measured_ledger(values: NDArray, clip: Clip, exponent: int = 0, **thresholds: float) -> dict[str, float]:
     """What the ledger says of a run's step with this gradient."""
     scaled = Scaled(values, np.asarray(exponent, np.int32))
     gradient = Gradient(scaled, float(scaled.log10_norm()), {})
@@ -40,7 +40,7 @@ def read(values: NDArray, clip: Clip, exponent: int = 0, **thresholds: float) ->
 
 def test_by_hand() -> None:
     """(3, 4): by norm at 1 (0.6, 0.8); by value at 3 (3, 3), cosine (9 + 12) / (5 · 3√2)."""
-    row = read(np.array([3.0, 4.0]), Clip(max_norm=2.5), max_norm=1.0, max_value=3.0)
+    row = measured_ledger(np.array([3.0, 4.0]), Clip(max_norm=2.5), max_norm=1.0, max_value=3.0)
     assert row["log10_raw_norm"] == pytest.approx(np.log10(5))
     assert row["log10_applied_norm"] == pytest.approx(np.log10(2.5))
     assert (row["engaged"], row["non_finite"]) == (1, 0)
@@ -53,7 +53,7 @@ def test_by_hand() -> None:
 
 
 def test_where_nothing_is_clipped_nothing_engages() -> None:
-    row = read(np.array([0.03, -0.04]), Clip(max_norm=1.0))
+    row = measured_ledger(np.array([0.03, -0.04]), Clip(max_norm=1.0))
     assert (row["engaged"], row["value_clip/share"]) == (0, 0)
     for norm in ("log10_raw_norm", "log10_applied_norm", "norm_clip/log10_norm", "value_clip/log10_norm"):
         assert row[norm] == pytest.approx(np.log10(0.05), abs=1e-14)
@@ -65,20 +65,20 @@ def test_where_nothing_is_clipped_nothing_engages() -> None:
 def test_against_naive_computation(clip: Clip, dtype: type) -> None:
     rng = np.random.default_rng(0)
     raw = rng.standard_t(2, size=1000).astype(dtype) / dtype(20)
-    row = read(raw, clip, max_norm=0.5, max_value=0.1)
+    row = measured_ledger(raw, clip, max_norm=0.5, max_value=0.1)
     g = raw.astype(np.float64)
 
-    def cosine(other: NDArray) -> float:
-        return float(g @ other / np.linalg.norm(g) / np.linalg.norm(other))
+    def cosine(vector: NDArray) -> float:
+        return float(g @ vector / np.linalg.norm(g) / np.linalg.norm(vector))
 
     by_value = np.clip(g, -0.1, 0.1)
-    own = g * min(1, 0.7 / np.linalg.norm(g)) if clip.max_norm else np.clip(g, -0.03, 0.03) if clip.max_value else g
+    applied = g * min(1, 0.7 / np.linalg.norm(g)) if clip.max_norm else np.clip(g, -0.03, 0.03) if clip.max_value else g
     expected = {
         "log10_raw_norm": np.log10(np.linalg.norm(g)),
-        "log10_applied_norm": np.log10(np.linalg.norm(own)),
-        "engaged": float(own is not g),
+        "log10_applied_norm": np.log10(np.linalg.norm(applied)),
+        "engaged": float(applied is not g),
         "non_finite": 0.0,
-        "cosine": cosine(own),
+        "cosine": cosine(applied),
         "norm_clip/cosine": 1.0,
         "norm_clip/log10_norm": np.log10(0.5),
         "value_clip/cosine": cosine(by_value),
@@ -94,7 +94,7 @@ def test_against_naive_computation(clip: Clip, dtype: type) -> None:
 def test_where_the_plain_gradient_overflows() -> None:
     """10^50 and more in float32: the plain gradient is ±inf, the ledger's numbers are not."""
     raw = np.array([0.3, -0.4, 0.2, 0.0], np.float32)
-    row = read(raw, Clip(max_norm=1.0), exponent=170)
+    row = measured_ledger(raw, Clip(max_norm=1.0), exponent=170)
     size = np.linalg.norm(raw.astype(np.float64))
     assert row["log10_raw_norm"] == pytest.approx(np.log10(size) + 170 * np.log10(2), abs=1e-12)
     assert row["log10_raw_norm"] > 50
@@ -104,14 +104,16 @@ def test_where_the_plain_gradient_overflows() -> None:
     assert row["value_clip/cosine"] == pytest.approx(0.9 / size / np.sqrt(3), abs=1e-7), "three corners and a zero"
     assert row["value_clip/log10_norm"] == pytest.approx(np.log10(0.1 * np.sqrt(3)), abs=1e-7)
     assert row["value_clip/share"] == 0.75
-    unclipped = read(raw, Clip(), exponent=170)
+    unclipped = measured_ledger(raw, Clip(), exponent=170)
     assert (unclipped["engaged"], unclipped["non_finite"]) == (0, 1), "what would be applied is not finite"
 
 
 @pytest.mark.parametrize("size", [1e-200, 1e200])
 def test_squares_that_leave_float64(size: float) -> None:
     with np.errstate(over="ignore"):
-        row = read(np.array([3.0, 4.0]) * size, Clip(max_value=2.0 * size), max_norm=10 * size, max_value=3 * size)
+        row = measured_ledger(
+            np.array([3.0, 4.0]) * size, Clip(max_value=2.0 * size), max_norm=10 * size, max_value=3 * size
+        )
     assert row["log10_raw_norm"] == pytest.approx(np.log10(5) + np.log10(size))
     assert row["cosine"] == pytest.approx(7 / (5 * np.sqrt(2)))
     assert row["value_clip/cosine"] == pytest.approx(21 / (15 * np.sqrt(2)))
@@ -119,7 +121,7 @@ def test_squares_that_leave_float64(size: float) -> None:
 
 
 def test_a_true_zero_has_no_direction() -> None:
-    row = read(np.zeros(3), Clip(max_norm=1.0))
+    row = measured_ledger(np.zeros(3), Clip(max_norm=1.0))
     assert row["log10_raw_norm"] == row["log10_applied_norm"] == row["norm_clip/log10_norm"] == -np.inf
     assert np.isnan([row["cosine"], row["norm_clip/cosine"], row["value_clip/cosine"]]).all()
     assert (row["engaged"], row["non_finite"], row["value_clip/share"]) == (0, 0, 0)
@@ -129,7 +131,7 @@ def test_a_true_zero_has_no_direction() -> None:
 @pytest.mark.parametrize("clip", [Clip(), Clip(max_norm=1.0), Clip(max_value=1.0)], ids=["none", "norm", "value"])
 def test_a_step_that_is_not_finite_is_counted_apart(values: list[float], clip: Clip) -> None:
     with np.errstate(invalid="ignore", over="ignore"):
-        row = read(np.array(values), clip)
+        row = measured_ledger(np.array(values), clip)
     assert (row.pop("engaged"), row.pop("non_finite")) == (0, 1)
     assert np.isnan(list(row.values())).all()
 
@@ -146,19 +148,19 @@ def test_what_is_applied_is_what_the_optimiser_gets_and_training_does_not_change
     arm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides = [*SMALL, f"arm={arm}", "optimizer=sgd", "init.gain=3", "train.steps=8"]
-    without = list(train(compose.experiment([*overrides, "instruments=[]"])))
-    got: list[float] = []
-    update = SGD.update
+    without_ledger = list(train(compose.experiment([*overrides, "instruments=[]"])))
+    applied_norms: list[float] = []
+    original_update = SGD.update
 
     def spy(self, theta, gradient, state, step):
-        got.append(float(np.log10(np.linalg.norm(gradient.astype(np.float64)))))
-        return update(self, theta, gradient, state, step)
+        applied_norms.append(float(np.log10(np.linalg.norm(gradient.astype(np.float64)))))
+        return original_update(self, theta, gradient, state, step)
 
     monkeypatch.setattr(SGD, "update", spy)
     steps = list(train(compose.experiment([*overrides, LEDGER])))
-    assert [s.loss for s in steps] == [s.loss for s in without]
+    assert [s.loss for s in steps] == [s.loss for s in without_ledger]
     ledger = np.array([s.measurements["clipping_ledger"].values for s in steps])
-    np.testing.assert_allclose(ledger[:-1, NAMES.index("log10_applied_norm")], got, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(ledger[:-1, NAMES.index("log10_applied_norm")], applied_norms, rtol=0, atol=1e-12)
     scales = np.array([s.measurements["clip_scale"].values[0] for s in steps])
     by_ledger = ledger[:, NAMES.index("log10_applied_norm")] - ledger[:, NAMES.index("log10_raw_norm")]
     np.testing.assert_allclose(np.log10(scales), by_ledger, rtol=0, atol=1e-6)
@@ -173,7 +175,7 @@ def test_how_often_and_how_hard_in_mlflow(home: Path) -> None:
         recorder = execute(compose.experiment([*base, f"arm={arm}", LEDGER]), "s")
         summaries[arm] = recorder.client.get_run(recorder.run_id).data.metrics
     recorder = execute(compose.experiment([*SMALL, *DIVERGES, "train.steps=30", LEDGER]), "t")
-    blown = recorder.client.get_run(recorder.run_id).data.metrics
+    diverged_metrics = recorder.client.get_run(recorder.run_id).data.metrics
     run = next(run for run in loader.load(None, "gradpath", "s") if run.arm == "clipped_rnn")
     scales = run.series["clip_scale"].column("clip_scale")
     assert 0 < (scales < 1).sum() <= len(scales)
@@ -182,9 +184,13 @@ def test_how_often_and_how_hard_in_mlflow(home: Path) -> None:
     assert "train/log10_applied_norm" in summaries["clipped_rnn"]
     assert "train/value_clip_cosine" in summaries["clipped_rnn"]
     assert "summary/clipped_share" not in summaries["rnn"], "nothing could engage"
-    assert [m["summary/non_finite_steps"] for m in (summaries["rnn"], summaries["clipped_rnn"], blown)] == [0, 0, 1]
-    (wild,) = loader.load(None, "gradpath", "t")
-    ledger = wild.series["clipping_ledger"]
+    assert [m["summary/non_finite_steps"] for m in (summaries["rnn"], summaries["clipped_rnn"], diverged_metrics)] == [
+        0,
+        0,
+        1,
+    ]
+    (diverged_run,) = loader.load(None, "gradpath", "t")
+    ledger = diverged_run.series["clipping_ledger"]
     assert ledger.column("non_finite").tolist() == [0] * (len(ledger.steps) - 1) + [1]
     assert np.isnan(ledger.column("norm_clip/cosine")[-1])
 
@@ -208,16 +214,16 @@ def test_the_figure_tells_norm_from_value_clipping_and_counts_what_is_not_finite
             execute(compose.experiment([*base, clip, f"seed={seed}"]), "s")
     runs = loader.load(None, "gradpath", "s")
     canvas = Drawn().draw(runs)
-    above, below = canvas.subfigs
-    titles = [axes.get_title() for axes in above.axes]
+    norm_panels, value_panels = canvas.subfigs
+    titles = [axes.get_title() for axes in norm_panels.axes]
     assert titles == ["RNN", "clipped RNN", "value-clipped RNN"]
-    share, factor, cosine = below.axes
+    share, factor, cosine = value_panels.axes
     by_value = [run.series["clipping_ledger"] for run in runs if run.config["clip"]["max_value"]]
     engaged = np.mean([series.column("engaged") for series in by_value], axis=0)
     np.testing.assert_allclose(share.lines[2].get_ydata(), engaged, err_msg="21 steps in 21 windows")
     assert factor.lines[2].get_ydata()[-1] == pytest.approx(engaged.mean())
-    turned = np.median([series.column("value_clip/cosine") for series in by_value], axis=0)
-    np.testing.assert_allclose(cosine.lines[2].get_ydata(), turned)
+    median_cosine = np.median([series.column("value_clip/cosine") for series in by_value], axis=0)
+    np.testing.assert_allclose(cosine.lines[2].get_ydata(), median_cosine)
     execute(compose.experiment([*SMALL, *DIVERGES, "train.steps=30", LEDGER]), "t")
     text = " ".join(t.get_text() for t in Drawn().draw(loader.load(None, "gradpath", "t")).texts).replace("\n", " ")
     assert "1 non-finite step, solved by 0 of 1" in text
@@ -230,11 +236,11 @@ def test_the_figure_tells_norm_from_value_clipping_and_counts_what_is_not_finite
 def test_what_a_sweep_cannot_draw_is_one_line(home: Path, capsys) -> None:
     execute(compose.experiment([*SMALL, "arm=rnn", "train.steps=2", "instruments=[gate_activation]"]), "s")
     assert report.write(compose.report([])) == 0
-    said = capsys.readouterr()
-    (line,) = said.err.splitlines()[-1:]
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()[-1:]
     assert line.startswith("not drawn: ")
     assert "norm_by_lag (needs grad_norm, param_grad_norm, state_grad_norm)" in line
     assert "exploding (needs clip_scale, grad_norm)" in line
-    assert "gates.png" in said.out
+    assert "gates.png" in captured.out
     assert report.write(compose.report([]), named=True) == 1
     assert report.write(compose.report(["figures=[exploding]"])) == 1

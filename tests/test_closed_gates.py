@@ -41,7 +41,7 @@ EXACT = {
 }
 
 
-def found_at(name: str, x: np.ndarray) -> np.ndarray:
+def computed_at(name: str, x: np.ndarray) -> np.ndarray:
     kind = {"σ": Activation.sigmoid, "t": Activation.tanh, "r": Activation.relu, "1": Activation.sigmoid}[name[0]]
     y = np.empty_like(x)
     if name.startswith("1"):
@@ -61,12 +61,12 @@ def test_nonlinearities_are_right_to_rounding_wherever_they_are_normal_numbers(n
     x = np.concatenate([np.linspace(-700, 700, 701), np.linspace(-110, 110, 441), np.linspace(-3, 3, 31)])
     x = x.astype(dtype)
     with np.errstate(all="raise"):
-        found = found_at(name, x)
-    assert found.dtype == dtype
-    for argument, value in zip(x.tolist(), found.tolist(), strict=True):
-        exact = EXACT[name](mpf(argument))
-        if abs(exact) >= limits.tiny:
-            assert abs(mpf(value) / exact - 1) < 8 * limits.eps, argument
+        computed = computed_at(name, x)
+    assert computed.dtype == dtype
+    for argument, value in zip(x.tolist(), computed.tolist(), strict=True):
+        reference = EXACT[name](mpf(argument))
+        if abs(reference) >= limits.tiny:
+            assert abs(mpf(value) / reference - 1) < 8 * limits.eps, argument
         else:  # neither negative nor more than the smallest normal number
             assert 0 <= value <= limits.tiny, argument
 
@@ -81,19 +81,19 @@ def test_the_slopes_of_a_pass_are_those_of_the_argument(kind: Activation, dtype:
     x = np.linspace(-limit + 1, limit - 1, 4001).astype(dtype)
     y = np.empty_like(x)
     activate(kind, x, y)
-    exact = derivative(kind, x)
-    found = slope(kind, x, y)
-    np.testing.assert_allclose(found, exact, rtol=64 * np.finfo(dtype).eps, atol=0)
-    assert mend_slope(kind, x, found) == exact.min() > 0
+    reference = derivative(kind, x)
+    slopes = slope(kind, x, y)
+    np.testing.assert_allclose(slopes, reference, rtol=64 * np.finfo(dtype).eps, atol=0)
+    assert mend_slope(kind, x, slopes) == reference.min() > 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_has_blown_up_stays_so(dtype: type) -> None:
     x = np.array([-np.inf, np.inf, np.nan], dtype)
-    np.testing.assert_array_equal(found_at("σ", x), [0, 1, np.nan])
-    np.testing.assert_array_equal(found_at("1 − σ", x), [1, 0, np.nan])
-    np.testing.assert_array_equal(found_at("tanh′", x), [0, 0, np.nan])
-    np.testing.assert_array_equal(found_at("relu′", x), [0, 1, np.nan])
+    np.testing.assert_array_equal(computed_at("σ", x), [0, 1, np.nan])
+    np.testing.assert_array_equal(computed_at("1 − σ", x), [1, 0, np.nan])
+    np.testing.assert_array_equal(computed_at("tanh′", x), [0, 0, np.nan])
+    np.testing.assert_array_equal(computed_at("relu′", x), [0, 1, np.nan])
 
 
 def test_a_relu_that_has_blown_up_is_not_shown_as_one_that_is_off() -> None:
@@ -102,8 +102,8 @@ def test_a_relu_that_has_blown_up_is_not_shown_as_one_that_is_off() -> None:
     theta = np.full(network.size, 1e38, np.float32)
     network.parameters(theta)["W_hh"][1] = -1e38  # ∞ − ∞ in the second step
     batch = Adding(length=6).sample(np.random.default_rng(0), 2).astype(np.float32)
-    read = GateActivation().measure(network, run(network, theta, batch))
-    assert np.isnan(read.values[-1, read.names.index("phi_prime/mean")])
+    measurement = GateActivation().measure(network, run(network, theta, batch))
+    assert np.isnan(measurement.values[-1, measurement.names.index("phi_prime/mean")])
 
 
 # References in 400 digits, beside those of test_exactness.
@@ -126,11 +126,11 @@ def rnn_reference(p, x, y):
 
 def coupled_reference(p, x, y):
     """F = 1 − I = σ(−a_i): the LSTM whose W_f is −W_i. Its two gradients at a_i then are one."""
-    doubled = p | {name.replace("_i", "_f"): -value for name, value in p.items() if "_i" in name}
-    norms, states = lstm_reference(doubled, x, y)
+    parameters = p | {name.replace("_i", "_f"): -value for name, value in p.items() if "_i" in name}
+    norms, states = lstm_reference(parameters, x, y)
     for name in ("W_ix", "W_ih", "b_i"):
-        other = norms.pop(name.replace("_i", "_f"))
-        norms[name] = [of_i - of_f for of_i, of_f in zip(norms[name], other, strict=True)]
+        paired = norms.pop(name.replace("_i", "_f"))
+        norms[name] = [of_i - of_f for of_i, of_f in zip(norms[name], paired, strict=True)]
     return norms, states
 
 
@@ -168,18 +168,18 @@ CELLS = {
 }
 
 
-def closed(cell: Cell, biases: str, value: float, dtype: type, alone: bool = False) -> Case:
-    """A network with some biases held at ``value``; if ``alone``, W_·h = 0 and the carousel is all
-    there is.
+def closed(cell: Cell, biases: str, value: float, dtype: type, zero_recurrence: bool = False) -> Case:
+    """A network with some biases held at ``value``; if ``zero_recurrence``, W_·h = 0, so that the
+    gradient flows through the carousel alone.
     """
     network = Network(cell, 2, 1, Loss.squared_error, cell.layers, cell.initial_state)
     theta = Gaussian(gain=0.7).draw(np.random.default_rng(1), network, dtype)
     for name, parameter in network.parameters(theta).items():
         if name in biases.split():
             parameter[:] = value
-        elif alone and name.startswith("W_") and name.endswith("h"):
+        elif zero_recurrence and name.startswith("W_") and name.endswith("h"):
             parameter[:] = 0
-    steps = 12 if alone else 4
+    steps = 12 if zero_recurrence else 4
     return Case(network, theta, Adding(length=steps).sample(np.random.default_rng(2), 2).astype(dtype))
 
 
@@ -195,15 +195,17 @@ def assert_right(case: Case, reference, dtype: type) -> None:
     gradients, states = reference(p, x, to_mp(tape.batch.targets[-1].astype(np.float64)))
     tolerance = TOLERANCE[dtype] / np.log(10)
     expected = {name: [log10_norm(g) for g in values] for name, values in gradients.items()}
-    for read, norms in (
+    for measurement, norms in (
         (ParamGradNorm().measure(UNREAD, trace), expected),
         (StateGradNorm().measure(UNREAD, trace), states),
     ):
         for name, values in norms.items():
-            found = read.values[::-1, read.names.index(name)]
-            assert (np.isneginf(found) == np.isneginf(values)).all(), name
-            there = ~np.isneginf(values)
-            np.testing.assert_allclose(found[there], np.array(values)[there], rtol=0, atol=tolerance, err_msg=name)
+            measured = measurement.values[::-1, measurement.names.index(name)]
+            assert (np.isneginf(measured) == np.isneginf(values)).all(), name
+            nonzero = ~np.isneginf(values)
+            np.testing.assert_allclose(
+                measured[nonzero], np.array(values)[nonzero], rtol=0, atol=tolerance, err_msg=name
+            )
     for name, values in gradients.items():
         total = log10_norm(sum(values))
         if total > -280:
@@ -228,7 +230,7 @@ def test_a_carousel_alone_keeps_what_its_gate_keeps(value: float, dtype: type) -
     """W_·h = 0: ∂L/∂C_{t-1} is F ∘ ∂L/∂C_t. At b_f = −20 it was a true zero two steps from the end
     in float32.
     """
-    assert_right(closed(LSTM(2), "b_f", value, dtype, alone=True), lstm_reference, dtype)
+    assert_right(closed(LSTM(2), "b_f", value, dtype, zero_recurrence=True), lstm_reference, dtype)
 
 
 def test_only_who_needs_float64_gets_it_and_a_neighbours_bits_do_not_change() -> None:
@@ -236,15 +238,15 @@ def test_only_who_needs_float64_gets_it_and_a_neighbours_bits_do_not_change() ->
     thetas = np.stack([Gaussian().draw(np.random.default_rng(s), network, np.float32) for s in range(3)])
     network.parameters(thetas[1])["b_f"][:] = -100
     batches = [Adding(length=6).sample(np.random.default_rng(s), 2).astype(np.float32) for s in range(3)]
-    together = network.backward_seeds(thetas, *network.forward_seeds(thetas, batches))
-    assert [trace.tape.theta.dtype for trace in together] == [np.float32, np.float64, np.float32]
-    for theta, batch, trace in zip(thetas, batches, together, strict=True):
-        alone = run(network, theta, batch)
+    batched_traces = network.backward_seeds(thetas, *network.forward_seeds(thetas, batches))
+    assert [trace.tape.theta.dtype for trace in batched_traces] == [np.float32, np.float64, np.float32]
+    for theta, batch, trace in zip(thetas, batches, batched_traces, strict=True):
+        single_trace = run(network, theta, batch)
         assert (
-            ParamGradNorm().measure(network, alone).values.tobytes()
+            ParamGradNorm().measure(network, single_trace).values.tobytes()
             == ParamGradNorm().measure(network, trace).values.tobytes()
         )
-        assert alone.gradient.scaled.array.tobytes() == trace.gradient.scaled.array.tobytes()
+        assert single_trace.gradient.scaled.array.tobytes() == trace.gradient.scaled.array.tobytes()
         assert network.state_adjoints(theta, network.forward(theta, batch))["C"].array.tobytes() == (
             trace.states["C"].array.tobytes()
         )
@@ -259,7 +261,7 @@ def test_training_in_float32_stays_in_float32_with_a_closed_gate(monkeypatch: py
         train=Train(steps=2, batch_size=2, eval_size=4),
     )
     types, original = [], SGD.update
-    monkeypatch.setattr(SGD, "update", lambda *given: types.append(given[1].dtype) or original(*given))
-    happened = list(train(experiment))
+    monkeypatch.setattr(SGD, "update", lambda *arguments: types.append(arguments[1].dtype) or original(*arguments))
+    steps = list(train(experiment))
     assert types == [np.float32] * 2
-    assert all(np.isfinite(step.log10_grad_norm) and not step.diverged for step in happened)
+    assert all(np.isfinite(step.log10_grad_norm) and not step.diverged for step in steps)

@@ -14,7 +14,7 @@ from gradpath.training.experiment import Experiment
 
 CONF = locations.conf()
 
-BAD = [
+INVALID_OVERRIDES = [
     ("cell.hidden_size=abc", "cell.hidden_size=abc: must be an integer ≥ 1"),
     ("cell.hidden_size=-1", "cell.hidden_size=-1: must be ≥ 1"),
     ("cell.hiden_size=3", "cell.hiden_size=3: no such key; there are hidden_size, layers"),
@@ -59,25 +59,25 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "said"), BAD, ids=[o for o, _ in BAD])
-def test_bad_overrides_are_one_clear_line(overrides: str, said: str) -> None:
+@pytest.mark.parametrize(("overrides", "message"), INVALID_OVERRIDES, ids=[o for o, _ in INVALID_OVERRIDES])
+def test_bad_overrides_are_one_clear_line(overrides: str, message: str) -> None:
     with pytest.raises(compose.ConfigError) as error:
         compose.experiment(overrides.split())
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
 
 
-def every_key(taking: str = "") -> list[tuple[str, str]]:
+def every_key(accepted: str = "") -> list[tuple[str, str]]:
     """Every key of every unit with the unit that has it, as ``gradpath run --help`` would list
     them.
     """
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for group in ("cell", "task", "init", "optimizer"):
         for name in discover(compose.GROUPS[group]):
-            for key, _, takes, _ in compose.settable(compose.load("config", [f"{group}={name}"])):
-                if taking in takes:
-                    found.setdefault(key, f"{group}={name}")
-    return list(found.items())
+            for key, _, accepts, _ in compose.settable(compose.load("config", [f"{group}={name}"])):
+                if accepted in accepts:
+                    keys.setdefault(key, f"{group}={name}")
+    return list(keys.items())
 
 
 @pytest.mark.parametrize(("key", "unit"), every_key(), ids=[key for key, _ in every_key()])
@@ -109,8 +109,8 @@ def test_identity_follows_what_determines_the_numbers() -> None:
     base = compose.experiment([]).config_hash
     assert base == compose.experiment(["tracking.experiment=elsewhere"]).config_hash
     assert base == compose.experiment(["cell=lstm", "seed=0"]).config_hash
-    others = ["seed=1", "cell=rnn", "optimizer.lr=0.1", "train.dtype=float64", "clip.max_norm=1"]
-    assert len({base, *(compose.experiment([other]).config_hash for other in others)}) == len(others) + 1
+    changes = ["seed=1", "cell=rnn", "optimizer.lr=0.1", "train.dtype=float64", "clip.max_norm=1"]
+    assert len({base, *(compose.experiment([override]).config_hash for override in changes)}) == len(changes) + 1
 
 
 def test_a_swept_cell_brings_its_own_keys() -> None:
@@ -133,7 +133,7 @@ def test_points_of_a_sweep() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "seeds"),
+    ("text", "seeds"),
     [
         ("seed=7", [7]),
         ("seed=3..5", [3, 4, 5]),
@@ -142,8 +142,8 @@ def test_points_of_a_sweep() -> None:
         ("seed=0..999", range(1000)),
     ],
 )
-def test_one_value_can_hold_several_seeds(written: str, seeds: list[int]) -> None:
-    experiments = compose.experiments(["arm=gru", written])
+def test_one_value_can_hold_several_seeds(text: str, seeds: list[int]) -> None:
+    experiments = compose.experiments(["arm=gru", text])
     assert [experiment.seed for experiment in experiments] == list(seeds)
     for experiment in (experiments[0], experiments[len(seeds) // 2], experiments[-1]):
         assert experiment == compose.experiment(["arm=gru", f"seed={experiment.seed}"])
@@ -191,7 +191,7 @@ def test_help_lists_every_key_with_what_it_takes(capsys: pytest.CaptureFixture[s
 
     assert cli.run(["--help"]) == 0
     out = capsys.readouterr().out
-    for word in (
+    for entry in (
         "arm=",
         "task=",
         "cell.hidden_size=64",
@@ -200,4 +200,4 @@ def test_help_lists_every_key_with_what_it_takes(capsys: pytest.CaptureFixture[s
         "optimizer.lr=",
         "a range 0..15",
     ):
-        assert word in out
+        assert entry in out

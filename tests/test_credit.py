@@ -35,15 +35,15 @@ matplotlib.use("Agg")
 SMALL = ["task.length=12", "cell.hidden_size=5", "train.batch_size=4", "train.eval_size=20", "train.steps=4"]
 
 
-def block(read: Measurement, kind: str) -> NDArray:
+def block(measurement: Measurement, kind: str) -> NDArray:
     """(T, s) the columns of one kind."""
-    return read.values[:, [i for i, name in enumerate(read.names) if name.startswith(kind)]]
+    return measurement.values[:, [i for i, name in enumerate(measurement.names) if name.startswith(kind)]]
 
 
 def vectors(trace: Trace) -> NDArray:
     """(T, P) ∂L/∂θ_t of all recurrent parameters, naively."""
-    found = per_step_gradients(trace)
-    return np.concatenate([g.reshape(len(g), -1) for name, g in found.items() if not name.endswith("y")], axis=1)
+    gradients = per_step_gradients(trace)
+    return np.concatenate([g.reshape(len(g), -1) for name, g in gradients.items() if not name.endswith("y")], axis=1)
 
 
 def scored_only(case: Case, s: int) -> tuple[Batch, float]:
@@ -68,19 +68,19 @@ def scored_only(case: Case, s: int) -> tuple[Batch, float]:
 def test_credit_equals_untied_central_differences_of_the_steps_loss(cell: Cell, loss: Loss) -> None:
     case = make_case(cell, loss, 3, every_step=True)
     assert len({int(n) for n in case.batch.mask.sum(axis=1)}) > 1, "unequal numbers of scored sequences are the point"
-    found = block(Credit().measure(case.network, case.trace), "credit")
+    norms = block(Credit().measure(case.network, case.trace), "credit")
     rows = {int(s): row for row, s in enumerate(case.trace.tape.scored)}
     for s in range(3):
         if s not in rows:
-            assert np.isneginf(found[:, s]).all()
+            assert np.isneginf(norms[:, s]).all()
             continue
-        batch, share = scored_only(case, s)
+        batch, weight = scored_only(case, s)
         reference = untied_differences(case.network, case.theta, batch)
         part = per_step_gradients(trace_of_step(case.network, case.trace, rows[s]))
         for name, expected in reference.items():
-            assert relative_error(part[name], share * expected[: s + 1]) < 1e-7, (name, s)
+            assert relative_error(part[name], weight * expected[: s + 1]) < 1e-7, (name, s)
         flat = np.concatenate([g.reshape(3, -1) for name, g in reference.items() if not name.endswith("y")], axis=1)
-        np.testing.assert_allclose(10 ** found[: s + 1, s], share * np.linalg.norm(flat, axis=1)[: s + 1], rtol=1e-7)
+        np.testing.assert_allclose(10 ** norms[: s + 1, s], weight * np.linalg.norm(flat, axis=1)[: s + 1], rtol=1e-7)
 
 
 @pytest.mark.parametrize("every_step", [False, True])
@@ -90,11 +90,11 @@ def test_the_parts_add_up_to_the_whole(cell: Cell, loss: Loss, every_step: bool)
     trace = case.trace
     parts = [trace_of_step(case.network, trace, row) for row in range(len(trace.tape.scored))]
     assert sum(part.tape.loss for part in parts) == pytest.approx(trace.tape.loss, rel=1e-13)
-    whole = vectors(trace)
-    total = np.zeros_like(whole)
+    total_vectors = vectors(trace)
+    total = np.zeros_like(total_vectors)
     for part in parts:
         total[: part.tape.length] += vectors(part)
-    np.testing.assert_allclose(total, whole, rtol=1e-11, atol=1e-14 * np.abs(whole).max())
+    np.testing.assert_allclose(total, total_vectors, rtol=1e-11, atol=1e-14 * np.abs(total_vectors).max())
 
 
 @pytest.mark.parametrize("cell", [RNN(3), LSTM(3), GRU(3, layers=2)], ids=str)
@@ -104,30 +104,30 @@ def test_the_loss_of_a_step_does_not_reach_what_comes_after_it(cell: Cell) -> No
     mask[2] = False
     batch = Batch(case.batch.inputs, case.batch.targets, mask)
     trace = case.network.backward(case.theta, case.network.forward(case.theta, batch))
-    found = block(Credit().measure(case.network, trace), "credit")
+    norms = block(Credit().measure(case.network, trace), "credit")
     reaches = np.tri(6, dtype=bool).T
     reaches[:, 2] = False
-    assert (np.isfinite(found) == reaches).all()
-    assert np.isneginf(found[~reaches]).all()
+    assert (np.isfinite(norms) == reaches).all()
+    assert np.isneginf(norms[~reaches]).all()
 
 
 def test_alignment_equals_the_cosines_of_naive_vectors(cell: Cell, every_step: bool) -> None:
     case = make_case(cell, Loss.cross_entropy, 6, every_step)
     trace = case.trace
-    read = Credit().measure(case.network, trace)
-    found, norms, naive = block(read, "alignment"), read.values[:, -1], vectors(trace)
+    measurement = Credit().measure(case.network, trace)
+    cosines, norms, naive = block(measurement, "alignment"), measurement.values[:, -1], vectors(trace)
     with np.errstate(divide="ignore", invalid="ignore"):
         np.testing.assert_allclose(norms, np.log10(np.linalg.norm(naive, axis=1)), rtol=1e-12, atol=1e-12)
         unit = naive / np.linalg.norm(naive, axis=1, keepdims=True)
-    np.testing.assert_allclose(found, np.nan_to_num(unit @ unit.T), rtol=0, atol=1e-13)
-    np.testing.assert_array_equal(found, found.T)
-    np.testing.assert_allclose(np.diag(found), np.isfinite(norms), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(cosines, np.nan_to_num(unit @ unit.T), rtol=0, atol=1e-13)
+    np.testing.assert_array_equal(cosines, cosines.T)
+    np.testing.assert_allclose(np.diag(cosines), np.isfinite(norms), rtol=0, atol=1e-15)
 
 
-def squared_norm(read: Measurement) -> float:
+def squared_norm(measurement: Measurement) -> float:
     """Σ_s Σ_t cos(g_s, g_t) ‖g_s‖ ‖g_t‖."""
-    sizes = 10 ** read.values[:, -1]
-    return float(sizes @ block(read, "alignment") @ sizes)
+    sizes = 10 ** measurement.values[:, -1]
+    return float(sizes @ block(measurement, "alignment") @ sizes)
 
 
 def test_alignment_and_norms_add_up_to_the_squared_norm_of_the_gradient(cell: Cell, every_step: bool) -> None:
@@ -138,7 +138,7 @@ def test_alignment_and_norms_add_up_to_the_squared_norm_of_the_gradient(cell: Ce
     assert squared_norm(Credit().measure(case.network, trace)) == pytest.approx(expected, rel=1e-12)
 
 
-def fading(cell: Cell) -> Case:
+def vanishing_case(cell: Cell) -> Case:
     """A small Gaussian network on random inputs: far more than 308 decades lost over 500 steps."""
     network = Network(cell, 2, 1, Loss.squared_error, cell.layers, cell.initial_state)
     rng = np.random.default_rng(1)
@@ -148,7 +148,7 @@ def fading(cell: Cell) -> Case:
     return Case(network, theta, Batch(rng.normal(size=(500, 2, 2)), np.ones((500, 2, 1)), mask))
 
 
-def at_rest(gain: float, length: int, scored: NDArray, activation: Activation = Activation.tanh) -> Case:
+def case_at_rest(gain: float, length: int, scored: NDArray, activation: Activation = Activation.tanh) -> Case:
     """An RNN whose adjoint is permuted and multiplied by ``gain`` at each step: tanh at H = 0, or
     relu with H > 0.
     """
@@ -165,31 +165,31 @@ def at_rest(gain: float, length: int, scored: NDArray, activation: Activation = 
 
 @pytest.mark.parametrize(
     "case",
-    [fading(RNN(3)), fading(RNN(3, layers=2)), at_rest(5.0, 500, np.array([499]))],
+    [vanishing_case(RNN(3)), vanishing_case(RNN(3, layers=2)), case_at_rest(5.0, 500, np.array([499]))],
     ids=["falls", "falls in a stack", "rises"],
 )
 def test_alignment_over_more_decades_than_float64_has(case: Case) -> None:
     """The identity holds for the whole sum, and for that of the hundred farthest steps."""
     trace = case.trace
-    read = Credit(max_steps=500).measure(case.network, trace)
-    cosines, norms = block(read, "alignment"), read.values[:, -1]
+    measurement = Credit(max_steps=500).measure(case.network, trace)
+    cosines, norms = block(measurement, "alignment"), measurement.values[:, -1]
     assert np.isfinite(norms).all()
     assert np.ptp(norms) > 308
     np.testing.assert_allclose(np.diag(cosines), 1, rtol=0, atol=1e-14)
-    np.testing.assert_allclose(block(read, "credit")[:, -1], norms, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(block(measurement, "credit")[:, -1], norms, rtol=0, atol=1e-12)
     for rows in (slice(None), slice(0, 100)):
-        shared = norms[rows].max()
-        sizes = 10 ** (norms[rows] - shared)
-        found = shared + np.log10(sizes @ cosines[rows, rows] @ sizes) / 2
-        assert found == pytest.approx(log10_norm_of_sum(trace, rows), rel=0, abs=1e-12)
+        largest_log = norms[rows].max()
+        sizes = 10 ** (norms[rows] - largest_log)
+        log_norm = largest_log + np.log10(sizes @ cosines[rows, rows] @ sizes) / 2
+        assert log_norm == pytest.approx(log10_norm_of_sum(trace, rows), rel=0, abs=1e-12)
 
 
 def log10_norm_of_sum(trace: Trace, rows: slice) -> float:
     """log10 ‖Σ_{t in rows} g_t‖ over the recurrent parameters, one common
     power of two taken out.
     """
-    whole = [assembled(factor, trace.tape.length) for factor in trace.factors[:-2]]
-    parts = [(np.reshape(w.array, (len(w.array), -1))[rows], w.exponent[rows]) for w in whole]
+    gradients = [assembled(factor, trace.tape.length) for factor in trace.factors[:-2]]
+    parts = [(np.reshape(w.array, (len(w.array), -1))[rows], w.exponent[rows]) for w in gradients]
     power = max(int((np.frexp(np.abs(a).max(axis=1))[1] + e).max()) for a, e in parts)
     total = [np.ldexp(a, (e - power)[:, None]).sum(axis=0) for a, e in parts]
     return float(np.log10(np.linalg.norm(np.concatenate(total))) + power * np.log10(2))
@@ -198,29 +198,37 @@ def log10_norm_of_sum(trace: Trace, rows: slice) -> float:
 def test_gradients_formed_a_column_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(LSTM(5, layers=2), Loss.squared_error, 7, every_step=True)
     trace = case.trace
-    whole = Credit().measure(case.network, trace).values
-    formed = []
+    in_one_pass = Credit().measure(case.network, trace).values
+    columns = []
     original = credit._flat
-    monkeypatch.setattr(credit, "_flat", lambda step, size: formed.append(step.array.size) or original(step, size))
+    monkeypatch.setattr(credit, "_flat", lambda step, size: columns.append(step.array.size) or original(step, size))
     monkeypatch.setattr(credit, "CHUNK_ELEMENTS", 1)
-    np.testing.assert_allclose(Credit().measure(case.network, trace).values, whole, rtol=1e-13, atol=1e-14)
-    assert max(formed) == 7 * 4 * 5, "T·n·H numbers, one column of the input"
+    np.testing.assert_allclose(Credit().measure(case.network, trace).values, in_one_pass, rtol=1e-13, atol=1e-14)
+    assert max(columns) == 7 * 4 * 5, "T·n·H numbers, one column of the input"
 
 
 def test_beyond_max_steps_evenly_spaced_columns_remain() -> None:
     case = make_case(LSTM(3), Loss.squared_error, 9, every_step=True)
     trace = case.trace
-    whole, some = Credit().measure(case.network, trace), Credit(max_steps=5).measure(case.network, trace)
+    all_columns, selected_columns = (
+        Credit().measure(case.network, trace),
+        Credit(max_steps=5).measure(case.network, trace),
+    )
     names = [f"{kind}/{s}" for kind in ("credit", "alignment") for s in (1, 3, 5, 7, 9)] + ["norm"]
-    assert list(some.names) == names
-    columns = whole.values[:, [whole.names.index(name) for name in names]]
-    np.testing.assert_allclose(some.values, columns, rtol=1e-14, atol=1e-15)
+    assert list(selected_columns.names) == names
+    columns = all_columns.values[:, [all_columns.names.index(name) for name in names]]
+    np.testing.assert_allclose(selected_columns.values, columns, rtol=1e-14, atol=1e-15)
     assert Credit(max_steps=1).measure(case.network, trace).names == ("credit/9", "alignment/9", "norm")
 
 
 def test_the_names_do_not_depend_on_what_a_minibatch_scores() -> None:
-    one, two = (make_case(RNN(2), Loss.squared_error, 6, every) for every in (False, True))
-    assert Credit().measure(one.network, one.trace).names == Credit().measure(two.network, two.trace).names
+    last_step_case, every_step_case = (
+        make_case(RNN(2), Loss.squared_error, 6, every_step) for every_step in (False, True)
+    )
+    assert (
+        Credit().measure(last_step_case.network, last_step_case.trace).names
+        == Credit().measure(every_step_case.network, every_step_case.trace).names
+    )
 
 
 @pytest.mark.parametrize("gain", [0.3, 0.8, 0.95])
@@ -228,15 +236,15 @@ def test_the_names_do_not_depend_on_what_a_minibatch_scores() -> None:
 @pytest.mark.parametrize("activation", [Activation.tanh, Activation.relu])
 def test_reach_of_an_exponential_is_its_time_constant(gain: float, scored: list[int], activation: Activation) -> None:
     """Whatever else is scored: the last scored step's loss alone is followed."""
-    case = at_rest(gain, 60, np.array(scored), activation)
-    read = Reach().measure(case.network, case.trace)
-    assert read.names == ("reach", "reach_censored", "decades_lost")
-    assert read.values == pytest.approx([-1 / np.log(gain), 0, -max(scored) * np.log10(gain)], rel=1e-12)
+    case = case_at_rest(gain, 60, np.array(scored), activation)
+    measurement = Reach().measure(case.network, case.trace)
+    assert measurement.names == ("reach", "reach_censored", "decades_lost")
+    assert measurement.values == pytest.approx([-1 / np.log(gain), 0, -max(scored) * np.log10(gain)], rel=1e-12)
 
 
 @pytest.mark.parametrize(("gain", "length", "scored"), [(1.0, 30, [29]), (0.99, 30, [5, 20]), (0.1, 1, [0])])
 def test_a_reach_beyond_the_sequence_is_censored_at_its_largest_lag(gain: float, length: int, scored: list) -> None:
-    case = at_rest(gain, length, np.array(scored))
+    case = case_at_rest(gain, length, np.array(scored))
     assert Reach().measure(case.network, case.trace).values[:2].tolist() == [scored[-1], 1]
 
 
@@ -255,9 +263,9 @@ def test_reach_of_a_carousel_alone_is_that_of_its_forget_gate(layers: int) -> No
     constant = 1 / np.log1p(np.exp(-3))
     assert Reach().measure(network, trace).values[:2] == pytest.approx([constant, 0], rel=1e-10)
     states = trace_of_step(network, trace, len(trace.tape.scored) - 1).states
-    top = [states[network.prefix(layers - 1) + name].aligned_by_step.log10_norm() for name in "HC"]
-    both, _ = reach(np.log10(np.hypot(*np.power(10, top)))[::-1])
-    assert both == pytest.approx((1 - np.log(5) / 2) * constant, rel=1e-10)
+    state_norms = [states[network.prefix(layers - 1) + name].aligned_by_step.log10_norm() for name in "HC"]
+    joint_reach, _ = reach(np.log10(np.hypot(*np.power(10, state_norms)))[::-1])
+    assert joint_reach == pytest.approx((1 - np.log(5) / 2) * constant, rel=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -290,17 +298,17 @@ def test_a_run_records_them(home) -> None:
     assert series.values.shape == (2, 32, 65)
     norms = run.series["grad_norm"]
     for probe, step in enumerate(series.steps):
-        read = Measurement(series.names, series.values[probe])
+        measurement = Measurement(series.names, series.values[probe])
         recurrent = [i for i, name in enumerate(norms.names) if not name.endswith("y") and name != "global"]
         expected = np.sum(100 ** norms.values[norms.steps == step][0, recurrent])
-        assert squared_norm(read) == pytest.approx(expected, rel=1e-12)
+        assert squared_norm(measurement) == pytest.approx(expected, rel=1e-12)
     from gradpath.tracking import store
 
-    stored = store.connect(None).get_run(run.run_id).data.metrics
+    metrics = store.connect(None).get_run(run.run_id).data.metrics
     lag = run.series["reach"].column("reach")[-1]
-    assert stored["train/reach"] == lag
-    assert stored["summary/reach_over_needed_lag"] == lag / run.longest_lag
-    assert not [key for key in stored if "credit" in key or "alignment" in key or "censored" in key]
+    assert metrics["train/reach"] == lag
+    assert metrics["summary/reach_over_needed_lag"] == lag / run.longest_lag
+    assert not [key for key in metrics if "credit" in key or "alignment" in key or "censored" in key]
 
 
 def test_a_network_that_blows_up_is_read_without_an_error() -> None:
@@ -318,8 +326,8 @@ def recorded(arms: list[str], *task: str) -> list[Run]:
     return loader.load(None, "gradpath", "s")
 
 
-def kind(run: Run, probe: int, of: str) -> NDArray:
-    return block(Measurement(run.series["credit"].names, run.series["credit"].values[probe]), of)
+def kind(run: Run, probe: int, prefix: str) -> NDArray:
+    return block(Measurement(run.series["credit"].names, run.series["credit"].values[probe]), prefix)
 
 
 def test_the_figure_of_a_loss_at_every_step_is_four_rows_of_maps(home) -> None:
@@ -353,7 +361,7 @@ def test_the_figure_of_a_loss_at_the_last_step_is_a_row_of_curves_and_two_of_map
 
 
 def test_the_figure_names_a_run_that_has_nothing_to_draw(home) -> None:
-    wild = ["cell=rnn", "cell.activation=relu", "init=gaussian", "init.gain=1e30"]
-    execute(compose.experiment([*SMALL, *wild, "instruments=[credit,reach,grad_norm]"]), "s")
+    diverging = ["cell=rnn", "cell.activation=relu", "init=gaussian", "init.gain=1e30"]
+    execute(compose.experiment([*SMALL, *diverging, "instruments=[credit,reach,grad_norm]"]), "s")
     with pytest.raises(CannotDrawError, match="rnn · adding T=12 · seed 0 has no finite reading"):
         CreditFigure().draw(loader.load(None, "gradpath", "s"))

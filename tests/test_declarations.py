@@ -32,10 +32,10 @@ def experiment() -> Experiment:
     return compose.experiment([])
 
 
-OURS = [cell for cell in cells() if type(cell) in discover(Cell).values()]
+DISCOVERED = [cell for cell in cells() if type(cell) in discover(Cell).values()]
 
 
-@pytest.mark.parametrize("cell", [*OURS, LSTM(4, chrono_t_max=9)], ids=cell_id)
+@pytest.mark.parametrize("cell", [*DISCOVERED, LSTM(4, chrono_t_max=9)], ids=cell_id)
 def test_they_come_back_from_text_and_from_the_configuration(cell: Cell, experiment: Experiment) -> None:
     assert declarations.from_text(declarations.as_text(cell.roles)) == cell.roles
     resolved = replace(experiment, cell=cell).resolved()["cell"]
@@ -47,7 +47,7 @@ def changed(**fields: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "Expecting value"),
         ("[]", "roles has not the keys label"),
@@ -72,13 +72,13 @@ def changed(**fields: Any) -> str:
         (changed().replace("5.2", "1e999"), "is inf"),
     ],
 )
-def test_what_is_none_is_refused(text: str, said: str, tmp_path: Path) -> None:
-    assert said in refused(tmp_path, npz(arrays(roles=np.array(text))))
+def test_what_is_none_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    assert message in refused(tmp_path, npz(arrays(roles=np.array(text))))
 
 
 def test_names_in_them_cannot_steer_the_terminal() -> None:
-    found = declarations.from_text(changed(label="\x1b[31m", idle=["\u202eabc"]))
-    assert (found.label, found.idle) == (r"\x1b[31m", (r"\u202eabc",))
+    roles = declarations.from_text(changed(label="\x1b[31m", idle=["\u202eabc"]))
+    assert (roles.label, roles.idle) == (r"\x1b[31m", (r"\u202eabc",))
 
 
 def test_declarations_that_cannot_be_stored_are_refused_before_training(experiment: Experiment, home: Path) -> None:
@@ -98,8 +98,8 @@ def test_roles_of_another_cell_are_refused(home: Path) -> None:
 def rewrite(home: Path, **arrays: np.ndarray) -> None:
     """The artifacts without their roles, and with other arrays."""
     for file in home.rglob(Path(store.ARTIFACT).name):
-        with np.load(file) as held:
-            kept = {name: held[name] for name in held.files if name != "roles"}
+        with np.load(file) as archive:
+            kept = {name: archive[name] for name in archive.files if name != "roles"}
         np.savez(file, **(kept | arrays))  # type: ignore[arg-type]
 
 
@@ -122,14 +122,14 @@ def test_a_run_of_a_cell_that_is_not_here_is_drawn_by_its_states_or_refused(old:
     guessed.
     """
     figure = discover(Figure)[name]()
-    unknown = []
+    foreign_runs = []
     for run in old:
         config = run.config | {"cell": run.config["cell"] | {"name": "gone"}}
         readings = {key: series.names for key, series in run.series.items()}
         roles = declarations.from_configuration(config["cell"], readings)
         assert (roles.label, roles.bottom_carrier, roles.parameters) == ("gone", run.roles.bottom_carrier, {})
-        unknown.append(replace(run, config=config, arm="gone", roles=roles))
-    if not set(figure.needs) <= set(unknown[0].series):
+        foreign_runs.append(replace(run, config=config, arm="gone", roles=roles))
+    if not set(figure.needs) <= set(foreign_runs[0].series):
         return
     with suppress(CannotDrawError):
-        figure.draw(unknown).canvas.draw()
+        figure.draw(foreign_runs).canvas.draw()

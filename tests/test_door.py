@@ -29,7 +29,7 @@ from gradpath.tasks.adding import Adding
 from gradpath.tracking import loader, store
 
 SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=2"]
-INSIDES = re.compile(r"Exception|Lexer|Traceback|DictConfig|ListConfig|NoneType|<class|<EOF>|omegaconf|antlr")
+INTERNAL_NAMES = re.compile(r"Exception|Lexer|Traceback|DictConfig|ListConfig|NoneType|<class|<EOF>|omegaconf|antlr")
 
 
 def assert_one_line(err: str) -> None:
@@ -38,11 +38,11 @@ def assert_one_line(err: str) -> None:
     assert err.count("\n") == 1
     assert err[:-1].isprintable()
     assert len(err) < 900
-    assert not INSIDES.search(err), err
+    assert not INTERNAL_NAMES.search(err), err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--experimental-rerun", "config.pickle"], "--experimental-rerun: not taken: it would unpickle a file"),
         (["--experimental=config.pickle"], "--experimental-rerun: not taken"),
@@ -95,11 +95,11 @@ def assert_one_line(err: str) -> None:
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
-def test_what_cannot_be_is_refused_in_one_line(home: Path, command, arguments: list[str], said: str) -> None:
+def test_what_cannot_be_is_refused_in_one_line(home: Path, command, arguments: list[str], message: str) -> None:
     status, out, err = command("run", *arguments)
     assert (status, out) == (2, "")
     assert_one_line(err)
-    assert said in err
+    assert message in err
     assert "p@ss" not in err
 
 
@@ -108,10 +108,10 @@ def test_a_key_that_another_unit_has_is_not_proposed_again(home: Path, command) 
     assert err.endswith("there are hidden_size, layers, initial_state, activation\n")
 
 
-@pytest.mark.parametrize("place", ["/tmp/a (1)/x.db", "/tmp/it's/x.db", "/tmp/[a]/x.db", "/tmp/a{b}/x.db"])
-def test_a_path_is_taken_as_it_is_written(place: str) -> None:
-    assert compose.experiment([f"tracking.uri=sqlite:///{place}"]).tracking.uri == f"sqlite:///{place}"
-    assert compose.report([f"out={place}"]).out == place
+@pytest.mark.parametrize("path", ["/tmp/a (1)/x.db", "/tmp/it's/x.db", "/tmp/[a]/x.db", "/tmp/a{b}/x.db"])
+def test_a_path_is_taken_as_it_is_written(path: str) -> None:
+    assert compose.experiment([f"tracking.uri=sqlite:///{path}"]).tracking.uri == f"sqlite:///{path}"
+    assert compose.report([f"out={path}"]).out == path
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_nothing_that_an_override_or_a_file_holds_is_executed(
     home: Path, tmp_path_factory, command, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     """Neither called nor handed to Hydra: it would be called there."""
-    evil = tmp_path_factory.mktemp("evil")
-    written = {
+    hostile_folder = tmp_path_factory.mktemp("evil")
+    files = {
         "arm/callback": "# @package _global_\nhydra: {callbacks: {x: {_target_: os.getcwd}}}\n",
         "arm/logging": "# @package _global_\nhydra: {job_logging: {handlers: {x: {class: os.getcwd}}}}\n",
         "hydra/job_logging/evil": "version: 1\nformatters: {x: {(): os.getcwd}}\n",
@@ -162,24 +162,24 @@ def test_nothing_that_an_override_or_a_file_holds_is_executed(
         "hydra/callbacks/evil": "x: {_target_: os.getcwd}\n",
         "experiment/sweeps": "# @package _global_\nhydra: {sweeper: {params: {+hydra.callbacks.x: '{_target_: x}'}}}\n",
     }
-    for name, text in written.items():
-        (evil / name).parent.mkdir(parents=True, exist_ok=True)
-        (evil / f"{name}.yaml").write_text(text)
+    for name, text in files.items():
+        (hostile_folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (hostile_folder / f"{name}.yaml").write_text(text)
     monkeypatch.setattr(launch, "_run_jobs", lambda *_: pytest.fail("handed over to Hydra"))
-    status, out, err = command("run", *[argument.replace("EVIL", str(evil)) for argument in arguments])
+    status, out, err = command("run", *[argument.replace("EVIL", str(hostile_folder)) for argument in arguments])
     assert (status, out) == (2, "")
     assert_one_line(err)
     assert "antigravity" not in sys.modules
 
 
 def test_files_of_the_users_own_are_checked_and_run_as_one(home: Path, tmp_path_factory, command) -> None:
-    own = tmp_path_factory.mktemp("own configuration")
-    (own / "arm").mkdir()
-    (own / "arm" / "tiny.yaml").write_text("# @package _global_\ncell: {hidden_size: 3}\n")
-    status, _, err = command("run", "--config-dir", str(own), "-m", "arm=tiny,rnn", *SMALL[:1], *SMALL[2:])
+    config_folder = tmp_path_factory.mktemp("own configuration")
+    (config_folder / "arm").mkdir()
+    (config_folder / "arm" / "tiny.yaml").write_text("# @package _global_\ncell: {hidden_size: 3}\n")
+    status, _, err = command("run", "--config-dir", str(config_folder), "-m", "arm=tiny,rnn", *SMALL[:1], *SMALL[2:])
     assert status == 0, err
     assert sorted(run.arm for run in loader.load(None, *loader.newest_sweep(None, None))) == ["lstm", "rnn"]
-    status, _, err = command("run", "--config-dir", str(own), "arm=tyny")
+    status, _, err = command("run", "--config-dir", str(config_folder), "arm=tyny")
     assert status == 2
     assert "tiny, value_clipped_rnn (did you mean tiny?)" in err
 
@@ -193,7 +193,7 @@ def test_a_folder_of_hydras_that_cannot_be_written_is_named(home: Path, command)
 
 
 @pytest.mark.parametrize(
-    "written",
+    "overrides",
     [
         ["arm=glob(*rnn)"],
         ["arm=glob([rnn,l*],exclude=lstm_1997)", "seed=1,0"],
@@ -204,38 +204,38 @@ def test_a_folder_of_hydras_that_cannot_be_written_is_named(home: Path, command)
     ],
     ids=" ".join,
 )
-def test_points_are_those_of_hydras_own_sweeper(written: list[str]) -> None:
+def test_points_are_those_of_hydras_own_sweeper(overrides: list[str]) -> None:
     with compose.hydra() as hydra:
-        base = hydra.compose_config("config", [o for o in written if "experiment" in o], None)
+        base = hydra.compose_config("config", [o for o in overrides if "experiment" in o], None)
         params = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        theirs = parser.parse_overrides(params + [o for o in written if not o.startswith("hydra.")])
-        (expected,) = BasicSweeper.split_arguments(theirs, None)
-    assert compose.points(written) == expected
+        parsed = parser.parse_overrides(params + [o for o in overrides if not o.startswith("hydra.")])
+        (expected,) = BasicSweeper.split_arguments(parsed, None)
+    assert compose.points(overrides) == expected
 
 
 def test_points_composed_on_a_copy_are_those_composed_whole() -> None:
     composer = compose.Composer()
-    given = [
+    points_overrides = [
         ["arm=rnn", "seed=3", "optimizer.lr=0.1"],
         ["arm=rnn", "cell.activation=relu", "clip.max_norm=null", "train={steps:5,batch_size:3}"],
         ["arm=clipped_rnn", "task=copy", "task.length=20", "instruments.reach.schedule.every=7", "seed=[3,1]"],
         ["arm=rnn", "train.steps=${train.batch_size}", "train.batch_size=9"],
         ["arm=rnn", "++train.steps=4", "train.steps=6"],
     ]
-    for point in given:
-        whole = compose.composed("config", point)
-        with open_dict(whole):
-            del whole["hydra"]
-        assert dict(composer(point).items()) == dict(whole.items())
-        assert compose.experiments(point) == compose.build(whole, point).experiments()
+    for point in points_overrides:
+        composed = compose.composed("config", point)
+        with open_dict(composed):
+            del composed["hydra"]
+        assert dict(composer(point).items()) == dict(composed.items())
+        assert compose.experiments(point) == compose.build(composed, point).experiments()
 
 
 def test_a_sweep_composes_each_choice_of_units_once(monkeypatch: pytest.MonkeyPatch) -> None:
     composed = []
-    whole = compose.composed
+    original = compose.composed
     compose._shared.cache_clear()  # of what other tests have composed
-    monkeypatch.setattr(compose, "composed", lambda *a: composed.append(a) or whole(*a))
+    monkeypatch.setattr(compose, "composed", lambda *a: composed.append(a) or original(*a))
     jobs = launch.planned(hydra_options.read_options(["-m", "arm=rnn,lstm", "seed=range(10)", "optimizer.lr=0.1,0.2"]))
     assert len(jobs) == 40
     assert len(composed) <= 4
@@ -273,11 +273,14 @@ def test_whatever_a_unit_raises_the_other_points_run_and_the_point_is_named(
     assert status == 1
     assert "6 runs of sweep" in out
     assert ": 4 finished, 2 failed." in out
-    failed = [line for line in err.splitlines() if line.startswith("failed: ")]
-    assert [line.partition("[")[2] for line in failed] == ["train.batch_size=3 seed=0]", "train.batch_size=3 seed=1]"]
-    assert not INSIDES.search(err.replace("MemoryError", ""))
-    found = store.connect(None).search_runs([store.experiment_id(store.connect(None), "gradpath")])
-    assert sorted(run.info.status for run in found) == ["FAILED"] * 2 + ["FINISHED"] * 4
+    failure_lines = [line for line in err.splitlines() if line.startswith("failed: ")]
+    assert [line.partition("[")[2] for line in failure_lines] == [
+        "train.batch_size=3 seed=0]",
+        "train.batch_size=3 seed=1]",
+    ]
+    assert not INTERNAL_NAMES.search(err.replace("MemoryError", ""))
+    stored_runs = store.connect(None).search_runs([store.experiment_id(store.connect(None), "gradpath")])
+    assert sorted(run.info.status for run in stored_runs) == ["FAILED"] * 2 + ["FINISHED"] * 4
 
 
 def test_one_run_that_fails_is_one_line_and_status_one(home: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,130 +293,131 @@ def test_one_run_that_fails_is_one_line_and_status_one(home: Path, command, monk
 
 
 def test_a_store_that_is_lost_ends_the_sweep_in_one_line(home: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = []
+    started = []
 
-    def lost(experiments, *_):
-        begun.append(experiments)
+    def lose_store(experiments, *_):
+        started.append(experiments)
         raise store.StoreError("tracking.uri=x: is gone")
 
-    monkeypatch.setattr(launch, "execute_seeds", lost)
+    monkeypatch.setattr(launch, "execute_seeds", lose_store)
     status, out, err = command("run", "-m", *SMALL, "seed=0,1,2")
     assert (status, out, err) == (1, "", "gradpath: tracking.uri=x: is gone\n")
-    assert len(begun) == 1
+    assert len(started) == 1
 
 
 @pytest.mark.parametrize(
-    ("raised", "status", "word"),
+    ("raised", "status", "outcome"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
         (signals.Terminated(signal.SIGHUP), 129, "ended by SIGHUP"),
     ],
 )
 def test_a_sweep_that_is_stopped_says_how_far_it_came(
-    home: Path, command, monkeypatch: pytest.MonkeyPatch, raised: BaseException, status: int, word: str
+    home: Path, command, monkeypatch: pytest.MonkeyPatch, raised: BaseException, status: int, outcome: str
 ) -> None:
     """Between two points, where nothing of gradpath is on the stack but Hydra's launcher."""
     execute = launch.execute_seeds
 
-    def stopped(experiments, *rest):
+    def stop_at_second(experiments, *arguments):
         if experiments[0].seed == 1:
             raise raised
-        return execute(experiments, *rest)
+        return execute(experiments, *arguments)
 
-    monkeypatch.setattr(launch, "execute_seeds", stopped)
-    ended, out, err = command("run", "-m", *SMALL, "seed=0,1,2")
-    assert (ended, out) == (status, "")
-    assert err.splitlines()[-1] == f"gradpath: {word}: 1 of 3 runs finished"
+    monkeypatch.setattr(launch, "execute_seeds", stop_at_second)
+    exit_status, out, err = command("run", "-m", *SMALL, "seed=0,1,2")
+    assert (exit_status, out) == (status, "")
+    assert err.splitlines()[-1] == f"gradpath: {outcome}: 1 of 3 runs finished"
     assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
-    ("sent", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM")]
+    ("signal_number", "status", "outcome"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM")],
 )
 def test_a_library_that_stumbles_when_it_is_interrupted_does_not_hide_it(
-    home: Path, command, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, status: int, word: str
+    home: Path, command, monkeypatch: pytest.MonkeyPatch, signal_number: signal.Signals, status: int, outcome: str
 ) -> None:
     """As OmegaConf does, whose half-made lists have no flags to put back."""
 
     def load(*_, **__):
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which an earlier end has switched off
         try:
-            signal.raise_signal(sent)
+            signal.raise_signal(signal_number)
         finally:
             raise AttributeError("'dict' object has no attribute '_invalidate_flags_cache'")
 
     monkeypatch.setattr(hydra_config, "compose", load)
-    assert command("run", "cell.layers=1") == (status, "", f"gradpath: {word}\n")
+    assert command("run", "cell.layers=1") == (status, "", f"gradpath: {outcome}\n")
     monkeypatch.undo()
     monkeypatch.setattr(launch, "execute_seeds", load)
-    assert command("run", *SMALL)[::2] == (status, f"gradpath: {word}: 0 of 1 runs finished\n")
+    assert command("run", *SMALL)[::2] == (status, f"gradpath: {outcome}: 0 of 1 runs finished\n")
 
 
 def test_a_locked_store_is_waited_for_as_long_as_is_said(home: Path, command) -> None:
     store.experiment_id(store.connect(None), "gradpath")
-    with closing(sqlite3.connect(locations.database(), isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with closing(sqlite3.connect(locations.database(), isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
         status, out, err = command("run", *SMALL, "tracking.timeout=0.1")
     assert (status, out) == (2, "")
     assert err.endswith("the database is locked by another process; waited for 0.1 s\n")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-def test_signals_that_end_a_command(sent: signal.Signals) -> None:
-    with pytest.raises(signals.Terminated) as ended, signals.terminable():
-        signal.raise_signal(sent)
-    assert ended.value.code == 128 + sent
-    before = signal.signal(sent, signal.SIG_IGN)
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_signals_that_end_a_command(signal_number: signal.Signals) -> None:
+    with pytest.raises(signals.Terminated) as exit_info, signals.terminable():
+        signal.raise_signal(signal_number)
+    assert exit_info.value.code == 128 + signal_number
+    previous_handler = signal.signal(signal_number, signal.SIG_IGN)
     try:
         with signals.terminable():  # as under nohup
-            signal.raise_signal(sent)
+            signal.raise_signal(signal_number)
     finally:
-        signal.signal(sent, before)
+        signal.signal(signal_number, previous_handler)
 
 
 @pytest.mark.parametrize("name", ["my study", "größe_実験", "x.y-z", "1e5", "null", "true", "007", "- a"])
 def test_what_the_hint_says_works_when_typed(home: Path, name: str) -> None:
     uri = f"sqlite:///{home}/other store.db"
     figures, curves = hints.report_command(name, "1e5", uri), hints.ui_command(uri)
-    words = shlex.split(figures)
-    assert words[:2] == ["gradpath", "report"]
-    report = compose.report(words[2:])
+    arguments = shlex.split(figures)
+    assert arguments[:2] == ["gradpath", "report"]
+    report = compose.report(arguments[2:])
     assert (report.study, report.sweep, report.uri) == (name, "1e5", uri)
     assert shlex.split(curves) == ["gradpath", "ui", "--uri", uri]
 
 
 def test_no_password_is_printed() -> None:
     uri = "postgresql://me:p@ss@host/db"
-    both = f"{hints.report_command('x', 's', uri)} {hints.ui_command(uri)}"
-    assert "p@ss" not in both
-    assert "postgresql://me:***@host/db" in both
+    hint_text = f"{hints.report_command('x', 's', uri)} {hints.ui_command(uri)}"
+    assert "p@ss" not in hint_text
+    assert "postgresql://me:***@host/db" in hint_text
 
 
-@pytest.mark.parametrize("asked", ["job", "all"])
-def test_the_configuration_is_shown_without_the_password(command, asked: str) -> None:
-    status, out, err = command("run", "--cfg", asked, "tracking.uri=postgresql://me:p%40ss@host/db")
+@pytest.mark.parametrize("section", ["job", "all"])
+def test_the_configuration_is_shown_without_the_password(command, section: str) -> None:
+    status, out, err = command("run", "--cfg", section, "tracking.uri=postgresql://me:p%40ss@host/db")
     assert (status, err) == (0, "")
     assert "uri: postgresql://me:***@host/db" in out
     assert "p%40ss" not in out
 
 
-@pytest.mark.parametrize(("words", "key"), [(["report", "uri="], "uri="), (["ui", "--uri"], "--uri=")])
-def test_a_refused_store_is_named_by_the_key_that_gave_it(home: Path, command, words: list[str], key: str) -> None:
+@pytest.mark.parametrize(("option", "key"), [(["report", "uri="], "uri="), (["ui", "--uri"], "--uri=")])
+def test_a_refused_store_is_named_by_the_key_that_gave_it(home: Path, command, option: list[str], key: str) -> None:
     uri = f"sqlite:///{home}/nowhere.db"
-    given = [words[0], words[1] + uri] if words[1].endswith("=") else [*words, uri]
-    status, _, err = command(*given)
+    arguments = [option[0], option[1] + uri] if option[1].endswith("=") else [*option, uri]
+    status, _, err = command(*arguments)
     assert status == 2
     assert err.startswith(f"gradpath: {key}{uri}: no such store")
 
 
 @pytest.mark.parametrize(
-    ("key", "written"),
+    ("key", "text"),
     [("experiment", w) for w in ("größe_実験", "1e5", "007", "true", "my study", "a-b", '"quoted"')]
     + [("sweep_id", "1e5")],
 )
-def test_a_name_is_taken_as_it_is_written(key: str, written: str) -> None:
-    made = compose.experiment([f"tracking.{key}={written}"])
-    assert getattr(made.tracking, key) == written.strip('"')
+def test_a_name_is_taken_as_it_is_written(key: str, text: str) -> None:
+    experiment = compose.experiment([f"tracking.{key}={text}"])
+    assert getattr(experiment.tracking, key) == text.strip('"')
 
 
 def test_names_of_a_sweep_may_be_of_any_alphabet() -> None:
@@ -439,34 +443,34 @@ def test_a_port_that_is_none_is_refused(home: Path, command, port: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "nope.invalid", "a" * 300, "192.0.2.1"])
 def test_where_nobody_can_listen_the_ui_says_so(home: Path, command, host: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        status, out, err = command("ui", "--host", host, "--port", str(taken.getsockname()[1]))
+    with socket.create_server(("127.0.0.1", 0)) as busy_socket:
+        status, out, err = command("ui", "--host", host, "--port", str(busy_socket.getsockname()[1]))
     assert (status, out) == (2, "")
     assert_one_line(err)
     assert f"--host {host[:50]}" in err
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGINT])
-def test_the_ui_leaves_nothing_running(home: Path, sent: signal.Signals) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGINT])
+def test_the_ui_leaves_nothing_running(home: Path, signal_number: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free_socket:
+        port = free_socket.getsockname()[1]
     serving = [sys.executable, "-m", "gradpath", "ui", "--port", str(port)]
     with subprocess.Popen(serving, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + PATIENCE
-        while not _answers(port) and process.poll() is None and time.monotonic() < deadline:
+        while not _accepts_connections(port) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.3)
-        assert _answers(port)
-        process.send_signal(sent)
-        _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 0}.get(sent, 128 + sent)
-    assert not _answers(port)
-    assert "Traceback" not in said
+        assert _accepts_connections(port)
+        process.send_signal(signal_number)
+        _, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 0}.get(signal_number, 128 + signal_number)
+    assert not _accepts_connections(port)
+    assert "Traceback" not in stderr
 
 
-def _answers(port: int) -> bool:
-    with socket.socket() as asking:
-        return asking.connect_ex(("127.0.0.1", port)) == 0
+def _accepts_connections(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.peers
@@ -476,14 +480,14 @@ def _answers(port: int) -> bool:
 )
 def test_a_parallel_launcher_s_failures_count(home: Path) -> None:
     arguments = ["-m", "hydra/launcher=joblib", *SMALL[:1], *SMALL[2:], "cell.hidden_size=1000000,6"]
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "gradpath", "run", *arguments],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
-    assert done.returncode == 1
-    assert ": 1 finished, 1 failed. Figures" in done.stdout
-    assert "[cell.hidden_size=1000000]" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert completed.returncode == 1
+    assert ": 1 finished, 1 failed. Figures" in completed.stdout
+    assert "[cell.hidden_size=1000000]" in completed.stderr
+    assert "Traceback" not in completed.stderr

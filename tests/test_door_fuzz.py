@@ -34,8 +34,8 @@ VALUES = st.recursive(
         st.dictionaries(st.sampled_from(["a", "steps", "_target_"]), inner, max_size=2).map(
             lambda items: "{" + ",".join(f"{key}:{value}" for key, value in items.items()) + "}"
         ),
-        inner.map(lambda word: f"${{oc.decode:'{word}'}}"),
-        inner.map(lambda word: f'"{word}"'),
+        inner.map(lambda text: f"${{oc.decode:'{text}'}}"),
+        inner.map(lambda text: f'"{text}"'),
     ),
     max_leaves=4,
 )
@@ -46,7 +46,7 @@ OVERRIDES = st.builds(
     st.sampled_from(["=", "=", "=", "=", "==", ":", ""]),
     VALUES,
 )
-QUIET = settings(deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+REPEATABLE = settings(deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_what_once_was_a_traceback(override: str) -> None:
     assert ": " in outcome([override])
 
 
-@settings(QUIET, max_examples=12)
+@settings(REPEATABLE, max_examples=12)
 @given(st.lists(OVERRIDES, min_size=1, max_size=2))
 @example(["seed=${train.steps}", "train.steps=${seed}"])
 def test_a_few_overrides_give_a_configuration_or_one_line(overrides: list[str]) -> None:
@@ -77,14 +77,14 @@ def test_a_few_overrides_give_a_configuration_or_one_line(overrides: list[str]) 
 
 
 @pytest.mark.slow
-@settings(QUIET, max_examples=1500)
+@settings(REPEATABLE, max_examples=1500)
 @given(st.lists(OVERRIDES, min_size=1, max_size=3))
 def test_many_overrides_give_a_configuration_or_one_line(overrides: list[str]) -> None:
     outcome(overrides)
 
 
 @pytest.mark.slow
-@settings(QUIET, max_examples=300)
+@settings(REPEATABLE, max_examples=300)
 @given(st.lists(OVERRIDES, min_size=1, max_size=3))
 def test_many_sweeps_give_points_or_one_line(overrides: list[str]) -> None:
     from gradpath.commands.hydra_options import Options

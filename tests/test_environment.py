@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ON_THE_PATH = [
+IMPORT_FOLDERS = [
     ROOT / "tests",
     *(ROOT / "tests").glob("*/"),
     ROOT / "experiments" / "performance",
@@ -27,13 +27,13 @@ def distributions() -> set[str]:
     for without needing them.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
-    wanted += [name for extra in project["project"]["optional-dependencies"].values() for name in extra]
-    names = {re.split(r"[^\w-]", requirement)[0].lower().replace("-", "_") for requirement in wanted}
+    requirements = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    requirements += [name for extra in project["project"]["optional-dependencies"].values() for name in extra]
+    names = {re.split(r"[^\w-]", requirement)[0].lower().replace("-", "_") for requirement in requirements}
     return names | {"scipy", "sklearn", "pandas", "yaml", "hydra", "jaxlib", "tensorflow", "cupy", "dask", "ray"}
 
 
-@pytest.mark.parametrize("folder", ON_THE_PATH, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", IMPORT_FOLDERS, ids=lambda folder: folder.name)
 def test_no_file_or_folder_on_the_path_has_the_name_of_a_library(folder: Path) -> None:
     """A folder ``torch`` there *is* the package torch to ``importorskip`` and to SciPy, installed
     or not.
@@ -45,5 +45,5 @@ def test_no_file_or_folder_on_the_path_has_the_name_of_a_library(folder: Path) -
 @pytest.mark.parametrize("library", ["torch", "jax"])
 def test_an_optional_library_is_installed_or_not_there_at_all(library: str) -> None:
     """A namespace package, which has no file of its own, is neither."""
-    found = importlib.util.find_spec(library)
-    assert found is None or found.origin is not None
+    spec = importlib.util.find_spec(library)
+    assert spec is None or spec.origin is not None

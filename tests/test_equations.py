@@ -80,11 +80,11 @@ def test_rnn_stack_feeds_each_layer_with_the_one_below() -> None:
     case = make_case(RNN(hidden_size=3, layers=2), Loss.squared_error, 4, True)
     p = case.network.parameters(case.theta)
     tape = case.network.forward(case.theta, case.batch)
-    below, above = np.zeros((3, 3)), np.zeros((3, 3))
+    lower_h, upper_h = np.zeros((3, 3)), np.zeros((3, 3))
     for t, x in enumerate(case.batch.inputs):
-        below = np.tanh(x @ p["layer1/W_xh"] + below @ p["layer1/W_hh"] + p["layer1/b_h"])
-        above = np.tanh(below @ p["layer2/W_xh"] + above @ p["layer2/W_hh"] + p["layer2/b_h"])
-        np.testing.assert_allclose(tape.layers[1].states["H"][t + 1], above, rtol=1e-12)
+        lower_h = np.tanh(x @ p["layer1/W_xh"] + lower_h @ p["layer1/W_hh"] + p["layer1/b_h"])
+        upper_h = np.tanh(lower_h @ p["layer2/W_xh"] + upper_h @ p["layer2/W_hh"] + p["layer2/b_h"])
+        np.testing.assert_allclose(tape.layers[1].states["H"][t + 1], upper_h, rtol=1e-12)
 
 
 def test_names_of_the_twelve_parameters() -> None:
@@ -111,9 +111,9 @@ def test_losses_are_means_over_scored_positions() -> None:
     p = np.exp(y) / np.exp(y).sum(-1, keepdims=True)
     expected = -np.mean([np.log(p[t, b, symbols[t, b]]) for t, b in np.argwhere(mask)])
     np.testing.assert_allclose(evaluate(Loss.cross_entropy, y, symbols, mask)[0], expected, rtol=1e-13)
-    numbers = rng.normal(size=(2, 3, 4))
-    expected = np.mean([((y - numbers)[t, b] ** 2).sum() for t, b in np.argwhere(mask)])
-    np.testing.assert_allclose(evaluate(Loss.squared_error, y, numbers, mask)[0], expected, rtol=1e-13)
+    values = rng.normal(size=(2, 3, 4))
+    expected = np.mean([((y - values)[t, b] ** 2).sum() for t, b in np.argwhere(mask)])
+    np.testing.assert_allclose(evaluate(Loss.squared_error, y, values, mask)[0], expected, rtol=1e-13)
 
 
 def test_cross_entropy_of_huge_outputs_is_finite() -> None:
@@ -129,10 +129,10 @@ def test_cross_entropy_of_a_confident_network_does_not_cancel(margin: float) -> 
     """float32: 1 − p by subtraction is 27 % off at a margin of 15 and of the wrong sign at 18."""
     logits = np.array([[[margin, 0, 0]]], np.float32)
     loss, gradient = evaluate(Loss.cross_entropy, logits, np.array([[0]]), np.array([[True]]))
-    rest = 2 * np.exp(-margin)
-    assert loss == pytest.approx(np.log1p(rest), rel=1e-6)
-    each = np.exp(-margin) / (1 + rest)
-    np.testing.assert_allclose(gradient[0, 0], [-2 * each, each, each], rtol=1e-6)
+    others_mass = 2 * np.exp(-margin)
+    assert loss == pytest.approx(np.log1p(others_mass), rel=1e-6)
+    probability = np.exp(-margin) / (1 + others_mass)
+    np.testing.assert_allclose(gradient[0, 0], [-2 * probability, probability, probability], rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", list(Loss))
@@ -140,7 +140,7 @@ def test_a_position_that_is_not_scored_has_gradient_zero_whatever_its_output(kin
     outputs = np.array([[[np.inf, 1.0], [0.5, 1.0]]])
     targets = np.array([[0, 1]]) if kind is Loss.cross_entropy else np.zeros((1, 2, 2))
     loss, gradient = evaluate(kind, outputs, targets, np.array([[False, True]]))
-    alone, expected = evaluate(kind, outputs[:, 1:], targets[:, 1:], np.array([[True]]))
-    assert loss == alone
+    scored_only, expected = evaluate(kind, outputs[:, 1:], targets[:, 1:], np.array([[True]]))
+    assert loss == scored_only
     assert gradient[0, 0].tolist() == [0, 0]
     assert gradient[0, 1].tolist() == expected[0, 0].tolist()

@@ -62,8 +62,8 @@ def linear_rnn(factor: float, steps: int, dtype: type, layers: int = 1, every_st
 @pytest.mark.parametrize("factor", [0.3, 1 / 0.3])
 def test_523_decades_over_a_thousand_steps_on_a_straight_line(factor: float, dtype: type) -> None:
     trace = linear_rnn(factor, 1001, dtype)
-    read = StateGradNorm().measure(UNREAD, trace)
-    curve = read.values[::-1, read.names.index("H")]
+    measurement = StateGradNorm().measure(UNREAD, trace)
+    curve = measurement.values[::-1, measurement.names.index("H")]
     slope = np.log10(float(dtype(factor)))
     np.testing.assert_allclose(
         curve, curve[0] + slope * np.arange(1001), rtol=0, atol=1e-3 if dtype is np.float32 else 1e-9
@@ -78,14 +78,14 @@ def test_523_decades_over_a_thousand_steps_on_a_straight_line(factor: float, dty
 @pytest.mark.parametrize("factor", [0.3, 1 / 0.3])
 def test_per_step_losses_and_stacks_neither_under_nor_overflow(factor: float, dtype: type) -> None:
     trace = linear_rnn(factor, 600, dtype, layers=2, every_step=True)
-    read = StateGradNorm().measure(UNREAD, trace)
+    measurement = StateGradNorm().measure(UNREAD, trace)
     for state in ("layer1/H", "layer2/H"):
-        assert np.isfinite(read.values[:, read.names.index(state)]).all()
+        assert np.isfinite(measurement.values[:, measurement.names.index(state)]).all()
     # With a loss at every step the top layer's adjoint is the geometric series Σ_k factor^k, times
     # one step's gradient.
-    top = read.values[::-1, read.names.index("layer2/H")]
+    top_norms = measurement.values[::-1, measurement.names.index("layer2/H")]
     k = [mpmath.log10(sum((mpf(float(dtype(factor))) ** j for j in range(n + 1)), mpf(0))) for n in (0, 10, 599)]
-    measured = top[[0, 10, 599]] - top[0]
+    measured = top_norms[[0, 10, 599]] - top_norms[0]
     np.testing.assert_allclose(measured, [float(x) for x in k], atol=1e-3 if dtype is np.float32 else 1e-9)
 
 
@@ -106,24 +106,24 @@ def test_bit_identical_to_the_plain_recursion_where_that_stays_in_range(
     scaled = run(case.network, theta, case.batch)
     rescaled = any(np.ptp(factor.delta.exponent) for factor in scaled.factors)
     monkeypatch.setattr(backward_module, "renormalise", lambda adjoint, exponent: None)
-    plain = run(case.network, theta, case.batch)
-    assert not any(np.ptp(factor.delta.exponent) for factor in plain.factors)
-    smallest = min(np.abs(f.delta.array[f.delta.array != 0]).min(initial=1) for f in plain.factors)
+    unscaled = run(case.network, theta, case.batch)
+    assert not any(np.ptp(factor.delta.exponent) for factor in unscaled.factors)
+    smallest = min(np.abs(f.delta.array[f.delta.array != 0]).min(initial=1) for f in unscaled.factors)
     assert smallest > np.finfo(dtype).tiny, "the plain recursion is meant to stay in range here"
     if type(cell) is RNN and not every_step and cell.activation is not Activation.relu:
         assert rescaled, "this case is meant to rescale"
-    for one, two in zip(scaled.factors, plain.factors, strict=True):
-        assert one.delta.plain().tobytes() == two.delta.plain().tobytes()
-    assert scaled.gradient.scaled.plain().tobytes() == plain.gradient.scaled.plain().tobytes()
+    for scaled_factor, unscaled_factor in zip(scaled.factors, unscaled.factors, strict=True):
+        assert scaled_factor.delta.plain().tobytes() == unscaled_factor.delta.plain().tobytes()
+    assert scaled.gradient.scaled.plain().tobytes() == unscaled.gradient.scaled.plain().tobytes()
     for instrument in (StateGradNorm(), GradNorm()):
         assert (
             instrument.measure(case.network, scaled).values.tobytes()
-            == instrument.measure(case.network, plain).values.tobytes()
+            == instrument.measure(case.network, unscaled).values.tobytes()
         )
     # Squares that leave the range of the type are taken in float64, on the one side and not on the
     # other.
-    both = [ParamGradNorm().measure(case.network, trace).values for trace in (scaled, plain)]
-    np.testing.assert_allclose(*both, rtol=0, atol=TOLERANCE[dtype] / np.log(10))
+    norms = [ParamGradNorm().measure(case.network, trace).values for trace in (scaled, unscaled)]
+    np.testing.assert_allclose(*norms, rtol=0, atol=TOLERANCE[dtype] / np.log(10))
 
 
 # An independent reference in 60 digits: the textbook recursions on lists of mpf, from the same
@@ -215,15 +215,15 @@ def test_norms_equal_arbitrary_precision_over_500_steps(cell: Cell, gain: float,
     parameters, adjoints = ParamGradNorm().measure(network, trace), StateGradNorm().measure(network, trace)
     tolerance = TOLERANCE[dtype] / np.log(10)
     lowest = 0.0
-    for read, expected in (
+    for measurement, expected in (
         (parameters, {name: [log10_norm(g) for g in values] for name, values in gradients.items()}),
         (adjoints, states),
     ):
         for name, values in expected.items():
-            found = read.values[::-1, read.names.index(name)]
+            measured = measurement.values[::-1, measurement.names.index(name)]
             zero = np.isneginf(values)
-            assert (np.isneginf(found) == zero).all(), name
-            np.testing.assert_allclose(found[~zero], np.array(values)[~zero], rtol=0, atol=tolerance, err_msg=name)
+            assert (np.isneginf(measured) == zero).all(), name
+            np.testing.assert_allclose(measured[~zero], np.array(values)[~zero], rtol=0, atol=tolerance, err_msg=name)
             lowest = min(lowest, np.array(values)[~zero].min())
     assert lowest < -45, "this case leaves float32"
 
@@ -259,7 +259,7 @@ def test_clipping_an_overflowing_gradient_keeps_norm_and_direction(dtype: type) 
 def exact_norms(trace: Trace) -> dict[str, list[float]]:
     """log10 ‖Σ_b entered_{t,b}ᵀ delta_{t,b}‖ from the trace's own factors, in 60 digits."""
     mpmath.mp.dps = 60
-    found: dict[str, list[float]] = {}
+    norms: dict[str, list[float]] = {}
     for factor in trace.factors:
         for block, name in enumerate(factor.names):
             values = [-np.inf] * trace.tape.length
@@ -270,19 +270,19 @@ def exact_norms(trace: Trace) -> dict[str, list[float]]:
                     values[t] = log10_norm(delta.sum(axis=0))
                 else:
                     values[t] = log10_norm(to_mp(factor.entered[row].astype(np.float64)).T @ delta)
-            found[name] = values
-    return found
+            norms[name] = values
+    return norms
 
 
 def assert_norms_exact(trace: Trace, dtype: type) -> None:
-    read, expected = ParamGradNorm().measure(UNREAD, trace), exact_norms(trace)
+    measurement, expected = ParamGradNorm().measure(UNREAD, trace), exact_norms(trace)
     for name, values in expected.items():
-        found = read.values[:, read.names.index(name)]
-        assert not np.isnan(found).any()
+        measured = measurement.values[:, measurement.names.index(name)]
+        assert not np.isnan(measured).any()
         zero = np.isneginf(values)
-        assert (np.isneginf(found) == zero).all(), name
+        assert (np.isneginf(measured) == zero).all(), name
         np.testing.assert_allclose(
-            found[~zero], np.array(values)[~zero], rtol=0, atol=TOLERANCE[dtype] / np.log(10), err_msg=name
+            measured[~zero], np.array(values)[~zero], rtol=0, atol=TOLERANCE[dtype] / np.log(10), err_msg=name
         )
 
 
@@ -335,10 +335,10 @@ def test_norms_are_exact_on_adversarial_batches(kind: str, cell: Cell, dtype: ty
 def test_the_cancelling_batch_cancels() -> None:
     trace = adversarial("cancelling", LSTM(3), np.float64)
     (factor,) = (f for f in trace.factors if "b_c" in f.names)
-    summed = np.sqrt(np.square(factor.delta.plain().sum(axis=1)).sum(axis=(1, 2)))
-    separate = np.sqrt(np.square(factor.delta.plain()).sum(axis=(1, 2, 3)))
-    assert (summed / separate < 1e-5).all()
-    assert (summed > 0).all()
+    norm_of_sum = np.sqrt(np.square(factor.delta.plain().sum(axis=1)).sum(axis=(1, 2)))
+    norm_of_parts = np.sqrt(np.square(factor.delta.plain()).sum(axis=(1, 2, 3)))
+    assert (norm_of_sum / norm_of_parts < 1e-5).all()
+    assert (norm_of_sum > 0).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -347,10 +347,10 @@ def test_dead_relu_units_are_true_zeros(dtype: type) -> None:
     theta = Uniform().draw(np.random.default_rng(0), network, dtype)
     network.parameters(theta)["b_h"][:] = -100
     trace = run(network, theta, Adding(length=8).sample(np.random.default_rng(0), 3).astype(dtype))
-    read = ParamGradNorm().measure(network, trace)
+    measurement = ParamGradNorm().measure(network, trace)
     for name in ("W_xh", "W_hh", "b_h", "W_hy"):
-        assert np.isneginf(read.values[:, read.names.index(name)]).all(), name
-    assert np.isfinite(read.values[-1, read.names.index("b_y")])
+        assert np.isneginf(measurement.values[:, measurement.names.index(name)]).all(), name
+    assert np.isfinite(measurement.values[-1, measurement.names.index("b_y")])
     assert GradNorm().measure(network, trace).values[-1] > -10
 
 
@@ -360,8 +360,8 @@ def test_a_squared_norm_below_float64_is_not_a_false_zero() -> None:
 
     values = np.full((2, 3), 1e-170)
     assert Scaled(values, np.zeros(2, np.int32)).log10_norm() == pytest.approx(-170 + np.log10(3) / 2)
-    single = np.full((2, 3), 1e-30, np.float32)
-    assert Scaled(single, np.zeros(2, np.int32)).log10_norm() == pytest.approx(-30 + np.log10(3) / 2)
+    values32 = np.full((2, 3), 1e-30, np.float32)
+    assert Scaled(values32, np.zeros(2, np.int32)).log10_norm() == pytest.approx(-30 + np.log10(3) / 2)
     zero = Scaled(np.zeros((2, 3)), np.array([5, -3], np.int32)).log10_norm()
     assert np.isneginf(zero).all()
 
@@ -397,11 +397,11 @@ def test_derivatives_of_saturated_units_are_right_and_not_zero(kind: Activation,
     mpmath.mp.dps = 60
     reach = (40 if kind is Activation.tanh else 80) * (1 if dtype is np.float32 else 8)
     x = np.linspace(-reach, reach, 401).astype(dtype)
-    found = derivative(kind, x)
-    assert found.dtype == dtype
-    for argument, value in zip(x.tolist(), found.tolist(), strict=True):
-        exact = mpmath.sech(argument) ** 2 if kind is Activation.tanh else 1 / (2 + 2 * mpmath.cosh(argument))
-        assert abs(value / exact - 1) < 8 * np.finfo(dtype).eps * max(1, abs(argument) / 8)
+    slopes = derivative(kind, x)
+    assert slopes.dtype == dtype
+    for argument, value in zip(x.tolist(), slopes.tolist(), strict=True):
+        reference = mpmath.sech(argument) ** 2 if kind is Activation.tanh else 1 / (2 + 2 * mpmath.cosh(argument))
+        assert abs(value / reference - 1) < 8 * np.finfo(dtype).eps * max(1, abs(argument) / 8)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -433,9 +433,9 @@ def test_a_nan_of_one_sequence_does_not_spoil_the_slopes_of_another(dtype: type)
     from gradpath.core.activations import derivative, slope
 
     x = np.array([9.5 if dtype is np.float32 else 19.5, np.nan, 0.1], dtype)
-    found = slope(Activation.tanh, x, np.tanh(x))
-    np.testing.assert_allclose(found[[0, 2]], derivative(Activation.tanh, x)[[0, 2]], rtol=64 * np.finfo(dtype).eps)
-    assert np.isnan(found[1])
+    slopes = slope(Activation.tanh, x, np.tanh(x))
+    np.testing.assert_allclose(slopes[[0, 2]], derivative(Activation.tanh, x)[[0, 2]], rtol=64 * np.finfo(dtype).eps)
+    assert np.isnan(slopes[1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -451,10 +451,10 @@ def test_the_summed_gradient_has_no_false_zero_where_one_small_step_is_all_there
     inputs, mask = np.zeros((steps, 1, 1)), np.zeros((steps, 1), bool)
     inputs[0], mask[-1] = 1, True
     trace = run(network, theta, Batch(inputs, np.zeros((steps, 1, 1)), mask).astype(dtype))
-    read = ParamGradNorm().measure(network, trace)
-    at_first = read.values[0, read.names.index("W_xh")]
-    assert np.isfinite(at_first)
-    assert trace.gradient.by_parameter["W_xh"] == pytest.approx(at_first, abs=1e-5)
+    measurement = ParamGradNorm().measure(network, trace)
+    first_norm = measurement.values[0, measurement.names.index("W_xh")]
+    assert np.isfinite(first_norm)
+    assert trace.gradient.by_parameter["W_xh"] == pytest.approx(first_norm, abs=1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -464,8 +464,8 @@ def test_a_saturated_network_is_measured_and_not_a_true_zero(dtype: type) -> Non
     network.parameters(theta)["b_h"][:] = 15
     gradients, states = reference(network, theta, batch)
     trace = run(network, theta, batch)
-    read = StateGradNorm().measure(network, trace)
-    np.testing.assert_allclose(read.values[::-1, read.names.index("H")], states["H"], rtol=0, atol=1e-3)
+    measurement = StateGradNorm().measure(network, trace)
+    np.testing.assert_allclose(measurement.values[::-1, measurement.names.index("H")], states["H"], rtol=0, atol=1e-3)
     parameters = ParamGradNorm().measure(network, trace)
     expected = [log10_norm(g) for g in gradients["b_h"]]
     np.testing.assert_allclose(parameters.values[::-1, parameters.names.index("b_h")], expected, rtol=0, atol=1e-3)

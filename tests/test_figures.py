@@ -39,12 +39,12 @@ def test_the_report_draws_every_figure_twice_the_same(runs: list[Run], home: Pat
     assert all(f"{name} (" in left_out for name in GRIDS)
     folder = home / "reports" / "figures" / "gradpath"
     names = sorted(path.name for path in folder.iterdir())
-    drawn = set(FIGURES) - GRIDS
-    assert names == sorted(["verdicts.md", *(f"{name}.{kind}" for name in drawn for kind in ("png", "svg"))])
-    first = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert all(len(content) > 10_000 for name, content in first.items() if name != "verdicts.md")
+    figures = set(FIGURES) - GRIDS
+    assert names == sorted(["verdicts.md", *(f"{name}.{kind}" for name in figures for kind in ("png", "svg"))])
+    first_contents = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert all(len(content) > 10_000 for name, content in first_contents.items() if name != "verdicts.md")
     assert report.write(compose.report([])) == 0
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first_contents
 
 
 def test_norm_by_lag_draws_the_stored_medians(runs: list[Run]) -> None:
@@ -70,11 +70,11 @@ def test_lyapunov_draws_the_stored_medians_and_the_theory(runs: list[Run]) -> No
     canvas = FIGURES["lyapunov"]().draw(runs)
     spectrum, values = canvas.axes[2], canvas.axes[5]
     lstm = [run for run in runs if run.arm == "lstm"]
-    stored = np.median([run.series["lyapunov_spectrum"].values for run in lstm], axis=0)
-    drawn = {line.get_linestyle(): line.get_ydata() for line in spectrum.lines if len(line.get_xdata()) > 2}
-    np.testing.assert_allclose(drawn["--"], stored[0])
-    np.testing.assert_allclose(drawn["-"], stored[-1])
-    np.testing.assert_allclose(drawn[":"], [np.log(1 / (1 + np.exp(-1)))] * 5)
+    medians = np.median([run.series["lyapunov_spectrum"].values for run in lstm], axis=0)
+    curves = {line.get_linestyle(): line.get_ydata() for line in spectrum.lines if len(line.get_xdata()) > 2}
+    np.testing.assert_allclose(curves["--"], medians[0])
+    np.testing.assert_allclose(curves["-"], medians[-1])
+    np.testing.assert_allclose(curves[":"], [np.log(1 / (1 + np.exp(-1)))] * 5)
     assert values.lines[0].get_xdata().tolist() == [1, 2, 3, 4, 5, 6, 7, 9, 11]
     largest = [run.series["jacobian_log_singular_values"].column("lag=9/sigma_1")[0] for run in lstm]
     assert values.lines[0].get_ydata()[-2] == pytest.approx(np.median(largest))
@@ -86,8 +86,8 @@ def test_lyapunov_theory(home: Path) -> None:
     """
 
     def expected(*overrides: str) -> np.ndarray:
-        made = compose.experiment([*overrides, "cell.hidden_size=400"])
-        return theory(Run("", "", "", made.resolved(), {}, *[None] * 6, made.cell.roles))  # type: ignore[arg-type]
+        experiment = compose.experiment([*overrides, "cell.hidden_size=400"])
+        return theory(Run("", "", "", experiment.resolved(), {}, *[None] * 6, experiment.cell.roles))  # type: ignore[arg-type]
 
     rng = np.random.default_rng(0)
     moduli = np.abs(np.linalg.eigvals(rng.normal(size=(400, 400)) / 20))
@@ -98,13 +98,13 @@ def test_lyapunov_theory(home: Path) -> None:
         expected("cell=lstm", "cell.chrono_t_max=100")[:350], -np.sort(np.log1p(np.exp(-chrono)))[:350], rtol=0.15
     )
     np.testing.assert_allclose(expected("cell=gru", "cell.update_bias=2"), -np.log1p(np.exp(-2)))
-    for without in (
+    for without_theory in (
         ["cell=lstm", "cell.freeze_f=1"],
         ["cell=rnn", "cell.activation=relu"],
         ["cell=rnn", "init=gaussian"],
         ["cell=rnn", "init=identity", "init.gain=0.5"],
     ):
-        assert not expected(*without).size
+        assert not expected(*without_theory).size
 
 
 def test_the_caption_states_the_seeds(runs: list[Run]) -> None:
@@ -117,31 +117,31 @@ def test_labels_are_derived_from_the_configuration(home: Path) -> None:
     execute(compose.experiment([*SMALL, "arm=lstm"]), "s")
     execute(compose.experiment([*SMALL, "arm=lstm", "cell.forget_bias=3"]), "s")
     execute(compose.experiment([*SMALL, "arm=lstm", "cell=rnn"]), "s")
-    found = common.groups(loader.load(None, "gradpath", "s"))
-    assert [group.label for group in found] == ["RNN", "LSTM, forget_bias=1.0", "LSTM, forget_bias=3.0"]
-    assert len({group.color for group in found}) == 3
+    groups = common.groups(loader.load(None, "gradpath", "s"))
+    assert [group.label for group in groups] == ["RNN", "LSTM, forget_bias=1.0", "LSTM, forget_bias=3.0"]
+    assert len({group.color for group in groups}) == 3
 
 
 def test_units_that_differ_are_named_by_their_section(home: Path) -> None:
     for overrides in (["init=orthogonal", "optimizer=sgd"], ["init=uniform", "optimizer=adam"]):
         execute(compose.experiment([*SMALL, "arm=rnn", *overrides]), "s")
-    found = common.groups(loader.load(None, "gradpath", "s"))
-    assert {group.label for group in found} == {
+    groups = common.groups(loader.load(None, "gradpath", "s"))
+    assert {group.label for group in groups} == {
         "RNN, init=orthogonal, optimizer=sgd",
         "RNN, init=uniform, optimizer=adam",
     }
-    text = common.setting_text(found)
+    text = common.setting_text(groups)
     assert "init orthogonal or uniform" in text
     assert "sgd or adam lr 0.01 or 0.001" in text
 
 
 def test_a_run_that_diverged_at_once_is_named_and_the_other_figures_are_drawn(home: Path, capsys) -> None:
-    wild = ["cell=rnn", "cell.activation=relu", "init=gaussian", "init.gain=1e30"]
-    execute(compose.experiment([*SMALL, *wild]), "s")
+    diverging = ["cell=rnn", "cell.activation=relu", "init=gaussian", "init.gain=1e30"]
+    execute(compose.experiment([*SMALL, *diverging]), "s")
     assert report.write(compose.report([])) == 0
-    said = capsys.readouterr()
-    assert "not drawn: norm_by_lag (rnn · adding T=12 · seed 0 has no finite reading" in said.err
-    assert "exploding.png" in said.out
+    captured = capsys.readouterr()
+    assert "not drawn: norm_by_lag (rnn · adding T=12 · seed 0 has no finite reading" in captured.err
+    assert "exploding.png" in captured.out
 
 
 def test_a_stack_is_drawn(home: Path) -> None:
@@ -150,8 +150,8 @@ def test_a_stack_is_drawn(home: Path) -> None:
 
 
 def test_a_median_over_true_zeros_stays_one() -> None:
-    zero, one = np.array([-np.inf, -np.inf, 1.0]), np.array([-np.inf, -3.0, 3.0])
-    middle, low, high = common.median_band([zero, one])
+    zero, finite_twice = np.array([-np.inf, -np.inf, 1.0]), np.array([-np.inf, -3.0, 3.0])
+    middle, low, high = common.median_band([zero, finite_twice])
     assert middle.tolist() == [-np.inf, -np.inf, 2.0]
     assert low.tolist() == [-np.inf, -np.inf, 1.0]
     assert high.tolist() == [-np.inf, -3.0, 3.0]

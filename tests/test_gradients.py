@@ -34,11 +34,11 @@ from gradpath.instruments.state_grad_norm import StateGradNorm
 def test_every_parameter_at_every_step_equals_untied_central_differences(case: Case) -> None:
     relu = getattr(case.network.cell, "activation", None) is Activation.relu
     reference = untied_differences(case.network, case.theta, case.batch, 1e-4 if relu else EPSILON)
-    found = per_step_gradients(case.trace)
-    assert found.keys() == reference.keys() == case.network.parameters(case.theta).keys()
+    gradients = per_step_gradients(case.trace)
+    assert gradients.keys() == reference.keys() == case.network.parameters(case.theta).keys()
     for name, expected in reference.items():
         for t in range(len(case.batch.mask)):
-            assert relative_error(found[name][t], expected[t]) < 1e-7, (name, t)
+            assert relative_error(gradients[name][t], expected[t]) < 1e-7, (name, t)
 
 
 @pytest.mark.pairwise
@@ -58,12 +58,14 @@ def test_sum_over_time_is_the_gradient(case: Case) -> None:
 @pytest.mark.pairwise
 def test_instruments_equal_a_naive_computation(case: Case) -> None:
     trace = case.trace
-    read = ParamGradNorm().measure(case.network, trace)
+    measurement = ParamGradNorm().measure(case.network, trace)
     norms = GradNorm().measure(case.network, trace)
     with np.errstate(divide="ignore"):
         for name, steps in per_step_gradients(trace).items():
             naive = np.log10([np.linalg.norm(step) for step in steps])
-            np.testing.assert_allclose(read.values[:, read.names.index(name)], naive, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(
+                measurement.values[:, measurement.names.index(name)], naive, rtol=1e-12, atol=1e-12
+            )
             naive_total = np.log10(np.linalg.norm(steps.sum(axis=0)))
             assert norms.values[norms.names.index(name)] == pytest.approx(naive_total, rel=1e-10, abs=1e-10)
     overall = np.log10(np.linalg.norm(trace.gradient.scaled.plain()))
@@ -80,53 +82,57 @@ def test_total_state_derivatives_equal_central_differences(case: Case) -> None:
     cell, steps = case.network.cell, len(batch.mask)
     for layer in range(cell.layers):
         for row, state in enumerate(cell.states):
-            found = trace.states[case.network.prefix(layer) + state].plain()
+            adjoint = trace.states[case.network.prefix(layer) + state].plain()
             for t in {0, steps // 2, steps - 1}:
-                reference = np.zeros_like(found[t])
+                reference = np.zeros_like(adjoint[t])
                 for index in np.ndindex(reference.shape):
                     reference[index] = central_difference(
-                        lambda change, at=(layer, row, t, index): _loss_with_state_moved(case, *at, change), epsilon
+                        lambda displacement, position=(layer, row, t, index): _loss_with_state_moved(
+                            case, *position, displacement
+                        ),
+                        epsilon,
                     )
-                assert relative_error(found[t], reference) < 1e-7, (layer, state, t)
+                assert relative_error(adjoint[t], reference) < 1e-7, (layer, state, t)
 
 
-def _loss_with_state_moved(case: Case, layer: int, row: int, at: int, index: tuple[int, ...], change: float) -> float:
+def _loss_with_state_moved(
+    case: Case, layer: int, row: int, step: int, index: tuple[int, ...], displacement: float
+) -> float:
     """The loss of a textbook forward pass in which one element of one state is moved as it leaves
-    step ``at``.
+    step ``step``.
 
     A cell whose H_t is computed from another state must see that state moved. Here those are the
     LSTMs: H_t = O_t ∘ tanh(C_t).
     """
     cell, network = case.network.cell, case.network
-    below = case.batch.inputs
+    inputs = case.batch.inputs
     for k, weights in enumerate(network.layer_weights(case.theta)):
-        states = [np.zeros((below.shape[1], cell.hidden_size)) for _ in cell.states]
+        states = [np.zeros((inputs.shape[1], cell.hidden_size)) for _ in cell.states]
         states[0] += network.initial_state
         outputs = []
-        for t in range(len(below)):
-            pre = pre_activations(cell, weights, below[t], states[0])
+        for t in range(len(inputs)):
+            pre = pre_activations(cell, weights, inputs[t], states[0])
             elementwise = weights.elementwise_by_name(cell)
             pre, gates, _, leave, *_ = cell.new_step(pre, states, elementwise)
-            if (k, t) == (layer, at):
-                leave[row][index] += change
+            if (k, t) == (layer, step):
+                leave[row][index] += displacement
                 if cell.states[row] == "C":
                     linear = cell.variant == "no_output_nonlinearity"
                     leave[0] = leave[1] if linear else np.tanh(leave[1])
                     if "o" in cell.blocks:
                         o = gates[:, list(cell.blocks).index("o")].copy()
                         if cell.elementwise:
-                            seen = (
-                                pre[:, list(cell.blocks).index("o")][index] + elementwise["p_o"][0, index[1]] * change
-                            )
-                            o[index] = 1 / (1 + np.exp(-seen))
+                            a_o = pre[:, list(cell.blocks).index("o")][index]
+                            a_o += elementwise["p_o"][0, index[1]] * displacement
+                            o[index] = 1 / (1 + np.exp(-a_o))
                         leave[0] = o * leave[0]
             states = leave
             outputs.append(states[0])
-        below = np.stack(outputs)
+        inputs = np.stack(outputs)
     from gradpath.core.losses import evaluate
 
     w_hy, b_y = network.packed(case.theta)[-2:]
-    return evaluate(network.loss, below @ w_hy + b_y, case.batch.targets, case.batch.mask)[0]
+    return evaluate(network.loss, inputs @ w_hy + b_y, case.batch.targets, case.batch.mask)[0]
 
 
 def test_direct_derivative_of_a_last_step_loss_is_zero_before_the_end() -> None:
@@ -136,9 +142,9 @@ def test_direct_derivative_of_a_last_step_loss_is_zero_before_the_end() -> None:
     assert not direct[:-1].any()
     assert direct[-1].any()
     assert all(total[t].any() for t in range(6))
-    read = StateGradNorm().measure(case.network, trace)
-    assert np.isneginf(read.values[:-1, read.names.index("direct/H")]).all()
-    assert np.isfinite(read.values[:, read.names.index("H")]).all()
+    measurement = StateGradNorm().measure(case.network, trace)
+    assert np.isneginf(measurement.values[:-1, measurement.names.index("direct/H")]).all()
+    assert np.isfinite(measurement.values[:, measurement.names.index("H")]).all()
 
 
 def test_total_and_direct_derivative_of_doubling() -> None:
@@ -163,19 +169,19 @@ def test_pure_and_repeatable(case: Case) -> None:
     """A second pass is bit-equal and no argument is written to."""
     theta, batch = case.theta.copy(), copy.deepcopy(case.batch)
     tape = case.network.forward(case.theta, case.batch)
-    kept = copy.deepcopy(tape)
+    original = copy.deepcopy(tape)
     first, second = (case.network.backward(case.theta, tape) for _ in range(2))
     assert first.gradient.scaled.array.tobytes() == second.gradient.scaled.array.tobytes()
-    for one, two in zip(first.factors, second.factors, strict=True):
-        assert one.delta.array.tobytes() == two.delta.array.tobytes()
+    for first_factor, second_factor in zip(first.factors, second.factors, strict=True):
+        assert first_factor.delta.array.tobytes() == second_factor.delta.array.tobytes()
     assert theta.tobytes() == case.theta.tobytes()
     assert batch.inputs.tobytes() == case.batch.inputs.tobytes()
     assert batch.targets.tobytes() == case.batch.targets.tobytes()
-    for before, after in zip(kept.layers, tape.layers, strict=True):
-        assert before.gates.tobytes() == after.gates.tobytes()
-        for name in before.states:
-            assert before.states[name].tobytes() == after.states[name].tobytes()
-    assert kept.loss_gradient.tobytes() == tape.loss_gradient.tobytes()
+    for layer_before, layer_after in zip(original.layers, tape.layers, strict=True):
+        assert layer_before.gates.tobytes() == layer_after.gates.tobytes()
+        for name in layer_before.states:
+            assert layer_before.states[name].tobytes() == layer_after.states[name].tobytes()
+    assert original.loss_gradient.tobytes() == tape.loss_gradient.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -183,14 +189,14 @@ def test_pure_and_repeatable(case: Case) -> None:
 )
 @pytest.mark.parametrize("loss", list(Loss))
 def test_float32_stays_float32_and_is_right(cell: RNN | GRU | LSTM, loss: Loss) -> None:
-    single, double = (make_case(cell, loss, 12, True, dtype) for dtype in (np.float32, np.float64))
-    trace = single.trace
+    case32, case64 = (make_case(cell, loss, 12, True, dtype) for dtype in (np.float32, np.float64))
+    trace = case32.trace
     arrays = [trace.gradient.scaled.array, trace.tape.outputs, trace.tape.loss_gradient]
     arrays += [s.array for s in (*trace.states.values(), *trace.direct.values())]
     arrays += [f.delta.array for f in trace.factors] + [layer.gates for layer in trace.tape.layers]
     arrays += [s for layer in trace.tape.layers for s in (*layer.states.values(), *layer.saved.values())]
     assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
-    reference = per_step_gradients(double.trace)
-    for name, found in per_step_gradients(trace).items():
+    reference = per_step_gradients(case64.trace)
+    for name, gradient in per_step_gradients(trace).items():
         for t in range(12):
-            assert relative_error(found[t], reference[name][t]) < 1e-4, (name, t)
+            assert relative_error(gradient[t], reference[name][t]) < 1e-4, (name, t)

@@ -32,7 +32,7 @@ def of_hydra() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("used", "parameters", "where"),
+    ("function", "parameters", "location"),
     [
         (lambda: hydra_internals.Callbacks, "config", "launch"),
         (lambda: hydra_internals.apply_overrides, "overrides cfg", "compose"),
@@ -52,10 +52,10 @@ def of_hydra() -> Any:
         (lambda: of_hydra().shell_completion, "self config_name overrides", "hydra_options"),
     ],
 )
-def test_what_is_used_of_hydra_is_as_it_was(used: Callable[[], Any], parameters: str, where: str) -> None:
-    taken = " ".join(inspect.signature(used()).parameters)
-    assert taken == parameters, (
-        f"Hydra {hydra.__version__} has changed what gradpath.commands.{where} uses: it takes {taken!r}. "
+def test_what_is_used_of_hydra_is_as_it_was(function: Callable[[], Any], parameters: str, location: str) -> None:
+    actual = " ".join(inspect.signature(function()).parameters)
+    assert actual == parameters, (
+        f"Hydra {hydra.__version__} has changed what gradpath.commands.{location} uses: it takes {actual!r}. "
         "Change that module, or bound hydra-core in pyproject.toml."
     )
 
@@ -72,8 +72,8 @@ def test_the_inner_parts_of_hydra_are_imported_in_one_place() -> None:
 
 
 def test_the_parser_of_hydra_knows_the_options_that_are_handled() -> None:
-    given = vars(hydra_internals.get_args_parser().parse_args([]))
-    assert set(given) == set(
+    options = vars(hydra_internals.get_args_parser().parse_args([]))
+    assert set(options) == set(
         "overrides help hydra_help cfg resolve package run multirun shell_completion config_path config_name "
         "config_dir experimental_rerun info".split()
     ), f"Hydra {hydra.__version__} has other options: gradpath.commands.hydra_options must honour or refuse each"
@@ -90,8 +90,8 @@ def test_what_is_set_up_is_bounded_where_it_is_known_not_to_work() -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="a script of the POSIX shell")
 @pytest.mark.parametrize("version", ["3.10.13", "3.14.0", "4.0.0"])
-@pytest.mark.parametrize("asked", [True, False], ids=["asked for", "found"])
-def test_a_python_that_cannot_work_is_refused_by_name(version: str, asked: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("explicit", [True, False], ids=["asked for", "found"])
+def test_a_python_that_cannot_work_is_refused_by_name(version: str, explicit: bool, tmp_path: Path) -> None:
     """By a stand-in that is asked for its version as the interpreter is."""
     major, minor, _ = version.split(".")
     (tmp_path / "python3").write_text(
@@ -99,18 +99,18 @@ def test_a_python_that_cannot_work_is_refused_by_name(version: str, asked: bool,
         f'exec {sys.executable} -c "import sys; sys.version_info = ({major}, {minor}, 0); exec(sys.argv[2])" "$@"\n'
     )
     (tmp_path / "python3").chmod(0o755)
-    environment = {"PATH": f"{tmp_path}", **({"PYTHON": str(tmp_path / "python3")} if asked else {})}
-    done = subprocess.run(
+    environment = {"PATH": f"{tmp_path}", **({"PYTHON": str(tmp_path / "python3")} if explicit else {})}
+    completed = subprocess.run(
         ["/bin/sh", str(ROOT / "scripts" / "setup.sh"), str(tmp_path / "venv")],
         capture_output=True,
         text=True,
         env=environment,
         cwd=ROOT,
     )
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
+    assert completed.returncode == 1
+    assert completed.stderr.count("\n") == 1
     assert (
-        f"and found {tmp_path / 'python3' if asked else 'python3'}, which is Python {version}. Install one"
-        in done.stderr
+        f"and found {tmp_path / 'python3' if explicit else 'python3'}, which is Python {version}. Install one"
+        in completed.stderr
     )
     assert not (tmp_path / "venv").exists()

@@ -43,39 +43,43 @@ def textbook_jacobian(case: Case, tape: Tape, layer: int, sequence: int, t: int)
     columns = []
     for index in np.ndindex(start.shape):
 
-        def leaving(change: float, at: tuple[int, ...] = index) -> NDArray:
-            enter = start.copy()
-            enter[at] += change
-            hidden = start[0] if cell.truncated else enter[0]
+        def leaving(displacement: float, position: tuple[int, ...] = index) -> NDArray:
+            entering = start.copy()
+            entering[position] += displacement
+            hidden = start[0] if cell.truncated else entering[0]
             pre = pre_activations(cell, weights, rows.inputs[t, sequence][None], hidden[None])
             return np.concatenate(
-                cell.new_step(pre, list(enter[:, None]), weights.elementwise_by_name(cell)).leaving, axis=-1
+                cell.new_step(pre, list(entering[:, None]), weights.elementwise_by_name(cell)).leaving, axis=-1
             )[0]
 
         columns.append(central_difference(leaving, 1e-4 if relu else EPSILON))
     return np.stack(columns, axis=-1)
 
 
-MORE = [LSTM(3, truncate=True), GRU(3, truncate=True), LSTM(3, ablation=Ablation.no_forget_gate, truncate=True)]
+TRUNCATED_AND_ABLATED = [
+    LSTM(3, truncate=True),
+    GRU(3, truncate=True),
+    LSTM(3, ablation=Ablation.no_forget_gate, truncate=True),
+]
 
 
-@pytest.mark.parametrize("cell", [*cells(), *MORE], ids=cell_id)
+@pytest.mark.parametrize("cell", [*cells(), *TRUNCATED_AND_ABLATED], ids=cell_id)
 def test_jacobians_equal_central_differences_of_the_step(cell: Cell) -> None:
     case = make_case(cell, Loss.squared_error, 4, every_step=True)
     tape = case.trace.tape
     for layer in range(cell.layers):
         for sequence in (0, 2):
-            found = jacobians(case, layer, sequence)
+            computed = jacobians(case, layer, sequence)
             for t in range(4):
                 expected = textbook_jacobian(case, tape, layer, sequence, t)
-                assert relative_error(found[t], expected) < 1e-8, (layer, sequence, t)
+                assert relative_error(computed[t], expected) < 1e-8, (layer, sequence, t)
 
 
 def test_a_long_sequence_in_several_runs_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(LSTM(3), Loss.squared_error, 50, every_step=False)
-    whole = jacobians(case)
+    in_one_pass = jacobians(case)
     monkeypatch.setattr("gradpath.core.jacobians.CHUNK_ELEMENTS", 7 * 6 * 3 * 4)
-    np.testing.assert_array_equal(jacobians(case), whole)
+    np.testing.assert_array_equal(jacobians(case), in_one_pass)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +126,12 @@ def saturated(rng: np.random.Generator) -> NDArray:
     return 10.0 ** rng.uniform(-30, 0, (60, 6, 1)) * rng.normal(size=(60, 6, 6))
 
 
-def shut(rng: np.random.Generator) -> NDArray:
+def random_singular(rng: np.random.Generator) -> NDArray:
     """Columns that do."""
     return saturated(rng).swapaxes(1, 2)
 
 
-@pytest.mark.parametrize("kind", [gaussian, saturated, shut])
+@pytest.mark.parametrize("kind", [gaussian, saturated, random_singular])
 def test_singular_values_of_long_products_equal_mpmath(kind) -> None:
     """Every one of them, over up to 1 600 decades; float64 has 308, and 16 between the largest and
     the smallest.
@@ -215,12 +219,12 @@ def test_without_recurrent_weights_the_exponents_are_log_f(f: float) -> None:
     singular values f^T √(1 + A_T²), 523 decades down for f = 0.3.
     """
     case = run(LSTM(5, freeze_f=f), 1000, recurrent=0)
-    found = exponents(case, warm_up=1)
-    np.testing.assert_allclose(found[:5], np.log(f), rtol=1e-13, atol=1e-15)
-    assert np.isneginf(found[5:]).all()
-    last = case.network.cell.output_wrt_carrier(case.trace.tape.layers[0])[-1, 0]
+    computed = exponents(case, warm_up=1)
+    np.testing.assert_allclose(computed[:5], np.log(f), rtol=1e-13, atol=1e-15)
+    assert np.isneginf(computed[5:]).all()
+    last_gain = case.network.cell.output_wrt_carrier(case.trace.tape.layers[0])[-1, 0]
     values = log_singular_values(jacobians(case)[::-1])
-    expected = 1000 * np.log(f) + np.sort(np.log1p(last**2))[::-1] / 2
+    expected = 1000 * np.log(f) + np.sort(np.log1p(last_gain**2))[::-1] / 2
     np.testing.assert_allclose(values[:5], expected, rtol=1e-13, atol=1e-12)  # a thousand roundings
     assert np.isneginf(values[5:]).all()
 
@@ -230,8 +234,8 @@ def test_with_a_forget_gate_that_reads_only_its_bias_the_exponents_are_log_sigmo
     case = run(LSTM(4), 60, recurrent=0)
     named = case.network.parameters(case.theta)
     named["W_fx"][:], named["b_f"][:] = 0, bias
-    found = exponents(case, warm_up=1)
-    np.testing.assert_allclose(found[:4], -np.log1p(np.exp(-bias)), rtol=1e-13)
+    computed = exponents(case, warm_up=1)
+    np.testing.assert_allclose(computed[:4], -np.log1p(np.exp(-bias)), rtol=1e-13)
 
 
 @pytest.mark.parametrize("cell", [RNN(6), LSTM(4), GRU(5), LSTM(4, ablation=Ablation.coupled_gates)], ids=cell_id)
@@ -284,9 +288,9 @@ def test_units_that_depend_on_each_other_leave_true_zeros() -> None:
     of it is 0.
     """
     case = run(LSTM(4, ablation=Ablation.no_output_gate), 50)
-    found, values = exponents(case), log_singular_values(jacobians(case)[::-1])
-    assert np.isfinite(found[:4]).all()
-    assert np.isneginf(found[4:]).all()
+    computed, values = exponents(case), log_singular_values(jacobians(case)[::-1])
+    assert np.isfinite(computed[:4]).all()
+    assert np.isneginf(computed[4:]).all()
     explicit = np.linalg.multi_dot(jacobians(case)[::-1])
     largest = np.linalg.svd(explicit, compute_uv=False)[0]
     assert values[0] == pytest.approx(np.log(largest), rel=1e-12)
@@ -297,37 +301,38 @@ def test_the_jacobian_of_h_alone_never_sees_the_forget_gate() -> None:
     """The published mistake: ∂H_t/∂H_{t-1} with C held fixed. Its exponent stays below -2 whatever
     b_f is, while the adjoint's slope and the exponent of [H, C] go from -1.5 to 0.
     """
-    slopes, alone, whole = [], [], []
+    slopes, h_exponents, state_exponents = [], [], []
     for bias in (-2.0, 1.0, 6.0):
         case = run(LSTM(6, forget_bias=bias), 400)
         slopes.append(slope(case, 10))
-        alone.append(lyapunov_exponents(adjoint_qr(jacobians(case)[::-1, :6, :6]), 10)[0])
-        whole.append(exponents(case, 10)[0])
-    np.testing.assert_allclose(whole, slopes, atol=3 / 400)
-    assert whole[0] < -1.4 < -0.02 < whole[2] < 0.02
-    assert max(alone) < -2
-    assert np.ptp(alone) < 0.5
+        h_exponents.append(lyapunov_exponents(adjoint_qr(jacobians(case)[::-1, :6, :6]), 10)[0])
+        state_exponents.append(exponents(case, 10)[0])
+    np.testing.assert_allclose(state_exponents, slopes, atol=3 / 400)
+    assert state_exponents[0] < -1.4 < -0.02 < state_exponents[2] < 0.02
+    assert max(h_exponents) < -2
+    assert np.ptp(h_exponents) < 0.5
 
 
 def test_instruments_equal_a_naive_computation() -> None:
     case = run(LSTM(3), 9)
-    read = JacobianLogSingularValues(lags=4).measure(case.network, case.trace)
-    assert read.names[0] == "lag=1/sigma_1"
-    assert read.values.shape == (4 * 6,) == (len(read.names),)
+    measurement = JacobianLogSingularValues(lags=4).measure(case.network, case.trace)
+    assert measurement.names[0] == "lag=1/sigma_1"
+    assert measurement.values.shape == (4 * 6,) == (len(measurement.names),)
     for lag in (1, 2, 4, 8):
         expected = np.zeros(6)
         for sequence in (0, 1):
             steps = jacobians(case, 0, sequence)[::-1][:lag]
             product = np.linalg.multi_dot([np.eye(6), *steps])
             expected += np.log10(np.linalg.svd(product, compute_uv=False)) / 2
-        found = [read.values[read.names.index(f"lag={lag}/sigma_{k}")] for k in range(1, 7)]
-        np.testing.assert_allclose(found[:3], expected[:3], atol=1e-12)
-        np.testing.assert_allclose(found, expected, atol=1e-9 if lag < 4 else 1e-1)  # LAPACK's, lost beside the largest
+        recorded = [measurement.values[measurement.names.index(f"lag={lag}/sigma_{k}")] for k in range(1, 7)]
+        np.testing.assert_allclose(recorded[:3], expected[:3], atol=1e-12)
+        # At the longest lag LAPACK's smallest values are lost beside the largest.
+        np.testing.assert_allclose(recorded, expected, atol=1e-9 if lag < 4 else 1e-1)
     spectrum = LyapunovSpectrum(sequences=1, warm_up=0).measure(case.network, case.trace)
     assert spectrum.names == tuple(f"lambda_{k}" for k in range(1, 7))
-    whole = JacobianLogSingularValues(sequences=1).measure(case.network, case.trace)
+    first_sequence = JacobianLogSingularValues(sequences=1).measure(case.network, case.trace)
     assert spectrum.values.sum() == pytest.approx(np.linalg.slogdet(jacobians(case))[1].mean(), rel=1e-10)
-    assert whole.values.dtype == spectrum.values.dtype == np.float64
+    assert first_sequence.values.dtype == spectrum.values.dtype == np.float64
 
 
 def test_instruments_of_a_stack_name_the_layer_and_show_one_number_of_it() -> None:
@@ -361,9 +366,9 @@ def test_a_network_that_blew_up_reads_nan_and_a_dead_one_zero(instrument) -> Non
     case = run(RNN(4, activation=Activation.relu), 20)
     names = instrument.measure(case.network, case.trace).names
     with np.errstate(over="ignore", invalid="ignore"):
-        blown = instrument.measure(case.network, replace(case, theta=case.theta * 1e300).trace)
-    assert blown.names == names
-    assert np.isnan(blown.values).all()
+        diverged = instrument.measure(case.network, replace(case, theta=case.theta * 1e300).trace)
+    assert diverged.names == names
+    assert np.isnan(diverged.values).all()
     named = case.network.parameters(case.theta)
     named["b_h"][:] = -1e3
     assert np.isneginf(instrument.measure(case.network, case.trace).values).all()

@@ -16,7 +16,7 @@ from conftest import PATIENCE
 from gradpath.tracking import liveness, store
 from gradpath.tracking.liveness import pulse
 
-PAST = f"{time.time() - 3600:.0f}"
+OLD_HEARTBEAT = f"{time.time() - 3600:.0f}"
 
 
 @pytest.fixture
@@ -26,48 +26,48 @@ def client(home: Path) -> Any:
 
 def running(client: Any, **tags: str) -> str:
     """A run of ours that is RUNNING, whose tags are changed; an empty one is not there."""
-    ours = liveness.process_tags() | {"config_hash": "0123456789ab", "sweep_id": "s"} | tags
+    own_tags = liveness.process_tags() | {"config_hash": "0123456789ab", "sweep_id": "s"} | tags
     experiment = store.experiment_id(client, "gradpath")
-    return client.create_run(experiment, tags={k: v for k, v in ours.items() if v}, run_name="a run").info.run_id
+    return client.create_run(experiment, tags={k: v for k, v in own_tags.items() if v}, run_name="a run").info.run_id
 
 
 def reaped(client: Any) -> list[str]:
     return store.reap(client, store.experiment_id(client, "gradpath"))
 
 
-def gone() -> dict[str, str]:
+def ended_process() -> dict[str, str]:
     """The tags of a process of this machine that is no more."""
     script = "import json; from gradpath.tracking import liveness; print(json.dumps(liveness.process_tags()))"
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
     ).stdout
-    return json.loads(said)
+    return json.loads(output)
 
 
 def test_a_process_of_this_machine_that_is_no_more_proves_its_run_dead(client: Any) -> None:
-    dead, alive = running(client, **gone()), running(client, heartbeat=PAST)
+    dead_run, live_run = running(client, **ended_process()), running(client, heartbeat=OLD_HEARTBEAT)
     assert reaped(client) == ["found a run that was killed, now marked so: a run"]
-    assert client.get_run(dead).info.status == "KILLED"
-    assert client.get_run(alive).info.status == "RUNNING", "this very process, however late its heartbeat"
+    assert client.get_run(dead_run).info.status == "KILLED"
+    assert client.get_run(live_run).info.status == "RUNNING", "this very process, however late its heartbeat"
     assert reaped(client) == []
 
 
 def test_a_process_id_that_another_program_has_by_now_is_not_its_run(client: Any) -> None:
     process = liveness.process_tags()["process"].rpartition(" ")[0]
-    dead = running(client, process=f"{process} 1")
+    dead_run = running(client, process=f"{process} 1")
     assert len(reaped(client)) == 1
-    assert client.get_run(dead).info.status == "KILLED"
+    assert client.get_run(dead_run).info.status == "KILLED"
 
 
 @pytest.mark.parametrize("process", ["a-boot pid:[1] 7", ""], ids=["another container", "a system that does not say"])
 @pytest.mark.parametrize("host", [socket.gethostname(), 'it\'s "another" host; --', "x' or '1'='1"])
 def test_elsewhere_the_heartbeat_tells(client: Any, process: str, host: str) -> None:
     runs = {}
-    for late in (0, 200, 400):
-        tags = {"host": host, "process": process, "pid": "99999999", "heartbeat": f"{time.time() - late:.0f}"}
-        runs[late] = running(client, **tags)
+    for age in (0, 200, 400):
+        tags = {"host": host, "process": process, "pid": "99999999", "heartbeat": f"{time.time() - age:.0f}"}
+        runs[age] = running(client, **tags)
     assert len(reaped(client)) == 1
-    assert {late: client.get_run(run).info.status for late, run in runs.items()} == {
+    assert {age: client.get_run(run).info.status for age, run in runs.items()} == {
         0: "RUNNING",
         200: "RUNNING",
         400: "KILLED",
@@ -82,7 +82,7 @@ def test_a_run_of_version_0_1_is_left_alone_and_told_of(client: Any) -> None:
 
 
 def test_runs_of_other_tools_are_not_touched(client: Any) -> None:
-    stale = {"process": "a-boot pid:[1] 7", "heartbeat": PAST, "pid": "99999999"}
+    stale = {"process": "a-boot pid:[1] 7", "heartbeat": OLD_HEARTBEAT, "pid": "99999999"}
     runs = [
         running(client, **stale | foreign) for foreign in ({"config_hash": ""}, {"config_hash": "theirs"}, {"host": ""})
     ]
@@ -95,12 +95,12 @@ NONSENSE = ["", "abc", "-1", "0", "99999999999", "1.5", "nan", "inf", "1e400", "
 
 def test_nonsense_in_a_tag_neither_raises_nor_kills() -> None:
     """Not through a store, whose tags are the same text: 2 000 combinations."""
-    here = liveness.process_tags()
-    assert liveness.dead(here) is False
+    own_tags = liveness.process_tags()
+    assert liveness.dead(own_tags) is False
     for pid in NONSENSE:
         for beat in NONSENSE[:1] + NONSENSE[1:2] + ["nan", "inf", "-inf", "1e400", "soon", f"{time.time() + 1e9}"]:
-            for process in ["", "x", here["process"].rpartition(" ")[0] + " ", here["process"][:-1]]:
-                tags = here | {"pid": pid, "heartbeat": beat, "process": process}
+            for process in ["", "x", own_tags["process"].rpartition(" ")[0] + " ", own_tags["process"][:-1]]:
+                tags = own_tags | {"pid": pid, "heartbeat": beat, "process": process}
                 assert liveness.dead(tags) in (False, None), tags
 
 
@@ -111,7 +111,7 @@ def test_a_run_without_the_tags_of_a_process_does_not_stop_the_next(client: Any)
 
 
 def test_more_than_a_page_of_runs(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = [running(client, process="a-boot pid:[1] 7", heartbeat=PAST) for _ in range(5)]
+    runs = [running(client, process="a-boot pid:[1] 7", heartbeat=OLD_HEARTBEAT) for _ in range(5)]
     search = client.search_runs
     monkeypatch.setattr(client, "search_runs", lambda *a, **k: search(*a, **k | {"max_results": 2}))
     assert len(reaped(client)) == 5
@@ -119,15 +119,15 @@ def test_more_than_a_page_of_runs(client: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_run_that_ends_while_it_is_looked_at_keeps_its_end(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = running(client, process="a-boot pid:[1] 7", heartbeat=PAST)
-    look = client.search_runs
+    run = running(client, process="a-boot pid:[1] 7", heartbeat=OLD_HEARTBEAT)
+    original_search = client.search_runs
 
-    def slow(*arguments: Any, **keywords: Any) -> Any:
-        found = look(*arguments, **keywords)
+    def search_then_end(*arguments: Any, **keywords: Any) -> Any:
+        runs = original_search(*arguments, **keywords)
         client.set_terminated(run, "FINISHED")
-        return found
+        return runs
 
-    monkeypatch.setattr(client, "search_runs", slow)
+    monkeypatch.setattr(client, "search_runs", search_then_end)
     assert reaped(client) == []
     assert client.get_run(run).info.status == "FINISHED"
 

@@ -26,7 +26,7 @@ TRAINED = ["task.length=30", "train.batch_size=11", "train.eval_size=20", "train
 
 
 @pytest.fixture
-def cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def always_partitioned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pass is cut in two, however small, and its way back in several chunks of steps."""
     monkeypatch.setattr(threads, "cores", lambda: 2)
     monkeypatch.setattr(partition, "WORTH", 0)
@@ -45,9 +45,9 @@ def pool() -> Iterator[Executor]:
     [(20, 4, [12, 8]), (32, 4, [16, 16]), (5, 4, [4, 1]), (4, 4, [4]), (1, 1, [1]), (7, 1, [4, 3]), (128, 4, [64, 64])],
 )
 def test_parts_are_whole_rows_of_a_product(length: int, multiple: int, lengths: list[int]) -> None:
-    found = partition.partition(length, partition.WORTH, multiple)
-    assert [one.stop - one.start for one in found] == lengths
-    assert [row for one in found for row in range(length)[one]] == list(range(length))
+    slices = partition.partition(length, partition.WORTH, multiple)
+    assert [part.stop - part.start for part in slices] == lengths
+    assert [row for part in slices for row in range(length)[part]] == list(range(length))
     assert partition.partition(length, partition.WORTH - 1, multiple) == [slice(0, length)]
 
 
@@ -67,14 +67,14 @@ def case_of(cell: Cell, every_step: bool, dtype: type, gain: float, pool: Execut
 @pytest.mark.pairwise
 def test_in_parts_as_whole(cell: Cell, every_step: bool, gain: float, request: pytest.FixtureRequest) -> None:
     """In log10, because with a small gain the gradient leaves the range of floats."""
-    whole = case_of(cell, every_step, np.float64, gain).trace
-    expected = ParamGradNorm().measure(UNREAD, whole).values
-    request.getfixturevalue("cut")
-    found = case_of(cell, every_step, np.float64, gain).trace
-    np.testing.assert_allclose(ParamGradNorm().measure(UNREAD, found).values, expected, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(found.tape.loss, whole.tape.loss, rtol=1e-12)
-    for name, norm in whole.gradient.by_parameter.items():
-        assert found.gradient.by_parameter[name] == pytest.approx(norm, rel=0, abs=1e-9) or norm == -np.inf
+    unpartitioned = case_of(cell, every_step, np.float64, gain).trace
+    expected = ParamGradNorm().measure(UNREAD, unpartitioned).values
+    request.getfixturevalue("always_partitioned")
+    partitioned = case_of(cell, every_step, np.float64, gain).trace
+    np.testing.assert_allclose(ParamGradNorm().measure(UNREAD, partitioned).values, expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(partitioned.tape.loss, unpartitioned.tape.loss, rtol=1e-12)
+    for name, norm in unpartitioned.gradient.by_parameter.items():
+        assert partitioned.gradient.by_parameter[name] == pytest.approx(norm, rel=0, abs=1e-9) or norm == -np.inf
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -83,82 +83,87 @@ def test_in_parts_as_whole(cell: Cell, every_step: bool, gain: float, request: p
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)
 @pytest.mark.pairwise
 def test_two_threads_give_the_bits_of_one(
-    cell: Cell, every_step: bool, gain: float, dtype: type, cut: None, pool: Executor
+    cell: Cell, every_step: bool, gain: float, dtype: type, always_partitioned: None, pool: Executor
 ) -> None:
-    one, two = (case_of(cell, every_step, dtype, gain, given).trace for given in (None, pool))
+    one_thread, two_threads = (case_of(cell, every_step, dtype, gain, executor).trace for executor in (None, pool))
     assert (
-        ParamGradNorm().measure(UNREAD, one).values.tobytes() == ParamGradNorm().measure(UNREAD, two).values.tobytes()
+        ParamGradNorm().measure(UNREAD, one_thread).values.tobytes()
+        == ParamGradNorm().measure(UNREAD, two_threads).values.tobytes()
     )
-    assert one.gradient.scaled.array.tobytes() == two.gradient.scaled.array.tobytes()
-    for name, states in one.states.items():
-        assert states.array.tobytes() == two.states[name].array.tobytes()
-        assert states.exponent.tobytes() == two.states[name].exponent.tobytes()
+    assert one_thread.gradient.scaled.array.tobytes() == two_threads.gradient.scaled.array.tobytes()
+    for name, states in one_thread.states.items():
+        assert states.array.tobytes() == two_threads.states[name].array.tobytes()
+        assert states.exponent.tobytes() == two_threads.states[name].exponent.tobytes()
 
 
-def test_the_parts_are_computed_by_different_threads(cut: None, pool: Executor, monkeypatch) -> None:
-    seen: tuple[dict, dict] = {}, {}
+def test_the_parts_are_computed_by_different_threads(always_partitioned: None, pool: Executor, monkeypatch) -> None:
+    threads_by_part: tuple[dict, dict] = {}, {}
     original = Workspace.loop
 
     def loop(self: Workspace, body: object, arrays: object, t: int, guarded: object = (), part: int = 0) -> object:
-        seen[part].setdefault(type(body), set()).add(get_ident())
+        threads_by_part[part].setdefault(type(body), set()).add(get_ident())
         return original(self, body, arrays, t, guarded, part)
 
     monkeypatch.setattr(Workspace, "loop", loop)
     assert case_of(LSTM(5), True, np.float64, 1, pool).trace
-    here, there = seen
-    assert here.keys() == {bptt._Step, backward._StepBack, backward._Slopes, weight_gradients._Accumulate}
-    assert here.keys() == there.keys()
-    assert set.union(*here.values()) == {get_ident()}
-    assert len(set.union(*there.values()) - {get_ident()}) == len(set.union(*there.values())) == 1
+    first_threads, second_threads = threads_by_part
+    assert first_threads.keys() == {bptt._Step, backward._StepBack, backward._Slopes, weight_gradients._Accumulate}
+    assert first_threads.keys() == second_threads.keys()
+    assert set.union(*first_threads.values()) == {get_ident()}
+    assert len(set.union(*second_threads.values()) - {get_ident()}) == len(set.union(*second_threads.values())) == 1
 
 
-@pytest.mark.parametrize(("given", "there_are", "expected"), [(None, 2, 2), (None, 1, 1), (1, 2, 1), (2, 1, 2)])
+@pytest.mark.parametrize(("setting", "cores", "expected"), [(None, 2, 2), (None, 1, 1), (1, 2, 1), (2, 1, 2)])
 def test_what_is_cut_depends_on_the_setting_and_the_cores(
-    given: int | None, there_are: int, expected: int, cut: None, monkeypatch: pytest.MonkeyPatch
+    setting: int | None, cores: int, expected: int, always_partitioned: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, original = [], Workspace.parts
-    monkeypatch.setattr(Workspace, "parts", lambda self, *shape: seen.append(found := original(self, *shape)) or found)
-    monkeypatch.setattr(threads, "cores", lambda: there_are)
-    next(train(compose.experiment([*TRAINED, f"train.threads={'null' if given is None else given}"])))
-    assert max(len(found) for found in seen) == expected
+    partitions, original = [], Workspace.parts
+    monkeypatch.setattr(
+        Workspace,
+        "parts",
+        lambda self, *shape: partitions.append(partition_result := original(self, *shape)) or partition_result,
+    )
+    monkeypatch.setattr(threads, "cores", lambda: cores)
+    next(train(compose.experiment([*TRAINED, f"train.threads={'null' if setting is None else setting}"])))
+    assert max(len(partition_result) for partition_result in partitions) == expected
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("arm", ["rnn", "clipped_lstm", "gru"])
 def test_training_has_the_same_bits_in_any_number_of_threads_and_in_any_company(
-    arm: str, count: int, cut: None
+    arm: str, count: int, always_partitioned: None
 ) -> None:
-    one = compose.experiment([*TRAINED, f"arm={arm}"])
-    experiments = [replace(one, seed=seed) for seed in range(3)]
-    together = list(train_seeds(experiments, count))
+    base_experiment = compose.experiment([*TRAINED, f"arm={arm}"])
+    experiments = [replace(base_experiment, seed=seed) for seed in range(3)]
+    side_by_side = list(train_seeds(experiments, count))
     for index, experiment in enumerate(experiments):
-        alone = [signature(step) for step in train(experiment)]
-        assert [signature(steps[0]) for steps in train_seeds([experiment], count)] == alone
-        assert [signature(steps[index]) for steps in together] == alone
+        one_by_one = [signature(step) for step in train(experiment)]
+        assert [signature(steps[0]) for steps in train_seeds([experiment], count)] == one_by_one
+        assert [signature(steps[index]) for steps in side_by_side] == one_by_one
 
 
 def test_a_failure_in_the_other_thread_is_not_lost(pool: Executor) -> None:
-    done = []
+    finished = []
 
     def work(index: int, rows: slice) -> None:
         if index:
             raise ArithmeticError(rows)
-        done.append(rows)
+        finished.append(rows)
 
     with pytest.raises(ArithmeticError):
         partition.for_each(work, [slice(0, 2), slice(2, 3)], pool)
-    assert done == [slice(0, 2)]
+    assert finished == [slice(0, 2)]
 
 
 def test_what_numpy_is_told_to_ignore_holds_in_the_other_thread_too(pool: Executor) -> None:
-    told = []
+    settings = []
     with np.errstate(over="ignore", invalid="print"):
-        partition.for_each(lambda *_: told.append(np.geterr()), [slice(0, 1), slice(1, 2)], pool)
-    assert told[0] == told[1]
-    assert (told[1]["over"], told[1]["invalid"]) == ("ignore", "print")
+        partition.for_each(lambda *_: settings.append(np.geterr()), [slice(0, 1), slice(1, 2)], pool)
+    assert settings[0] == settings[1]
+    assert (settings[1]["over"], settings[1]["invalid"]) == ("ignore", "print")
 
 
-def test_a_network_that_blows_up_is_inf_and_no_warning(cut: None, pool: Executor) -> None:
+def test_a_network_that_blows_up_is_inf_and_no_warning(always_partitioned: None, pool: Executor) -> None:
     case = case_of(RNN(5, activation=Activation.relu), True, np.float32, 1e3, pool)
     with np.errstate(over="ignore", invalid="ignore"):
         assert not np.isfinite(case.trace.tape.loss)

@@ -42,17 +42,17 @@ def runs(results: Path) -> list[Run]:
 
 
 @pytest.fixture(scope="module")
-def drawn(runs: list[Run]) -> dict[str, Figure]:
+def canvases(runs: list[Run]) -> dict[str, Figure]:
     """Each figure drawn once."""
     matplotlib.use("Agg")
     return {figure.__name__: figure().draw(runs) for figure in (Paths, Flow, Counterfactual)}
 
 
-def of(runs: list[Run], arm: str) -> list[Run]:
+def runs_of_arm(runs: list[Run], arm: str) -> list[Run]:
     return [run for run in runs if run.arm == arm]
 
 
-def test_they_are_drawn_twice_the_same_and_say_how_many_seeds(results: Path, drawn: dict[str, Figure]) -> None:
+def test_they_are_drawn_twice_the_same_and_say_how_many_seeds(results: Path, canvases: dict[str, Figure]) -> None:
     folder, contents = results / "drawn", []
     for _ in range(2):
         assert (
@@ -64,20 +64,20 @@ def test_they_are_drawn_twice_the_same_and_say_how_many_seeds(results: Path, dra
         contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert contents[0] == contents[1]
     assert len(contents[0]) == 7, "three figures, each as PNG and SVG, and verdicts.md"
-    for canvas in drawn.values():
+    for canvas in canvases.values():
         text = " ".join(t.get_text() for t in canvas.texts).replace("\n", " ")
         assert "2 seeds" in text
         assert "Theory" in text
 
 
-def test_paths_draws_the_stored_medians_and_the_predicted_line(runs: list[Run], drawn: dict[str, Figure]) -> None:
-    grid = np.reshape(drawn["Paths"].axes, (6, 3))
+def test_paths_draws_the_stored_medians_and_the_predicted_line(runs: list[Run], canvases: dict[str, Figure]) -> None:
+    grid = np.reshape(canvases["Paths"].axes, (6, 3))
     assert [axes.get_title().partition("\n")[0] for axes in grid[0]] == ["RNN", "LSTM", "GRU"]
-    lstm = of(runs, "lstm")
-    stored = [run.series["path_grad_norm"].column("C/carousel") for run in lstm]
+    lstm = runs_of_arm(runs, "lstm")
+    carousel = [run.series["path_grad_norm"].column("C/carousel") for run in lstm]
     lines = [line for line in grid[0, 1].lines if line.get_color() == "#000000" and line.get_marker() == "None"]
     for line, probe in zip(lines, (0, -1), strict=True):
-        np.testing.assert_allclose(line.get_ydata(), np.median([s[probe] for s in stored], axis=0)[:-1])
+        np.testing.assert_allclose(line.get_ydata(), np.median([s[probe] for s in carousel], axis=0)[:-1])
     (theory,) = [line for line in grid[0, 1].lines if line.get_linestyle() == ":"]
     slope = np.log10(1 / (1 + np.exp(-1.0)))
     np.testing.assert_allclose(np.diff(theory.get_ydata()) / np.diff(theory.get_xdata()), slope, rtol=1e-12)
@@ -88,17 +88,19 @@ def test_paths_draws_the_stored_medians_and_the_predicted_line(runs: list[Run], 
 def test_shares_of_a_step_add_up_to_one(runs: list[Run]) -> None:
     for run in runs:
         for probe in (0, 1):
-            ways = [*recurrent_parts(run), "direct"]
-            np.testing.assert_allclose(sum(share(run, part, probe) for part in ways), 1, rtol=1e-5)
+            paths = [*recurrent_parts(run), "direct"]
+            np.testing.assert_allclose(sum(share(run, part, probe) for part in paths), 1, rtol=1e-5)
             lag = share(run, "carousel", probe) + share(run, "rest", probe)
             np.testing.assert_allclose(lag, 1, rtol=1e-5)
 
 
 def test_the_predicted_line() -> None:
     def run(*overrides: str) -> Run:
-        made = compose.experiment(["task.length=40", *overrides])
+        experiment = compose.experiment(["task.length=40", *overrides])
         empty = dict.fromkeys(("run_id", "name", "arm", "tags", "loss", "evaluation", "series", "chance_loss"))
-        return Run(config=made.resolved(), roles=made.cell.roles, lag=np.arange(40)[::-1], longest_lag=39, **empty)  # type: ignore[arg-type]
+        return Run(
+            config=experiment.resolved(), roles=experiment.cell.roles, lag=np.arange(40)[::-1], longest_lag=39, **empty
+        )  # type: ignore[arg-type]
 
     lag = np.arange(40)[::-1]
     np.testing.assert_allclose(predicted(run("cell.forget_bias=3")), lag * np.log10(1 / (1 + np.exp(-3))))
@@ -111,8 +113,8 @@ def test_the_predicted_line() -> None:
     assert predicted(run("cell=rnn")) is None
 
 
-def test_the_flow_is_the_stored_gradient_relative_to_lag_zero(runs: list[Run], drawn: dict[str, Figure]) -> None:
-    (run, _) = of(runs, "lstm")
+def test_the_flow_is_the_stored_gradient_relative_to_lag_zero(runs: list[Run], canvases: dict[str, Figure]) -> None:
+    (run, _) = runs_of_arm(runs, "lstm")
     series, nodes = run.series["path_grad_norm"], run.series["node_grad_norm"]
     sizes = _sizes(run, 1, 3)
     start = series.column("C/total")[-1, -1]
@@ -128,18 +130,18 @@ def test_the_flow_is_the_stored_gradient_relative_to_lag_zero(runs: list[Run], d
     assert figure._width(0.0) == 1
     assert figure._width(-2.0) == 0.5
     assert figure._width(-np.inf) == figure._width(-4.0) == 0
-    texts = [text.get_text() for axes in drawn["Flow"].axes for text in axes.texts]
+    texts = [text.get_text() for axes in canvases["Flow"].axes for text in axes.texts]
     assert {"F", "I", "G", "O", "Z", "R", "N", "$C_{t-1}$"} <= set(texts)
 
 
-def test_the_counterfactuals_are_drawn_relative_to_lag_zero(runs: list[Run], drawn: dict[str, Figure]) -> None:
-    axes = drawn["Counterfactual"].axes
+def test_the_counterfactuals_are_drawn_relative_to_lag_zero(runs: list[Run], canvases: dict[str, Figure]) -> None:
+    axes = canvases["Counterfactual"].axes
     assert [a.get_title() for a in axes[:2]] == ["LSTM", "GRU"]
-    half = [run.series["counterfactual"].column("F=0.5/C")[-1] for run in of(runs, "lstm")]
-    expected = np.median([curve - curve[-1] for curve in half], axis=0)
+    half_forget = [run.series["counterfactual"].column("F=0.5/C")[-1] for run in runs_of_arm(runs, "lstm")]
+    expected = np.median([curve - curve[-1] for curve in half_forget], axis=0)
     (line,) = [line for line in axes[2].lines if line.get_color() == "#56B4E9" and line.get_marker() == "None"]
     np.testing.assert_allclose(line.get_ydata(), expected)
-    losses = [run.series["counterfactual_loss"].column("F=0.5")[-1] for run in of(runs, "lstm")]
+    losses = [run.series["counterfactual_loss"].column("F=0.5")[-1] for run in runs_of_arm(runs, "lstm")]
     assert losses in [list(line.get_xdata()) for line in axes[4].lines]
     assert axes[4].get_yticklabels()[0].get_text() == "factual"
 
@@ -148,10 +150,10 @@ def test_stacks_ablations_and_arms_without_gates(home: Path, capsys) -> None:
     for task, cell in (("s", ["cell.layers=2"]), ("t", ["cell.ablation=coupled_gates"]), ("u", ["cell=rnn"])):
         execute(compose.experiment([*SMALL, "task=copy", *cell]), task)
         assert report.write(compose.report([*FIGURES, f"sweep={task}", "study=gradpath"]), named=True) == (task == "u")
-    said = capsys.readouterr()
-    assert "flow (no run of a cell with gates" in said.err
-    assert "counterfactual (no run of a cell with gates" in said.err
-    assert "paths.png" in said.out
+    captured = capsys.readouterr()
+    assert "flow (no run of a cell with gates" in captured.err
+    assert "counterfactual (no run of a cell with gates" in captured.err
+    assert "paths.png" in captured.out
 
 
 def test_readings_of_a_diverged_network_are_passed_over(runs: list[Run]) -> None:
@@ -159,9 +161,9 @@ def test_readings_of_a_diverged_network_are_passed_over(runs: list[Run]) -> None
     series = run.series["path_grad_norm"]
     values = series.values.copy()
     values[-1, 2, 0] = np.nan
-    torn = replace(run, series=run.series | {"path_grad_norm": replace(series, values=values)})
-    assert probes(torn, "path_grad_norm") == (0, len(series.steps) - 2)
-    np.testing.assert_array_equal(read(torn, "total", 1), series.column("H/total")[-2])
+    diverged = replace(run, series=run.series | {"path_grad_norm": replace(series, values=values)})
+    assert probes(diverged, "path_grad_norm") == (0, len(series.steps) - 2)
+    np.testing.assert_array_equal(read(diverged, "total", 1), series.column("H/total")[-2])
     values[:] = np.nan
     with pytest.raises(CannotDrawError, match="no finite reading at initialisation"):
-        probes(torn, "path_grad_norm")
+        probes(diverged, "path_grad_norm")

@@ -46,33 +46,35 @@ def traces(draw: st.DrawFn, dtypes: tuple[type, ...] = (np.float32, np.float64))
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-9}
 """Relative, of a norm."""
 
-many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY_EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@many
+@MANY_EXAMPLES
 @given(traces())
 def test_sum_over_time_is_the_gradient(trace: Trace) -> None:
     """To the rounding of a sum, which is that of its terms: of every sequence and step, before any
     of them cancel.
     """
     epsilon = float(np.finfo(trace.gradient.scaled.array.dtype).eps)
-    whole, terms = {}, {}
+    sums, terms = {}, {}
     for factor in trace.factors:
         sizes = Scaled(np.abs(factor.delta.array), factor.delta.exponent)
-        entered = None if factor.entered is None else np.abs(factor.entered)
-        summed = assembled(replace(factor, entered=entered, delta=sizes), trace.tape.length).plain().sum(axis=0)
-        terms |= {name: summed[block] for block, name in enumerate(factor.names)}
+        entered_sizes = None if factor.entered is None else np.abs(factor.entered)
+        sum_of_sizes = (
+            assembled(replace(factor, entered=entered_sizes, delta=sizes), trace.tape.length).plain().sum(axis=0)
+        )
+        terms |= {name: sum_of_sizes[block] for block, name in enumerate(factor.names)}
     for packed in trace.packed:
         for part, total in packed.totals:
             values = total.plain()[0] if part.reads else total.plain()[0, 0]
-            whole |= {name: values[..., k, :] for k, name in enumerate(part.names)}
+            sums |= {name: values[..., k, :] for k, name in enumerate(part.names)}
     for name, steps in per_step_gradients(trace).items():
-        total = whole[name]
+        total = sums[name]
         bound = 200 * epsilon * terms[name].max(initial=1e-30)
         np.testing.assert_allclose(steps.sum(axis=0), total, rtol=0, atol=bound, err_msg=name)
 
 
-@many
+@MANY_EXAMPLES
 @given(traces((np.float64,)))
 def test_squared_norm_is_the_sum_of_all_inner_products(trace: Trace) -> None:
     """‖∂L/∂θ‖² = Σ_{s,t} ⟨∂L/∂θ_s, ∂L/∂θ_t⟩."""
@@ -83,30 +85,30 @@ def test_squared_norm_is_the_sum_of_all_inner_products(trace: Trace) -> None:
         assert (flat @ flat.T).sum() == pytest.approx(total, rel=1e-9, abs=1e-13 * max(1.0, np.square(flat).sum()))
 
 
-@many
+@MANY_EXAMPLES
 @given(traces())
 def test_norms_equal_those_of_the_gradients_themselves(trace: Trace) -> None:
-    read = ParamGradNorm().measure(UNREAD, trace)
-    assert not np.isnan(read.values).any()
-    assert not np.isposinf(read.values).any()
+    measurement = ParamGradNorm().measure(UNREAD, trace)
+    assert not np.isnan(measurement.values).any()
+    assert not np.isposinf(measurement.values).any()
     for name, steps in per_step_gradients(trace).items():
         with np.errstate(divide="ignore"):
             naive = np.log10([np.linalg.norm(step) for step in steps])
         tolerance = TOLERANCE[trace.gradient.scaled.array.dtype.type] / np.log(10)
-        np.testing.assert_allclose(read.values[:, read.names.index(name)], naive, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(measurement.values[:, measurement.names.index(name)], naive, rtol=0, atol=tolerance)
 
 
-@many
+@MANY_EXAMPLES
 @given(traces())
 def test_states_before_the_first_loss_count_and_after_the_last_do_not(trace: Trace) -> None:
-    read, last = StateGradNorm().measure(UNREAD, trace), int(trace.tape.scored[-1])
-    for column, _ in enumerate(read.names):
-        assert np.isneginf(read.values[last + 1 :, column]).all()
+    measurement, last_scored = StateGradNorm().measure(UNREAD, trace), int(trace.tape.scored[-1])
+    for column, _ in enumerate(measurement.names):
+        assert np.isneginf(measurement.values[last_scored + 1 :, column]).all()
     parameters = ParamGradNorm().measure(UNREAD, trace)
-    assert np.isneginf(parameters.values[last + 1 :]).all()
+    assert np.isneginf(parameters.values[last_scored + 1 :]).all()
 
 
-@many
+@MANY_EXAMPLES
 @given(traces(), st.floats(1e-6, 1e6))
 def test_clipping_is_one_scalar(trace: Trace, limit: float) -> None:
     raw, scale_none = Clip().apply(trace.gradient)
@@ -122,28 +124,28 @@ def test_clipping_is_one_scalar(trace: Trace, limit: float) -> None:
         assert clipped.tobytes() == raw.tobytes()
 
 
-@many
+@MANY_EXAMPLES
 @given(st.floats(-8, 8), st.integers(2, 60), st.integers(1, 5), st.integers(0, 1000))
 def test_the_slope_of_the_cell_gradient_is_log_sigma_of_the_forget_bias(
     bias: float, steps: int, hidden: int, seed: int
 ) -> None:
     """Recurrent weights 0 and F constant: ∂L/∂C_{t-1} = σ(b_f) ∂L/∂C_t, to 1e-12."""
     trace = carousel(LSTM(hidden_size=hidden, forget_bias=bias), steps, seed)
-    read = StateGradNorm().measure(UNREAD, trace)
-    curve = read.values[::-1, read.names.index("C")]
+    measurement = StateGradNorm().measure(UNREAD, trace)
+    curve = measurement.values[::-1, measurement.names.index("C")]
     np.testing.assert_allclose(np.diff(curve), -np.log1p(np.exp(-bias)) / np.log(10), rtol=0, atol=1e-12)
 
 
-@many
+@MANY_EXAMPLES
 @given(st.integers(2, 80), st.integers(1, 5), st.booleans(), st.integers(0, 1000))
-def test_the_cell_of_1997_has_slope_exactly_zero(steps: int, hidden: int, single: bool, seed: int) -> None:
+def test_the_cell_of_1997_has_slope_exactly_zero(steps: int, hidden: int, float32: bool, seed: int) -> None:
     """F ≡ 1 and the gradient truncated to the cell: the constant error carousel, with any recurrent
     weights.
     """
     cell = LSTM(hidden_size=hidden, ablation=Ablation.no_forget_gate, truncate=True)
-    trace = carousel(cell, steps, seed, recurrent=True, dtype=np.float32 if single else np.float64)
-    read = StateGradNorm().measure(UNREAD, trace)
-    curve = read.values[:, read.names.index("C")]
+    trace = carousel(cell, steps, seed, recurrent=True, dtype=np.float32 if float32 else np.float64)
+    measurement = StateGradNorm().measure(UNREAD, trace)
+    curve = measurement.values[:, measurement.names.index("C")]
     assert np.isfinite(curve).all()
     assert (curve == curve[0]).all()
 

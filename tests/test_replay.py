@@ -26,7 +26,7 @@ from gradpath.instruments.param_grad_norm import ParamGradNorm
 compiled = pytest.mark.skipif(replay._replay is None, reason="gradpath.engine._replay is not built: no C compiler here")
 
 
-def arrays_of(trace: Trace) -> Iterator[NDArray]:
+def trace_arrays(trace: Trace) -> Iterator[NDArray]:
     for layer in trace.tape.layers:
         yield from (layer.entered, layer.pre, layer.gates, *layer.states.values(), *layer.saved.values())
     for scaled in (*trace.deltas, *trace.states.values(), trace.gradient.scaled):
@@ -35,36 +35,36 @@ def arrays_of(trace: Trace) -> Iterator[NDArray]:
 
 
 @compiled
-@pytest.mark.parametrize("apart", [1, 10**9], ids=["apart", "side by side"])
+@pytest.mark.parametrize("min_distance", [1, 10**9], ids=["apart", "side by side"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)
 @pytest.mark.pairwise
 def test_compiled_and_not_give_the_same_bits(
-    cell: Cell, every_step: bool, dtype: type, apart: int, monkeypatch: pytest.MonkeyPatch
+    cell: Cell, every_step: bool, dtype: type, min_distance: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Long enough that the adjoint of the saturating cells is rescaled on the way."""
-    monkeypatch.setattr(gate_layout, "APART", apart)
-    found = []
+    monkeypatch.setattr(gate_layout, "APART", min_distance)
+    passes = []
     for module in (replay._replay, None):
         monkeypatch.setattr(replay, "_replay", module)
         case = make_case(cell, Loss.squared_error, 40, every_step, dtype)
         case.theta *= dtype(0.6)
-        found.append(list(arrays_of(case.trace)))
+        passes.append(list(trace_arrays(case.trace)))
         assert {loop.calls is not None for _, loop in case.workspace} == {module is not None}
-    for one, other in zip(*found, strict=True):
-        assert one.tobytes() == other.tobytes()
+    for compiled_array, python_array in zip(*passes, strict=True):
+        assert compiled_array.tobytes() == python_array.tobytes()
 
 
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)
 def test_blocks_apart_and_side_by_side_agree(cell: Cell, every_step: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
-    for apart in (1, 10**9):
-        monkeypatch.setattr(gate_layout, "APART", apart)
-        found.append(list(arrays_of(make_case(cell, Loss.squared_error, 6, every_step).trace)))
-    for one, other in zip(*found, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-14)
+    passes = []
+    for min_distance in (1, 10**9):
+        monkeypatch.setattr(gate_layout, "APART", min_distance)
+        passes.append(list(trace_arrays(make_case(cell, Loss.squared_error, 6, every_step).trace)))
+    for first_array, second_array in zip(*passes, strict=True):
+        np.testing.assert_allclose(first_array, second_array, rtol=1e-11, atol=1e-14)
 
 
 def accumulate(rows: Sequence[NDArray]) -> None:
@@ -74,19 +74,19 @@ def accumulate(rows: Sequence[NDArray]) -> None:
     total += np.tanh(y)
 
 
-def with_where(rows: Sequence[NDArray]) -> None:
+def body_with_where(rows: Sequence[NDArray]) -> None:
     x, _, y, total = rows
     y[...] = np.where(x > 0, x, 0.5 * x)
     total += y
 
 
-def with_a_branch(rows: Sequence[NDArray]) -> None:
+def body_with_branch(rows: Sequence[NDArray]) -> None:
     x, _, y, total = rows
     y[...] = x if x.max() > 1 else -x
     total += y
 
 
-def with_a_copy(rows: Sequence[NDArray]) -> None:
+def body_with_copy(rows: Sequence[NDArray]) -> None:
     x, _, y, total = rows
     z = x.copy()
     z *= 2
@@ -94,7 +94,7 @@ def with_a_copy(rows: Sequence[NDArray]) -> None:
     total += y
 
 
-def without_the_subclass(rows: Sequence[NDArray]) -> None:
+def body_without_subclass(rows: Sequence[NDArray]) -> None:
     x, _, y, total = rows
     np.multiply(np.asarray(x), 2, out=np.asarray(y))
     total += y
@@ -108,7 +108,7 @@ def some_arrays(dtype: type = np.float64) -> tuple[list[NDArray], NDArray]:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("body", [accumulate, with_where, with_a_branch, with_a_copy, without_the_subclass])
+@pytest.mark.parametrize("body", [accumulate, body_with_where, body_with_branch, body_with_copy, body_without_subclass])
 def test_a_loop_does_what_its_body_does(body: Callable[[Sequence[NDArray]], None], dtype: type) -> None:
     arrays, total = some_arrays(dtype)
     loop = Loop(body, arrays, 0)
@@ -127,37 +127,37 @@ def test_a_loop_does_what_its_body_does(body: Callable[[Sequence[NDArray]], None
 def test_a_recording_is_used_again_for_other_arrays_of_the_same_layout() -> None:
     arrays, _ = some_arrays()
     loop = Loop(accumulate, arrays, 3)
-    others = [array.copy() if array.strides[0] else repeated(array[0].copy(), 9) for array in arrays]
-    others[0][:] = np.random.default_rng(1).normal(size=others[0].shape)
-    loop.run(others, 8, -1)
-    expected, total = others[2].copy(), others[3][0].copy()
-    others[3][0][...] = 0
+    other_arrays = [array.copy() if array.strides[0] else repeated(array[0].copy(), 9) for array in arrays]
+    other_arrays[0][:] = np.random.default_rng(1).normal(size=other_arrays[0].shape)
+    loop.run(other_arrays, 8, -1)
+    expected, total = other_arrays[2].copy(), other_arrays[3][0].copy()
+    other_arrays[3][0][...] = 0
     for t in range(8, -1, -1):
-        accumulate([array[t] for array in others])
-    assert expected.tobytes() == others[2].tobytes()
-    assert total.tobytes() == others[3][0].tobytes()
+        accumulate([array[t] for array in other_arrays])
+    assert expected.tobytes() == other_arrays[2].tobytes()
+    assert total.tobytes() == other_arrays[3][0].tobytes()
 
 
-def double(rows: Sequence[NDArray]) -> None:
+def body_doubling(rows: Sequence[NDArray]) -> None:
     np.multiply(rows[0], 2, out=rows[1])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("module", ["compiled", "python"])
-@pytest.mark.parametrize("bad", [0.0, 1e-30, 1e30, np.inf, np.nan])
+@pytest.mark.parametrize("out_of_bounds", [0.0, 1e-30, 1e30, np.inf, np.nan])
 def test_a_guard_stops_the_loop_after_the_step_that_left_the_bounds(
-    bad: float, module: str, dtype: type, monkeypatch: pytest.MonkeyPatch
+    out_of_bounds: float, module: str, dtype: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if module == "python":
         monkeypatch.setattr(replay, "_replay", None)
     elif replay._replay is None:
         pytest.skip("gradpath.engine._replay is not built: no C compiler here")
     values = np.ones((7, 2, 5), dtype)
-    values[4, 1] = bad
+    values[4, 1] = out_of_bounds
     values[:, 0, 0] = 0
     arrays = [values, np.empty_like(values)]
-    loop = Loop(double, arrays, 6, guarded=[1])
-    assert loop.run(arrays, 6, -1, 1e-9, 1e9) == ((-1, True) if bad == 0 else (3, False))
+    loop = Loop(body_doubling, arrays, 6, guarded=[1])
+    assert loop.run(arrays, 6, -1, 1e-9, 1e9) == ((-1, True) if out_of_bounds == 0 else (3, False))
     assert loop.run(arrays, 5, 4, 1e-9, 1e9) == (4, True)
 
 
@@ -172,14 +172,16 @@ def trained(cell: Cell, steps: int, dtype: type = np.float32) -> Case:
 def test_a_thread_releases_the_python_lock_in_the_compiled_loops(monkeypatch) -> None:
     """And has it everywhere else."""
     case = trained(LSTM(5), 12)
-    lock, locked, original = Lock(), [], replay._replay.run
-    monkeypatch.setattr(replay._replay, "run", lambda *given: locked.append(lock.locked()) or original(*given))
+    lock, lock_states, original = Lock(), [], replay._replay.run
+    monkeypatch.setattr(
+        replay._replay, "run", lambda *arguments: lock_states.append(lock.locked()) or original(*arguments)
+    )
     case.workspace.python_lock = lock
     with lock:
         assert case.trace
         assert lock.locked()
-    assert locked
-    assert not any(locked)
+    assert lock_states
+    assert not any(lock_states)
 
 
 @compiled
@@ -208,9 +210,9 @@ def test_a_timestep_is_so_many_numpy_calls_and_none_of_python(cell: Cell, calls:
                 return f"gradients of {len(body.rows)}"
         raise AssertionError(body)
 
-    found = {name(body): loop.calls for body, loop in trained(cell, 12).workspace}
-    del found["backward, nothing arriving"]
-    assert found == calls
+    calls_by_body = {name(body): loop.calls for body, loop in trained(cell, 12).workspace}
+    del calls_by_body["backward, nothing arriving"]
+    assert calls_by_body == calls
 
 
 @compiled

@@ -22,9 +22,9 @@ from gradpath.engine.replay import Loop
 from gradpath.engine.workspace import repeated
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
-from replay_border import JUNK, Liar, attempt
+from replay_border import JUNK, FalseArray, attempt
 
-built = pytest.mark.skipif(replay._replay is None, reason="the compiled loop does not run here")
+needs_compiled = pytest.mark.skipif(replay._replay is None, reason="the compiled loop does not run here")
 
 
 def accumulate(rows: Sequence[NDArray]) -> None:
@@ -40,26 +40,26 @@ def some_arrays(dtype: type = np.float64) -> list[NDArray]:
     return [x, repeated(matrix, 9), np.zeros((9, 3, 4), dtype), repeated(np.zeros((3, 4), dtype), 9)]
 
 
-def held(arrays: Sequence[NDArray]) -> list[bytes]:
+def contents_of(arrays: Sequence[NDArray]) -> list[bytes]:
     return [array.tobytes() for array in arrays]
 
 
 def in_python(body: Callable[[Sequence[NDArray]], None], arrays: Sequence[NDArray]) -> list[bytes]:
     for t in range(len(arrays[0])):
         body([array[t] for array in arrays])
-    return held(arrays)
+    return contents_of(arrays)
 
 
-def refuses(error: type[Exception], said: str, work: Callable[[], Any], arrays: Sequence[NDArray] = ()) -> None:
+def refuses(error: type[Exception], message: str, action: Callable[[], Any], arrays: Sequence[NDArray] = ()) -> None:
     """In one line, which leaves the arrays as they were."""
-    before = held(arrays)
-    with pytest.raises(error, match=said) as refusal:
-        work()
+    contents_before = contents_of(arrays)
+    with pytest.raises(error, match=message) as refusal:
+        action()
     assert str(refusal.value).isprintable()
-    assert held(arrays) == before
+    assert contents_of(arrays) == contents_before
 
 
-@pytest.mark.parametrize("module", [pytest.param("compiled", marks=built), "python"])
+@pytest.mark.parametrize("module", [pytest.param("compiled", marks=needs_compiled), "python"])
 @pytest.mark.parametrize(
     ("first", "last"), [(0, 5_000_000), (0, 10), (9, -1), (-1, 3), (3, -2), (0, 2**62), (-(2**62), 0), (-5, -1)]
 )
@@ -69,12 +69,12 @@ def test_a_step_that_is_not_there(first: int, last: int, module: str, monkeypatc
     arrays = some_arrays()
     loop = Loop(accumulate, arrays, 0)
     refuses(IndexError, "step", lambda: loop.run(arrays, first, last), arrays)
-    shorter = [*arrays[:2], arrays[2][:5], arrays[3]]
-    refuses(IndexError, "step", lambda: loop.run(shorter, 0, 6), arrays)
+    shortened = [*arrays[:2], arrays[2][:5], arrays[3]]
+    refuses(IndexError, "step", lambda: loop.run(shortened, 0, 6), arrays)
     assert loop.run(arrays, 4, 4) == (4, True)
 
 
-@pytest.mark.parametrize("junk", [1, None, [[1.0]], Liar(), np.ones(()), np.float64(1)], ids=range(6))
+@pytest.mark.parametrize("junk", [1, None, [[1.0]], FalseArray(), np.ones(()), np.float64(1)], ids=range(6))
 def test_a_loop_over_what_is_no_array(junk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = some_arrays()
     refuses(TypeError, "must be an array", lambda: Loop(accumulate, [junk, *arrays[1:]], 0), arrays)
@@ -89,15 +89,15 @@ def test_a_recording_of_a_step_that_is_not_there(t: int) -> None:
     refuses(IndexError, "steps", lambda: Loop(accumulate, arrays, t), arrays)
 
 
-@built
+@needs_compiled
 def test_the_layout_of_what_is_no_tuple_of_arrays() -> None:
     assert replay._replay.layout(()) == b""
-    for junk in (*JUNK, Liar(), [np.zeros(3)], (1, 2, 3), (Liar(),), (np.zeros(3),) * 65):
+    for junk in (*JUNK, FalseArray(), [np.zeros(3)], (1, 2, 3), (FalseArray(),), (np.zeros(3),) * 65):
         if not isinstance(junk, tuple) or junk:
-            refuses(TypeError, "must be", lambda given=junk: replay._replay.layout(given))
+            refuses(TypeError, "must be", lambda value=junk: replay._replay.layout(value))
 
 
-@built
+@needs_compiled
 def test_a_recording_is_made_by_the_module_alone() -> None:
     kind = type(Loop(accumulate, some_arrays(), 0)._recording)
     refuses(TypeError, "cannot create", kind)
@@ -112,9 +112,9 @@ ARGS, OUTER, DIMS, STEPS, OPERANDS = 1, 2, 5, 9, 21
 """Where in a row of the table they begin: see ``Fields`` in ``_replay.c``."""
 
 
-@built
+@needs_compiled
 @pytest.mark.parametrize(
-    ("column", "value", "said"),
+    ("column", "value", "message"),
     [
         (0, -1, "inner loop"),
         (0, 99, "inner loop"),
@@ -145,29 +145,29 @@ ARGS, OUTER, DIMS, STEPS, OPERANDS = 1, 2, 5, 9, 21
         (OPERANDS + 2, 2**60, ""),
     ],
 )
-def test_a_recording_with_one_wrong_number(column: int, value: int, said: str) -> None:
+def test_a_recording_with_one_wrong_number(column: int, value: int, message: str) -> None:
     """Of np.multiply on (3, 4), which runs as one inner loop of 12."""
     arrays = [np.ones((9, 3, 4)), np.ones((9, 3, 4))]
-    calls = recorded(double, [array[0] for array in arrays], ())
+    calls = recorded(body_doubling, [array[0] for array in arrays], ())
     table = calls.table.copy()
     index = int(calls.table[0, 0])
     assert np.multiply.types[index] == "dd->d"
-    table[0, column] = np.multiply.types.index("ff->f") if said == "type" else value
+    table[0, column] = np.multiply.types.index("ff->f") if message == "type" else value
 
     def record() -> Any:
         return replay._replay.record(calls.ufuncs, table, (*arrays,), 0, calls.kept)
 
-    if said:
-        refuses(ValueError, said, record, arrays)
+    if message:
+        refuses(ValueError, message, record, arrays)
     else:  # the stride of a loop that is run once
         assert len(record()) == 1
 
 
-def double(rows: Sequence[NDArray]) -> None:
+def body_doubling(rows: Sequence[NDArray]) -> None:
     np.multiply(rows[0], 2.0, out=rows[1])
 
 
-@built
+@needs_compiled
 @pytest.mark.parametrize(
     ("position", "value", "error"),
     [
@@ -183,10 +183,10 @@ def double(rows: Sequence[NDArray]) -> None:
         (1, np.zeros((1, 41), np.int32), TypeError),
         (1, np.zeros((1, 82), np.int64)[:, ::2], TypeError),
         (1, np.zeros((1, 40), np.int64), ValueError),
-        (1, Liar(), TypeError),
+        (1, FalseArray(), TypeError),
         (2, (), ValueError),
         (2, [np.ones((9, 3, 4))] * 2, TypeError),
-        (2, (np.ones((9, 3, 4)), Liar()), TypeError),
+        (2, (np.ones((9, 3, 4)), FalseArray()), TypeError),
         (2, (np.ones((9, 3, 4)), np.ones((9, 3, 4), np.float32)), ValueError),
         (2, (np.ones((9, 3, 4)), np.ones((9, 3, 4), ">f8")), ValueError),
         (2, (np.ones((9, 3, 4)), np.ones((9, 3, 2))), ValueError),
@@ -206,21 +206,21 @@ def double(rows: Sequence[NDArray]) -> None:
 )
 def test_a_recording_with_one_wrong_argument(position: int, value: Any, error: type[Exception]) -> None:
     arrays = (np.ones((9, 3, 4)), np.ones((9, 3, 4)))
-    calls = recorded(double, [array[0] for array in arrays], ())
-    right: list[Any] = [calls.ufuncs, calls.table, arrays, 0, calls.kept]
-    assert len(replay._replay.record(*right)) == 1
-    wrong = [*right[:position], value, *right[position + 1 :]]
-    refuses(error, ".", lambda: replay._replay.record(*wrong), arrays)
+    calls = recorded(body_doubling, [array[0] for array in arrays], ())
+    arguments: list[Any] = [calls.ufuncs, calls.table, arrays, 0, calls.kept]
+    assert len(replay._replay.record(*arguments)) == 1
+    wrong_arguments = [*arguments[:position], value, *arguments[position + 1 :]]
+    refuses(error, ".", lambda: replay._replay.record(*wrong_arguments), arrays)
 
 
-@built
+@needs_compiled
 @pytest.mark.parametrize(
-    ("spoil", "error"),
+    ("change_arrays", "error"),
     [
         (lambda a: a[:3], ValueError),
         (lambda a: [*a, a[0]], ValueError),
         (lambda a: [None, *a[1:]], TypeError),
-        (lambda a: [Liar(), *a[1:]], TypeError),
+        (lambda a: [FalseArray(), *a[1:]], TypeError),
         (lambda a: [a[0].tolist(), *a[1:]], TypeError),
         (lambda a: [a[0].astype(np.float32), *a[1:]], ValueError),
         (lambda a: [a[0].astype(">f8"), *a[1:]], ValueError),
@@ -235,10 +235,12 @@ def test_a_recording_with_one_wrong_argument(position: int, value: Any, error: t
     ],
     ids=range(15),
 )
-def test_a_run_on_other_arrays_than_those_recorded(spoil: Callable[[list], list], error: type[Exception]) -> None:
+def test_a_run_on_other_arrays_than_those_recorded(
+    change_arrays: Callable[[list], list], error: type[Exception]
+) -> None:
     arrays = some_arrays()
     loop = Loop(accumulate, arrays, 0)
-    refuses(error, ".", lambda: loop.run(spoil(arrays), 0, 9), arrays)
+    refuses(error, ".", lambda: loop.run(change_arrays(arrays), 0, 9), arrays)
 
 
 def read_only(array: NDArray) -> NDArray:
@@ -247,7 +249,7 @@ def read_only(array: NDArray) -> NDArray:
     return view
 
 
-@built
+@needs_compiled
 @pytest.mark.parametrize("bounds", [(-1.0, 1.0), (2.0, 1.0), (np.nan, 1.0), (0.0, np.nan), (0, 10**400), ("0", 1)])
 def test_a_run_between_bounds_that_are_none(bounds: tuple) -> None:
     arrays = some_arrays()
@@ -255,11 +257,11 @@ def test_a_run_between_bounds_that_are_none(bounds: tuple) -> None:
     refuses(TypeError if "0" in bounds else ValueError, ".", lambda: loop.run(arrays, 0, 9, *bounds), arrays)
 
 
-@built
+@needs_compiled
 @pytest.mark.parametrize("dtype", [">f8", np.int64, np.int8, np.complex64])
 def test_a_guard_of_what_is_no_float_of_this_machine(dtype: Any) -> None:
     arrays = [np.ones((9, 3, 4)), np.ones((9, 3, 4)), np.full((9, 3, 4), 2).astype(dtype)]
-    loop = Loop(double, arrays, 0, guarded=[2])
+    loop = Loop(body_doubling, arrays, 0, guarded=[2])
     assert loop.why
     assert loop.run(arrays, 0, 9, 0.5, 3.0) == (9, True)
     assert loop.run(arrays, 0, 9, 0.5, 1.0) == (1, False)
@@ -271,29 +273,32 @@ def test_what_is_read_only_may_be_read_and_not_written(dtype: type) -> None:
     loop = Loop(accumulate, arrays, 0)
     assert (loop.calls is not None) == (replay._replay is not None)
     loop.run(arrays, 0, 9)
-    assert held(arrays) == in_python(accumulate, some_arrays(dtype))
-    written = [*arrays[:3], read_only(arrays[3])]
+    assert contents_of(arrays) == in_python(accumulate, some_arrays(dtype))
+    with_read_only_output = [*arrays[:3], read_only(arrays[3])]
     if replay._replay is not None:
-        refuses(ValueError, "read-only", lambda: loop.run(written, 0, 9), arrays)
-        assert Loop(accumulate, written, 0).why == "accumulate: calls add into an array that it does not fill"
+        refuses(ValueError, "read-only", lambda: loop.run(with_read_only_output, 0, 9), arrays)
+        assert (
+            Loop(accumulate, with_read_only_output, 0).why
+            == "accumulate: calls add into an array that it does not fill"
+        )
 
 
-@built
+@needs_compiled
 @pytest.mark.parametrize("shape", [(9, 0, 4), (9, 3, 0), (9, 1, 1), (1, 3, 4)])
 @pytest.mark.parametrize("view", [lambda a: a, lambda a: a[::-1], lambda a: a[:, ::-1], lambda a: a[..., ::-1]])
 def test_axes_of_no_length_and_strides_that_go_backwards(shape: tuple[int, ...], view: Callable) -> None:
-    first, other = np.arange(np.prod(shape), dtype=float).reshape(shape), np.zeros(shape)
-    arrays = [view(first), view(other)]
-    expected = in_python(double, [first, other.copy()])[1]
-    Loop(double, arrays, 0, guarded=[]).run(arrays, 0, len(first))
-    assert other.tobytes() == expected
+    source, destination = np.arange(np.prod(shape), dtype=float).reshape(shape), np.zeros(shape)
+    arrays = [view(source), view(destination)]
+    expected = in_python(body_doubling, [source, destination.copy()])[1]
+    Loop(body_doubling, arrays, 0, guarded=[]).run(arrays, 0, len(source))
+    assert destination.tobytes() == expected
 
 
 def shift(rows: Sequence[NDArray]) -> None:
     np.multiply(rows[0], 1.5, out=rows[1])
 
 
-@built
+@needs_compiled
 def test_arrays_that_overlap_otherwise_than_when_recorded_run_in_python() -> None:
     """By NumPy's rules, which take a copy where a call reads what it writes."""
 
@@ -301,16 +306,16 @@ def test_arrays_that_overlap_otherwise_than_when_recorded_run_in_python() -> Non
         return [space[:, :, :4], space[:, :, 1:5]]
 
     arrays = interleaved(np.ones((9, 2, 5))), interleaved(np.arange(90.0).reshape(9, 2, 5))
-    apart = [arrays[0][0], np.zeros((9, 2, 5))[:, :, 1:]]
-    loop = Loop(shift, apart, 0)
+    separate_arrays = [arrays[0][0], np.zeros((9, 2, 5))[:, :, 1:]]
+    loop = Loop(shift, separate_arrays, 0)
     assert loop.calls == 1
-    with compiled.watched() as why:
+    with compiled.watched() as reasons:
         loop.run(arrays[1], 0, 9)
-    assert [*why] == ["shift: arrays[0], arrays[1]: share memory otherwise than when recorded"]
-    assert held(arrays[1]) == in_python(shift, interleaved(np.arange(90.0).reshape(9, 2, 5)))
+    assert [*reasons] == ["shift: arrays[0], arrays[1]: share memory otherwise than when recorded"]
+    assert contents_of(arrays[1]) == in_python(shift, interleaved(np.arange(90.0).reshape(9, 2, 5)))
 
 
-@built
+@needs_compiled
 def test_arrays_that_lay_together_when_recorded_and_do_not_now() -> None:
     """A row that lies in another's is recorded as a part of it."""
 
@@ -318,17 +323,17 @@ def test_arrays_that_lay_together_when_recorded_and_do_not_now() -> None:
         np.add(rows[0], 1.0, out=rows[0])
         np.multiply(rows[1], 2.0, out=rows[2])
 
-    def arrays(together: bool) -> list[NDArray]:
+    def arrays(contiguous: bool) -> list[NDArray]:
         space = np.arange(72.0).reshape(9, 2, 4)
-        return [space, (space if together else space.copy())[:, :, :2], np.zeros((9, 2, 2))]
+        return [space, (space if contiguous else space.copy())[:, :, :2], np.zeros((9, 2, 2))]
 
     loop, run = Loop(body, arrays(True), 0), arrays(False)
     assert loop.calls == 2
     loop.run(run, 0, 9)
-    assert held(run) == in_python(body, arrays(False))
+    assert contents_of(run) == in_python(body, arrays(False))
 
 
-@built
+@needs_compiled
 def test_rows_that_move_differently_in_the_same_memory_run_in_python() -> None:
     def arrays() -> list[NDArray]:
         space = np.arange(36.0).reshape(9, 4)[:, None]
@@ -338,10 +343,10 @@ def test_rows_that_move_differently_in_the_same_memory_run_in_python() -> None:
     loop = Loop(shift, run, 0)
     assert loop.why == "shift: arrays[0], arrays[1]: move on differently in the same memory"
     loop.run(run, 0, 9)
-    assert held(run) == in_python(shift, arrays())
+    assert contents_of(run) == in_python(shift, arrays())
 
 
-@built
+@needs_compiled
 @pytest.mark.parametrize(
     "foreign",
     [lambda a: as_strided(a, a.shape, a.strides), lambda a: np.asarray(_Interface(a))],
@@ -350,10 +355,10 @@ def test_rows_that_move_differently_in_the_same_memory_run_in_python() -> None:
 def test_memory_whose_size_nobody_knows_runs_in_python(foreign: Callable[[NDArray], NDArray]) -> None:
     arrays = some_arrays()
     loop = Loop(accumulate, arrays, 0)
-    with compiled.watched() as why:
+    with compiled.watched() as reasons:
         loop.run([foreign(arrays[0]), *arrays[1:]], 0, 9)
-    assert "memory of unknown size" in next(iter(why))
-    assert held(arrays) == in_python(accumulate, some_arrays())
+    assert "memory of unknown size" in next(iter(reasons))
+    assert contents_of(arrays) == in_python(accumulate, some_arrays())
 
 
 class _Interface:
@@ -361,18 +366,18 @@ class _Interface:
         self.__array_interface__ = {**array.__array_interface__}
 
 
-@built
+@needs_compiled
 def test_arrays_that_claim_more_than_their_memory() -> None:
     """An array of NumPy's over a bytearray that has been cut short since."""
     block = bytearray(9 * 12 * 8)
     arrays = [np.ndarray((9, 3, 4), float, block), np.zeros((9, 3, 4))]
-    loop = Loop(double, arrays, 0)
+    loop = Loop(body_doubling, arrays, 0)
     loop.run(arrays, 0, 9)
     del block[-8:]
     refuses(ValueError, "not within its own memory", lambda: loop.run(arrays, 0, 9), arrays[1:])
 
 
-@built
+@needs_compiled
 @pytest.mark.parametrize("block", [np.zeros((500_000, 8)), bytearray(32_000_000)], ids=["array", "bytearray"])
 def test_memory_is_not_resized_under_a_run_nor_a_recording_used_by_two(block: Any) -> None:
     """Another thread tries, until it is refused or the run is over."""
@@ -380,11 +385,11 @@ def test_memory_is_not_resized_under_a_run_nor_a_recording_used_by_two(block: An
     steps = 500_000
     arrays = [owner if owner is not None else np.ndarray((steps, 8), float, block), repeated(np.zeros(8), steps)]
 
-    def slow(rows: Sequence[NDArray]) -> None:
+    def slow_body(rows: Sequence[NDArray]) -> None:
         for _ in range(4):
             rows[1][...] = np.tanh(rows[0] + rows[1])
 
-    loop, refused = Loop(slow, arrays, 0), set()
+    loop, refused = Loop(slow_body, arrays, 0), set()
     assert loop.calls == 12
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(loop.run, arrays, 0, steps)
@@ -402,7 +407,7 @@ def test_memory_is_not_resized_under_a_run_nor_a_recording_used_by_two(block: An
     assert refused == {"run", "resize"}
 
 
-@built
+@needs_compiled
 def test_a_copy_of_a_recording_has_memory_of_its_own() -> None:
     arrays = some_arrays()
     loop = Loop(accumulate, arrays, 0)
@@ -411,7 +416,7 @@ def test_a_copy_of_a_recording_has_memory_of_its_own() -> None:
     assert copied._recording is not loop._recording
     del loop
     copied.run(arrays, 0, 9)
-    assert held(arrays) == in_python(accumulate, some_arrays())
+    assert contents_of(arrays) == in_python(accumulate, some_arrays())
 
 
 def test_a_body_that_fails_when_recorded_leaves_the_arrays_as_they_were() -> None:
@@ -424,7 +429,7 @@ def test_a_body_that_fails_when_recorded_leaves_the_arrays_as_they_were() -> Non
         refuses(ZeroDivisionError, "^$", lambda: Loop(body, arrays, 0), arrays)
 
 
-@built
+@needs_compiled
 @settings(max_examples=500)
 @given(st.integers(0, 2**32))
 def test_whatever_is_handed_over(seed: int) -> None:
@@ -434,7 +439,7 @@ def test_whatever_is_handed_over(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "why"),
+    ("body", "reason"),
     [
         (lambda rows: np.negative(rows[0], out=rows[0]) if -rows[0] else None, "branches on the data"),
         (
@@ -456,6 +461,6 @@ def test_whatever_is_handed_over(seed: int) -> None:
         ),
     ],
 )
-def test_the_reason_why_a_body_is_not_recorded(body: Callable, why: str) -> None:
+def test_the_reason_why_a_body_is_not_recorded(body: Callable, reason: str) -> None:
     if replay._replay is not None:
-        assert why in Loop(body, [np.full((9, 3, 4), 3.0)], 0).why
+        assert reason in Loop(body, [np.full((9, 3, 4), 3.0)], 0).why

@@ -21,12 +21,12 @@ from gradpath.engine.replay import Loop
 from gradpath.schema.settings import ConfigError
 from gradpath.training.loop import train
 
-built = pytest.mark.skipif(replay._replay is None, reason="the compiled loop does not run here")
+needs_compiled = pytest.mark.skipif(replay._replay is None, reason="the compiled loop does not run here")
 SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=2"]
 
 
 @pytest.mark.parametrize(
-    ("setting", "numpy", "why", "refusal"),
+    ("setting", "numpy", "reason", "refusal"),
     [
         ("0", "2.1.0", "switched off by GRADPATH_REPLAY=0", ""),
         ("1", "1.26.4", "not proved on NumPy 1.26.4, but from 2.0 to before 2.6", ""),
@@ -43,15 +43,15 @@ SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.ev
         ("2", "2.1.0", "", "GRADPATH_REPLAY=2: must be 0, 1 or require"),
     ],
 )
-def test_which_loop_runs_and_why(setting: str, numpy: str, why: str, refusal: str) -> None:
+def test_which_loop_runs_and_why(setting: str, numpy: str, reason: str, refusal: str) -> None:
     choice = compiled.choose(setting, numpy)
     assert choice.module is None
-    assert choice.why == why
+    assert choice.why == reason
     assert choice.refusal.startswith(refusal)
     assert bool(choice.refusal) == bool(refusal)
 
 
-@built
+@needs_compiled
 @pytest.mark.parametrize("numpy", ["2.0.0", "2.4.6", "2.5.99"])
 def test_the_compiled_loop_runs_within_the_range_that_it_was_proved_on(numpy: str) -> None:
     assert compiled.choose("1", numpy) == compiled.Choice(replay._replay)
@@ -76,20 +76,20 @@ def test_the_command_takes_the_setting_and_says_which_loop_ran(setting: str, hom
     if setting == "require" and replay._replay is None:
         pytest.skip("the compiled loop does not run here")
     environment = {**os.environ, "GRADPATH_REPLAY": setting}
-    asked = [sys.executable, "-m", "gradpath", "run", *SMALL]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE, env=environment)
+    arguments = [sys.executable, "-m", "gradpath", "run", *SMALL]
+    completed = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, env=environment)
     if setting == "maybe":
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == "gradpath: GRADPATH_REPLAY=maybe: must be 0, 1 or require\n"
+        assert (completed.returncode, completed.stdout) == (2, "")
+        assert completed.stderr == "gradpath: GRADPATH_REPLAY=maybe: must be 0, 1 or require\n"
         assert tags() == []
         return
-    assert done.returncode == 0, done.stderr
-    (found,) = tags()
+    assert completed.returncode == 0, completed.stderr
+    (tag,) = tags()
     switched_off = "python: switched off by GRADPATH_REPLAY=0"
-    assert found["replay"] == (
+    assert tag["replay"] == (
         switched_off if setting == "0" else compiled.way([compiled.CHOICE.why] * (not compiled.CHOICE.module))
     )
-    assert done.stderr.count(f"loop over time: {found['replay']}\n") == 1
+    assert completed.stderr.count(f"loop over time: {tag['replay']}\n") == 1
 
 
 def tags() -> list[dict[str, str]]:
@@ -99,7 +99,7 @@ def tags() -> list[dict[str, str]]:
     return [run.data.tags for run in client.search_runs([e.experiment_id for e in client.search_experiments()])]
 
 
-@built
+@needs_compiled
 @pytest.mark.parametrize(
     "overrides", [["cell=lstm"], ["cell=gru", "cell.layers=2"], ["cell=rnn", "train.dtype=float64"]]
 )
@@ -111,12 +111,12 @@ def test_a_run_is_the_same_to_the_bit_whichever_loop_runs(home: Path, overrides:
         runs.append([signature(step) for step in train(experiment)])
         recorders.append(execute.execute(experiment, "s"))
     assert runs[0] == runs[1]
-    one, other = (recorder.client.get_run(recorder.run_id).data for recorder in recorders)
-    assert one.tags["replay"] == "compiled"
-    assert other.tags["replay"] == "python: not built"
-    assert one.tags["config_hash"] == other.tags["config_hash"]
-    assert one.params == other.params
-    assert one.metrics == other.metrics
+    compiled_run, python_run = (recorder.client.get_run(recorder.run_id).data for recorder in recorders)
+    assert compiled_run.tags["replay"] == "compiled"
+    assert python_run.tags["replay"] == "python: not built"
+    assert compiled_run.tags["config_hash"] == python_run.tags["config_hash"]
+    assert compiled_run.params == python_run.params
+    assert compiled_run.metrics == python_run.metrics
 
 
 def by_clip(self: RNN, s: Step) -> None:
@@ -125,7 +125,7 @@ def by_clip(self: RNN, s: Step) -> None:
     s.leaving[0][...] = s.gates[..., 0, :]
 
 
-@built
+@needs_compiled
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_body_that_cannot_be_recorded_is_named(home: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where seeds train in threads of their own."""
@@ -133,8 +133,8 @@ def test_a_body_that_cannot_be_recorded_is_named(home: Path, threads: int, monke
     monkeypatch.setattr(execute, "thread_count", lambda *_: threads)
     experiments = compose.experiments([*SMALL, "cell=rnn", "cell.activation=relu", "seed=0..1"])
     for recorder in execute.execute_seeds(experiments, "s"):
-        said = recorder.client.get_run(recorder.run_id).data.tags["replay"]
-        assert said == "python: by_clip: calls clip, which is no ufunc"
+        replay_tag = recorder.client.get_run(recorder.run_id).data.tags["replay"]
+        assert replay_tag == "python: by_clip: calls clip, which is no ufunc"
     execute.check_loops(experiments)
     monkeypatch.setattr(compiled, "CHOICE", SimpleNamespace(refusal="", why="", required=True))
     with pytest.raises(ConfigError, match=r"^GRADPATH_REPLAY=require: by_clip: calls clip, which is no ufunc$"):

@@ -28,7 +28,7 @@ from gradpath.tracking.recorder import Recorder
 
 SMALL = ["task.length=6", "cell.hidden_size=3", "train.batch_size=4", "train.eval_size=8", "train.steps=2"]
 POINTS = [[f"arm={arm}", *SMALL, f"seed={seed}"] for arm in ("lstm", "rnn") for seed in (0, 1)]
-EVIL = "\x1b]0;owned\x07\x1b[2J\u202e<script>alert(1)</script>|`a`\n[x](y)\u200b"
+HOSTILE_TEXT = "\x1b]0;owned\x07\x1b[2J\u202e<script>alert(1)</script>|`a`\n[x](y)\u200b"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> 
 
 
 @pytest.fixture
-def place(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def swept_store(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A copy of it, with a client and the runs by name."""
     shutil.copytree(swept / "mlruns", tmp_path / "mlruns")
     shutil.rmtree(tmp_path / "mlruns" / "artifacts")
@@ -61,8 +61,8 @@ def place(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Simpl
     return SimpleNamespace(client=client, id=experiment.experiment_id, runs=runs, home=tmp_path)
 
 
-def file_of(place: SimpleNamespace, name: str, artifact: str = store.ARTIFACT) -> Path:
-    path = place.home / "mlruns" / "artifacts" / place.runs[name].info.run_id / "artifacts" / artifact
+def artifact_path(swept_store: SimpleNamespace, name: str, artifact: str = store.ARTIFACT) -> Path:
+    path = swept_store.home / "mlruns" / "artifacts" / swept_store.runs[name].info.run_id / "artifacts" / artifact
     assert path.is_file()
     return path
 
@@ -71,7 +71,7 @@ def write(*overrides: str) -> int:
     return report.write(compose.report(["figures=[]", *overrides]))
 
 
-def test_what_is_not_there_is_answered_with_what_is(place) -> None:
+def test_what_is_not_there_is_answered_with_what_is(swept_store) -> None:
     with pytest.raises(store.StoreError, match=r"sweep=no: no finished run; the newest is s, of gradpath$"):
         write("sweep=no")
     with pytest.raises(
@@ -85,8 +85,8 @@ def test_what_is_not_there_is_answered_with_what_is(place) -> None:
         write("study=nothing")
 
 
-def test_the_command_that_draws_what_is_there_can_be_typed(place, capsys) -> None:
-    place.client.delete_run(place.runs[RNN0].info.run_id)
+def test_the_command_that_draws_what_is_there_can_be_typed(swept_store, capsys) -> None:
+    swept_store.client.delete_run(swept_store.runs[RNN0].info.run_id)
     with pytest.raises(store.StoreError) as refused:
         write()
     command = str(refused.value).partition("draw what is there: gradpath report ")[2]
@@ -100,50 +100,50 @@ RNN0, RNN1 = (f"rnn · adding T=6 · seed {seed}" for seed in (0, 1))
 # Completeness
 
 
-def test_a_whole_sweep_is_drawn_and_nothing_is_said(place, capsys) -> None:
+def test_a_whole_sweep_is_drawn_and_nothing_is_said(swept_store, capsys) -> None:
     assert write() == 0
-    said = capsys.readouterr()
-    assert said.out.startswith("4 runs of sweep s, experiment gradpath\n")
-    assert said.err == ""
+    captured = capsys.readouterr()
+    assert captured.out.startswith("4 runs of sweep s, experiment gradpath\n")
+    assert captured.err == ""
 
 
-def test_a_sweep_that_stopped_between_two_points_is_not_whole(place, capsys) -> None:
+def test_a_sweep_that_stopped_between_two_points_is_not_whole(swept_store, capsys) -> None:
     for name in (RNN0, RNN1):
-        with sqlite3.connect(place.home / "mlruns" / "mlflow.db") as connection:  # as if it had never begun
+        with sqlite3.connect(swept_store.home / "mlruns" / "mlflow.db") as connection:  # as if it had never begun
             connection.execute("UPDATE runs SET lifecycle_stage = 'deleted' WHERE name = ?", (name,))
-    with pytest.raises(store.StoreError) as caught:
+    with pytest.raises(store.StoreError) as error:
         write()
-    said = str(caught.value)
-    assert f"2 of 4 planned points did not finish: {RNN0}, {RNN1}" in said
+    message = str(error.value)
+    assert f"2 of 4 planned points did not finish: {RNN0}, {RNN1}" in message
     assert write("partial=true") == 0
     assert "2 of 4 planned points did not finish" in capsys.readouterr().err
     # What the refusal says to type runs the point into its sweep.
-    command = shlex.split(re.search(r"gradpath run (.*); draw", said)[1])  # type: ignore[index]
-    again = compose.experiment(command)
-    assert again.config_hash == place.runs[RNN0].data.tags["config_hash"]
-    execute(again, again.tracking.sweep_id or "")
+    command = shlex.split(re.search(r"gradpath run (.*); draw", message)[1])  # type: ignore[index]
+    repeated = compose.experiment(command)
+    assert repeated.config_hash == swept_store.runs[RNN0].data.tags["config_hash"]
+    execute(repeated, repeated.tracking.sweep_id or "")
     with pytest.raises(store.StoreError, match=f"1 of 4 planned points did not finish: {RNN1}"):
         write()
 
 
-def test_a_point_that_was_killed_and_has_been_run_again_is_whole(place, capsys) -> None:
+def test_a_point_that_was_killed_and_has_been_run_again_is_whole(swept_store, capsys) -> None:
     with pytest.raises(KeyboardInterrupt), Recorder(compose.experiment(POINTS[3]), {"sweep_id": "s"}):
         raise KeyboardInterrupt
     assert write() == 0
     assert capsys.readouterr().err == ""
 
 
-def test_doubles_are_named_and_partial_draws_the_newest(place, capsys) -> None:
-    again = execute(compose.experiment(POINTS[3]), "s")
+def test_doubles_are_named_and_partial_draws_the_newest(swept_store, capsys) -> None:
+    repeated = execute(compose.experiment(POINTS[3]), "s")
     with pytest.raises(store.StoreError, match=f"are there more than once: {RNN1}"):
         write()
     assert write("partial=true") == 0
     assert capsys.readouterr().out.startswith("4 runs")
-    drawn, _ = report._complete(loader.sweep(None, "gradpath", "s"), "", "s", compose.report(["partial=true"]))
-    assert again.run_id in [run.run_id for run in drawn], "the newest"
+    newest, _ = report._complete(loader.sweep(None, "gradpath", "s"), "", "s", compose.report(["partial=true"]))
+    assert repeated.run_id in [run.run_id for run in newest], "the newest"
 
 
-def test_a_sweep_without_a_plan_is_judged_by_what_was_begun(place, capsys) -> None:
+def test_a_sweep_without_a_plan_is_judged_by_what_was_begun(swept_store, capsys) -> None:
     execute(compose.experiment(POINTS[0]), "old")
     assert write("sweep=old", "study=gradpath") == 0
     assert "no plan of this sweep is stored" in capsys.readouterr().err
@@ -153,7 +153,7 @@ def test_a_sweep_without_a_plan_is_judged_by_what_was_begun(place, capsys) -> No
         write("sweep=old", "study=gradpath")
 
 
-def test_points_that_are_named_alike_are_told_apart(place) -> None:
+def test_points_that_are_named_alike_are_told_apart(swept_store) -> None:
     points = [["arm=rnn", *SMALL, f"optimizer.lr={lr}"] for lr in (0.25, 0.5)]
     plan.record([(point, compose.experiments(point)) for point in points], "t")
     execute(compose.experiment(points[0]), "t")
@@ -161,7 +161,7 @@ def test_points_that_are_named_alike_are_told_apart(place) -> None:
         write("sweep=t")
 
 
-def test_commands_that_share_a_sweep_each_add_their_plan(place) -> None:
+def test_commands_that_share_a_sweep_each_add_their_plan(swept_store) -> None:
     plan.record([(["arm=gru", *SMALL], compose.experiments(["arm=gru", *SMALL]))], "s")
     plan.record([(["arm=gru", *SMALL], compose.experiments(["arm=gru", *SMALL]))], "another")
     with pytest.raises(store.StoreError, match="1 of 5 planned points did not finish: gru"):
@@ -179,9 +179,9 @@ def test_a_plan_of_thousands_of_points_fits_the_tags_of_every_store() -> None:
 
     hashes = [f"{i * 7919 % 2**48:012x}" for i in range(5000)]
     plan.write(Client(), "0", "s" * 300, [[["arm=lstm"], "lstm", [[i, h]]] for i, h in enumerate(hashes)])  # type: ignore[arg-type]
-    points, wrong = plan.read(Client.tags, "s" * 300)
+    points, problems = plan.read(Client.tags, "s" * 300)
     assert [(p.seed, p.identity) for p in points.values()] == list(enumerate(hashes))
-    assert not wrong
+    assert not problems
     assert plan.read(Client.tags, "s") == ({}, [])
     Client.tags.popitem()
     points, (line,) = plan.read(Client.tags, "s" * 300)
@@ -189,10 +189,10 @@ def test_a_plan_of_thousands_of_points_fits_the_tags_of_every_store() -> None:
     assert "parts are there" in line
 
 
-def test_a_plan_keeps_no_password_and_no_option_that_runs_code(place) -> None:
-    overrides = ["arm=gru", *SMALL, f"tracking.uri=sqlite:///{place.home}/mlruns/mlflow.db", "hydra.verbose=true"]
+def test_a_plan_keeps_no_password_and_no_option_that_runs_code(swept_store) -> None:
+    overrides = ["arm=gru", *SMALL, f"tracking.uri=sqlite:///{swept_store.home}/mlruns/mlflow.db", "hydra.verbose=true"]
     plan.record([(overrides, compose.experiments(overrides[:-1]))], "secret")
-    tags = place.client.get_experiment_by_name("gradpath").tags
+    tags = swept_store.client.get_experiment_by_name("gradpath").tags
     (point,) = plan.read(tags, "secret")[0].values()
     assert point.overrides == ("arm=gru", *SMALL)
     assert hints.point_command(point, "secret", "postgresql://me:pw@host/db") == hints.point_command(
@@ -223,13 +223,13 @@ KEY = plan._prefix("s") + "0a.1of"
         {KEY + "one": "eJw="},
     ],
 )
-def test_a_plan_of_nonsense_is_said_and_the_sweep_drawn(place, capsys, tags: dict[str, str]) -> None:
+def test_a_plan_of_nonsense_is_said_and_the_sweep_drawn(swept_store, capsys, tags: dict[str, str]) -> None:
     for key, value in tags.items():
-        place.client.set_experiment_tag(place.id, key, value)
+        swept_store.client.set_experiment_tag(swept_store.id, key, value)
     assert write() == 0
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    assert said.count("\n") <= 1
+    stderr = capsys.readouterr().err
+    assert "Traceback" not in stderr
+    assert stderr.count("\n") <= 1
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3))
@@ -245,28 +245,28 @@ def test_any_plan_is_read_or_refused(content: Any) -> None:
     tags: dict[str, str] = {KEY + "1": content} if isinstance(content, str) else {}
     if not tags:
         plan.write(Client(), "0", "s", content[0])  # type: ignore[arg-type]
-    points, wrong = plan.read(tags, "s")
+    points, problems = plan.read(tags, "s")
     assert all(isinstance(point, plan.Point) for point in points.values())
-    assert all(line.isprintable() for line in wrong)
+    assert all(line.isprintable() for line in problems)
 
 
 # Runs of other tools, damaged runs
 
 
-def test_a_damaged_run_is_named_the_rest_is_drawn_and_the_status_is_one(place, capsys) -> None:
-    file_of(place, RNN1).write_bytes(b"")
+def test_a_damaged_run_is_named_the_rest_is_drawn_and_the_status_is_one(swept_store, capsys) -> None:
+    artifact_path(swept_store, RNN1).write_bytes(b"")
     assert write() == 1
-    said = capsys.readouterr()
-    assert said.out.startswith("3 runs of sweep s")
-    assert re.fullmatch(rf"left out: run {RNN1} \(\w+\): damaged artifact: measurements.npz .*\n", said.err)
+    captured = capsys.readouterr()
+    assert captured.out.startswith("3 runs of sweep s")
+    assert re.fullmatch(rf"left out: run {RNN1} \(\w+\): damaged artifact: measurements.npz .*\n", captured.err)
     execute(compose.experiment(POINTS[3]), "s")  # and once it has been run again, all is there
     assert write() == 0
     assert "passed over: run rnn" in capsys.readouterr().err
 
 
-def test_where_every_run_is_damaged_one_line_says_so(place) -> None:
-    for name in place.runs:
-        file_of(place, name, "config.yaml").unlink()
+def test_where_every_run_is_damaged_one_line_says_so(swept_store) -> None:
+    for name in swept_store.runs:
+        artifact_path(swept_store, name, "config.yaml").unlink()
     with pytest.raises(store.StoreError, match=r"no run can be read: run .*: no artifact config.yaml: "):
         write()
 
@@ -277,15 +277,15 @@ def test_where_every_run_is_damaged_one_line_says_so(place) -> None:
         ("tags", "diverged_at_step", "soon", 1),
         ("tags", "diverged_at_step", "-1", 1),
         ("tags", "verdict", "marvellous", 0),
-        ("tags", "verdict", EVIL, 0),
-        ("tags", "verdict_reason", EVIL * 20, 0),
+        ("tags", "verdict", HOSTILE_TEXT, 0),
+        ("tags", "verdict_reason", HOSTILE_TEXT * 20, 0),
         ("tags", "config_hash", None, 2),
         ("tags", "config_hash", "' or '1'='1", 2),
         ("tags", "verdict", None, 0),
         ("params", "arm", None, 0),
-        ("params", "arm", EVIL, 0),
+        ("params", "arm", HOSTILE_TEXT, 0),
         ("params", "arm", "a" * 6000, 0),
-        ("runs", "name", EVIL, 0),
+        ("runs", "name", HOSTILE_TEXT, 0),
         ("runs", "name", "", 0),
         ("runs", "name", None, 0),
         ("runs", "artifact_uri", "s3://bucket/x", 0),
@@ -293,26 +293,26 @@ def test_where_every_run_is_damaged_one_line_says_so(place) -> None:
         ("runs", "artifact_uri", "", 0),
     ],
 )
-def test_nonsense_in_a_run_of_ours(place, capsys, table: str, key: str, value: str | None, status: int) -> None:
-    run_id = place.runs[RNN1].info.run_id
-    with sqlite3.connect(place.home / "mlruns" / "mlflow.db") as connection:
+def test_nonsense_in_a_run_of_ours(swept_store, capsys, table: str, key: str, value: str | None, status: int) -> None:
+    run_id = swept_store.runs[RNN1].info.run_id
+    with sqlite3.connect(swept_store.home / "mlruns" / "mlflow.db") as connection:
         if table == "runs":
             connection.execute(f"UPDATE runs SET {key} = ? WHERE run_uuid = ?", (value, run_id))
         else:
             connection.execute(f"DELETE FROM {table} WHERE run_uuid = ? AND key = ?", (run_id, key))
             if value is not None:
-                insert = f"INSERT INTO {table} (key, value, run_uuid) VALUES (?, ?, ?)"
-                connection.execute(insert, (key, value, run_id))
+                statement = f"INSERT INTO {table} (key, value, run_uuid) VALUES (?, ?, ?)"
+                connection.execute(statement, (key, value, run_id))
     if status == 2:
-        with pytest.raises(store.StoreError) as caught:
+        with pytest.raises(store.StoreError) as error:
             write("sweep=s", "study=gradpath")
-        assert str(caught.value).isprintable()
-        assert f"did not finish: {RNN1}" in str(caught.value)
+        assert str(error.value).isprintable()
+        assert f"did not finish: {RNN1}" in str(error.value)
         return
     assert write("sweep=s", "study=gradpath") == status
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     page = (locations.figures("gradpath") / "verdicts.md").read_text()
-    for text in (said.out, said.err, page):
+    for text in (captured.out, captured.err, page):
         assert all(line.isprintable() for line in text.split("\n"))
     assert "<script>" not in page
     rows = [line for line in page.split("\n") if line.startswith("| ")][1:]
@@ -320,12 +320,12 @@ def test_nonsense_in_a_run_of_ours(place, capsys, table: str, key: str, value: s
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 4 for row in rows), "as many cells as the table has"
 
 
-def test_runs_of_other_tools_are_passed_over(place, capsys) -> None:
-    foreign = place.client.create_run(place.id, run_name=EVIL, tags={"sweep_id": "s"})
-    place.client.set_terminated(foreign.info.run_id)
+def test_runs_of_other_tools_are_passed_over(swept_store, capsys) -> None:
+    foreign = swept_store.client.create_run(swept_store.id, run_name=HOSTILE_TEXT, tags={"sweep_id": "s"})
+    swept_store.client.set_terminated(foreign.info.run_id)
     for tags in ({}, {"sweep_id": "theirs"}, {"sweep_id": "theirs", "config_hash": "mine"}):
-        run = place.client.create_run(place.id, tags=tags)  # newer than all of ours
-        place.client.set_terminated(run.info.run_id)
+        run = swept_store.client.create_run(swept_store.id, tags=tags)  # newer than all of ours
+        swept_store.client.set_terminated(run.info.run_id)
     assert loader.newest_sweep(None, None) == ("gradpath", "s")
     assert write() == 0
     (line,) = capsys.readouterr().err.splitlines()
@@ -333,31 +333,31 @@ def test_runs_of_other_tools_are_passed_over(place, capsys) -> None:
     assert line.endswith("not a run of gradpath, it has no config_hash")
 
 
-@pytest.mark.parametrize("asked", ["a' or '1'='1", 'a"b', "%", "a`b", "\x1b[2J", "s'", "x" * 5000, "", "ä;--"])
-def test_a_sweep_of_any_name_is_not_there_or_its_own(place, asked: str) -> None:
-    with pytest.raises(store.StoreError) as caught:
-        report.write(report.Report(sweep=asked))
-    assert str(caught.value).isprintable()
-    assert "no finished run" in str(caught.value)
-    if not asked:
+@pytest.mark.parametrize("sweep_id", ["a' or '1'='1", 'a"b', "%", "a`b", "\x1b[2J", "s'", "x" * 5000, "", "ä;--"])
+def test_a_sweep_of_any_name_is_not_there_or_its_own(swept_store, sweep_id: str) -> None:
+    with pytest.raises(store.StoreError) as error:
+        report.write(report.Report(sweep=sweep_id))
+    assert str(error.value).isprintable()
+    assert "no finished run" in str(error.value)
+    if not sweep_id:
         return
-    run = place.runs[RNN1].info.run_id
-    with sqlite3.connect(place.home / "mlruns" / "mlflow.db") as connection:
-        connection.execute("UPDATE tags SET value = ? WHERE key = 'sweep_id' AND run_uuid = ?", (asked, run))
-    assert [r.run_id for r in loader.sweep(None, "gradpath", asked).runs] == [run]
+    run = swept_store.runs[RNN1].info.run_id
+    with sqlite3.connect(swept_store.home / "mlruns" / "mlflow.db") as connection:
+        connection.execute("UPDATE tags SET value = ? WHERE key = 'sweep_id' AND run_uuid = ?", (sweep_id, run))
+    assert [r.run_id for r in loader.sweep(None, "gradpath", sweep_id).runs] == [run]
 
 
-def test_a_sweep_is_found_in_whichever_experiment_it_lies(place) -> None:
+def test_a_sweep_is_found_in_whichever_experiment_it_lies(swept_store) -> None:
     execute(compose.experiment([*POINTS[0], "tracking.experiment=other"]), "later")
     assert loader.newest_sweep(None, None) == ("other", "later")
     assert loader.newest_sweep(None, None, "s") == ("gradpath", "s")
 
 
-def test_a_deleted_experiment_says_so(place) -> None:
-    place.client.delete_experiment(place.id)
-    for asked in (["study=gradpath"], ["study=gradpath", "sweep=s"]):
+def test_a_deleted_experiment_says_so(swept_store) -> None:
+    swept_store.client.delete_experiment(swept_store.id)
+    for overrides in (["study=gradpath"], ["study=gradpath", "sweep=s"]):
         with pytest.raises(store.StoreError, match="study=gradpath: has been deleted in MLflow"):
-            write(*asked)
+            write(*overrides)
 
 
 def test_a_store_that_repeats_its_page_is_not_followed_for_ever() -> None:
@@ -368,30 +368,31 @@ def test_a_store_that_repeats_its_page_is_not_followed_for_ever() -> None:
         list(store.pages(lambda token: Page([1])))
 
 
-def test_a_download_leaves_nothing_behind_and_shows_no_bar(place, tmp_path_factory, monkeypatch, capfd) -> None:
+def test_a_download_leaves_nothing_behind_and_shows_no_bar(swept_store, tmp_path_factory, monkeypatch, capfd) -> None:
     import tempfile
 
-    scratch = tmp_path_factory.mktemp("scratch")
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    moved = elsewhere / "artifacts"
-    (place.home / "mlruns" / "artifacts").rename(moved)
-    with sqlite3.connect(place.home / "mlruns" / "mlflow.db") as connection:  # an address that only MLflow can follow
+    temporary = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    downloads = tmp_path_factory.mktemp("elsewhere")
+    moved = downloads / "artifacts"
+    (swept_store.home / "mlruns" / "artifacts").rename(moved)
+    # An address that only MLflow can follow.
+    with sqlite3.connect(swept_store.home / "mlruns" / "mlflow.db") as connection:
         query = "UPDATE runs SET artifact_uri = 'file://localhost' || ? || '/' || run_uuid || '/artifacts'"
         connection.execute(query, (str(moved),))
-    monkeypatch.setattr(stored_run, "_exists", lambda place: False)
+    monkeypatch.setattr(stored_run, "_exists", lambda path: False)
     assert len(loader.load(None, "gradpath", "s")) == 4
-    assert list(scratch.iterdir()) == []
+    assert list(temporary.iterdir()) == []
     assert capfd.readouterr().err == ""
 
 
-def test_an_artifact_that_is_no_file_is_not_waited_for(place, capsys) -> None:
-    file = file_of(place, RNN1)
+def test_an_artifact_that_is_no_file_is_not_waited_for(swept_store, capsys) -> None:
+    file = artifact_path(swept_store, RNN1)
     file.unlink()
     file.symlink_to("/dev/zero")
-    other = file_of(place, RNN0)
-    other.unlink()
-    os.mkfifo(other)
+    other_artifact = artifact_path(swept_store, RNN0)
+    other_artifact.unlink()
+    os.mkfifo(other_artifact)
     assert write() == 1
     assert capsys.readouterr().err.count("artifact gradients/measurements.npz is not a file\n") == 2
 
@@ -399,16 +400,16 @@ def test_an_artifact_that_is_no_file_is_not_waited_for(place, capsys) -> None:
 # Figures
 
 
-def test_a_figure_that_raises_is_named_and_the_others_are_drawn(place, capsys, monkeypatch) -> None:
-    def broken(self: Any, runs: Any) -> Any:
+def test_a_figure_that_raises_is_named_and_the_others_are_drawn(swept_store, capsys, monkeypatch) -> None:
+    def raise_error(self: Any, runs: Any) -> Any:
         raise KeyError("no\nsuch key\x1b[2J")
 
-    monkeypatch.setattr(Gates, "draw", broken)
+    monkeypatch.setattr(Gates, "draw", raise_error)
     monkeypatch.setattr(report, "_replace", lambda file, content: None)
     assert report.write(compose.report(["figures=[gates,exploding]"])) == 1
-    said = capsys.readouterr()
-    assert said.err == "failed: gates (KeyError: 'no\\nsuch key\\x1b[2J')\n"
-    assert "exploding.png" in said.out
+    captured = capsys.readouterr()
+    assert captured.err == "failed: gates (KeyError: 'no\\nsuch key\\x1b[2J')\n"
+    assert "exploding.png" in captured.out
 
 
 def test_several_figures_are_a_list() -> None:
@@ -416,51 +417,51 @@ def test_several_figures_are_a_list() -> None:
         compose.report(["figures=gates,paths"])
 
 
-@pytest.mark.parametrize("stumbling", [False, True])
-@pytest.mark.parametrize("ended", [signals.Terminated(signal.SIGTERM), KeyboardInterrupt()])
-def test_a_signal_ends_a_report(place, capsys, monkeypatch, ended: BaseException, stumbling: bool) -> None:
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("exception", [signals.Terminated(signal.SIGTERM), KeyboardInterrupt()])
+def test_a_signal_ends_a_report(swept_store, capsys, monkeypatch, exception: BaseException, wrapped: bool) -> None:
     """It is no fault of the figure that it comes in, also where the drawing library makes an error
     of it.
     """
 
-    def broken(self: Any, runs: Any) -> Any:
+    def raise_exception(self: Any, runs: Any) -> Any:
         try:
-            raise ended
+            raise exception
         finally:
-            if stumbling:
+            if wrapped:
                 raise KeyError("Rectangle:kwdoc")
 
-    monkeypatch.setattr(Gates, "draw", broken)
-    with pytest.raises(type(ended)):
+    monkeypatch.setattr(Gates, "draw", raise_exception)
+    with pytest.raises(type(exception)):
         report.write(compose.report(["figures=[gates,exploding]"]))
     assert "failed" not in capsys.readouterr().err
 
 
-def test_a_full_disk_leaves_no_half_file(place, capsys, monkeypatch) -> None:
+def test_a_full_disk_leaves_no_half_file(swept_store, capsys, monkeypatch) -> None:
     folder = locations.figures("gradpath")
     assert report.write(compose.report(["figures=[exploding]"])) == 0
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    contents_before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def full(self: Path, content: bytes) -> int:
+    def write_half(self: Path, content: bytes) -> int:
         with self.open("wb") as file:
             file.write(content[:100])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", write_half)
     capsys.readouterr()
     assert report.write(compose.report(["figures=[exploding]"])) == 1
-    said = capsys.readouterr().err
-    assert said == "failed: verdicts.md (No space left on device), exploding (No space left on device)\n"
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    stderr = capsys.readouterr().err
+    assert stderr == "failed: verdicts.md (No space left on device), exploding (No space left on device)\n"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == contents_before
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(place) -> None:
-    (place.home / "reports").write_text("a file in the way")
+def test_a_folder_that_cannot_be_written_is_one_line(swept_store) -> None:
+    (swept_store.home / "reports").write_text("a file in the way")
     with pytest.raises(store.StoreError, match=r"out=.*/gradpath: cannot be written: Not a directory"):
         write()
-    for out in (f"{place.home}/reports/x", "/proc/none/x", "a" * 300, "/dev/null/x"):
+    for folder in (f"{swept_store.home}/reports/x", "/proc/none/x", "a" * 300, "/dev/null/x"):
         with pytest.raises(store.StoreError, match="cannot be written"):
-            report.write(report.Report(out=out))
+            report.write(report.Report(out=folder))
     with pytest.raises(store.StoreError, match="cannot be written"):
         report.write(report.Report(out="a\0b"))
 
@@ -473,7 +474,7 @@ def test_a_harmless_experiment_has_its_own_name_as_folder(name: str) -> None:
     assert locations.folder_name(name) == name
 
 
-ODD = [
+HOSTILE_NAMES = [
     "..",
     ".",
     "../../../escaped",
@@ -490,7 +491,7 @@ ODD = [
     "x ",
     "con",
 ]
-ODD += [
+HOSTILE_NAMES += [
     "NUL.txt",
     "COM1",
     "lpt9.a.b",
@@ -505,7 +506,7 @@ ODD += [
 ]
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
 def test_an_odd_experiment_stays_in_the_folder(home: Path, name: str) -> None:
     folder = locations.figures(name)
     folder.mkdir(parents=True)
@@ -516,38 +517,38 @@ def test_an_odd_experiment_stays_in_the_folder(home: Path, name: str) -> None:
 
 @given(st.text(max_size=8), st.text(max_size=8))
 @settings(max_examples=300)
-def test_no_two_experiments_share_a_folder(one: str, other: str) -> None:
-    found = locations.folder_name(one)
-    assert (found == locations.folder_name(other)) == (one == other)
-    assert not {"/", "\\", "\0", ":"} & set(found)
-    assert found.strip(" .") == found.rstrip()
-    assert found.isprintable()
+def test_no_two_experiments_share_a_folder(first_name: str, second_name: str) -> None:
+    folder = locations.folder_name(first_name)
+    assert (folder == locations.folder_name(second_name)) == (first_name == second_name)
+    assert not {"/", "\\", "\0", ":"} & set(folder)
+    assert folder.strip(" .") == folder.rstrip()
+    assert folder.isprintable()
 
 
-def test_the_report_of_an_escaping_experiment_stays_in_the_reports_folder(place, capsys) -> None:
-    with sqlite3.connect(place.home / "mlruns" / "mlflow.db") as connection:
+def test_the_report_of_an_escaping_experiment_stays_in_the_reports_folder(swept_store, capsys) -> None:
+    with sqlite3.connect(swept_store.home / "mlruns" / "mlflow.db") as connection:
         connection.execute("UPDATE experiments SET name = '../../../escaped\x1b[2J' WHERE name = 'gradpath'")
-    before = set(place.home.parent.rglob("verdicts.md"))
+    paths_before = set(swept_store.home.parent.rglob("verdicts.md"))
     assert write() == 0
-    (page,) = set(place.home.parent.rglob("verdicts.md")) - before
-    assert page.parent.parent == place.home / "reports" / "figures"
+    (page,) = set(swept_store.home.parent.rglob("verdicts.md")) - paths_before
+    assert page.parent.parent == swept_store.home / "reports" / "figures"
     assert capsys.readouterr().out.startswith("4 runs of sweep s, experiment ../../../escaped\\x1b[2J\n")
     assert [name for name, _ in ui.links(None, "http://x")] == ["../../../escaped\\x1b[2J"]
 
 
-def test_a_link_that_leads_out_is_not_followed(place, tmp_path_factory) -> None:
-    outside = tmp_path_factory.mktemp("outside")
+def test_a_link_that_leads_out_is_not_followed(swept_store, tmp_path_factory) -> None:
+    outside_folder = tmp_path_factory.mktemp("outside")
     locations.figures().mkdir(parents=True)
-    locations.figures("gradpath").symlink_to(outside)
+    locations.figures("gradpath").symlink_to(outside_folder)
     with pytest.raises(store.StoreError, match="leads out of the reports' folder"):
         write()
     locations.figures("gradpath").unlink()
     locations.figures("gradpath").mkdir()
-    (outside / "theirs").write_text("theirs")
-    (locations.figures("gradpath") / "verdicts.md").symlink_to(outside / "theirs")
+    (outside_folder / "theirs").write_text("theirs")
+    (locations.figures("gradpath") / "verdicts.md").symlink_to(outside_folder / "theirs")
     assert write() == 0
-    assert (outside / "theirs").read_text() == "theirs"
-    assert [path.name for path in outside.iterdir()] == ["theirs"]
+    assert (outside_folder / "theirs").read_text() == "theirs"
+    assert [path.name for path in outside_folder.iterdir()] == ["theirs"]
 
 
 # Any tags at all
@@ -556,21 +557,25 @@ def test_a_link_that_leads_out_is_not_followed(place, tmp_path_factory) -> None:
 @given(
     st.dictionaries(
         st.sampled_from(["config_hash", "sweep_id", "verdict", "verdict_reason", "diverged_at_step", "arm", "x"]),
-        st.text(max_size=12) | st.sampled_from(["0", "1e3", "-0", "٣", "solved", "0" * 12, "s", EVIL]),
+        st.text(max_size=12) | st.sampled_from(["0", "1e3", "-0", "٣", "solved", "0" * 12, "s", HOSTILE_TEXT]),
     ),
     st.none() | st.text(max_size=12),
     st.sampled_from(["FINISHED", "FAILED", "RUNNING", "SCHEDULED", "KILLED", "NONSENSE"]),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_tags_are_drawn_or_named(place, monkeypatch, tags: dict[str, str], name: str | None, status: str) -> None:
+def test_any_tags_are_drawn_or_named(
+    swept_store, monkeypatch, tags: dict[str, str], name: str | None, status: str
+) -> None:
     """A fifth run in the sweep, or one of the four changed."""
-    odd = SimpleNamespace(info=SimpleNamespace(**dict(place.runs[RNN1].info) | {"run_name": name, "status": status}))
-    odd.data = SimpleNamespace(tags=place.runs[RNN1].data.tags | tags, params={})
-    others = [run for key, run in place.runs.items() if key != RNN1]
-    monkeypatch.setattr(loader, "_search", lambda client, experiment, sweep: [*others, odd])
-    found = loader.sweep(None, "gradpath", "s")
-    assert len(found.runs) >= 3
-    lines = [*found.damaged, *found.passed_over, *found.missing.values(), *report.verdicts(found.runs)]
+    odd = SimpleNamespace(
+        info=SimpleNamespace(**dict(swept_store.runs[RNN1].info) | {"run_name": name, "status": status})
+    )
+    odd.data = SimpleNamespace(tags=swept_store.runs[RNN1].data.tags | tags, params={})
+    other_runs = [run for key, run in swept_store.runs.items() if key != RNN1]
+    monkeypatch.setattr(loader, "_search", lambda client, experiment, sweep: [*other_runs, odd])
+    loaded = loader.sweep(None, "gradpath", "s")
+    assert len(loaded.runs) >= 3
+    lines = [*loaded.damaged, *loaded.passed_over, *loaded.missing.values(), *report.verdicts(loaded.runs)]
     assert all(line.isprintable() for line in lines)
-    assert np.isfinite([run.diverged_at or 0 for run in found.runs]).all()
-    assert common.groups(found.runs)
+    assert np.isfinite([run.diverged_at or 0 for run in loaded.runs]).all()
+    assert common.groups(loaded.runs)

@@ -19,9 +19,16 @@ from gradpath.training import loop
 from gradpath.training.loop import Step, train, train_seeds
 
 SMALL = ["task.length=30", "train.batch_size=7", "train.eval_size=20", "train.steps=12"]
-WILD = ["arm=rnn", "cell.activation=relu", "init=orthogonal", "init.gain=1.1", "optimizer=sgd", "optimizer.lr=0.03"]
+DIVERGING = [
+    "arm=rnn",
+    "cell.activation=relu",
+    "init=orthogonal",
+    "init.gain=1.1",
+    "optimizer=sgd",
+    "optimizer.lr=0.03",
+]
 """Overrides with which some seeds diverge, at different steps."""
-OF_THE_WRITING = {"sweep_id", "attempt", "heartbeat"}
+PER_WRITE_TAGS = {"sweep_id", "attempt", "heartbeat"}
 """Tags that tell who has written a run, and when, and nothing of the run."""
 
 
@@ -43,40 +50,40 @@ OF_THE_WRITING = {"sweep_id", "attempt", "heartbeat"}
 def test_side_by_side_is_bit_identical_to_one_by_one(
     overrides: list[str], threads: int, hidden: int, dtype: str
 ) -> None:
-    one = compose.experiment([*SMALL, *overrides, f"cell.hidden_size={hidden}", f"train.dtype={dtype}"])
-    experiments = [replace(one, seed=seed) for seed in range(5)]
-    together = list(train_seeds(experiments, threads))
+    base_experiment = compose.experiment([*SMALL, *overrides, f"cell.hidden_size={hidden}", f"train.dtype={dtype}"])
+    experiments = [replace(base_experiment, seed=seed) for seed in range(5)]
+    side_by_side = list(train_seeds(experiments, threads))
     for index, experiment in enumerate(experiments):
-        alone = [signature(step) for step in train(experiment)]
-        assert [signature(steps[index]) for steps in together] == alone
+        one_by_one = [signature(step) for step in train(experiment)]
+        assert [signature(steps[index]) for steps in side_by_side] == one_by_one
 
 
 @pytest.mark.parametrize("threads", [1, 2, 6])
-@pytest.mark.parametrize("together", [1, 2, 6])
+@pytest.mark.parametrize("seed_count", [1, 2, 6])
 def test_a_seed_that_diverges_drops_out_and_leaves_the_others_as_they_are(
-    monkeypatch, together: int, threads: int
+    monkeypatch, seed_count: int, threads: int
 ) -> None:
     """However many are differentiated at once."""
-    monkeypatch.setattr(loop, "CHUNK_ELEMENTS", together * 30 * 7 * 64)
-    one = compose.experiment([*SMALL, *WILD, "train.steps=40"])
-    experiments = [replace(one, seed=seed) for seed in range(6)]
+    monkeypatch.setattr(loop, "CHUNK_ELEMENTS", seed_count * 30 * 7 * 64)
+    base_experiment = compose.experiment([*SMALL, *DIVERGING, "train.steps=40"])
+    experiments = [replace(base_experiment, seed=seed) for seed in range(6)]
     side_by_side = list(train_seeds(experiments, threads))
     ends = {index: sum(index in steps for steps in side_by_side) for index in range(6)}
     assert len(set(ends.values())) > 1, "the seeds are meant to end at different steps"
     for index, experiment in enumerate(experiments):
-        alone = list(train(experiment))
-        assert len(alone) == ends[index]
-        found = [steps[index].loss for steps in side_by_side if index in steps]
-        assert [repr(step.loss) for step in alone] == [repr(loss) for loss in found]
+        one_by_one = list(train(experiment))
+        assert len(one_by_one) == ends[index]
+        losses = [steps[index].loss for steps in side_by_side if index in steps]
+        assert [repr(step.loss) for step in one_by_one] == [repr(loss) for loss in losses]
 
 
 def test_only_the_seed_may_differ() -> None:
-    one = compose.experiment(SMALL)
+    base_experiment = compose.experiment(SMALL)
     with pytest.raises(ValueError, match="seed only"):
-        next(train_seeds([one, compose.experiment([*SMALL, "optimizer.lr=0.1"])]))
+        next(train_seeds([base_experiment, compose.experiment([*SMALL, "optimizer.lr=0.1"])]))
 
 
-def stored(recorder: Recorder) -> dict[str, object]:
+def stored_values(recorder: Recorder) -> dict[str, object]:
     """Everything that MLflow holds of a run but times, ids and the sweep."""
     client, run = recorder.client, recorder.client.get_run(recorder.run_id)
     folder = Path(client.download_artifacts(recorder.run_id, ""))
@@ -86,7 +93,7 @@ def stored(recorder: Recorder) -> dict[str, object]:
     return {
         "name, status": (run.info.run_name, run.info.status),
         "params": run.data.params,
-        "tags": {key: value for key, value in run.data.tags.items() if key not in OF_THE_WRITING},
+        "tags": {key: value for key, value in run.data.tags.items() if key not in PER_WRITE_TAGS},
         "metrics": {key: [(point.step, point.value) for point in history] for key, history in histories.items()},
         "arrays": {key: (value.dtype, value.shape, value.tobytes()) for key, value in arrays.items()},
         "files": {name: path.read_bytes() for name, path in files.items()},
@@ -95,17 +102,19 @@ def stored(recorder: Recorder) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     ("overrides", "diverged"),
-    [(["arm=clipped_lstm"], {"false"}), (["task=copy", "task.length=9"], {"false"}), (WILD, {"true", "false"})],
+    [(["arm=clipped_lstm"], {"false"}), (["task=copy", "task.length=9"], {"false"}), (DIVERGING, {"true", "false"})],
 )
 def test_each_is_stored_as_if_it_had_run_alone(home: Path, overrides: list[str], diverged: set[str]) -> None:
     overrides = [*SMALL, *overrides, "train.eval_every=5", "train.steps=40"]
-    together = [
-        stored(recorder) for recorder in execute_seeds(compose.experiments([*overrides, "seed=[3,0,1,2]"]), "s")
+    side_by_side = [
+        stored_values(recorder) for recorder in execute_seeds(compose.experiments([*overrides, "seed=[3,0,1,2]"]), "s")
     ]
-    alone = [stored(execute(compose.experiment([*overrides, f"seed={seed}"]), "t")) for seed in (3, 0, 1, 2)]
-    assert together == alone
-    assert len({str(run["arrays"]) for run in together}) == 4
-    assert {run["tags"]["diverged"] for run in together} == diverged  # type: ignore[index]
+    one_by_one = [
+        stored_values(execute(compose.experiment([*overrides, f"seed={seed}"]), "t")) for seed in (3, 0, 1, 2)
+    ]
+    assert side_by_side == one_by_one
+    assert len({str(run["arrays"]) for run in side_by_side}) == 4
+    assert {run["tags"]["diverged"] for run in side_by_side} == diverged  # type: ignore[index]
 
 
 def test_a_seed_that_has_diverged_is_finished_while_the_others_go_on(home: Path, monkeypatch) -> None:
@@ -119,11 +128,11 @@ def test_a_seed_that_has_diverged_is_finished_while_the_others_go_on(home: Path,
 
     monkeypatch.setattr(Recorder, "record", record)
     with pytest.raises(KeyboardInterrupt):
-        execute_seeds(compose.experiments([*SMALL, *WILD, "train.steps=40", "seed=0..3"]), "s")
-    found = statuses()
+        execute_seeds(compose.experiments([*SMALL, *DIVERGING, "train.steps=40", "seed=0..3"]), "s")
+    run_statuses = statuses()
     assert len(diverged) == 1
-    assert found.pop(diverged[0]) == "FINISHED"
-    assert list(found.values()) == ["KILLED"] * 3
+    assert run_statuses.pop(diverged[0]) == "FINISHED"
+    assert list(run_statuses.values()) == ["KILLED"] * 3
 
 
 def statuses() -> dict[int, str]:
@@ -133,16 +142,16 @@ def statuses() -> dict[int, str]:
     return {int(run.info.run_name.rpartition(" ")[2]): run.info.status for run in runs}
 
 
-def on_call(monkeypatch: pytest.MonkeyPatch, method: str, number: int, action: Callable[[], None]) -> None:
+def act_on_call(monkeypatch: pytest.MonkeyPatch, method: str, number: int, action: Callable[[], None]) -> None:
     """Does something in the middle of a call to the store, the ``number``-th of its kind."""
     call, calls = getattr(MlflowClient, method), []
 
     def replaced(*arguments, **keywords):
-        done = call(*arguments, **keywords)
-        calls.append(done)
+        result = call(*arguments, **keywords)
+        calls.append(result)
         if len(calls) == number:
             action()
-        return done
+        return result
 
     monkeypatch.setattr(MlflowClient, method, replaced)
 
@@ -151,12 +160,12 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def fail() -> None:
+def raise_store_error() -> None:
     raise OSError("disk full")
 
 
 SIGNAL = (terminate, Terminated, "KILLED")
-ERROR = (fail, store.StoreError, "FAILED")
+ERROR = (raise_store_error, store.StoreError, "FAILED")
 
 
 @pytest.mark.parametrize(
@@ -179,21 +188,21 @@ def test_all_runs_are_closed_at_whatever_moment_they_end(
     one.
     """
     action, kind, status = ending
-    on_call(monkeypatch, method, number, action)
+    act_on_call(monkeypatch, method, number, action)
     with pytest.raises(kind):
         execute_seeds(compose.experiments([*SMALL, "seed=0..2"]), "s")
-    found = list(statuses().values())
-    assert [found.count(status), found.count("FINISHED")] == expected
-    assert len(found) == sum(expected)
+    run_statuses = list(statuses().values())
+    assert [run_statuses.count(status), run_statuses.count("FINISHED")] == expected
+    assert len(run_statuses) == sum(expected)
 
 
 def test_what_was_measured_before_an_error_is_kept_for_every_seed(home: Path, monkeypatch) -> None:
-    original, seen = Recorder.record, []
+    original, recorded_steps = Recorder.record, []
 
     def record(self: Recorder, step: Step) -> None:
         original(self, step)
-        seen.append(step)
-        if len(seen) == 8:
+        recorded_steps.append(step)
+        if len(recorded_steps) == 8:
             raise ZeroDivisionError("on purpose")
 
     monkeypatch.setattr(Recorder, "record", record)
@@ -206,19 +215,21 @@ def test_what_was_measured_before_an_error_is_kept_for_every_seed(home: Path, mo
 
 
 def test_one_display_for_all(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    experiments = compose.experiments([*SMALL, *WILD, "train.steps=40", "seed=0..3"])
+    experiments = compose.experiments([*SMALL, *DIVERGING, "train.steps=40", "seed=0..3"])
     execute_seeds(experiments, "s", "[5-8/12]")
-    said = capsys.readouterr().err.splitlines()
+    stderr_lines = capsys.readouterr().err.splitlines()
     ends = {e.seed: list(train(e))[-1] for e in experiments}
-    for seed, end in ends.items():
-        line = f"[5-8/12] rnn · adding T=30 · seed {seed}: diverged at step {end.step}: loss or gradient is not finite"
-        assert (line in said) == end.diverged
-    whole = [end for end in ends.values() if not end.diverged]
-    assert 0 < len(whole) < 4
-    loss, test = (np.median(of) for of in ([e.loss for e in whole], [e.evaluation.loss for e in whole]))  # type: ignore[union-attr]
+    for seed, final_step in ends.items():
+        name = f"[5-8/12] rnn · adding T=30 · seed {seed}"
+        line = f"{name}: diverged at step {final_step.step}: loss or gradient is not finite"
+        assert (line in stderr_lines) == final_step.diverged
+    finished = [final_step for final_step in ends.values() if not final_step.diverged]
+    assert 0 < len(finished) < 4
+    loss = np.median([step.loss for step in finished])
+    test_loss = np.median([step.evaluation.loss for step in finished])  # type: ignore[union-attr]
     name = "[5-8/12] rnn · adding T=30 · 4 seeds"
-    assert said[-1] == f"{name}: median test loss {test:.4g}, 0 of 4 solved"
-    (last,) = [line for line in said if line.startswith(f"{name}: step 40/40, median loss {loss:.4g}, ")]
-    assert f", {4 - len(whole)} of 4 diverged, " in last
-    assert sum(": loop over time: " in line for line in said) == 1
-    assert len(said) == 3 + 4 - len(whole)
+    assert stderr_lines[-1] == f"{name}: median test loss {test_loss:.4g}, 0 of 4 solved"
+    (last_line,) = [line for line in stderr_lines if line.startswith(f"{name}: step 40/40, median loss {loss:.4g}, ")]
+    assert f", {4 - len(finished)} of 4 diverged, " in last_line
+    assert sum(": loop over time: " in line for line in stderr_lines) == 1
+    assert len(stderr_lines) == 3 + 4 - len(finished)

@@ -43,8 +43,10 @@ print("loaded", *(module for module in {HEAVY} if module in sys.modules))
 
 
 def lines(script: str, *arguments: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=PATIENCE)
-    return [line for line in done.stdout.splitlines() if line.startswith(("loaded", "collects", "ended"))]
+    completed = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=PATIENCE
+    )
+    return [line for line in completed.stdout.splitlines() if line.startswith(("loaded", "collects", "ended"))]
 
 
 def test_the_first_training_step_needs_nothing_that_draws(home: Path) -> None:
@@ -71,16 +73,16 @@ def test_what_trains_nothing_loads_nothing_heavy(home: Path, arguments: list[str
 
 
 def test_the_schemas_are_registered_once_however_many_points_there_are(monkeypatch) -> None:
-    stored: list[str] = []
+    registrations: list[str] = []
     store = ConfigStore.store
 
     def counted(self: ConfigStore, name: str, *arguments, **keywords) -> None:
-        stored.append(name)
+        registrations.append(name)
         store(self, name, *arguments, **keywords)
 
     monkeypatch.setattr(ConfigStore, "store", counted)
     compose.experiment(["seed=1"])
-    first = len(stored)
+    count_after_first = len(registrations)
     for seed in range(2, 4):
         compose.experiment([f"seed={seed}"])
-    assert len(stored) == first
+    assert len(registrations) == count_after_first

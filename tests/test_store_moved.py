@@ -18,10 +18,10 @@ FOREIGN = ["s3://bucket/runs", "hdfs://host/runs/artifacts", "mlflow-artifacts:/
 @pytest.fixture
 def folder(tmp_path: Path, migrated_database: Path) -> Path:
     """A folder with an empty store in it."""
-    place = tmp_path / "original"
-    place.mkdir()
-    shutil.copy(migrated_database, place / "mlflow.db")
-    return place
+    original_folder = tmp_path / "original"
+    original_folder.mkdir()
+    shutil.copy(migrated_database, original_folder / "mlflow.db")
+    return original_folder
 
 
 def uri(folder: Path) -> str:
@@ -36,7 +36,7 @@ def record(folder: Path, name: str = "gradpath") -> str:
     return run_id
 
 
-def written(folder: Path) -> set[str]:
+def artifact_folders(folder: Path) -> set[str]:
     """The runs whose artifact lies in a store's own folder."""
     return {path.parents[1].name for path in folder.glob("artifacts/*/artifacts/note.txt")}
 
@@ -44,10 +44,10 @@ def written(folder: Path) -> set[str]:
 def rows(folder: Path) -> tuple[list, list, list]:
     """Everything about places that a database holds."""
     with sqlite3.connect(folder / "mlflow.db") as database:
-        ask = database.execute
-        runs = ask("SELECT run_uuid, artifact_uri FROM runs ORDER BY run_uuid").fetchall()
-        places = ask("SELECT name, artifact_location FROM experiments ORDER BY name").fetchall()
-        return runs, places, ask("SELECT key, value FROM experiment_tags ORDER BY key").fetchall()
+        execute = database.execute
+        runs = execute("SELECT run_uuid, artifact_uri FROM runs ORDER BY run_uuid").fetchall()
+        locations = execute("SELECT name, artifact_location FROM experiments ORDER BY name").fetchall()
+        return runs, locations, execute("SELECT key, value FROM experiment_tags ORDER BY key").fetchall()
 
 
 def as_version_0_1(folder: Path) -> None:
@@ -57,39 +57,41 @@ def as_version_0_1(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["", "0.1"])
-@pytest.mark.parametrize("way", ["moved", "copied", "linked", "without artifacts"])
-def test_new_artifacts_go_where_the_store_is(folder: Path, tmp_path: Path, way: str, old: bool) -> None:
-    first = record(folder)
+@pytest.mark.parametrize("move", ["moved", "copied", "linked", "without artifacts"])
+def test_new_artifacts_go_where_the_store_is(folder: Path, tmp_path: Path, move: str, old: bool) -> None:
+    first_run = record(folder)
     if old:
         as_version_0_1(folder)
-    place = tmp_path / "other"
-    if way == "moved":
-        folder.rename(place)
-    elif way == "linked":
-        place.symlink_to(folder)
+    other_folder = tmp_path / "other"
+    if move == "moved":
+        folder.rename(other_folder)
+    elif move == "linked":
+        other_folder.symlink_to(folder)
     else:
-        shutil.copytree(folder, place, ignore=shutil.ignore_patterns("artifacts") if "without" in way else None)
-    before = rows(folder) if way in ("copied", "without artifacts") else None
-    second = record(place)
-    assert written(place) == ({second} if "without" in way else {first, second})
-    client = store.connect(uri(place))
-    assert [Path(client.download_artifacts(run, "note.txt")).read_text() for run in (first, second)] == ["measured"] * 2
-    if before is not None:
-        assert rows(folder) == before
-        assert written(folder) == {first}
-        third = record(folder)
-        assert written(folder) == {first, third}
+        shutil.copytree(folder, other_folder, ignore=shutil.ignore_patterns("artifacts") if "without" in move else None)
+    rows_before = rows(folder) if move in ("copied", "without artifacts") else None
+    second_run = record(other_folder)
+    assert artifact_folders(other_folder) == ({second_run} if "without" in move else {first_run, second_run})
+    client = store.connect(uri(other_folder))
+    assert [Path(client.download_artifacts(run, "note.txt")).read_text() for run in (first_run, second_run)] == [
+        "measured"
+    ] * 2
+    if rows_before is not None:
+        assert rows(folder) == rows_before
+        assert artifact_folders(folder) == {first_run}
+        third_run = record(folder)
+        assert artifact_folders(folder) == {first_run, third_run}
 
 
 def test_moved_twice_and_back(folder: Path, tmp_path: Path) -> None:
-    runs, place = [record(folder)], folder
+    runs, current_folder = [record(folder)], folder
     for name in ("a", "b c%20d#?", "original"):
-        place = place.rename(tmp_path / name)
-        client = store.connect(store.tracking_uri(None) if name == "" else named(place))
+        current_folder = current_folder.rename(tmp_path / name)
+        client = store.connect(store.tracking_uri(None) if name == "" else named(current_folder))
         run_id = client.create_run(store.experiment_id(client, "gradpath")).info.run_id
         client.log_text(run_id, "measured", "note.txt")
         runs.append(run_id)
-        assert written(place) == set(runs)
+        assert artifact_folders(current_folder) == set(runs)
         for run in runs:
             assert Path(client.download_artifacts(run, "note.txt")).read_text() == "measured"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["original"]
@@ -106,40 +108,40 @@ def test_an_experiment_whose_artifacts_lie_elsewhere_stays_as_it_is(folder: Path
     client = store.connect(uri(folder))
     foreign = client.create_experiment("theirs", artifact_location=location)
     runs = [client.create_run(foreign).info.run_id for _ in range(2)]
-    before = rows(folder)
+    rows_before = rows(folder)
     assert store.experiment_id(client, "theirs") == foreign
-    assert rows(folder) == before
+    assert rows(folder) == rows_before
     # Not even where a folder beside the database has the name of the whole location.
     (folder / "artifacts" / "theirs").mkdir(parents=True)
     store.experiment_id(client, "theirs")
     assert {run for run, _ in rows(folder)[0]} == set(runs)
-    assert rows(folder) == before
+    assert rows(folder) == rows_before
 
 
 @pytest.mark.parametrize("location", [*FOREIGN, "LOCAL"])
 def test_a_moved_store_takes_only_its_own_experiment_along(folder: Path, tmp_path: Path, location: str) -> None:
-    ours = record(folder)
+    own_run = record(folder)
     client = store.connect(uri(folder))
     location = location.replace("LOCAL", str(tmp_path / "theirs" / "artifacts"))
     foreign = client.create_experiment("theirs", artifact_location=location)
-    theirs = client.create_run(foreign).info.run_id
-    place = folder.rename(tmp_path / "other")
-    record(place)
-    runs, experiments, _ = rows(place)
-    assert dict(runs)[theirs] == f"{location}/{theirs}/artifacts"
+    foreign_run = client.create_run(foreign).info.run_id
+    moved_folder = folder.rename(tmp_path / "other")
+    record(moved_folder)
+    runs, experiments, _ = rows(moved_folder)
+    assert dict(runs)[foreign_run] == f"{location}/{foreign_run}/artifacts"
     assert dict(experiments)["theirs"] == location
-    assert dict(runs)[ours] == f"{place}/artifacts/{ours}/artifacts"
-    assert dict(experiments)["gradpath"] == f"{place}/artifacts"
+    assert dict(runs)[own_run] == f"{moved_folder}/artifacts/{own_run}/artifacts"
+    assert dict(experiments)["gradpath"] == f"{moved_folder}/artifacts"
 
 
 def test_a_location_that_somebody_has_changed_since_is_no_longer_ours(folder: Path, tmp_path: Path) -> None:
     record(folder)
     with sqlite3.connect(folder / "mlflow.db") as database:
         database.execute("UPDATE experiments SET artifact_location = '/mnt/share/artifacts' WHERE name = 'gradpath'")
-    before = rows(folder)
+    rows_before = rows(folder)
     client = store.connect(uri(folder))
     store.experiment_id(client, "gradpath")
-    assert rows(folder) == before
+    assert rows(folder) == rows_before
 
 
 def test_a_run_is_moved_by_its_own_folder_only(folder: Path, tmp_path: Path) -> None:
@@ -147,10 +149,10 @@ def test_a_run_is_moved_by_its_own_folder_only(folder: Path, tmp_path: Path) -> 
     where it is.
     """
     runs = [record(folder), record(folder)]
-    place = tmp_path / "other"
-    shutil.copytree(folder, place)
-    shutil.rmtree(place / "artifacts" / runs[0])
-    record(place)
-    found = dict(rows(place)[0])
-    assert found[runs[0]] == f"{folder}/artifacts/{runs[0]}/artifacts"
-    assert found[runs[1]] == f"{place}/artifacts/{runs[1]}/artifacts"
+    other_folder = tmp_path / "other"
+    shutil.copytree(folder, other_folder)
+    shutil.rmtree(other_folder / "artifacts" / runs[0])
+    record(other_folder)
+    locations = dict(rows(other_folder)[0])
+    assert locations[runs[0]] == f"{folder}/artifacts/{runs[0]}/artifacts"
+    assert locations[runs[1]] == f"{other_folder}/artifacts/{runs[1]}/artifacts"

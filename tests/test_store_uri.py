@@ -46,13 +46,13 @@ def test_a_run_in_a_folder_of_any_name(tmp_path: Path, migrated_database: Path, 
         assert store.tracking_uri(store.tracking_uri(None)) == store.tracking_uri(None)
         assert store.sqlite_file(store.tracking_uri(None)) == home / "mlruns" / "mlflow.db"
     assert {path.name for path in tmp_path.iterdir()} == set(FOLDERS)
-    said = capsys.readouterr()
-    assert "View run" not in said.out + said.err
-    assert "waiting" not in said.err
+    captured = capsys.readouterr()
+    assert "View run" not in captured.out + captured.err
+    assert "waiting" not in captured.err
 
 
 @pytest.mark.parametrize(
-    ("uri", "why"),
+    ("uri", "reason"),
     [
         ("sqlite:///:memory:", "must name a file"),
         ("sqlite://", "must name a file"),
@@ -74,16 +74,16 @@ def test_a_run_in_a_folder_of_any_name(tmp_path: Path, migrated_database: Path, 
     ],
 )
 @pytest.mark.parametrize("key", ["tracking.uri", "MLFLOW_TRACKING_URI"])
-def test_a_store_that_cannot_be_is_refused(uri: str, why: str, key: str, monkeypatch) -> None:
+def test_a_store_that_cannot_be_is_refused(uri: str, reason: str, key: str, monkeypatch) -> None:
     if key != "tracking.uri":
         if not uri:
             return  # an empty variable is none
         monkeypatch.setenv(key, uri)
-    with pytest.raises(store.StoreError) as told:
+    with pytest.raises(store.StoreError) as error:
         store.tracking_uri(uri if key == "tracking.uri" else None)
-    assert str(told.value).startswith(f"{key}=")
-    assert why in str(told.value)
-    assert "pa55" not in str(told.value)
+    assert str(error.value).startswith(f"{key}=")
+    assert reason in str(error.value)
+    assert "pa55" not in str(error.value)
 
 
 def test_what_is_no_file_is_not_replaced_by_a_database(tmp_path: Path, monkeypatch) -> None:
@@ -94,11 +94,11 @@ def test_what_is_no_file_is_not_replaced_by_a_database(tmp_path: Path, monkeypat
         (tmp_path / name).symlink_to("/no/such/disk/x.db")
     (tmp_path / "loop.db").symlink_to(tmp_path / "loop.db")
     monkeypatch.setenv("GRADPATH_HOME", str(tmp_path))
-    before = sorted(tmp_path.rglob("*"))
+    paths_before = sorted(tmp_path.rglob("*"))
     for path in (*(tmp_path / f"{name}.db" for name in ("pipe", "link", "loop")), None):
         with pytest.raises(store.StoreError, match=r"must name a file"):
             store.connect(None if path is None else f"sqlite:///{path}", timeout=0.1)
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted(tmp_path.rglob("*")) == paths_before
 
 
 def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch) -> None:
@@ -116,10 +116,10 @@ def test_the_environment_says_where_results_go_unless_the_user_does(
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_TOKEN"):
         monkeypatch.setenv(name, "nonsense://12345")
     execute(compose.experiment(TINY), "a")
-    given = ["tracking.experiment=given", f"tracking.uri=sqlite:///{tmp_path}/given.db"]
-    execute(compose.experiment([*TINY, *given]), "b")
+    overrides = ["tracking.experiment=given", f"tracking.uri=sqlite:///{tmp_path}/given.db"]
+    execute(compose.experiment([*TINY, *overrides]), "b")
     assert loader.newest_sweep(None, None) == ("of the environment", "a")
-    assert loader.newest_sweep(given[1].partition("=")[2], None) == ("given", "b")
+    assert loader.newest_sweep(overrides[1].partition("=")[2], None) == ("given", "b")
     assert compose.experiment(["+experiment=demo", *TINY]).tracking.experiment == "demo", "a study has its own"
     assert [name for name, _ in ui.links(None, "")] == ["of the environment"]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -134,13 +134,13 @@ def test_the_environment_says_where_results_go_unless_the_user_does(
 def test_readers_create_nothing(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("GRADPATH_HOME", str(tmp_path / "home"))
     (tmp_path / "empty.db").touch()
-    for given in (None, f"sqlite:///{tmp_path}/no/such/store.db", f"sqlite:///{tmp_path}/empty.db"):
-        for read in (loader.newest_sweep, loader.load, loader.outcomes):
+    for uri in (None, f"sqlite:///{tmp_path}/no/such/store.db", f"sqlite:///{tmp_path}/empty.db"):
+        for reader in (loader.newest_sweep, loader.load, loader.outcomes):
             with pytest.raises(store.StoreError, match=r"no such store|holds no MLflow store"):
-                read(given, *["gradpath", "s"][: 1 if read is loader.newest_sweep else 2])  # type: ignore[operator]
-        if given is not None:
+                reader(uri, *["gradpath", "s"][: 1 if reader is loader.newest_sweep else 2])  # type: ignore[operator]
+        if uri is not None:
             with pytest.raises(store.StoreError, match=r"no such store|holds no MLflow store"):
-                ui.links(given, "")
+                ui.links(uri, "")
     assert [path.name for path in tmp_path.iterdir()] == ["empty.db"]
     assert (tmp_path / "empty.db").stat().st_size == 0
 
@@ -160,24 +160,24 @@ def test_after_a_run_the_file_alone_holds_it(home: Path, tmp_path_factory) -> No
         assert database.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
     database.close()
     file = recorded(home)
-    alone = tmp_path_factory.mktemp("copy") / "alone.db"
-    shutil.copy(file, alone)
-    with sqlite3.connect(alone) as copy:
+    copied_file = tmp_path_factory.mktemp("copy") / "alone.db"
+    shutil.copy(file, copied_file)
+    with sqlite3.connect(copied_file) as copy:
         assert copy.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]
     assert not file.with_name("mlflow.db-wal").exists()
     assert not store_uri.in_wal_mode(file)
 
 
 def test_while_another_program_has_a_store_in_wal_mode_the_file_is_whole_too(home: Path, tmp_path_factory) -> None:
-    other = sqlite3.connect(home / "mlruns" / "mlflow.db")
-    other.execute("PRAGMA journal_mode=WAL")
-    other.execute("SELECT * FROM runs").fetchall()
+    connection = sqlite3.connect(home / "mlruns" / "mlflow.db")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("SELECT * FROM runs").fetchall()
     file = recorded(home)
-    alone = tmp_path_factory.mktemp("copy") / "alone.db"
-    shutil.copy(file, alone)
-    with sqlite3.connect(alone) as copy:
+    copied_file = tmp_path_factory.mktemp("copy") / "alone.db"
+    shutil.copy(file, copied_file)
+    with sqlite3.connect(copied_file) as copy:
         assert copy.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]
-    other.close()
+    connection.close()
 
 
 @pytest.mark.parametrize("mode", ["DELETE", "WAL", "WAL, and a writer was killed"])
@@ -186,27 +186,29 @@ def test_a_store_where_nothing_can_be_written_is_read(home: Path, tmp_path_facto
     permission, so the answer of the system call is replaced.)
     """
     file = recorded(home)
-    place = tmp_path_factory.mktemp("medium")
+    medium = tmp_path_factory.mktemp("medium")
     database = sqlite3.connect(file)
     database.execute(f"PRAGMA journal_mode={mode.partition(',')[0]}")
     database.execute("UPDATE runs SET name = 'the newest'")
     database.commit()
     if "killed" in mode:
-        shutil.copy(file.with_name("mlflow.db-wal"), place)
-        shutil.copy(file, place)
+        shutil.copy(file.with_name("mlflow.db-wal"), medium)
+        shutil.copy(file, medium)
     database.close()
     if "killed" not in mode:
-        shutil.copy(file, place)
-    before = {path.name: path.read_bytes() for path in place.iterdir()}
-    monkeypatch.setattr(os, "access", lambda path, how: not (how & os.W_OK and Path(path).is_relative_to(place)))
-    assert names(place / "mlflow.db") == ["the newest"]
-    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+        shutil.copy(file, medium)
+    contents_before = {path.name: path.read_bytes() for path in medium.iterdir()}
+    monkeypatch.setattr(
+        os, "access", lambda path, access_mode: not (access_mode & os.W_OK and Path(path).is_relative_to(medium))
+    )
+    assert names(medium / "mlflow.db") == ["the newest"]
+    assert {path.name: path.read_bytes() for path in medium.iterdir()} == contents_before
     with pytest.raises(store.StoreError, match="cannot be written: the file or its folder is read-only"):
-        store.connect(f"sqlite:///{place}/mlflow.db")
+        store.connect(f"sqlite:///{medium}/mlflow.db")
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "redacted"),
     [
         ("postgresql://us:pa55@host/db", "postgresql://us:***@host/db"),
         ("postgresql://us:pa55@w/or@d@host/db?password=pa55", "postgresql://us:***@host/db?password=***"),
@@ -218,14 +220,14 @@ def test_a_store_where_nothing_can_be_written_is_read(home: Path, tmp_path_facto
         ("http://host:5000/a and sqlite:////a/b.db", "http://host:5000/a and sqlite:////a/b.db"),
     ],
 )
-def test_no_password_is_shown(text: str, shown: str) -> None:
-    assert store.masked(text) == shown
+def test_no_password_is_shown(text: str, redacted: str) -> None:
+    assert store.masked(text) == redacted
 
 
 def test_the_password_of_a_store_is_found_in_any_text() -> None:
     uri = "postgresql://us:p%40ss%2Fword@host/db"
-    for said in ("no such role us, p@ss/word", "tried p%40ss%2Fword"):
-        assert "ss" not in store.masked(said, uri).removeprefix("no such")
+    for text in ("no such role us, p@ss/word", "tried p%40ss%2Fword"):
+        assert "ss" not in store.masked(text, uri).removeprefix("no such")
     assert store.shown(uri) == "postgresql://us:***@host/db"
     assert store.shown("sqlite:////a%20b/c.db") == "sqlite:////a b/c.db"
 

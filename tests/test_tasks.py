@@ -29,15 +29,15 @@ def read_out(task: Task, batch: Batch, outputs: np.ndarray) -> Tape:
 
 
 def test_shapes_and_seed(task: Task) -> None:
-    one, two, other = (task.sample(np.random.default_rng(seed), 7) for seed in (0, 0, 1))
+    first_batch, same_seed_batch, other_seed_batch = (task.sample(np.random.default_rng(seed), 7) for seed in (0, 0, 1))
     inputs, _ = task.sizes
-    assert one.inputs.shape == (task.timesteps, 7, inputs)
-    assert one.mask.shape == (task.timesteps, 7)
-    assert one.mask.any(axis=0).all()
+    assert first_batch.inputs.shape == (task.timesteps, 7, inputs)
+    assert first_batch.mask.shape == (task.timesteps, 7)
+    assert first_batch.mask.any(axis=0).all()
     for name in ("inputs", "targets", "mask"):
-        assert getattr(one, name).tobytes() == getattr(two, name).tobytes()
+        assert getattr(first_batch, name).tobytes() == getattr(same_seed_batch, name).tobytes()
     needs_input = task.chance_loss > 0
-    assert (one.inputs.tobytes() != other.inputs.tobytes()) == needs_input
+    assert (first_batch.inputs.tobytes() != other_seed_batch.inputs.tobytes()) == needs_input
 
 
 def test_a_perfect_predictor_scores_zero_and_solves(task: Task) -> None:
@@ -57,8 +57,8 @@ def test_the_best_predictor_that_ignores_the_input_scores_chance(task: Task) -> 
         )
         outputs = np.broadcast_to(mean[:, None, None], batch.targets.shape)
     else:
-        share = np.stack([np.bincount(row, minlength=task.sizes[1]) for row in batch.targets]) / 20_000
-        outputs = np.broadcast_to(np.log(share + 1e-300)[:, None], (*batch.mask.shape, task.sizes[1]))
+        frequencies = np.stack([np.bincount(row, minlength=task.sizes[1]) for row in batch.targets]) / 20_000
+        outputs = np.broadcast_to(np.log(frequencies + 1e-300)[:, None], (*batch.mask.shape, task.sizes[1]))
     tape = read_out(task, batch, outputs)
     assert tape.loss == pytest.approx(task.chance_loss, rel=0.02)
     assert task.solved(task.score(tape)) == (task.chance_loss == 0), "only a task that needs no input is solved by this"
@@ -73,19 +73,19 @@ def test_adding_marks_one_number_in_each_half() -> None:
     assert (marker.sum(axis=1) > 0).all(), "every position is used"
 
 
-@pytest.mark.parametrize(("variant", "second"), [(Variant.code, 25), (Variant.paper, 20)])
-def test_temporal_order_places_and_classes(variant: Variant, second: int) -> None:
+@pytest.mark.parametrize(("variant", "latest_second"), [(Variant.code, 25), (Variant.paper, 20)])
+def test_temporal_order_places_and_classes(variant: Variant, latest_second: int) -> None:
     task = TemporalOrder(length=50, variant=variant)
     batch = task.sample(np.random.default_rng(0), 3000)
     symbols = batch.inputs.argmax(axis=-1)
     relevant = symbols >= 4
     assert (relevant.sum(axis=0) == 2).all()
-    first, last = relevant.argmax(axis=0), 49 - relevant[::-1].argmax(axis=0)
-    assert set(first) == set(range(5, 10))
-    assert set(last) == set(range(second, second + 5))
+    first_position, last_position = relevant.argmax(axis=0), 49 - relevant[::-1].argmax(axis=0)
+    assert set(first_position) == set(range(5, 10))
+    assert set(last_position) == set(range(latest_second, latest_second + 5))
     b = np.arange(3000)
-    assert (batch.targets[-1] == 2 * (symbols[first, b] - 4) + symbols[last, b] - 4).all()
-    assert task.lags == (49 - (second + 4), 49 - 5)
+    assert (batch.targets[-1] == 2 * (symbols[first_position, b] - 4) + symbols[last_position, b] - 4).all()
+    assert task.lags == (49 - (latest_second + 4), 49 - 5)
 
 
 def test_copy_recalls_in_order_after_the_signal() -> None:

@@ -20,7 +20,7 @@ GRADPATH = [sys.executable, "-m", "gradpath"]
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "expected"),
     [
         ("lstm · adding T=12 · größe 実験 ∂L/∂C", "lstm · adding T=12 · größe 実験 ∂L/∂C"),
         ("\x1b[2J\x1b]0;x\x07", "\\x1b[2J\\x1b]0;x\\x07"),
@@ -33,32 +33,32 @@ GRADPATH = [sys.executable, "-m", "gradpath"]
         ("x" * 1000, "x" * 399 + "…"),
     ],
 )
-def test_a_stores_text_is_shown_and_does_nothing(text: object, shown: str) -> None:
-    assert printable(text) == shown
+def test_a_stores_text_is_shown_and_does_nothing(text: object, expected: str) -> None:
+    assert printable(text) == expected
 
 
 @given(st.text())
 def test_any_text_is_one_line_that_is_seen(text: str) -> None:
-    shown = printable(text)
-    assert shown.isprintable()
-    assert printable(shown, 10_000) == shown
-    assert shown == text or not text.isprintable()
+    line = printable(text)
+    assert line.isprintable()
+    assert printable(line, 10_000) == line
+    assert line == text or not text.isprintable()
 
 
 @pytest.mark.parametrize(
-    ("encoding", "written"),
+    ("encoding", "expected"),
     [
         ("utf-8", "a · b … größe ∇".encode()),
         ("latin-1", b"a \xb7 b ... gr\xf6\xdfe \\u2207"),
         ("ascii", b"a - b ... gr\\xf6\\xdfe \\u2207"),
     ],
 )
-def test_what_an_encoding_lacks_is_spelt_plainly(encoding: str, written: bytes) -> None:
+def test_what_an_encoding_lacks_is_spelt_plainly(encoding: str, expected: bytes) -> None:
     reads, writes = os.pipe()
     stream = terminal.tolerant(writes, io.TextIOWrapper(io.BytesIO(), encoding))
     stream.write("a · b … größe ∇")
     stream.flush()
-    assert os.read(reads, 1000) == written
+    assert os.read(reads, 1000) == expected
     stream.write("\udc80\n")
     stream.flush()
     assert os.read(reads, 1000) == b"\\udc80\n"
@@ -67,10 +67,10 @@ def test_what_an_encoding_lacks_is_spelt_plainly(encoding: str, written: bytes) 
 
 
 def test_a_reader_that_has_gone_and_a_full_device_take_everything(tmp_path: Path) -> None:
-    reads, gone = os.pipe()
-    os.close(reads)
-    full = os.open("/dev/full", os.O_WRONLY) if os.path.exists("/dev/full") else gone
-    for descriptor in {gone, full}:
+    read_end, closed_pipe = os.pipe()
+    os.close(read_end)
+    full_device = os.open("/dev/full", os.O_WRONLY) if os.path.exists("/dev/full") else closed_pipe
+    for descriptor in {closed_pipe, full_device}:
         with terminal.tolerant(descriptor) as stream:
             for _ in range(3):
                 print("line\n" * 5000, file=stream, flush=True)
@@ -85,11 +85,11 @@ def test_a_reader_that_is_slow_gets_everything() -> None:
     os.set_blocking(writes, False)
     received: list[bytes] = []
 
-    def read() -> None:
+    def read_slowly() -> None:
         while part := os.read(reads, 65536):
             received.append(part)
 
-    reader = threading.Timer(0.2, read)
+    reader = threading.Timer(0.2, read_slowly)
     reader.start()
     with terminal.tolerant(writes) as stream:
         stream.write("line\n" * 100_000)
@@ -100,9 +100,9 @@ def test_a_reader_that_is_slow_gets_everything() -> None:
 
 
 def test_streams_that_a_test_or_a_notebook_has_put_in_place_are_left(capsys: pytest.CaptureFixture[str]) -> None:
-    before = sys.stdout, sys.stderr
+    streams_before = sys.stdout, sys.stderr
     terminal.settle()
-    assert (sys.stdout, sys.stderr) == before
+    assert (sys.stdout, sys.stderr) == streams_before
 
 
 SHELL = {
@@ -119,15 +119,15 @@ SHELL = {
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@pytest.mark.parametrize("way", SHELL)
-def test_a_command_ends_as_it_would_wherever_its_output_goes(way: str) -> None:
-    line = SHELL[way].format(" ".join([*GRADPATH, "--help"]))
-    done = subprocess.run(
+@pytest.mark.parametrize("redirection", SHELL)
+def test_a_command_ends_as_it_would_wherever_its_output_goes(redirection: str) -> None:
+    line = SHELL[redirection].format(" ".join([*GRADPATH, "--help"]))
+    completed = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, timeout=PATIENCE, check=False, env=os.environ
     )
-    assert done.returncode == 0, done.stderr
-    assert b"Error" not in done.stderr
-    assert b"Exception" not in done.stderr
+    assert completed.returncode == 0, completed.stderr
+    assert b"Error" not in completed.stderr
+    assert b"Exception" not in completed.stderr
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -135,10 +135,10 @@ def test_run_and_report_keep_what_they_made_when_nobody_reads(home: Path) -> Non
     """The database does not land in a closed descriptor; all figures are drawn though nobody reads
     a line.
     """
-    small = "task.length=6 cell.hidden_size=3 train.batch_size=4 train.eval_size=8 train.steps=2 seed=0,1"
-    line = f"{' '.join(GRADPATH)} run -m arm=rnn {small} >&- 2>&-"
+    overrides = "task.length=6 cell.hidden_size=3 train.batch_size=4 train.eval_size=8 train.steps=2 seed=0,1"
+    line = f"{' '.join(GRADPATH)} run -m arm=rnn {overrides} >&- 2>&-"
     assert subprocess.run(["bash", "-c", line], timeout=PATIENCE, check=False).returncode == 0
     line = f"set -o pipefail; {' '.join(GRADPATH)} report figures=[exploding,gates] 2>/dev/full | true"
     assert subprocess.run(["bash", "-c", line], timeout=PATIENCE, check=False).returncode == 0
-    drawn = {path.name for path in (home / "reports" / "figures" / "gradpath").iterdir()}
-    assert drawn == {"verdicts.md", "exploding.png", "exploding.svg", "gates.png", "gates.svg"}
+    files = {path.name for path in (home / "reports" / "figures" / "gradpath").iterdir()}
+    assert files == {"verdicts.md", "exploding.png", "exploding.svg", "gates.png", "gates.svg"}

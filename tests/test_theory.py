@@ -37,22 +37,22 @@ from gradpath.tasks.temporal_order import TemporalOrder
 from gradpath.tracking import loader
 
 LINES = ("sigma_max_bound", "spectral_radius", "mean_field")
-many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY_EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def column(network: Network, trace: Trace, name: str) -> np.ndarray:
-    read = Theory().measure(network, trace)
-    return read.values[:, read.names.index(name)]
+    measurement = Theory().measure(network, trace)
+    return measurement.values[:, measurement.names.index(name)]
 
 
 def state(trace: Trace, name: str = "H") -> np.ndarray:
     """Measured log10 ‖∂L/∂state_t‖ relative to the last step."""
-    read = StateGradNorm().measure(UNREAD, trace)
-    values = read.values[:, read.names.index(name)]
+    measurement = StateGradNorm().measure(UNREAD, trace)
+    values = measurement.values[:, measurement.names.index(name)]
     return values - values[-1]
 
 
-def case_of(
+def small_case(
     cell: Cell, theta: np.ndarray, inputs: np.ndarray, outputs: int = 1, loss: Loss = Loss.squared_error
 ) -> Case:
     """A last-step loss with targets away from the outputs."""
@@ -77,19 +77,19 @@ def test_gaussian_moments_equal_the_integrals(kind: Activation, mean: float, dev
     }[kind]
     edges = [mean - 12 * deviation, *sorted({mean, 0.0}), mean + 12 * deviation]
     edges = sorted({*edges, *(e for e in (-8.0, -2.0, 2.0, 8.0) if edges[0] < e < edges[-1])})
-    for found, f in zip(theory.gaussian_moments(kind, mean, deviation**2), phi, strict=True):
+    for moment, f in zip(theory.gaussian_moments(kind, mean, deviation**2), phi, strict=True):
         expected = mpmath.quad(lambda u, f=f: f(u) ** 2 * mpmath.npdf(u, mean, deviation), edges)
-        assert found == pytest.approx(float(expected), rel=1e-12)
+        assert moment == pytest.approx(float(expected), rel=1e-12)
 
 
 def test_without_variance_the_moments_are_those_of_the_mean() -> None:
     for kind in Activation:
         for mean, active in ((0.7, 0.7), (-0.7, 0.0)):
-            second, steepness = theory.gaussian_moments(kind, mean, 0.0)
+            second_moment, steepness = theory.gaussian_moments(kind, mean, 0.0)
             if kind is Activation.relu:
-                assert (second, steepness) == (active**2, float(active > 0))
+                assert (second_moment, steepness) == (active**2, float(active > 0))
             elif kind is Activation.tanh:
-                assert (second, steepness) == pytest.approx((np.tanh(mean) ** 2, (1 - np.tanh(mean) ** 2) ** 2))
+                assert (second_moment, steepness) == pytest.approx((np.tanh(mean) ** 2, (1 - np.tanh(mean) ** 2) ** 2))
 
 
 def test_mean_field_of_relu_is_half_of_the_variance() -> None:
@@ -104,8 +104,8 @@ def test_mean_field_of_relu_is_half_of_the_variance() -> None:
 def test_mean_field_without_recurrence_or_input() -> None:
     w = np.zeros((4, 4))
     assert np.isneginf(theory.mean_field(w, Activation.tanh, np.zeros(3), np.ones(3))).all()
-    quiet = theory.mean_field(np.eye(4) * 0.7, Activation.tanh, np.zeros(3), np.zeros(3))
-    np.testing.assert_allclose(quiet, np.log(0.7), rtol=1e-14)
+    log_slopes = theory.mean_field(np.eye(4) * 0.7, Activation.tanh, np.zeros(3), np.zeros(3))
+    np.testing.assert_allclose(log_slopes, np.log(0.7), rtol=1e-14)
 
 
 @pytest.mark.parametrize("kind", list(Activation))
@@ -116,9 +116,9 @@ def test_mean_field_recursion_equals_a_wide_network(kind: Activation) -> None:
     rng, width, steps = np.random.default_rng(1), 3000, 8
     w = rng.normal(0, 1.5 * width**-0.5, (width, width))
     means, deviations = rng.normal(0, 0.3, steps), rng.uniform(0.2, 1.0, steps)
-    driven = means[:, None] + deviations[:, None] * rng.normal(size=(steps, width))
-    h, found = np.full(width, 0.4), []
-    for part in driven:
+    input_terms = means[:, None] + deviations[:, None] * rng.normal(size=(steps, width))
+    h, slopes = np.full(width, 0.4), []
+    for part in input_terms:
         a = h @ w + part
         slope = {
             Activation.tanh: 1 - np.tanh(a) ** 2,
@@ -128,10 +128,10 @@ def test_mean_field_recursion_equals_a_wide_network(kind: Activation) -> None:
         h = {Activation.tanh: np.tanh(a), Activation.sigmoid: 0.5 + 0.5 * np.tanh(a / 2), Activation.relu: a * (a > 0)}[
             kind
         ]
-        found.append(0.5 * np.log(1.5**2 * np.mean(slope**2)))
+        slopes.append(0.5 * np.log(1.5**2 * np.mean(slope**2)))
     predicted = theory.mean_field(w, kind, means, deviations**2, 0.4)
-    np.testing.assert_allclose(found, predicted, atol=0.05)
-    assert np.abs(np.mean(found - predicted)) < 0.015
+    np.testing.assert_allclose(slopes, predicted, atol=0.05)
+    assert np.abs(np.mean(slopes - predicted)) < 0.015
 
 
 def test_all_lines_coincide_with_the_measurement_where_theory_is_exact() -> None:
@@ -144,7 +144,7 @@ def test_all_lines_coincide_with_the_measurement_where_theory_is_exact() -> None
     for gain in (0.4, 1.0, 1.7):
         theta = Orthogonal(gain=gain).draw(np.random.default_rng(0), network, np.float64)
         network.parameters(theta)["W_xh"][:] = 1
-        trace = case_of(cell, theta, np.tile(100.0 ** np.arange(7)[:, None, None], (1, 2, 1))).trace
+        trace = small_case(cell, theta, np.tile(100.0 ** np.arange(7)[:, None, None], (1, 2, 1))).trace
         for name in LINES:
             np.testing.assert_allclose(column(network, trace, name), state(trace), atol=1e-13, err_msg=name)
         np.testing.assert_allclose(column(network, trace, "bound_margin")[:-1], 0, atol=1e-13)
@@ -164,8 +164,10 @@ def test_lines_are_straight_with_the_slopes_of_the_matrix() -> None:
 def test_the_mean_field_line_adds_up_the_slopes() -> None:
     case = make_case(RNN(hidden_size=5, initial_state=0.8), Loss.squared_error, 6, False)
     p = case.network.parameters(case.theta)
-    driven = case.batch.inputs @ p["W_xh"] + p["b_h"]
-    slopes = theory.mean_field(p["W_hh"], Activation.tanh, driven.mean(axis=(1, 2)), driven.var(axis=(1, 2)), 0.8)
+    input_terms = case.batch.inputs @ p["W_xh"] + p["b_h"]
+    slopes = theory.mean_field(
+        p["W_hh"], Activation.tanh, input_terms.mean(axis=(1, 2)), input_terms.var(axis=(1, 2)), 0.8
+    )
     expected = [slopes[t + 1 :].sum() / np.log(10) for t in range(6)]
     np.testing.assert_allclose(column(case.network, case.trace, "mean_field"), expected, rtol=1e-12, atol=1e-14)
 
@@ -186,8 +188,8 @@ def test_mean_field_is_within_2_percent_of_the_slope_of_400_units(gain: float) -
         theta = Gaussian(gain=gain, input_gain=10.0).draw(rng, network, np.float32)
         batch = task.sample(rng, 32).astype(np.float32)
         trace = network.backward(theta, network.forward(theta, batch))
-        read = Theory().measure(network, trace)
-        lines = dict(zip(read.names, (read.values * np.log(10)).T, strict=True))
+        measurement = Theory().measure(network, trace)
+        lines = dict(zip(measurement.names, (measurement.values * np.log(10)).T, strict=True))
         measured = theory.slope(lag, state(trace) * np.log(10), 0, 20)
         slopes = {name: theory.slope(lag, lines[name], 0, 20) for name in LINES}
         assert slopes["mean_field"] == pytest.approx(measured, abs=0.02)
@@ -201,8 +203,8 @@ def test_mean_field_is_within_2_percent_of_the_slope_of_400_units(gain: float) -
 def test_slope_is_the_least_squares_fit() -> None:
     rng = np.random.default_rng(0)
     lag, curve = np.arange(30)[::-1], rng.normal(size=30)
-    inside = (lag >= 4) & (lag <= 17)
-    assert theory.slope(lag, curve, 4, 17) == pytest.approx(np.polyfit(lag[inside], curve[inside], 1)[0], rel=1e-10)
+    in_range = (lag >= 4) & (lag <= 17)
+    assert theory.slope(lag, curve, 4, 17) == pytest.approx(np.polyfit(lag[in_range], curve[in_range], 1)[0], rel=1e-10)
     curve[lag == 5] = -np.inf
     assert np.isnan(theory.slope(lag, curve, 4, 17))
     assert np.isfinite(theory.slope(lag, curve, 6, 17))
@@ -233,16 +235,16 @@ def recurrent_cases(draw: st.DrawFn) -> Case:
     return Case(network, theta, random_batch(rng, loss, mask, dtype))
 
 
-@many
+@MANY_EXAMPLES
 @given(recurrent_cases())
 def test_the_bound_holds_at_every_step_and_its_margin_is_that_of_plain_arithmetic(case: Case) -> None:
     network, cell = case.network, case.network.cell
     with np.errstate(over="ignore", invalid="ignore"):
         trace = case.trace
-    read, tape = Theory().measure(network, trace), trace.tape
+    measurement, tape = Theory().measure(network, trace), trace.tape
     epsilon = float(np.finfo(tape.theta.dtype).eps)
     for layer in range(cell.layers):
-        margin = read.values[:, read.names.index(f"{network.prefix(layer)}bound_margin")]
+        margin = measurement.values[:, measurement.names.index(f"{network.prefix(layer)}bound_margin")]
         assert margin[-1] == np.inf
         w = network.parameters(tape.theta)[f"{network.prefix(layer)}W_hh"].astype(np.float64)
         total = trace.states[f"{network.prefix(layer)}H"]
@@ -250,13 +252,13 @@ def test_the_bound_holds_at_every_step_and_its_margin_is_that_of_plain_arithmeti
         for t in range(tape.length - 1):
             if not np.isfinite(total.array[t + 1]).all():  # the forward pass has blown up
                 continue
-            each = []
+            margins = []
             for b in range(tape.batch.mask.shape[1]):  # what both sides share of the exponent cancels
                 carried = np.linalg.norm(delta.array[t + 1, b, 0].astype(np.float64) @ w.T)
                 bound = np.linalg.norm(w, 2) * cell.activation.steepest * np.linalg.norm(total.array[t + 1, b])
                 assert carried <= bound * (1 + 20 * epsilon)
-                each.append(np.log10(bound / carried) if carried else np.inf)
-            assert margin[t] == pytest.approx(min(each), abs=1e-6 if epsilon > 1e-10 else 1e-10)
+                margins.append(np.log10(bound / carried) if carried else np.inf)
+            assert margin[t] == pytest.approx(min(margins), abs=1e-6 if epsilon > 1e-10 else 1e-10)
 
 
 def test_the_bound_holds_beside_far_larger_direct_parts() -> None:
@@ -269,13 +271,13 @@ def test_the_bound_holds_beside_far_larger_direct_parts() -> None:
     for size in 10.0 ** np.arange(5, 150, 5):
         theta = rng.normal(size=network.size)
         network.parameters(theta)["W_hh"][:] /= size
-        far = replace(batch, targets=batch.targets * size)
-        Theory().measure(network, network.backward(theta, network.forward(theta, far)))
+        scaled_batch = replace(batch, targets=batch.targets * size)
+        Theory().measure(network, network.backward(theta, network.forward(theta, scaled_batch)))
 
 
-def spoiled(trace: Trace, what: str, t: int, factor: float) -> Trace:
+def with_norm_changed(trace: Trace, quantity: str, t: int, factor: float) -> Trace:
     """A trace in which one sequence's adjoint at one step is too large."""
-    if what == "states":
+    if quantity == "states":
         array = trace.states["H"].array.copy()
         array[t, 1] *= factor
         return replace(trace, states=trace.states | {"H": Scaled(array, trace.states["H"].exponent)})
@@ -285,25 +287,25 @@ def spoiled(trace: Trace, what: str, t: int, factor: float) -> Trace:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("what", ["states", "deltas"])
+@pytest.mark.parametrize("quantity", ["states", "deltas"])
 @pytest.mark.parametrize("every_step", [False, True])
-def test_a_gradient_beyond_the_bound_is_refused(what: str, every_step: bool, dtype: type) -> None:
+def test_a_gradient_beyond_the_bound_is_refused(quantity: str, every_step: bool, dtype: type) -> None:
     """The trace spoiled just past its own margin raises, and just short of it does not."""
     case = make_case(RNN(hidden_size=6), Loss.squared_error, 12, every_step, dtype)
     trace, t = case.trace, 5
     Theory().measure(case.network, trace)
-    if what == "states":  # of which the direct part may be any share
+    if quantity == "states":  # of which the direct part may be any share
         total, direct = trace.states["H"].log10_norm()[:, 1], trace.direct["H"].log10_norm()[t, 1]
         w = case.network.parameters(case.theta)["W_hh"].astype(np.float64)
-        room = np.log10(10**direct + np.linalg.norm(w, 2) * 10 ** total[t + 1]) - total[t]
+        slack = np.log10(10**direct + np.linalg.norm(w, 2) * 10 ** total[t + 1]) - total[t]
     else:
         w = case.network.parameters(case.theta)["W_hh"].astype(np.float64)
         carried = np.linalg.norm(trace.deltas[0].plain()[t, 1, 0].astype(np.float64) @ w.T)
-        room = np.log10(np.linalg.norm(w, 2)) + trace.states["H"].log10_norm()[t, 1] - np.log10(carried)
-    assert room > 0.01
-    Theory().measure(case.network, spoiled(trace, what, t, 10 ** (room - 1e-4)))
+        slack = np.log10(np.linalg.norm(w, 2)) + trace.states["H"].log10_norm()[t, 1] - np.log10(carried)
+    assert slack > 0.01
+    Theory().measure(case.network, with_norm_changed(trace, quantity, t, 10 ** (slack - 1e-4)))
     with pytest.raises(RuntimeError, match=r"‖∂L/∂H‖ .* sequence 1, exceeds the bound σ_max"):
-        Theory().measure(case.network, spoiled(trace, what, t, 10 ** (room + 1e-4)))
+        Theory().measure(case.network, with_norm_changed(trace, quantity, t, 10 ** (slack + 1e-4)))
 
 
 def test_true_zeros_and_a_loss_before_the_end_neither_raise_nor_warn() -> None:
@@ -311,13 +313,13 @@ def test_true_zeros_and_a_loss_before_the_end_neither_raise_nor_warn() -> None:
     mask = np.zeros_like(case.batch.mask)
     mask[4, 0] = True
     named = case.network.parameters(case.theta)
-    for silent in (False, True):
-        if silent:
+    for zero_weights in (False, True):
+        if zero_weights:
             named["b_h"][:] = -1e3  # no unit is ever active
         trace = replace(case, batch=replace(case.batch, mask=mask)).trace
         margin, line = (column(case.network, trace, name) for name in ("bound_margin", "mean_field"))
         assert (margin[4:] == np.inf).all()
-        assert (margin[:4] == np.inf).all() == silent
+        assert (margin[:4] == np.inf).all() == zero_weights
         assert line[4] == 0
         assert np.isneginf(line[5:]).all()
 
@@ -325,10 +327,10 @@ def test_true_zeros_and_a_loss_before_the_end_neither_raise_nor_warn() -> None:
 def test_a_network_without_recurrence_keeps_nothing() -> None:
     case = make_case(RNN(hidden_size=4), Loss.squared_error, 5, False)
     case.network.parameters(case.theta)["W_hh"][:] = 0
-    read = Theory().measure(case.network, case.trace)
+    measurement = Theory().measure(case.network, case.trace)
     for name in LINES:
-        assert read.values[:, read.names.index(name)].tolist() == [-np.inf] * 4 + [0.0]
-    assert (read.values[:, read.names.index("bound_margin")] == np.inf).all()
+        assert measurement.values[:, measurement.names.index(name)].tolist() == [-np.inf] * 4 + [0.0]
+    assert (measurement.values[:, measurement.names.index("bound_margin")] == np.inf).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -338,21 +340,23 @@ def test_what_is_not_finite_is_not_a_violation(name: str, value: float) -> None:
     case.network.parameters(case.theta)[name][0] = value
     with np.errstate(all="ignore"):
         trace = case.trace
-    read = Theory().measure(case.network, trace)
-    assert read.values.shape == (5, 4)
+    measurement = Theory().measure(case.network, trace)
+    assert measurement.values.shape == (5, 4)
     if name == "W_hh":
-        assert np.isnan(read.values).all()
+        assert np.isnan(measurement.values).all()
 
 
 def test_a_product_of_a_thousand_steps_leaves_floating_point_and_not_the_line() -> None:
     cell = RNN(hidden_size=6)
     network = Network(cell, INPUTS, 1, Loss.squared_error, cell.layers, cell.initial_state)
     theta = Orthogonal(gain=0.3).draw(np.random.default_rng(0), network, np.float32)
-    trace = case_of(cell, theta, np.random.default_rng(1).normal(size=(1500, 2, INPUTS))).trace
-    read = Theory().measure(network, trace)
-    assert np.isfinite(read.values[:-1]).all()
-    assert read.values[0, read.names.index("sigma_max_bound")] == pytest.approx(1499 * np.log10(0.3), rel=1e-6)
-    assert (read.values[:-1, read.names.index("bound_margin")] >= -1e-6).all()
+    trace = small_case(cell, theta, np.random.default_rng(1).normal(size=(1500, 2, INPUTS))).trace
+    measurement = Theory().measure(network, trace)
+    assert np.isfinite(measurement.values[:-1]).all()
+    assert measurement.values[0, measurement.names.index("sigma_max_bound")] == pytest.approx(
+        1499 * np.log10(0.3), rel=1e-6
+    )
+    assert (measurement.values[:-1, measurement.names.index("bound_margin")] >= -1e-6).all()
 
 
 # --- the carousel ---------------------------------------------------------------------------------
@@ -369,7 +373,7 @@ def carousel_case(cell: Cell, steps: int = 60) -> Case:
             value[:] = 0.5
         elif name.startswith("W"):
             value[:] = 0
-    return case_of(cell, theta, np.random.default_rng(4).normal(size=(steps, 3, INPUTS)))
+    return small_case(cell, theta, np.random.default_rng(4).normal(size=(steps, 3, INPUTS)))
 
 
 @pytest.mark.parametrize(
@@ -395,9 +399,9 @@ def test_the_carousel_is_the_measured_gradient_where_nothing_else_is_left(cell: 
 
 def test_the_carousel_line_of_each_layer_has_its_own_biases() -> None:
     case = make_case(LSTM(hidden_size=5, layers=2, chrono_t_max=30), Loss.squared_error, 20, False)
-    read = Theory().measure(case.network, case.trace)
-    assert read.names == ("layer1/carousel", "layer2/carousel")
-    for k, line in enumerate(read.values.T):
+    measurement = Theory().measure(case.network, case.trace)
+    assert measurement.names == ("layer1/carousel", "layer2/carousel")
+    for k, line in enumerate(measurement.values.T):
         bias = case.network.parameters(case.theta)[f"layer{k + 1}/b_f"]
         f = 1 / (1 + np.exp(-bias))
         expected = [np.log10(np.sqrt(np.mean(f ** (2 * lag)))) for lag in range(19, -1, -1)]
@@ -406,10 +410,10 @@ def test_the_carousel_line_of_each_layer_has_its_own_biases() -> None:
 
 def test_carousel_over_many_decades() -> None:
     lags = np.array([0, 1, 10**4])
-    found = theory.carousel(np.log(np.array([0.5, 0.1])), lags)
-    assert found[0] == 0
-    assert found[1] == pytest.approx(0.5 * np.log((0.25 + 0.01) / 2))
-    assert found[2] == pytest.approx(10**4 * np.log(0.5) - 0.5 * np.log(2), rel=1e-12)
+    carousel = theory.carousel(np.log(np.array([0.5, 0.1])), lags)
+    assert carousel[0] == 0
+    assert carousel[1] == pytest.approx(0.5 * np.log((0.25 + 0.01) / 2))
+    assert carousel[2] == pytest.approx(10**4 * np.log(0.5) - 0.5 * np.log(2), rel=1e-12)
     assert np.isneginf(theory.carousel(np.array([-np.inf]), lags)[1:]).all()
 
 
@@ -419,8 +423,8 @@ def test_horizon_and_keep() -> None:
         assert (1 / (1 + np.exp(-bias))) ** theory.horizon(bias) == pytest.approx(np.exp(-1), rel=1e-12)
     with mpmath.workdps(400):
         for bias in (-700.0, 40.0, 100.0):
-            exact = 1 / mpmath.log(1 + mpmath.exp(-mpmath.mpf(bias)))
-            assert float(theory.horizon(bias)) == pytest.approx(float(exact), rel=1e-14)
+            reference = 1 / mpmath.log(1 + mpmath.exp(-mpmath.mpf(bias)))
+            assert float(theory.horizon(bias)) == pytest.approx(float(reference), rel=1e-14)
     assert theory.horizon(1e6) == np.inf
     assert theory.horizon(np.array([[0.0, 1.0]])).shape == (1, 2)
     assert theory.log_keep(np.log(3.0)) == pytest.approx(np.log(0.75), rel=1e-14)
@@ -451,10 +455,12 @@ def test_spectral_radius_draws_the_stored_slopes_and_states_the_residual(home: P
         return np.array(fitted)
 
     measured = slopes("state_grad_norm", "H")
-    drawn = {line.get_label(): line for line in canvas.axes[0].lines}
-    for label, name in zip(drawn, LINES, strict=False):
-        assert drawn[label].get_xdata().tolist() == list(gains)
-        np.testing.assert_allclose(drawn[label].get_ydata(), np.median(slopes("theory", name), axis=1), rtol=1e-10)
+    lines_by_label = {line.get_label(): line for line in canvas.axes[0].lines}
+    for label, name in zip(lines_by_label, LINES, strict=False):
+        assert lines_by_label[label].get_xdata().tolist() == list(gains)
+        np.testing.assert_allclose(
+            lines_by_label[label].get_ydata(), np.median(slopes("theory", name), axis=1), rtol=1e-10
+        )
     (points,) = canvas.axes[0].containers
     np.testing.assert_allclose(points.lines[0].get_ydata(), np.median(measured, axis=1), rtol=1e-10)
     residuals = slopes("theory", "mean_field") - measured
@@ -467,18 +473,18 @@ def test_spectral_radius_draws_the_stored_slopes_and_states_the_residual(home: P
 
 
 def test_spectral_radius_says_what_it_cannot_draw(home: Path) -> None:
-    (one,) = recorded(["cell=rnn", "init=gaussian"])
+    (single_run,) = recorded(["cell=rnn", "init=gaussian"])
     with pytest.raises(CannotDrawError, match=r"more than one init\.gain"):
-        SpectralRadius().draw([one])
+        SpectralRadius().draw([single_run])
     execute(compose.experiment([*SMALL, "cell=lstm"]), "t")
     with pytest.raises(CannotDrawError, match="no spectral radius"):
-        SpectralRadius().draw([one, *loader.load(None, "gradpath", "t")])
+        SpectralRadius().draw([single_run, *loader.load(None, "gradpath", "t")])
     execute(compose.experiment([*SMALL, "cell=rnn", "init=gaussian", "init.gain=2", "task.length=40"]), "u")
     with pytest.raises(CannotDrawError, match="differ in more"):
-        SpectralRadius().draw([one, *loader.load(None, "gradpath", "u")])
+        SpectralRadius().draw([single_run, *loader.load(None, "gradpath", "u")])
     execute(compose.experiment([*SMALL, "cell=rnn", "init=gaussian", "cell.activation=relu", "init.gain=1e30"]), "v")
     with pytest.raises(CannotDrawError, match="no finite"):
-        SpectralRadius().draw([one, *loader.load(None, "gradpath", "v")])
+        SpectralRadius().draw([single_run, *loader.load(None, "gradpath", "v")])
 
 
 def test_norm_by_lag_shows_theory_where_it_was_recorded(home: Path) -> None:
@@ -488,16 +494,16 @@ def test_norm_by_lag_shows_theory_where_it_was_recorded(home: Path) -> None:
     caption = " ".join(t.get_text() for t in canvas.texts).replace("\n", " ")
     by_arm = {run.arm: run for run in runs}
     lag = by_arm["rnn"].lag
-    for label, arm, name, words, carrier in (
+    for label, arm, name, legend_text, carrier in (
         ("RNN", "rnn", "mean_field", "mean field", "H"),
         ("LSTM", "lstm", "carousel", "carousel", "C"),
     ):
         line = by_arm[arm].series["theory"].column(name)[0]
         measured = by_arm[arm].series["state_grad_norm"].column(carrier)[0]
         residual = theory.slope(lag, line - measured, 2, 27)
-        assert f"{label} {words} {residual:+.3f}" in caption
+        assert f"{label} {legend_text} {residual:+.3f}" in caption
         dotted = [y.get_ydata() for y in canvas.axes[0].lines if y.get_linestyle() == ":"]
-        assert any(np.allclose(y[-5:], (line + measured[-1])[-5:]) for y in dotted), words
+        assert any(np.allclose(y[-5:], (line + measured[-1])[-5:]) for y in dotted), legend_text
     assert "clipped RNN mean field" not in caption, "it starts as the RNN does"
-    bare = [replace(run, series={k: v for k, v in run.series.items() if k != "theory"}) for run in runs]
-    assert "Thin lines" not in " ".join(t.get_text() for t in NormByLag().draw(bare).texts)
+    without_theory = [replace(run, series={k: v for k, v in run.series.items() if k != "theory"}) for run in runs]
+    assert "Thin lines" not in " ".join(t.get_text() for t in NormByLag().draw(without_theory).texts)

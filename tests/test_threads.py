@@ -17,8 +17,8 @@ from gradpath.commands.execute import execute
 from gradpath.training import threads
 
 LARGE = ["cell.hidden_size=512", "train.batch_size=64", "task.length=10", "cell=rnn"]
-JUST = ["cell.hidden_size=125", "train.batch_size=64", "task.length=66", "cell=rnn"]
-INSIDE = """
+JUST_LARGE_ENOUGH = ["cell.hidden_size=125", "train.batch_size=64", "task.length=66", "cell=rnn"]
+REPORT_THREADS = """
 import sys
 from threadpoolctl import threadpool_info
 from gradpath.commands import compose, execute
@@ -47,8 +47,8 @@ def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ([], 1),
         (["cell.hidden_size=64", "train.batch_size=32", "cell=lstm", "task.length=100"], 1),
-        (JUST, 2),
-        ([*JUST, "task.length=65"], 1),
+        (JUST_LARGE_ENOUGH, 2),
+        ([*JUST_LARGE_ENOUGH, "task.length=65"], 1),
         (["cell.hidden_size=128", "train.batch_size=20", "cell=lstm", "task.length=100"], 2),
         ([*LARGE, "train.batch_size=4", "task.length=1000"], 1),
         (LARGE, 2),
@@ -76,12 +76,12 @@ def test_the_products_of_a_pass(cell: str, blocks: int) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3, 8, 9])
-@pytest.mark.parametrize("given", ["null", "4", "8"])
-def test_jobs_at_once_never_have_more_threads_than_there_are_cores(many_cores, jobs: int, given: str) -> None:
-    each = threads.thread_count(compose.experiment([*LARGE, f"train.threads={given}"]), jobs)
-    assert each == max(1, min(2, 8 // jobs))
-    several = threads.thread_count(compose.experiment([*LARGE, f"train.threads={given}"]), jobs, seeds=16)
-    assert several == max(1, min(2 if given == "null" else int(given), 8 // jobs))
+@pytest.mark.parametrize("setting", ["null", "4", "8"])
+def test_jobs_at_once_never_have_more_threads_than_there_are_cores(many_cores, jobs: int, setting: str) -> None:
+    single = threads.thread_count(compose.experiment([*LARGE, f"train.threads={setting}"]), jobs)
+    assert single == max(1, min(2, 8 // jobs))
+    side_by_side = threads.thread_count(compose.experiment([*LARGE, f"train.threads={setting}"]), jobs, seeds=16)
+    assert side_by_side == max(1, min(2 if setting == "null" else int(setting), 8 // jobs))
 
 
 def test_what_blas_has_started_with_is_not_exceeded(many_cores, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,39 +93,39 @@ def test_what_blas_has_started_with_is_not_exceeded(many_cores, monkeypatch: pyt
 @pytest.mark.parametrize(("n_jobs", "expected"), [(None, 1), (3, 3), (-1, 8), (-2, 7)])
 def test_the_launcher_says_how_many_jobs_run_at_once(monkeypatch, n_jobs: int | None, expected: int) -> None:
     monkeypatch.setattr(compose, "cores", lambda: 8)
-    given = [] if n_jobs is None else [f"+hydra.launcher.n_jobs={n_jobs}"]
+    overrides = [] if n_jobs is None else [f"+hydra.launcher.n_jobs={n_jobs}"]
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
-    HydraConfig.instance().set_config(compose.composed("config", given))
+    HydraConfig.instance().set_config(compose.composed("config", overrides))
     assert compose.jobs_at_once() == expected
 
 
 def test_the_run_says_how_many_it_had(home: Path, many_cores) -> None:
-    small = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=1"]
-    recorder = execute(compose.experiment(small), "s")
+    overrides = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=1"]
+    recorder = execute(compose.experiment(overrides), "s")
     assert recorder.client.get_run(recorder.run_id).data.tags["threads"] == "1"
 
 
 @pytest.mark.skipif(not threadpool_info(), reason="a BLAS whose threads cannot be set")
 def test_two_processes_at_once_share_the_cores(home: Path) -> None:
     """Real processes, both in the middle of a run of a shape that alone takes two threads."""
-    free = {key: value for key, value in os.environ.items() if not key.endswith("NUM_THREADS")}
+    environment = {key: value for key, value in os.environ.items() if not key.endswith("NUM_THREADS")}
     overrides = [*LARGE, "train.steps=0", "train.eval_size=5"]
 
     def start(jobs: int, seed: int) -> subprocess.Popen:
-        command = [sys.executable, "-c", INSIDE, str(jobs), *overrides, f"seed={seed}"]
-        return subprocess.Popen(command, stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True, env=free)
+        command = [sys.executable, "-c", REPORT_THREADS, str(jobs), *overrides, f"seed={seed}"]
+        return subprocess.Popen(command, stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True, env=environment)
 
-    def inside(process: subprocess.Popen) -> int:
-        word, count = process.stdout.readline().split()
-        assert word == "inside"
+    def thread_count(process: subprocess.Popen) -> int:
+        label, count = process.stdout.readline().split()
+        assert label == "inside"
         return int(count)
 
-    both = [start(2, 0), start(2, 1)]
-    counts = [inside(process) for process in both]
-    for process in both:
+    processes = [start(2, 0), start(2, 1)]
+    counts = [thread_count(process) for process in processes]
+    for process in processes:
         process.communicate("\n", timeout=PATIENCE)
-    alone = start(1, 2)
-    assert inside(alone) == min(2, threads.cores())
-    alone.communicate("\n", timeout=PATIENCE)
+    single = start(1, 2)
+    assert thread_count(single) == min(2, threads.cores())
+    single.communicate("\n", timeout=PATIENCE)
     assert sum(counts) <= max(2, threads.cores())
-    assert [process.returncode for process in (*both, alone)] == [0, 0, 0]
+    assert [process.returncode for process in (*processes, single)] == [0, 0, 0]

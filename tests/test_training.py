@@ -23,41 +23,41 @@ def steps(*overrides: str) -> list[Step]:
 
 
 def readings(run: list[Step]) -> dict[str, list[bytes]]:
-    found: dict[str, list[bytes]] = {}
+    values: dict[str, list[bytes]] = {}
     for step in run:
         for name, measurement in step.measurements.items():
-            found.setdefault(name, []).append(measurement.values.tobytes())
-    return found
+            values.setdefault(name, []).append(measurement.values.tobytes())
+    return values
 
 
 @pytest.mark.parametrize("arm", ["rnn", "clipped_rnn", "lstm"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_same_configuration_gives_bit_identical_results(arm: str, dtype: str) -> None:
-    one, two = (steps(f"arm={arm}", f"train.dtype={dtype}") for _ in range(2))
-    assert [s.loss for s in one] == [s.loss for s in two]
-    assert readings(one) == readings(two)
-    assert one[-1].evaluation == two[-1].evaluation
+    first_steps, second_steps = (steps(f"arm={arm}", f"train.dtype={dtype}") for _ in range(2))
+    assert [s.loss for s in first_steps] == [s.loss for s in second_steps]
+    assert readings(first_steps) == readings(second_steps)
+    assert first_steps[-1].evaluation == second_steps[-1].evaluation
 
 
 def test_instruments_cannot_touch_training() -> None:
-    full, none = steps(), steps("instruments=[]")
-    assert [s.loss for s in full] == [s.loss for s in none]
-    assert all(not s.measurements for s in none)
+    with_instruments, without_instruments = steps(), steps("instruments=[]")
+    assert [s.loss for s in with_instruments] == [s.loss for s in without_instruments]
+    assert all(not s.measurements for s in without_instruments)
 
 
 def test_another_cell_trains_on_the_same_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, list[bytes]] = {}
+    batches_by_arm: dict[str, list[bytes]] = {}
     original = Network.forward_seeds
 
     def spy(self, thetas, batches, workspace):
-        seen.setdefault(type(self.cell).__name__, []).append(batches[0].inputs.tobytes())
+        batches_by_arm.setdefault(type(self.cell).__name__, []).append(batches[0].inputs.tobytes())
         return original(self, thetas, batches, workspace)
 
     monkeypatch.setattr(Network, "forward_seeds", spy)
     steps("cell=rnn")
     steps("cell=lstm", "init=orthogonal")
-    assert seen["RNN"] == seen["LSTM"]
-    assert len(set(seen["RNN"])) == 10, "nine training batches and the evaluation set, all different"
+    assert batches_by_arm["RNN"] == batches_by_arm["LSTM"]
+    assert len(set(batches_by_arm["RNN"])) == 10, "nine training batches and the evaluation set, all different"
 
 
 def test_step_zero_is_the_initialisation_and_the_last_follows_the_last_update() -> None:
@@ -95,12 +95,12 @@ def test_a_new_largest_gradient_is_read_when_it_happens() -> None:
         "instruments.param_grad_norm.schedule.log_spaced=null",
     )
     norms = np.array([s.log10_grad_norm for s in run])
-    read = [s.step for s in run if "param_grad_norm" in s.measurements and 0 < s.step < len(run) - 1]
-    assert read, "this training explodes"
+    reading_steps = [s.step for s in run if "param_grad_norm" in s.measurements and 0 < s.step < len(run) - 1]
+    assert reading_steps, "this training explodes"
     largest = norms[0]
     for step in range(1, len(run) - 1):
-        assert (step in read) == (norms[step] > largest + np.log10(2.0)), step
-        if step in read:
+        assert (step in reading_steps) == (norms[step] > largest + np.log10(2.0)), step
+        if step in reading_steps:
             largest = norms[step]
 
 
@@ -114,14 +114,14 @@ def test_a_new_largest_spike_is_read_though_training_began_with_a_larger_gradien
         "instruments.state_grad_norm.schedule={log_spaced: null, new_max: null, new_spike: 2.0}",
     )
     norms = [s.log10_grad_norm for s in run]
-    read = [s.step for s in run if "state_grad_norm" in s.measurements and 0 < s.step < len(run) - 1]
+    reading_steps = [s.step for s in run if "state_grad_norm" in s.measurements and 0 < s.step < len(run) - 1]
     largest = 0.0
     for step in range(1, len(run) - 1):
         spike = norms[step] - np.median(norms[max(0, step - 20) : step])
-        assert (step in read) == (spike > max(largest, np.log10(2.0))), step
-        if step in read:
+        assert (step in reading_steps) == (spike > max(largest, np.log10(2.0))), step
+        if step in reading_steps:
             largest = spike
-    assert any(norms[step] < norms[0] for step in read), "else new_max would have read it"
+    assert any(norms[step] < norms[0] for step in reading_steps), "else new_max would have read it"
 
 
 def test_no_pass_outlives_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,38 +129,43 @@ def test_no_pass_outlives_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) ->
     counterfactuals' and the evaluation's, of which there are several, the training step's alone.
     """
     passes: list[weakref.ref[Tape]] = []
-    left: list[int] = []
+    live_counts: list[int] = []
     original = Network.forward_seeds
 
     def forward(
         self: Network, thetas: NDArray, batches: Sequence[Batch], workspace: Workspace
     ) -> tuple[list[LayerTape], list[Tape]]:
-        left.append(sum(tape() is not None for tape in passes))
+        live_counts.append(sum(tape() is not None for tape in passes))
         layers, tapes = original(self, thetas, batches, workspace)
         passes.extend(weakref.ref(tape) for tape in tapes)
         return layers, tapes
 
     monkeypatch.setattr(Network, "forward_seeds", forward)
     monkeypatch.setattr(loop, "EVALUATED", 6)
-    several = "instruments=[counterfactual,counterfactual_loss,reach,path_grad_norm,credit]"
-    steps("arm=lstm", "train.steps=2", "train.eval_every=1", several)
+    overrides = "instruments=[counterfactual,counterfactual_loss,reach,path_grad_norm,credit]"
+    steps("arm=lstm", "train.steps=2", "train.eval_every=1", overrides)
     counterfactuals, evaluated = 2 * [1] * 5, [1] * 4
-    assert left == [0, *counterfactuals, *evaluated, 0, *evaluated, 0, *counterfactuals, *evaluated]
+    assert live_counts == [0, *counterfactuals, *evaluated, 0, *evaluated, 0, *counterfactuals, *evaluated]
 
 
 def test_a_long_evaluation_set_is_scored_fewer_sequences_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    (whole,) = (step.evaluation for step in steps("train.dtype=float64", "task=copy") if step.evaluation)
+    (in_one_pass,) = (step.evaluation for step in steps("train.dtype=float64", "task=copy") if step.evaluation)
     monkeypatch.setattr(loop, "STATES", 3 * 32 * 6)
     sizes: list[int] = []
     original = Network.forward
     monkeypatch.setattr(
         Network,
         "forward",
-        lambda self, theta, batch, *given: sizes.append(batch.mask.shape[1]) or original(self, theta, batch, *given),
+        lambda self, theta, batch, *arguments: (
+            sizes.append(batch.mask.shape[1]) or original(self, theta, batch, *arguments)
+        ),
     )
-    (some,) = (step.evaluation for step in steps("train.dtype=float64", "task=copy") if step.evaluation)
+    (in_parts,) = (step.evaluation for step in steps("train.dtype=float64", "task=copy") if step.evaluation)
     assert sizes == [3] * 6 + [2]
-    assert (some.loss, some.score) == (pytest.approx(whole.loss, rel=1e-13), pytest.approx(whole.score, rel=1e-13))
+    assert (in_parts.loss, in_parts.score) == (
+        pytest.approx(in_one_pass.loss, rel=1e-13),
+        pytest.approx(in_one_pass.score, rel=1e-13),
+    )
 
 
 @pytest.mark.slow

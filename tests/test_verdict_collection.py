@@ -17,7 +17,7 @@ ALLOWED = 0.1
 """
 
 
-def wrong(part: str) -> list[str]:
+def mislabelled(part: str) -> list[str]:
     return [n for n, run in RUNS.items() if run["part"] == part and judge(EVIDENCE[n]).word != run["label"]]
 
 
@@ -33,14 +33,14 @@ def test_the_collection_holds_runs_of_every_kind_in_both_halves() -> None:
 @pytest.mark.parametrize("part", collect.PARTS)
 def test_the_verdicts_are_the_labels(part: str) -> None:
     size = sum(run["part"] == part for run in RUNS.values())
-    assert len(wrong(part)) <= ALLOWED * size, [f"{n}: {judge(EVIDENCE[n])}" for n in wrong(part)]
+    assert len(mislabelled(part)) <= ALLOWED * size, [f"{n}: {judge(EVIDENCE[n])}" for n in mislabelled(part)]
 
 
 def test_the_page_states_the_matrices_and_every_run_that_is_called_otherwise() -> None:
-    page = (collect.HERE / "README.md").read_text(encoding="utf-8")
+    page = (collect.FOLDER / "README.md").read_text(encoding="utf-8")
     for part in collect.PARTS:
         assert collect.matrix(RUNS, EVIDENCE, part) in page
-        assert all(f"`{name}`" in page for name in wrong(part))
+        assert all(f"`{name}`" in page for name in mislabelled(part))
 
 
 def test_no_reason_holds_a_number_that_is_not_one() -> None:
@@ -59,16 +59,16 @@ decide a run.
 """
 
 
-def difference(found: Evidence, expected: Evidence, label: str) -> str:
+def difference(evidence: Evidence, expected: Evidence, label: str) -> str:
     """What two trainings of a run do not agree in; of one that explodes the word alone counts."""
-    if judge(found).word != judge(expected).word:
-        return f"{judge(found)} instead of {judge(expected)}"
+    if judge(evidence).word != judge(expected).word:
+        return f"{judge(evidence)} instead of {judge(expected)}"
     if label in ("exploding", "diverged"):
         return ""
     for key, value in dataclasses.asdict(expected).items():
-        got = getattr(found, key)
-        if isinstance(value, float) and np.isfinite(value) and got != pytest.approx(value, rel=0.02, abs=0.05):
-            return f"{key}: {got} instead of {value}"
+        measured = getattr(evidence, key)
+        if isinstance(value, float) and np.isfinite(value) and measured != pytest.approx(value, rel=0.02, abs=0.05):
+            return f"{key}: {measured} instead of {value}"
     return ""
 
 
@@ -78,12 +78,12 @@ def agrees(name: str) -> None:
     beside differs from this one as well.
     """
     overrides, label = RUNS[name]["overrides"], RUNS[name]["label"]
-    found = collect.observe(overrides)
-    if not (said := difference(found, EVIDENCE[name], label)):
+    evidence = collect.observe(overrides)
+    if not (message := difference(evidence, EVIDENCE[name], label)):
         return
     gain = compose.experiment(overrides.split()).init.gain
     nudged = (f"{overrides} init.gain={gain * (1 + k * 2.0**-22)!r}" for k in range(1, NUDGES + 1))
-    assert any(difference(collect.observe(beside), found, label) for beside in nudged), said
+    assert any(difference(collect.observe(nudged_overrides), evidence, label) for nudged_overrides in nudged), message
 
 
 @pytest.mark.parametrize("name", QUICK)

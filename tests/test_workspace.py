@@ -27,7 +27,7 @@ from gradpath.instruments.param_grad_norm import ParamGradNorm
 compiled = pytest.mark.skipif(replay._replay is None, reason="gradpath.engine._replay is not built: no C compiler here")
 
 
-def arrays_of(trace: Trace) -> Iterator[NDArray]:
+def trace_arrays(trace: Trace) -> Iterator[NDArray]:
     for layer in trace.tape.layers:
         yield from (layer.entered, layer.pre, layer.gates, *layer.states.values(), *layer.saved.values())
     for scaled in (*trace.deltas, *trace.states.values(), *trace.direct.values(), trace.gradient.scaled):
@@ -36,7 +36,7 @@ def arrays_of(trace: Trace) -> Iterator[NDArray]:
 
 
 def bits(trace: Trace) -> list[bytes]:
-    return [array.tobytes() for array in arrays_of(trace)]
+    return [array.tobytes() for array in trace_arrays(trace)]
 
 
 # --- recordings -----------------------------------------------------------------------------------
@@ -70,9 +70,9 @@ def test_what_goes_to_another_process_is_values_alone() -> None:
     cell = LSTM(3, freeze_f=0.5)
     assert hash(cell) == hash(LSTM(3, freeze_f=0.5))
     assert cell.blocks
-    again = pickle.loads(pickle.dumps(cell))
-    assert vars(again).keys() == {value.name for value in fields(cell)}
-    assert again == cell
+    unpickled = pickle.loads(pickle.dumps(cell))
+    assert vars(unpickled).keys() == {value.name for value in fields(cell)}
+    assert unpickled == cell
 
 
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)
@@ -80,13 +80,13 @@ def test_any_number_of_cells_in_one_workspace_as_each_alone(cell: Cell) -> None:
     """With a gate held, with the gradient cut at the gates, and as it was: each recording is of its
     own cell.
     """
-    others = [cell, *cell.counterfactuals().values(), cell]
+    variants = [cell, *cell.counterfactuals().values(), cell]
     case = make_case(cell, Loss.squared_error, 9, True)
-    for other in others:
-        network = replace(case.network, cell=other)
-        alone = Case(network, case.theta, case.batch).trace
+    for variant in variants:
+        network = replace(case.network, cell=variant)
+        separate_trace = Case(network, case.theta, case.batch).trace
         tape = network.forward(case.theta, case.batch, case.workspace)
-        assert bits(network.backward(case.theta, tape, case.workspace)) == bits(alone)
+        assert bits(network.backward(case.theta, tape, case.workspace)) == bits(separate_trace)
 
 
 def some_arrays() -> list[NDArray]:
@@ -130,9 +130,9 @@ def test_arrays_that_overlap_are_another_layout(aliased_first: bool) -> None:
 @compiled
 @pytest.mark.parametrize("shift", [0, 1, 2])
 def test_how_far_apart_two_arrays_begin_is_part_of_their_layout(shift: int) -> None:
-    whole = np.zeros((6, 8))
-    assert (replay.layout([whole, whole[:, shift : shift + 4]]) == replay.layout([whole, whole[:, :4]])) == (shift == 0)
-    assert replay.layout([whole[:-1], whole[1:]]) == replay.layout([np.zeros((6, 8))[:-1], np.zeros((6, 8))[1:]])
+    block = np.zeros((6, 8))
+    assert (replay.layout([block, block[:, shift : shift + 4]]) == replay.layout([block, block[:, :4]])) == (shift == 0)
+    assert replay.layout([block[:-1], block[1:]]) == replay.layout([np.zeros((6, 8))[:-1], np.zeros((6, 8))[1:]])
 
 
 @compiled
@@ -140,19 +140,19 @@ def test_an_array_that_stays_may_lie_in_one_that_moves() -> None:
     """A row that is the same at every t overlaps the moving array at one t alone, and not at the
     first.
     """
-    whole = np.zeros((6, 8))
-    inside, outside = repeated(whole[3].copy(), 6), np.ndarray((6, 8), float, whole, whole.strides[0] * 3, (0, 8))
-    assert replay.layout([whole, inside]) != replay.layout([whole, outside])
+    block = np.zeros((6, 8))
+    repeated_row, moving = repeated(block[3].copy(), 6), np.ndarray((6, 8), float, block, block.strides[0] * 3, (0, 8))
+    assert replay.layout([block, repeated_row]) != replay.layout([block, moving])
 
 
 @compiled
 def test_equal_passes_record_nothing_anew() -> None:
     case = make_case(LSTM(5), Loss.squared_error, 12, True)
     assert case.trace
-    before = [loop for _, loop in case.workspace]
+    loops_before = [loop for _, loop in case.workspace]
     network = replace(case.network, cell=LSTM(5))
     assert network.backward(case.theta, network.forward(case.theta, case.batch, case.workspace), case.workspace)
-    assert [loop for _, loop in case.workspace] == before
+    assert [loop for _, loop in case.workspace] == loops_before
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -162,24 +162,24 @@ def test_equal_passes_record_nothing_anew() -> None:
 @pytest.mark.parametrize("cell", [RNN(5), LSTM(5, layers=2), GRU(5)], ids=cell_id)
 def test_a_trace_that_is_held_is_as_it_was_after_the_next_passes(cell: Cell, every_step: bool) -> None:
     case = make_case(cell, Loss.squared_error, 12, every_step)
-    held = case.trace
-    before = bits(held)
+    trace = case.trace
+    bits_before = bits(trace)
     part = case.trace.deltas[0].array[3:5, 1]  # a view of a trace that is gone
     of_part = part.tobytes()
     case.theta = case.theta * 0.5
     for _ in range(3):
-        assert bits(case.trace) != before
-    assert bits(held) == before
+        assert bits(case.trace) != bits_before
+    assert bits(trace) == bits_before
     assert part.tobytes() == of_part
 
 
 def test_an_instrument_leaves_the_memory_of_training_alone() -> None:
     case = make_case(LSTM(5), Loss.squared_error, 12, True)
     trace = case.trace
-    size, free = case.workspace.buffers.size, case.workspace.buffers.free
-    assert free > 0
+    size, free_blocks = case.workspace.buffers.size, case.workspace.buffers.free
+    assert free_blocks > 0
     Counterfactual().measure(case.network, trace)
-    assert (case.workspace.buffers.size, case.workspace.buffers.free) == (size, free)
+    assert (case.workspace.buffers.size, case.workspace.buffers.free) == (size, free_blocks)
 
 
 @pytest.mark.parametrize("every_step", [False, True])
@@ -196,24 +196,26 @@ def test_nothing_of_a_pass_outlives_its_trace(every_step: bool) -> None:
 
 def test_memory_is_lent_again_only_when_no_view_of_it_is_left() -> None:
     buffers = BufferPool()
-    first = buffers.empty((3, 4), np.float32)
-    address, view = first.ctypes.data, first[1:].T[0]
-    del first
-    second = buffers.empty_like(np.empty((5, 6), np.float32), 2)
-    assert not np.shares_memory(view, second)
+    first_array = buffers.empty((3, 4), np.float32)
+    address, view = first_array.ctypes.data, first_array[1:].T[0]
+    del first_array
+    second_array = buffers.empty_like(np.empty((5, 6), np.float32), 2)
+    assert not np.shares_memory(view, second_array)
     del view
-    third = buffers.empty((12,), np.float32)
-    assert third.ctypes.data == address
-    assert not np.shares_memory(second, third)
+    third_array = buffers.empty((12,), np.float32)
+    assert third_array.ctypes.data == address
+    assert not np.shares_memory(second_array, third_array)
 
 
-@pytest.mark.parametrize("look", [memoryview, lambda array: np.frombuffer(array), lambda array: array.view(np.uint8)])
-def test_whatever_looks_at_an_array_keeps_its_memory(look: Callable[[NDArray], object]) -> None:
+@pytest.mark.parametrize(
+    "make_view", [memoryview, lambda array: np.frombuffer(array), lambda array: array.view(np.uint8)]
+)
+def test_whatever_looks_at_an_array_keeps_its_memory(make_view: Callable[[NDArray], object]) -> None:
     buffers = BufferPool()
-    seen = look(buffers.empty((4,), np.float64))
-    assert not np.shares_memory(np.asarray(seen), buffers.empty((4,), np.float64))
+    view = make_view(buffers.empty((4,), np.float64))
+    assert not np.shares_memory(np.asarray(view), buffers.empty((4,), np.float64))
     assert (buffers.size, buffers.free) == (64, 32)
-    del seen
+    del view
     assert buffers.free == 64
 
 
@@ -227,8 +229,8 @@ def test_an_array_is_aligned_and_can_be_written() -> None:
 def test_memory_of_another_shape_is_given_back() -> None:
     buffers = BufferPool()
     buffers.empty((3, 4), np.float32)
-    kept = buffers.empty((5,), np.float64)
+    kept_array = buffers.empty((5,), np.float64)
     assert (buffers.size, buffers.free) == (40, 0)
     buffers.empty((7,), np.float64)
     assert (buffers.size, buffers.free) == (96, 56)
-    assert kept.size == 5
+    assert kept_array.size == 5

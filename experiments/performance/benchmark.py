@@ -22,8 +22,8 @@ import table
 from gradpath.schema import locations
 from problem import CELLS, Shape
 
-HERE = Path(__file__).parent
-FIGURES = HERE.parents[1] / "reports" / "figures" / "performance"
+FOLDER = Path(__file__).parent
+FIGURES = FOLDER.parents[1] / "reports" / "figures" / "performance"
 SHAPES = tuple(
     Shape(*sizes)
     for sizes in ((100, 20, 50), (100, 32, 64), (200, 32, 128), (500, 20, 128), (1000, 20, 128), (200, 128, 256))
@@ -63,7 +63,7 @@ def _shape(text: str) -> Shape:
 
 
 def matches(chosen: argparse.Namespace) -> list[tuple[str, Shape, str, float]]:
-    """The rows of one thread setting: arguments of ``worker.play``."""
+    """The rows of one thread setting: arguments of ``worker.measure_row``."""
     return [
         (cell, shape, dtype, chosen.seconds)
         for shape in chosen.shapes
@@ -79,7 +79,7 @@ def measure(threads: str, order: list[tuple[str, Shape, str, float]]) -> Iterato
     environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     if threads == "one":
         environment |= dict.fromkeys(VARIABLES, "1")
-    command = [sys.executable, str(HERE / "worker.py")]
+    command = [sys.executable, str(FOLDER / "worker.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
         assert child.stdin
         assert child.stdout
@@ -99,9 +99,9 @@ def main() -> None:
     order = matches(chosen)
     with tqdm(total=len(order) * len(chosen.threads), unit="row", disable=None) as bar:
         for threads in chosen.threads:
-            said = measure(threads, order)
-            results["libraries"][threads] = next(said)
-            for row in said:
+            libraries = measure(threads, order)
+            results["libraries"][threads] = next(libraries)
+            for row in libraries:
                 results["rows"].append({"threads": threads, **row})
                 bar.update()
     write(results, chosen)
@@ -113,14 +113,14 @@ def write(results: dict[str, Any], chosen: argparse.Namespace) -> None:
     complete = {table.key(row) for row in results["rows"]} >= set(every_row())
     output, figures = chosen.output, chosen.output
     if output is None:
-        output, figures = (HERE, FIGURES) if complete else (locations.home() / "mlruns" / "benchmark",) * 2
+        output, figures = (FOLDER, FIGURES) if complete else (locations.home() / "mlruns" / "benchmark",) * 2
     for folder in (output, figures):
         folder.mkdir(parents=True, exist_ok=True)
     (output / "results.json").write_text(_json(results))
     page = table.page(results)
     (output / "results.md").write_text(page)
-    if output == HERE:
-        table.put(table.headline(results["rows"]), HERE / "README.md")
+    if output == FOLDER:
+        table.put(table.headline(results["rows"]), FOLDER / "README.md")
     figure.draw(results["rows"], figures / "performance.png")
     print(page)
     print(f"Written: {output}/results.json, results.md; {figures}/performance.png")

@@ -58,17 +58,17 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     )
     for column, cell in enumerate(cells):
         of_cell = [row for row in rows if (row["cell"], row["dtype"]) == (cell, dtype)]
-        for place, threads in enumerate(settings):
+        for row_index, threads in enumerate(settings):
             chosen = [row for row in of_cell if row["threads"] == threads]
-            _ratios(grid[place, column], chosen)
-            _title(grid[place, column], f"{cell.upper()}, {dtype}, {_said(threads)}")
+            _ratios(grid[row_index, column], chosen)
+            _title(grid[row_index, column], f"{cell.upper()}, {dtype}, {_threads_label(threads)}")
         _parts(grid[-1, column], [row for row in of_cell if row["threads"] == settings[0]])
-        _title(grid[-1, column], f"{cell.upper()}: where the time goes, {dtype}, {_said(settings[0])}")
+        _title(grid[-1, column], f"{cell.upper()}: where the time goes, {dtype}, {_threads_label(settings[0])}")
     for axes in grid[:, 0]:
         axes.set_ylabel("T, B, H")
-    for place, side, columns in ((0, "upper", 3), (-1, "lower", 4)):
-        handles, labels = grid[place, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc=f"outside {side} center", ncols=columns, frameon=False)
+    for row_index, legend_side, columns in ((0, "upper", 3), (-1, "lower", 4)):
+        handles, labels = grid[row_index, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc=f"outside {legend_side} center", ncols=columns, frameon=False)
     figure.savefig(file, dpi=130)
     plt.close(figure)
 
@@ -77,7 +77,7 @@ def _title(axes: "Axes", text: str) -> None:
     axes.set_title(text, weight="bold", size=11, loc="left")
 
 
-def _said(threads: str) -> str:
+def _threads_label(threads: str) -> str:
     return "one thread" if threads == "one" else "default threads"
 
 
@@ -93,8 +93,8 @@ def _ratios(axes: "Axes", rows: Sequence[Row]) -> None:
     from matplotlib.ticker import FixedLocator, NullLocator
 
     axes.axvline(1, color="black", linewidth=1.5, label="1.0 = PyTorch's fused layer without norms")
-    for place, (name, (label, color, mark, size)) in enumerate(CONTESTANTS.items()):
-        shift = (place - (len(CONTESTANTS) - 1) / 2) * 0.13
+    for index, (name, (label, color, mark, size)) in enumerate(CONTESTANTS.items()):
+        shift = (index - (len(CONTESTANTS) - 1) / 2) * 0.13
         values = np.array([row["ratios"][f"{name} / PyTorch"] for row in rows]).T
         median, low, high = values
         axes.errorbar(
@@ -120,15 +120,15 @@ def parts(row: Row) -> dict[str, float]:
     """Milliseconds of our step with all norms: the products as the floor has them, and what is left
     of each stage.
     """
-    own, floor = row["milliseconds"]["ours, norms"]["stages"], row["milliseconds"]["floor"]["stages"]
+    stages, floor = row["milliseconds"]["ours, norms"]["stages"], row["milliseconds"]["floor"]["stages"]
     return {
         "forward": floor["forward"],
         "backward": floor["backward"],
         "weights": floor["weights"],
         "readout": floor["readout"] + floor["readout, back"],
-        "forward, rest": own["forward"] - floor["forward"] - floor["readout"],
-        "backward, rest": own["backward"] - floor["backward"] - floor["weights"] - floor["readout, back"],
-        "norms": own["instruments"],
+        "forward, rest": stages["forward"] - floor["forward"] - floor["readout"],
+        "backward, rest": stages["backward"] - floor["backward"] - floor["weights"] - floor["readout, back"],
+        "norms": stages["instruments"],
     }
 
 
@@ -138,11 +138,11 @@ def _parts(axes: "Axes", rows: Sequence[Row]) -> None:
     floors = np.array([sum(row["milliseconds"]["floor"]["stages"].values()) for row in rows])
     left = np.zeros(len(rows))
     for name, (label, color) in PARTS.items():
-        width = np.array([one[name] for one in split]) / floors
+        width = np.array([milliseconds[name] for milliseconds in split]) / floors
         axes.barh(range(len(rows)), width, left=left, color=color, label=label, height=0.7, edgecolor="white")
         left += width
-    for place, (end, one) in enumerate(zip(left, split, strict=True)):
-        axes.text(end, place, f" {end:.1f}×, {sum(one.values()):.3g} ms", va="center", fontsize=8)
+    for index, (end, milliseconds) in enumerate(zip(left, split, strict=True)):
+        axes.text(end, index, f" {end:.1f}×, {sum(milliseconds.values()):.3g} ms", va="center", fontsize=8)
     axes.axvline(1, color="black", linewidth=1.2)
     axes.set_xlim(0, 1.25 * max(left.max(), axes.get_xlim()[1] / 1.25))
     axes.set_xlabel("time of a step with all norms, in that of its matrix products alone")

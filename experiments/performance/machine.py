@@ -34,9 +34,11 @@ def libraries() -> dict[str, Any]:
     from gradpath.training import threads
 
     blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas" and "numpy" in pool["filepath"]]
-    built = numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    blas_build = numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
-        "blas": f"{built['name']} {built['version']}, {blas[0]['architecture']}" if blas else built["name"],
+        "blas": f"{blas_build['name']} {blas_build['version']}, {blas[0]['architecture']}"
+        if blas
+        else blas_build["name"],
         "threads": {
             "gradpath": min(threads.MOST_THREADS, threads.share(1)),
             "numpy": blas[0]["num_threads"] if blas else None,
@@ -66,8 +68,8 @@ def _processor() -> str:
 
 def _caches() -> dict[str, str]:
     """Level and type → size, of the first core."""
-    found = {}
-    for place in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        level, kind, size = ((place / name).read_text().strip() for name in ("level", "type", "size"))
-        found[f"L{level} {kind.lower()}"] = size
-    return found
+    caches = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+        caches[f"L{level} {kind.lower()}"] = size
+    return caches

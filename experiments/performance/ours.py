@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from contest import FEWEST
+from contest import MIN_ROUNDS
 from gradpath.commands import compose
 from gradpath.core.network import Network
 from gradpath.core.tape import Batch
@@ -24,10 +24,10 @@ from problem import Answer, Contestant, Problem
 
 SLOW = ("credit", "jacobian_log_singular_values", "lyapunov_spectrum")
 """A single reading takes many steps' time: 128 backward passes, or O(T H³); see ``scale.py``."""
-LONGEST = 5.0
+MAX_SECONDS = 5.0
 """Seconds beyond which a step with every other instrument is left out."""
 
-Read = tuple[Trace, dict[str, Measurement]]
+Readings = tuple[Trace, dict[str, Measurement]]
 
 
 @cache
@@ -38,41 +38,41 @@ def default_instruments() -> dict[str, Instrument]:
 
 def every_instrument(network: Network) -> dict[str, Instrument]:
     """All that can read this network."""
-    found = {}
+    instruments = {}
     for name, cls in discover(Instrument).items():
         instrument = cls()
         try:
             instrument.check(network)
         except SettingError:
             continue
-        found[name] = instrument
-    return found
+        instruments[name] = instrument
+    return instruments
 
 
 def contestants(problem: Problem, executor: Executor | None = None) -> Iterator[Contestant]:
     """The step with no instrument, with ``param_grad_norm``, with the default ones, and with every
-    one that applies but the slow ones, unless that takes more than ``LONGEST``.
+    one that applies but the slow ones, unless that takes more than ``MAX_SECONDS``.
     """
     workspace = problem.network.workspace(executor=executor)
     default = default_instruments()
-    every = {name: one for name, one in every_instrument(problem.network).items() if name not in SLOW}
+    quick = {name: instrument for name, instrument in every_instrument(problem.network).items() if name not in SLOW}
     yield contestant(problem, workspace, "ours", {})
     yield contestant(problem, workspace, "ours, norms", {"param_grad_norm": default["param_grad_norm"]})
     yield contestant(problem, workspace, "ours, default instruments", default)
-    if estimate(problem, every) < LONGEST:
-        yield replace(contestant(problem, workspace, "ours, every instrument", every), most=FEWEST)
+    if estimate(problem, quick) < MAX_SECONDS:
+        yield replace(contestant(problem, workspace, "ours, every instrument", quick), most=MIN_ROUNDS)
 
 
 def estimate(problem: Problem, instruments: dict[str, Instrument]) -> float:
     """Seconds of a step, from one over the first twentieth of the sequence; too low where an
     instrument's cost grows faster than T.
     """
-    part = max(2, problem.shape.steps // 20)
-    batch = Batch(problem.batch.inputs[:part], problem.batch.targets[:part], problem.batch.mask[:part])
+    steps = max(2, problem.shape.steps // 20)
+    batch = Batch(problem.batch.inputs[:steps], problem.batch.targets[:steps], problem.batch.mask[:steps])
     trace = problem.network.backward(problem.theta, problem.network.forward(problem.theta, batch))
     start = perf_counter()
     _measure(problem.network, instruments, trace)
-    return (perf_counter() - start) * problem.shape.steps / part
+    return (perf_counter() - start) * problem.shape.steps / steps
 
 
 def contestant(problem: Problem, workspace: Workspace, name: str, instruments: dict[str, Instrument]) -> Contestant:
@@ -85,13 +85,13 @@ def contestant(problem: Problem, workspace: Workspace, name: str, instruments: d
     return Contestant(name, "", stages, partial(_read, network))
 
 
-def _measure(network: Network, instruments: dict[str, Instrument], trace: Trace) -> Read:
+def _measure(network: Network, instruments: dict[str, Instrument], trace: Trace) -> Readings:
     return trace, {name: instrument.measure(network, trace) for name, instrument in instruments.items()}
 
 
-def _read(network: Network, result: Read) -> Answer:
+def _read(network: Network, result: Readings) -> Answer:
     trace, measured = result
     norms = None
-    if (read := measured.get("param_grad_norm")) is not None:
-        norms = dict(zip(read.names, np.power(10, read.values.T), strict=True))
+    if (measurement := measured.get("param_grad_norm")) is not None:
+        norms = dict(zip(measurement.names, np.power(10, measurement.values.T), strict=True))
     return Answer(trace.tape.loss, network.parameters(trace.gradient.scaled.plain()), norms)

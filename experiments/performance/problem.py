@@ -44,12 +44,12 @@ class Answer:
 @dataclass(frozen=True)
 class Contestant:
     """Each of ``stages`` gets what the one before it has returned (the first None); ``read`` turns
-    the last one's into an answer, and is not timed. ``way``: which of several ways of doing the
+    the last one's into an answer, and is not timed. ``variant``: which of several ways of doing the
     same this is. It plays in the first ``most`` rounds.
     """
 
     name: str
-    way: str
+    variant: str
     stages: dict[str, Callable[[Any], Any]]
     read: Callable[[Any], Answer] | None
     most: int = 60
@@ -105,7 +105,7 @@ class Problem:
         return Answer(float(loss), blocks, dict(zip(blocks, columns, strict=True)))
 
 
-def pose(cell: str, shape: Shape, dtype: str, seed: int = 0) -> Problem:
+def random_problem(cell: str, shape: Shape, dtype: str, seed: int = 0) -> Problem:
     """The same numbers in either precision. Inputs N(0, 1); targets in [1, 2], so that no sum over
     the minibatch cancels and float32 can be held to 1e-4 at every step.
     """

@@ -13,9 +13,9 @@ def median_interval(sample: ArrayLike, level: float = 0.95) -> tuple[float, floa
     """
     ordered: NDArray = np.sort(np.asarray(sample, float))
     size = len(ordered)
-    below, k = 0.0, 0
-    while k < size // 2 and 1 - 2 * (below + comb(size, k) / 2**size) >= level:
-        below += comb(size, k) / 2**size
+    tail_probability, k = 0.0, 0
+    while k < size // 2 and 1 - 2 * (tail_probability + comb(size, k) / 2**size) >= level:
+        tail_probability += comb(size, k) / 2**size
         k += 1
     k = max(k, 1)
     return float(np.median(ordered)), float(ordered[k - 1]), float(ordered[size - k])

@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 import machine
 import ours
-from benchmark import FIGURES, HERE, VARIABLES
+from benchmark import FIGURES, FOLDER, VARIABLES
 from gradpath.schema import locations
-from problem import CELLS, Shape, pose
+from problem import CELLS, Shape, random_problem
 
 LENGTHS = (100, 300, 1000, 3000, 10_000)
 BATCHES = (5, 10, 20, 40, 80, 160)
@@ -43,20 +43,20 @@ def measure_case(cell: str, shape: Shape, names: Sequence[str], repeats: int, se
     to it, NumPy's included.
     """
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 10))
-    problem = pose(cell, shape, "float32")
-    every = ours.every_instrument(problem.network)
-    step = ours.contestant(problem, problem.network.workspace(), "ours", {name: every[name] for name in names})
-    before, times = _largest_resident(), []
+    problem = random_problem(cell, shape, "float32")
+    instruments = ours.every_instrument(problem.network)
+    step = ours.contestant(problem, problem.network.workspace(), "ours", {name: instruments[name] for name in names})
+    resident_before, times = _largest_resident(), []
     for _ in range(repeats):
         start = process_time()
         step.run()
         times.append(process_time() - start)
-    found = {"seconds": min(times), "resident_before": before, "resident": _largest_resident()}
+    row = {"seconds": min(times), "resident_before": resident_before, "resident": _largest_resident()}
     if repeats > 1:
         tracemalloc.start()
         step.run()
-        found["traced"] = tracemalloc.get_traced_memory()[1]
-    return found
+        row["traced"] = tracemalloc.get_traced_memory()[1]
+    return row
 
 
 def _largest_resident() -> int:
@@ -78,7 +78,7 @@ def case(cell: str, shape: Shape, names: Sequence[str], repeats: int, seconds: i
         [sys.executable, __file__, "--case", order], stdout=subprocess.PIPE, text=True, env=environment
     ) as child:
         assert child.stdout
-        said = child.stdout.read()
+        stdout = child.stdout.read()
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
     row: dict[str, Any] = {"cell": cell, "shape": list(shape)}
@@ -86,7 +86,7 @@ def case(cell: str, shape: Shape, names: Sequence[str], repeats: int, seconds: i
         return row | {"stopped_after": seconds, "resident": _bytes(usage.ru_maxrss)}
     if child.returncode:
         sys.exit(f"scale: the case {order} ended with status {child.returncode}")
-    return row | json.loads(said)
+    return row | json.loads(stdout)
 
 
 def exponent(rows: Sequence[dict[str, Any]], axis: int) -> float:
@@ -104,7 +104,7 @@ def bytes_per_element(rows: Sequence[dict[str, Any]], measured: str) -> float:
     )
 
 
-def of(rows: Sequence[dict[str, Any]], cell: str) -> list[dict[str, Any]]:
+def rows_of_cell(rows: Sequence[dict[str, Any]], cell: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["cell"] == cell]
 
 
@@ -127,13 +127,13 @@ def main() -> None:
     ]
     orders = [(kind, "all norms", cell, shape, ["param_grad_norm"], REPEATS, 600) for kind, cell, shape in growth]
     if not chosen.quick:
-        every = sorted(ours.every_instrument(pose("lstm", Shape(1, 1, HIDDEN), "float32").network))
-        several = {name: [name] for name in every}
-        several["the default seven"] = list(ours.default_instruments())
-        several["every one but the slow"] = [name for name in every if name not in ours.SLOW]
-        several["every one"] = every
+        names = sorted(ours.every_instrument(random_problem("lstm", Shape(1, 1, HIDDEN), "float32").network))
+        readings = {name: [name] for name in names}
+        readings["the default seven"] = list(ours.default_instruments())
+        readings["every one but the slow"] = [name for name in names if name not in ours.SLOW]
+        readings["every one"] = names
         longest = Shape(LENGTHS[-1], BATCH, HIDDEN)
-        orders += [("instruments", label, "lstm", longest, several[label], 1, chosen.seconds) for label in several]
+        orders += [("instruments", label, "lstm", longest, readings[label], 1, chosen.seconds) for label in readings]
     results: dict[str, Any] = {"machine": machine.describe(), "length": [], "batch": [], "instruments": []}
     for kind, label, *order in tqdm(orders, unit="case", disable=None):
         results[kind].append({"read": label, **case(*order)})
@@ -144,7 +144,7 @@ def write(results: dict[str, Any], quick: bool) -> None:
     import scale_figure
     import scale_table
 
-    output, figures = (locations.home() / "mlruns" / "benchmark",) * 2 if quick else (HERE, FIGURES)
+    output, figures = (locations.home() / "mlruns" / "benchmark",) * 2 if quick else (FOLDER, FIGURES)
     for folder in (output, figures):
         folder.mkdir(parents=True, exist_ok=True)
     (output / "scale.json").write_text(json.dumps(results, indent=1) + "\n")

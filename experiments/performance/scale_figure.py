@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from problem import CELLS
-from scale import LIMIT, bytes_per_element, exponent, of
+from scale import LIMIT, bytes_per_element, exponent, rows_of_cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def draw(results: dict[str, Any], file: Path) -> None:
 def _time(axes: "Axes", rows: list[dict[str, Any]], axis: int, name: str) -> None:
     """Measured, and the line of slope 1 through the largest case."""
     for cell in CELLS:
-        chosen = of(rows, cell)
+        chosen = rows_of_cell(rows, cell)
         sizes = np.array([row["shape"][axis] for row in chosen])
         seconds = np.array([row["seconds"] for row in chosen])
         label = f"{cell.upper()}: time ∝ {name}^{exponent(chosen, axis):.2f}"
@@ -59,15 +59,15 @@ def _time(axes: "Axes", rows: list[dict[str, Any]], axis: int, name: str) -> Non
 
 def _memory(axes: "Axes", rows: list[dict[str, Any]]) -> None:
     for cell in CELLS:
-        chosen = of(rows, cell)
+        chosen = rows_of_cell(rows, cell)
         sizes = [row["shape"][0] for row in chosen]
-        for kind, dash, word in (
+        for kind, linestyle, meaning in (
             ("traced", "-", "allocated anew by a step"),
             ("resident", "--", "resident, whole process"),
         ):
-            label = f"{cell.upper()}, {word}: {bytes_per_element(chosen, kind):.0f} bytes per T·B·H"
+            label = f"{cell.upper()}, {meaning}: {bytes_per_element(chosen, kind):.0f} bytes per T·B·H"
             values = [row[kind] / 2**20 for row in chosen]
-            axes.plot(sizes, values, dash, color=COLORS[cell], marker=MARKS[cell], label=label)
+            axes.plot(sizes, values, linestyle, color=COLORS[cell], marker=MARKS[cell], label=label)
     axes.axhline(LIMIT / 2**20, color="black", linewidth=1)
     axes.text(0.01, LIMIT / 2**20, "4 GiB", va="bottom", transform=axes.get_yaxis_transform())
     axes.set(xscale="log", yscale="log", xlabel="T", ylabel="MiB, largest during a step with all norms")
@@ -78,17 +78,17 @@ def _memory(axes: "Axes", rows: list[dict[str, Any]]) -> None:
 
 def _instruments(axes: "Axes", rows: list[dict[str, Any]]) -> None:
     """Largest resident size, with the seconds beside it; hatched: stopped before it was done."""
-    for place, row in enumerate(rows):
-        done = "seconds" in row
+    for y, row in enumerate(rows):
+        finished = "seconds" in row
         axes.barh(
-            place,
+            y,
             row["resident"] / 2**30,
-            color="#56B4E9" if done else "white",
+            color="#56B4E9" if finished else "white",
             edgecolor="#0072B2",
-            hatch=None if done else "///",
+            hatch=None if finished else "///",
         )
-        said = f" {row['seconds']:.1f} s" if done else f" stopped after {row['stopped_after']:.0f} s"
-        axes.text(row["resident"] / 2**30, place, said, va="center", fontsize=8)
+        text = f" {row['seconds']:.1f} s" if finished else f" stopped after {row['stopped_after']:.0f} s"
+        axes.text(row["resident"] / 2**30, y, text, va="center", fontsize=8)
     axes.axvline(LIMIT / 2**30, color="black", linewidth=1)
     axes.set_yticks(range(len(rows)), [row["read"] for row in rows], fontsize=8)
     axes.set_xlim(0, 1.35 * max(LIMIT, *(row["resident"] for row in rows)) / 2**30)

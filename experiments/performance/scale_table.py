@@ -3,7 +3,7 @@
 from typing import Any
 
 from problem import CELLS
-from scale import LIMIT, bytes_per_element, exponent, of
+from scale import LIMIT, bytes_per_element, exponent, rows_of_cell
 from table import markdown
 
 
@@ -28,7 +28,7 @@ def growth(results: dict[str, Any]) -> str:
     """Exponents p of time ∝ T^p and B^p, and bytes that one more element of T·B·H takes."""
     lines = [["cell", "time ∝ T^p", "time ∝ B^p", "bytes per T·B·H, allocated anew", "bytes per T·B·H, resident"]]
     for cell in CELLS:
-        by_length, by_batch = of(results["length"], cell), of(results["batch"], cell)
+        by_length, by_batch = rows_of_cell(results["length"], cell), rows_of_cell(results["batch"], cell)
         memory = (f"{bytes_per_element(by_length, kind):.0f}" for kind in ("traced", "resident"))
         lines.append([cell.upper(), f"{exponent(by_length, 0):.2f}", f"{exponent(by_batch, 1):.2f}", *memory])
     return markdown(lines)
@@ -49,10 +49,10 @@ def instruments(rows: list[dict[str, Any]]) -> str:
     lines = [["instruments", "seconds of a step", "resident, MiB", f"below {LIMIT // 2**30} GiB"]]
     for row in rows:
         seconds = f"{row['seconds']:.1f}" if "seconds" in row else f"stopped after {row['stopped_after']:.0f}"
-        below = "yes" if row["resident"] < LIMIT else "**no**"
+        within_limit = "yes" if row["resident"] < LIMIT else "**no**"
         if "seconds" not in row and row["resident"] < LIMIT:
-            below = "until it was stopped"
-        lines.append([row["read"], seconds, _mebibytes(row, "resident"), below])
+            within_limit = "until it was stopped"
+        lines.append([row["read"], seconds, _mebibytes(row, "resident"), within_limit])
     return markdown(lines)
 
 

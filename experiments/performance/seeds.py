@@ -55,16 +55,28 @@ class Row:
     most: float
 
 
-def row(what: str, threads: int, shape: tuple[str, int, int], one: list[float], together: list[float]) -> Row:
-    ratios = [a / b for a, b in zip(one, together, strict=True)]
-    scale = 1.0 if what.startswith("command") else 1e3 / STEPS / SEEDS
-    found = Row(
-        what, threads, *shape, scale * median(one), scale * median(together), median(ratios), min(ratios), max(ratios)
+def row(
+    quantity: str, threads: int, shape: tuple[str, int, int], one_by_one: list[float], side_by_side: list[float]
+) -> Row:
+    ratios = [a / b for a, b in zip(one_by_one, side_by_side, strict=True)]
+    scale = 1.0 if quantity.startswith("command") else 1e3 / STEPS / SEEDS
+    measured = Row(
+        quantity,
+        threads,
+        *shape,
+        scale * median(one_by_one),
+        scale * median(side_by_side),
+        median(ratios),
+        min(ratios),
+        max(ratios),
     )
-    cells = " ".join(f"{value:9.3g}" for value in (found.one_by_one, found.side_by_side))
-    print(f"{what:<20} {threads:>3} {found.arm:<5} {found.hidden_size:>3} {found.batch_size:>3} {cells}", end="  ")
-    print(f"{found.ratio:.2f} ({found.least:.2f} … {found.most:.2f})", flush=True)
-    return found
+    cells = " ".join(f"{value:9.3g}" for value in (measured.one_by_one, measured.side_by_side))
+    print(
+        f"{quantity:<20} {threads:>3} {measured.arm:<5} {measured.hidden_size:>3} {measured.batch_size:>3} {cells}",
+        end="  ",
+    )
+    print(f"{measured.ratio:.2f} ({measured.least:.2f} … {measured.most:.2f})", flush=True)
+    return measured
 
 
 def overrides(arm: str, hidden_size: int, batch_size: int) -> list[str]:
@@ -73,57 +85,68 @@ def overrides(arm: str, hidden_size: int, batch_size: int) -> list[str]:
 
 def steps(shape: tuple[str, int, int], instruments: list[str], threads: int, turns: int) -> dict[int, list[float]]:
     """Seconds of each turn: 0 → one after another, number of threads → side by side."""
-    one = compose.experiment([*overrides(*shape), *instruments, "train.steps=1000000", "train.eval_size=1"])
-    experiments = [replace(one, seed=seed) for seed in range(SEEDS)]
+    base_experiment = compose.experiment([*overrides(*shape), *instruments, "train.steps=1000000", "train.eval_size=1"])
+    experiments = [replace(base_experiment, seed=seed) for seed in range(SEEDS)]
     kinds: dict[int, list[Iterator[Any]]] = {0: [train(experiment) for experiment in experiments]}
-    kinds |= {each: [train_seeds(experiments, each)] for each in sorted({1, threads})}
-    times: dict[int, list[float]] = {each: [] for each in kinds}
-    for _, (each, streams) in itertools.product(range(turns + 1), kinds.items()):
-        began = time.perf_counter()
+    kinds |= {count: [train_seeds(experiments, count)] for count in sorted({1, threads})}
+    times: dict[int, list[float]] = {count: [] for count in kinds}
+    for _, (count, streams) in itertools.product(range(turns + 1), kinds.items()):
+        start = time.perf_counter()
         for stream in streams:
             for _ in itertools.islice(stream, STEPS):
                 pass
-        times[each].append(time.perf_counter() - began)
-    return {each: taken[1:] for each, taken in times.items()}  # the first turn warms up
+        times[count].append(time.perf_counter() - start)
+    return {count: seconds[1:] for count, seconds in times.items()}  # the first turn warms up
 
 
 def command(*arguments: str) -> float:
     """Seconds of a ``gradpath run`` with a store of its own."""
     with tempfile.TemporaryDirectory() as home:
         environment = os.environ | {"GRADPATH_HOME": home}
-        asked = [sys.executable, "-m", "gradpath", "run", *arguments]
-        began = time.perf_counter()
-        subprocess.run(asked, env=environment, check=True, capture_output=True)
-        return time.perf_counter() - began
+        command_line = [sys.executable, "-m", "gradpath", "run", *arguments]
+        start = time.perf_counter()
+        subprocess.run(command_line, env=environment, check=True, capture_output=True)
+        return time.perf_counter() - start
 
 
 def commands(shape: tuple[str, int, int], turns: int) -> tuple[list[float], list[float]]:
     """Seconds of each turn, one after another and side by side; the default configuration but for
     the shape and 300 steps.
     """
-    given = [*overrides(*shape), "train.steps=300"]
-    each = "seed=" + ",".join(map(str, range(SEEDS)))
-    taken = [(command("-m", *given, each), command(*given, f"seed=0..{SEEDS - 1}")) for _ in range(turns)]
-    return [one for one, _ in taken], [together for _, together in taken]
+    shape_overrides = [*overrides(*shape), "train.steps=300"]
+    seed_override = "seed=" + ",".join(map(str, range(SEEDS)))
+    pairs = [
+        (command("-m", *shape_overrides, seed_override), command(*shape_overrides, f"seed=0..{SEEDS - 1}"))
+        for _ in range(turns)
+    ]
+    return [one_by_one for one_by_one, _ in pairs], [side_by_side for _, side_by_side in pairs]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--turns", type=int, default=5, help="turns of each kind (5)")
     parser.add_argument("--commands", type=int, default=1, help="turns of the whole commands, which take minutes (1)")
-    given = parser.parse_args()
+    options = parser.parse_args()
     rows, threads = [], thread_count(compose.experiment([]), seeds=SEEDS)
     print(f"{'':<20} {'thr':>3} {'arm':<5} {'H':>3} {'B':>3} {'one by one':>9} {'together':>9} ratio", flush=True)
     for shape in SHAPES:
-        for what, instruments in {"step, ms": [], "step, none read, ms": ["instruments=[]"]}.items():
+        for quantity, instruments in {"step, ms": [], "step, none read, ms": ["instruments=[]"]}.items():
             with threadpool_limits(1, "blas"):
-                times = steps(shape, instruments, threads, given.turns)
-            rows += [row(what, each, shape, times[0], taken) for each, taken in times.items() if each]
-    timed = [shape for shape in SHAPES if given.commands and shape[2] == 20]
-    rows += [row("command, s", threads, shape, *commands(shape, given.commands)) for shape in timed]
-    found = {"date": datetime.now().astimezone().isoformat(timespec="seconds"), "seeds": SEEDS}
-    found |= {"numpy": np.__version__, "cores": os.cpu_count(), "rows": [asdict(each) for each in rows]}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+                times = steps(shape, instruments, threads, options.turns)
+            rows += [
+                row(quantity, thread_count, shape, times[0], seconds)
+                for thread_count, seconds in times.items()
+                if thread_count
+            ]
+    timed = [shape for shape in SHAPES if options.commands and shape[2] == 20]
+    rows += [row("command, s", threads, shape, *commands(shape, options.commands)) for shape in timed]
+    results = {"date": datetime.now().astimezone().isoformat(timespec="seconds"), "seeds": SEEDS}
+    results |= {
+        "numpy": np.__version__,
+        "cores": os.cpu_count(),
+        "rows": [asdict(measured) for measured in rows],
+    }
+    Path(__file__).with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class Clock:
         self.spent: dict[str, float] = defaultdict(float)
         self._inside = False
 
-    def watch(self, owner: Any, name: str, part: str) -> None:
+    def count_time(self, owner: Any, name: str, part: str) -> None:
         """Counts the time of a method or function for a part."""
         inner = getattr(owner, name)
 
@@ -65,18 +65,17 @@ class Clock:
     def timed(self, part: str, action: Callable[[], Any]) -> Any:
         if self._inside:
             return action()
-        self._inside, started = True, time.perf_counter()
+        self._inside, start = True, time.perf_counter()
         try:
             return action()
         finally:
             self._inside = False
-            self.spent[part] += time.perf_counter() - started
+            self.spent[part] += time.perf_counter() - start
 
 
-def one(started: float, arguments: list[str]) -> dict[str, float]:
-    """Runs one configuration in this process, which has begun at ``started``; seconds a part."""
-    from gradpath.commands import cli
-    from gradpath.commands import execute as running
+def run_configuration(start: float, arguments: list[str]) -> dict[str, float]:
+    """Runs one configuration in this process, which has begun at ``start``; seconds a part."""
+    from gradpath.commands import cli, execute
     from gradpath.core.network import Network
     from gradpath.instruments import Instrument
     from gradpath.schema.discovery import discover
@@ -86,29 +85,29 @@ def one(started: float, arguments: list[str]) -> dict[str, float]:
 
     clock = Clock()
     for name in ("connect", "experiment_id", "reap"):
-        clock.watch(store, name, "MLflow start-up")
+        clock.count_time(store, name, "MLflow start-up")
     for task in discover(Task).values():
-        clock.watch(task, "sample", "sampling")
+        clock.count_time(task, "sample", "sampling")
     for instrument in discover(Instrument).values():
-        clock.watch(instrument, "measure", "instruments")
-    clock.watch(Network, "forward_seeds", "forward")
-    clock.watch(Network, "backward_seeds", "backward")
-    clock.watch(loop, "_evaluate", "evaluation")
+        clock.count_time(instrument, "measure", "instruments")
+    clock.count_time(Network, "forward_seeds", "forward")
+    clock.count_time(Network, "backward_seeds", "backward")
+    clock.count_time(loop, "_evaluate", "evaluation")
     for name in ("__init__", "__enter__", "record", "__exit__"):
-        clock.watch(recorder.Recorder, name, "recording")
+        clock.count_time(recorder.Recorder, name, "recording")
     training_began: list[float] = []
-    train = running.train_seeds
+    train = execute.train_seeds
 
-    def beginning(*arguments: Any) -> Any:
-        training_began.append(time.time() - started - clock.spent["MLflow start-up"] - clock.spent["recording"])
+    def timed_train(*arguments: Any) -> Any:
+        training_began.append(time.time() - start - clock.spent["MLflow start-up"] - clock.spent["recording"])
         return train(*arguments)
 
-    running.train_seeds = beginning  # type: ignore[assignment]
+    execute.train_seeds = timed_train  # type: ignore[assignment]
     try:
         sys.argv = ["gradpath", "run", *arguments]
         cli.main()
-    except SystemExit as ended:
-        if ended.code:
+    except SystemExit as exit_error:
+        if exit_error.code:
             raise
     return {**clock.spent, "start-up": training_began[0]}
 
@@ -116,44 +115,44 @@ def one(started: float, arguments: list[str]) -> dict[str, float]:
 def measure(home: Path, arguments: list[str]) -> dict[str, float]:
     """Seconds a part of one configuration, and their ``total``."""
     answer = home / "answer.json"
-    started = time.time()
+    start = time.time()
     subprocess.run(
-        [sys.executable, __file__, "--one", str(answer), str(started), *arguments],
+        [sys.executable, __file__, "--one", str(answer), str(start), *arguments],
         env=os.environ | {"GRADPATH_HOME": str(home)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         check=True,
     )
-    total = time.time() - started
-    spent = json.loads(answer.read_text())
-    return {**spent, PARTS[-1]: total - sum(spent.values()), "total": total}
+    total = time.time() - start
+    seconds = json.loads(answer.read_text())
+    return {**seconds, PARTS[-1]: total - sum(seconds.values()), "total": total}
 
 
 def main() -> None:
     rows = {}
     print(f"{'':<26}{'total':>8}" + "".join(f"{part:>{len(part) + 2}}" for part in PARTS))
-    with tempfile.TemporaryDirectory() as scratch:
-        home = Path(scratch)
-        made = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        database_seconds = time.perf_counter()
         environment = os.environ | {"GRADPATH_HOME": str(home)}
         subprocess.run(
             [sys.executable, "-c", "from gradpath.tracking import store; store.connect(None)"],
             env=environment,
             check=True,
         )
-        made = time.perf_counter() - made
+        database_seconds = time.perf_counter() - database_seconds
         for name, arguments in CONFIGURATIONS.items():
             rows[name] = row = measure(home, arguments)
             shares = (f"{row[part] / row['total']:>{len(part) + 2}.1%}" for part in PARTS)
             print(f"{name:<26}{row['total']:>6.1f} s" + "".join(shares), flush=True)
-    print(f"making the database, once: {made:.1f} s")
+    print(f"making the database, once: {database_seconds:.1f} s")
     if len(sys.argv) > 1:
-        found = {"date": date.today().isoformat(), "unit": "s", "making_the_database": made, "rows": rows}
-        Path(sys.argv[1]).write_text(json.dumps(found, indent=1) + "\n")
+        results = {"date": date.today().isoformat(), "unit": "s", "making_the_database": database_seconds, "rows": rows}
+        Path(sys.argv[1]).write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        Path(sys.argv[2]).write_text(json.dumps(one(float(sys.argv[3]), sys.argv[4:])))
+        Path(sys.argv[2]).write_text(json.dumps(run_configuration(float(sys.argv[3]), sys.argv[4:])))
     else:
         main()

@@ -45,10 +45,10 @@ def page(results: dict[str, Any]) -> str:
         f"{', '.join(f'{name} {size}' for name, size in machine['caches'].items())}; {machine['system']}; "
         f"Python {machine['python']}, {versions}. Load before: {machine['load']}.",
         *(
-            f"Threads, {setting}: gradpath {said['threads']['gradpath']}, the floor up to "
-            f"{said['threads']['numpy']} ({said['blas']}), PyTorch {said['threads']['torch']}, "
-            f"JAX what {said['processors']} processors give."
-            for setting, said in results["libraries"].items()
+            f"Threads, {setting}: gradpath {library['threads']['gradpath']}, the floor up to "
+            f"{library['threads']['numpy']} ({library['blas']}), PyTorch {library['threads']['torch']}, "
+            f"JAX what {library['processors']} processors give."
+            for setting, library in results["libraries"].items()
         ),
         "A number is a time over another; below 1 the first is faster.",
         "## Aims",
@@ -66,9 +66,9 @@ def headline(rows: Sequence[Row]) -> str:
     """The aims: geometric mean over the shapes and both cells, with the worst row."""
     settings = list(dict.fromkeys((row["dtype"], row["threads"]) for row in rows))
     lines = [["", "aim", *(f"{dtype}, {threads} thread{'s' * (threads != 'one')}" for dtype, threads in settings)]]
-    for ratio, (what, aim) in AIMS.items():
+    for ratio, (description, aim) in AIMS.items():
         columns = [[row for row in rows if (row["dtype"], row["threads"]) == setting] for setting in settings]
-        lines.append([what, aim, *(_mean(column, ratio) for column in columns)])
+        lines.append([description, aim, *(_mean(column, ratio) for column in columns)])
     return markdown(lines)
 
 
@@ -87,10 +87,12 @@ def detail(rows: Sequence[Row]) -> str:
     lines = [["cell", "T, B, H", "rounds", "ours, norms (ms)", *COLUMNS.values(), "fastest ways"]]
     for row in rows:
         cells = [_interval(row["ratios"].get(ratio)) for ratio in COLUMNS]
-        own = row["milliseconds"]["ours, norms"]
-        ways = "; ".join(row["ways"][name] for name in ("PyTorch, norms", "JAX, norms"))
+        milliseconds = row["milliseconds"]["ours, norms"]
+        variants = "; ".join(row["ways"][name] for name in ("PyTorch, norms", "JAX, norms"))
         shape = ", ".join(map(str, row["shape"]))
-        lines.append([row["cell"].upper(), shape, str(own["rounds"]), f"{own['median']:.3g}", *cells, ways])
+        lines.append(
+            [row["cell"].upper(), shape, str(milliseconds["rounds"]), f"{milliseconds['median']:.3g}", *cells, variants]
+        )
     return markdown(lines)
 
 

@@ -33,36 +33,47 @@ RATIOS = (
 """Whose time over whose."""
 
 
-def play(threads: dict[str, int], cell: str, shape: tuple[int, int, int], dtype: str, seconds: float) -> dict[str, Any]:
+def measure_row(
+    threads: dict[str, int], cell: str, shape: tuple[int, int, int], dtype: str, seconds: float
+) -> dict[str, Any]:
     """One row of the results: every contestant checked, then timed."""
     import contest
     import floor
     import ours
     from peers import jax_scan
     from peers.pytorch import PyTorch
-    from problem import Shape, pose
+    from problem import Shape, random_problem
 
-    problem = pose(cell, Shape(*shape), dtype)
+    problem = random_problem(cell, Shape(*shape), dtype)
     executor = None
     if threads["gradpath"] > 1:
         problem = replace(problem, network=replace(problem.network, splits_large_passes=True))
         executor = ThreadPoolExecutor(threads["gradpath"] - 1)
-    own = list(ours.contestants(problem, executor))
+    ours_contestants = list(ours.contestants(problem, executor))
     torch_peer = PyTorch(problem)
-    reference = own[1].read(own[1].run())
-    chosen = [*own, floor.contestant(problem, threads["numpy"] or 1)]
-    for ways in (torch_peer.plain(), torch_peer.with_norms(), jax_scan.plain(problem), jax_scan.with_norms(problem)):
-        candidates = list(ways)
-        for one in candidates:
-            contest.check(f"{one.name} ({one.way})", one.read(one.run()), reference, dtype)
+    reference = ours_contestants[1].read(ours_contestants[1].run())
+    chosen = [*ours_contestants, floor.contestant(problem, threads["numpy"] or 1)]
+    for peer_contestants in (
+        torch_peer.plain(),
+        torch_peer.with_norms(),
+        jax_scan.plain(problem),
+        jax_scan.with_norms(problem),
+    ):
+        candidates = list(peer_contestants)
+        for contestant in candidates:
+            contest.check(
+                f"{contestant.name} ({contestant.variant})", contestant.read(contestant.run()), reference, dtype
+            )
         chosen.append(contest.fastest(candidates))
     samples = contest.rounds(chosen, seconds)
     return {
         "cell": cell,
         "shape": list(shape),
         "dtype": dtype,
-        "milliseconds": {one.name: summary(list(one.stages), samples[one.name]) for one in chosen},
-        "ways": {one.name: one.way for one in chosen if one.way},
+        "milliseconds": {
+            contestant.name: summary(list(contestant.stages), samples[contestant.name]) for contestant in chosen
+        },
+        "ways": {contestant.name: contestant.variant for contestant in chosen if contestant.variant},
         "ratios": ratios(samples),
     }
 
@@ -73,13 +84,13 @@ def summary(stages: list[str], samples: NDArray) -> dict[str, Any]:
     several threads ran.
     """
     seconds = samples[:, :-1]
-    whole = seconds.sum(axis=1)
-    lower, median, upper = (round(1e3 * float(value), 4) for value in np.quantile(whole, (0.25, 0.5, 0.75)))
-    found = {"rounds": len(whole), "median": median, "lower quartile": lower, "upper quartile": upper}
-    found["shortest"] = round(1e3 * float(whole.min()), 4)
-    found["processor"] = round(float(samples[:, -1].sum() / whole.sum()), 3)
+    totals = seconds.sum(axis=1)
+    lower, median, upper = (round(1e3 * float(value), 4) for value in np.quantile(totals, (0.25, 0.5, 0.75)))
+    statistics = {"rounds": len(totals), "median": median, "lower quartile": lower, "upper quartile": upper}
+    statistics["shortest"] = round(1e3 * float(totals.min()), 4)
+    statistics["processor"] = round(float(samples[:, -1].sum() / totals.sum()), 3)
     medians = np.median(1e3 * seconds, axis=0).round(4).tolist()
-    return found | {"stages": dict(zip(stages, medians, strict=True))}
+    return statistics | {"stages": dict(zip(stages, medians, strict=True))}
 
 
 def ratios(samples: dict[str, NDArray]) -> dict[str, list[float]]:
@@ -88,19 +99,19 @@ def ratios(samples: dict[str, NDArray]) -> dict[str, list[float]]:
     """
     from ratios import median_interval
 
-    whole = {name: rows[:, :-1].sum(axis=1) for name, rows in samples.items()}
-    found = {}
-    for one, other in RATIOS:
-        if one in whole:
-            count = min(len(whole[one]), len(whole[other]))
-            interval = median_interval(whole[one][:count] / whole[other][:count])
-            found[f"{one} / {other}"] = [round(value, 4) for value in interval]
-    return found
+    totals = {name: rows[:, :-1].sum(axis=1) for name, rows in samples.items()}
+    intervals = {}
+    for numerator, denominator in RATIOS:
+        if numerator in totals:
+            count = min(len(totals[numerator]), len(totals[denominator]))
+            interval = median_interval(totals[numerator][:count] / totals[denominator][:count])
+            intervals[f"{numerator} / {denominator}"] = [round(value, 4) for value in interval]
+    return intervals
 
 
 def main() -> None:
     """Reads the matches from standard input: {"threads": "one" or "default", "matches": [what
-    ``play`` gets …]}.
+    ``measure_row`` gets …]}.
     """
     order = json.load(sys.stdin)
     if order["threads"] == "one" and hasattr(os, "sched_setaffinity"):
@@ -116,7 +127,7 @@ def main() -> None:
     for match in order["matches"]:
         try:
             with threadpool_limits(1, "blas"):  # as `gradpath run` does
-                print(json.dumps(play(libraries["threads"], *match)), flush=True)
+                print(json.dumps(measure_row(libraries["threads"], *match)), flush=True)
         except MismatchError as error:
             sys.exit(f"benchmark: {match[0]}, (T, B, H) = {match[1]}: {error}")
         machine.forget_compiled()

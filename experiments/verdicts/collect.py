@@ -23,8 +23,8 @@ from gradpath.tracking.evidence import Evidence, outcome, weigh
 from gradpath.tracking.verdict import ORDER, judge
 from gradpath.training.loop import train
 
-HERE = Path(__file__).parent
-EVIDENCE = HERE / "evidence.json"
+FOLDER = Path(__file__).parent
+EVIDENCE = FOLDER / "evidence.json"
 DEFAULTS = ["train.eval_size=500", "instruments=[state_grad_norm,gate_activation,reach]"]
 """What is not judged is left out, to be quick; a run's own overrides come later and win."""
 PARTS = ("training", "held out", "fresh")
@@ -35,7 +35,7 @@ trained afterwards.
 
 def collection() -> dict[str, dict[str, str]]:
     """Name → the run's part, label, overrides and why it has that label."""
-    return yaml.safe_load((HERE / "collection.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((FOLDER / "collection.yaml").read_text(encoding="utf-8"))
 
 
 def observe(overrides: str) -> Evidence:
@@ -57,7 +57,7 @@ def observe(overrides: str) -> Evidence:
 
 def stored() -> dict[str, Evidence]:
     """Name → evidence, as it was trained last."""
-    return {name: Evidence(**numbers) for name, numbers in json.loads(EVIDENCE.read_text()).items()}
+    return {name: Evidence(**fields) for name, fields in json.loads(EVIDENCE.read_text()).items()}
 
 
 def matrix(runs: Mapping[str, Mapping[str, str]], evidence: Mapping[str, Evidence], part: str) -> str:
@@ -65,25 +65,27 @@ def matrix(runs: Mapping[str, Mapping[str, str]], evidence: Mapping[str, Evidenc
     names = [name for name in runs if runs[name]["part"] == part]
     pairs = Counter((runs[name]["label"], judge(evidence[name]).word) for name in names)
     rows = [f"| {part} | {' | '.join(ORDER)} |", f"|{'---|' * (len(ORDER) + 1)}"]
-    rows += [f"| **{label}** | {' | '.join(str(pairs[label, word] or '·') for word in ORDER)} |" for label in ORDER]
-    right = sum(count for (label, word), count in pairs.items() if label == word)
-    return "\n".join([*rows, "", f"{right} of {len(names)} as labelled."])
+    rows += [
+        f"| **{label}** | {' | '.join(str(pairs[label, verdict] or '·') for verdict in ORDER)} |" for label in ORDER
+    ]
+    agreeing = sum(count for (label, verdict), count in pairs.items() if label == verdict)
+    return "\n".join([*rows, "", f"{agreeing} of {len(names)} as labelled."])
 
 
 def _rounded(evidence: Evidence) -> dict[str, Any]:
-    numbers = asdict(evidence)
-    return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in numbers.items()}
+    fields = asdict(evidence)
+    return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in fields.items()}
 
 
 def main(arguments: Sequence[str]) -> None:
     runs = collection()
     if arguments[:1] == ["train"]:
-        numbers = json.loads(EVIDENCE.read_text()) if EVIDENCE.exists() else {}
+        stored_fields = json.loads(EVIDENCE.read_text()) if EVIDENCE.exists() else {}
         with threadpool_limits(1, "blas"):
             for name in arguments[1:] or runs:
-                numbers[name] = _rounded(observe(runs[name]["overrides"]))
-                print(name, judge(Evidence(**numbers[name])), flush=True)
-        lines = [f"{json.dumps(name)}: {json.dumps(numbers[name])}" for name in runs]
+                stored_fields[name] = _rounded(observe(runs[name]["overrides"]))
+                print(name, judge(Evidence(**stored_fields[name])), flush=True)
+        lines = [f"{json.dumps(name)}: {json.dumps(stored_fields[name])}" for name in runs]
         EVIDENCE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     evidence = stored()
     for part in PARTS:

@@ -10,7 +10,7 @@ grammar in ``tests/test_door_fuzz.py``.
 import re
 import sys
 
-INSIDES = re.compile(r"Exception|Lexer|Traceback|DictConfig|ListConfig|NoneType|<class|<EOF>|omegaconf|antlr")
+INTERNAL_NAMES = re.compile(r"Exception|Lexer|Traceback|DictConfig|ListConfig|NoneType|<class|<EOF>|omegaconf|antlr")
 
 
 def outcome(overrides: list[str]) -> str:
@@ -25,10 +25,12 @@ def outcome(overrides: list[str]) -> str:
         line = str(error)
         assert line.isprintable(), line
         assert len(line) <= 800, line
-        said = line
-        for given in overrides:
-            said = said.replace(given, "")
-        assert not INSIDES.search(said) or any(INSIDES.search(given) for given in overrides), line
+        own_words = line
+        for override in overrides:
+            own_words = own_words.replace(override, "")
+        assert not INTERNAL_NAMES.search(own_words) or any(INTERNAL_NAMES.search(override) for override in overrides), (
+            line
+        )
         return line
 
 
@@ -38,9 +40,9 @@ if __name__ == "__main__":
     with atheris.instrument_imports(include=["gradpath", "hydra.core.override_parser"]):
         import gradpath.commands.compose  # noqa: F401
 
-    def one(data: bytes) -> None:
-        given = atheris.FuzzedDataProvider(data).ConsumeUnicode(80).split("\x1f")
-        outcome([word for word in given if word] or ["seed=1"])
+    def one_input(data: bytes) -> None:
+        overrides = atheris.FuzzedDataProvider(data).ConsumeUnicode(80).split("\x1f")
+        outcome([override for override in overrides if override] or ["seed=1"])
 
-    atheris.Setup(sys.argv, one)
+    atheris.Setup(sys.argv, one_input)
     atheris.Fuzz()

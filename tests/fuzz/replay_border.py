@@ -28,7 +28,7 @@ FIELDS = [0, 1, -1, 2, 3, 4, 8, -8, 16, 63, 64, 1 << 20, 1 << 40, -(1 << 40), 1 
 UFUNCS = [np.add, np.multiply, np.tanh, np.negative, np.maximum, np.matmul, np.vecdot, np.frexp, np.isnan, None, 3]
 
 
-class Liar:
+class FalseArray:
     """Says that it is a large array."""
 
     __array_interface__ = {"shape": (9, 10**9, 4), "typestr": "<f8", "data": (8, False), "version": 3}
@@ -44,14 +44,14 @@ class Memory:
     def bytes(self) -> list[bytes]:
         return [bytes(block) for block in self.blocks]
 
-    def restore(self, kept: Sequence[bytes]) -> None:
-        for block, before in zip(self.blocks, kept, strict=True):
-            memoryview(block).cast("B")[:] = before
+    def restore(self, contents: Sequence[bytes]) -> None:
+        for block, content in zip(self.blocks, contents, strict=True):
+            memoryview(block).cast("B")[:] = content
 
     def shape(self) -> tuple[int, ...]:
         """Of a row, at times without axes or with one of no length."""
-        fewest, least = (int(self.rng.random() >= share) for share in (0.02, 0.05))
-        return tuple(int(size) for size in self.rng.integers(least, 4, self.rng.integers(fewest, 4)))
+        min_axes, min_length = (int(self.rng.random() >= probability) for probability in (0.02, 0.05))
+        return tuple(int(size) for size in self.rng.integers(min_length, 4, self.rng.integers(min_axes, 4)))
 
     def array(self, shape: tuple[int, ...], dtype: str) -> NDArray:
         """An array of a layout of its own; some are read-only, overlap others, or lie about their
@@ -65,8 +65,8 @@ class Memory:
         else:
             block = bytearray(size + int(rng.integers(0, 3)) * 8) if rng.random() < 0.2 else np.zeros(size, np.uint8)
             self.blocks.append(block)
-        spare = (len(block) - size) // 8 * 8
-        array: NDArray = np.ndarray(shape, dtype, block, int(rng.integers(0, spare // 8 + 1)) * 8)
+        slack = (len(block) - size) // 8 * 8
+        array: NDArray = np.ndarray(shape, dtype, block, int(rng.integers(0, slack // 8 + 1)) * 8)
         array[...] = np.round(rng.normal(size=shape), 3)
         kind = rng.random()
         if kind < 0.1:
@@ -80,8 +80,8 @@ class Memory:
         elif kind < 0.45 and steps and array.ndim > 1:
             block = np.frombuffer(array[0].tobytes(), np.uint8).copy()
             self.blocks.append(block)
-            same: NDArray = np.ndarray(array.shape[1:], dtype, block)
-            array = np.ndarray(array.shape, dtype, block, 0, (0, *same.strides))
+            repeated_row: NDArray = np.ndarray(array.shape[1:], dtype, block)
+            array = np.ndarray(array.shape, dtype, block, 0, (0, *repeated_row.strides))
         elif kind < 0.48:
             array = as_strided(array, array.shape, array.strides)
         elif kind < 0.51:
@@ -89,12 +89,12 @@ class Memory:
         return array
 
 
-def body_of(rng: np.random.Generator, count: int) -> Callable[[Sequence[NDArray]], None]:
+def random_body(rng: np.random.Generator, count: int) -> Callable[[Sequence[NDArray]], None]:
     """Some calls on rows drawn beforehand, so that they are the same at every step."""
-    drawn = [(int(rng.integers(9)), *(int(i) for i in rng.integers(0, count, 3))) for _ in range(rng.integers(1, 5))]
+    calls = [(int(rng.integers(9)), *(int(i) for i in rng.integers(0, count, 3))) for _ in range(rng.integers(1, 5))]
 
     def body(rows: Sequence[NDArray]) -> None:
-        for kind, i, j, k in drawn:
+        for kind, i, j, k in calls:
             x, y, out = rows[i], rows[j], rows[k]
             if kind < 3:
                 np.add(x, y, out=out)
@@ -114,15 +114,15 @@ def body_of(rng: np.random.Generator, count: int) -> Callable[[Sequence[NDArray]
     return body
 
 
-def refused(work: Callable[[], Any], memory: Memory) -> tuple[str, Any]:
+def refused(action: Callable[[], Any], memory: Memory) -> tuple[str, Any]:
     """What the work returns, or the name of its refusal, which has changed nothing."""
-    before = memory.bytes()
+    contents = memory.bytes()
     try:
-        return "", work()
+        return "", action()
     except REFUSALS as error:
         refusal = error
     assert str(refusal).isprintable(), repr(str(refusal))
-    assert memory.bytes() == before, "a refusal has changed an array"
+    assert memory.bytes() == contents, "a refusal has changed an array"
     return type(refusal).__name__, None
 
 
@@ -134,34 +134,37 @@ def attempt(rng: np.random.Generator) -> str:
     for _ in range(count):
         row = shape if rng.random() < 0.85 else memory.shape()
         arrays.append(memory.array((steps, *row), dtype if rng.random() < 0.98 else rng.choice([">f4", "<i8", "<f2"])))
-    body, t = body_of(rng, count), int(rng.integers(-1, steps + 1) if rng.random() < 0.1 else rng.integers(steps or 1))
+    body, t = (
+        random_body(rng, count),
+        int(rng.integers(-1, steps + 1) if rng.random() < 0.1 else rng.integers(steps or 1)),
+    )
     guarded = [int(i) for i in rng.integers(0, count, rng.integers(1, 3))] if rng.random() < 0.3 else []
     if rng.random() < 0.5:
         return spoiled(rng, memory, arrays, body, t, guarded)
-    why, loop = refused(lambda: Loop(body, arrays, t, guarded), memory)
-    if why:
-        return f"Loop: {why}"
+    refusal, loop = refused(lambda: Loop(body, arrays, t, guarded), memory)
+    if refusal:
+        return f"Loop: {refusal}"
     first, last = (int(i) for i in rng.integers(-2, steps + 3, 2)) if rng.random() < 0.5 else (0, steps)
     if rng.random() < 0.02:
         last = 5_000_000
     low, high = 0.01, 1.5
-    before = memory.bytes()
-    recorded_ = loop.calls is not None
+    contents = memory.bytes()
+    is_recorded = loop.calls is not None
     try:
         with np.errstate(all="ignore"):
-            found = loop.run(arrays, first, last, low, high)
+            stopped_at = loop.run(arrays, first, last, low, high)
     except REFUSALS as error:
-        if recorded_ and not isinstance(error.__cause__ or error.__context__, replay._replay.UnprovedError):
-            assert memory.bytes() == before, "a refusal has changed an array"
+        if is_recorded and not isinstance(error.__cause__ or error.__context__, replay._replay.UnprovedError):
+            assert memory.bytes() == contents, "a refusal has changed an array"
         return f"run: {type(error).__name__}"
-    after = memory.bytes()
-    if not recorded_:
+    compiled_contents = memory.bytes()
+    if not is_recorded:
         return "python"
-    memory.restore(before)
+    memory.restore(contents)
     loop._recording = None
     with np.errstate(all="ignore"):
-        assert loop.run(arrays, first, last, low, high) == found
-    assert memory.bytes() == after, "other bytes than Python's"
+        assert loop.run(arrays, first, last, low, high) == stopped_at
+    assert memory.bytes() == compiled_contents, "other bytes than Python's"
     return "compiled"
 
 
@@ -179,32 +182,32 @@ def spoiled(rng: np.random.Generator, memory: Memory, arrays: list, body: Any, t
         )
     if rng.random() < 0.1:
         ufuncs[rng.integers(len(ufuncs))] = UFUNCS[rng.integers(len(UFUNCS))]
-    given: list[Any] = [tuple(ufuncs), table, tuple(arrays), t, calls.kept]
+    arguments: list[Any] = [tuple(ufuncs), table, tuple(arrays), t, calls.kept]
     if rng.random() < 0.2:
-        others = [*JUNK, Liar(), table[::-1], table[:0], table.astype(float), table.tobytes()]
-        given[rng.integers(len(given))] = others[rng.integers(len(others))]
+        others = [*JUNK, FalseArray(), table[::-1], table[:0], table.astype(float), table.tobytes()]
+        arguments[rng.integers(len(arguments))] = others[rng.integers(len(others))]
     if rng.random() < 0.05:
-        given[2] = (*arrays[:-1], Liar())
-    why, recording = refused(lambda: replay._replay.record(*given), memory)
-    if why:
-        return f"record: {why}"
+        arguments[2] = (*arrays[:-1], FalseArray())
+    refusal, recording = refused(lambda: replay._replay.record(*arguments), memory)
+    if refusal:
+        return f"record: {refusal}"
     steps = len(arrays[0])
     others = [*arrays]
     if rng.random() < 0.2:
         index = rng.integers(len(others))
         others[index] = memory.array((int(rng.integers(0, 5)), *others[index].shape[1:]), "<f8")
-    given = [recording, tuple(others), *(int(i) for i in rng.integers(-1, steps + 1, 2)), 0.0, np.inf]
+    arguments = [recording, tuple(others), *(int(i) for i in rng.integers(-1, steps + 1, 2)), 0.0, np.inf]
     if rng.random() < 0.2:
-        given[rng.integers(len(given))] = JUNK[rng.integers(len(JUNK))]
-    why, _ = refused(lambda: replay._replay.run(*given), memory)
+        arguments[rng.integers(len(arguments))] = JUNK[rng.integers(len(JUNK))]
+    refusal, _ = refused(lambda: replay._replay.run(*arguments), memory)
     refused(lambda: replay._replay.layout(JUNK[rng.integers(len(JUNK))]), memory)
-    refused(lambda: replay._replay.layout((*others, Liar())), memory)
-    return f"spoiled run: {why or 'done'}"
+    refused(lambda: replay._replay.layout((*others, FalseArray())), memory)
+    return f"spoiled run: {refusal or 'done'}"
 
 
 def main(seconds: float, seed: int) -> None:
-    started, counts = time.monotonic(), Counter[str]()
-    while time.monotonic() - started < seconds:
+    start, counts = time.monotonic(), Counter[str]()
+    while time.monotonic() - start < seconds:
         try:
             counts[attempt(np.random.default_rng(seed))] += 1
         except BaseException:

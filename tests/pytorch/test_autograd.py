@@ -65,21 +65,21 @@ def autograd(case: Case, step: Callable, layers: int) -> tuple[dict[str, NDArray
     named = case.network.parameters(case.theta)
     steps, sequences = case.batch.mask.shape
     copies = [{k: torch.tensor(v, requires_grad=True) for k, v in named.items()} for _ in range(steps)]
-    below = [torch.tensor(x) for x in case.batch.inputs]
+    inputs = [torch.tensor(x) for x in case.batch.inputs]
     states_kept: dict[str, list] = {}
     for layer in range(layers):
         prefix = case.network.prefix(layer)
         width, names = case.network.cell.hidden_size, case.network.cell.states
-        states = tuple(torch.zeros(sequences, width, dtype=below[0].dtype) for _ in names)
-        above = []
+        states = tuple(torch.zeros(sequences, width, dtype=inputs[0].dtype) for _ in names)
+        outputs = []
         for t in range(steps):
-            states = step(below[t], states, {k.removeprefix(prefix): v for k, v in copies[t].items()})
+            states = step(inputs[t], states, {k.removeprefix(prefix): v for k, v in copies[t].items()})
             for name, state in zip(names, states, strict=True):
                 state.retain_grad()
                 states_kept.setdefault(prefix + name, []).append(state)
-            above.append(states[0])
-        below = above
-    y = torch.stack([h @ p["W_hy"] + p["b_y"] for h, p in zip(below, copies, strict=True)])
+            outputs.append(states[0])
+        inputs = outputs
+    y = torch.stack([h @ p["W_hy"] + p["b_y"] for h, p in zip(inputs, copies, strict=True)])
     mask = torch.tensor(case.batch.mask)
     target = torch.tensor(case.batch.targets)
     if case.network.loss is Loss.cross_entropy:
@@ -103,20 +103,20 @@ CELLS += [(PeepholeLSTM(4, ablation=kind), lstm_step(kind.name)) for kind in Abl
 CELLS += [(GRU(4, n), gru_step) for n in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("every", [False, True], ids=["last-step", "every-step"])
+@pytest.mark.parametrize("every_step", [False, True], ids=["last-step", "every-step"])
 @pytest.mark.parametrize("steps", [1, 2, 7])
 @pytest.mark.parametrize("loss", list(Loss), ids=lambda loss: loss.name)
 @pytest.mark.parametrize(("cell", "step"), CELLS, ids=[str(cell) for cell, _ in CELLS])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 1e-4)], ids=["f64", "f32"])
-def test_every_quantity_equals_autograd(cell, step, loss, steps, every, dtype, tolerance) -> None:
-    case = make_case(cell, loss, steps, every, np.float64, seed=3)
+def test_every_quantity_equals_autograd(cell, step, loss, steps, every_step, dtype, tolerance) -> None:
+    case = make_case(cell, loss, steps, every_step, np.float64, seed=3)
     parameters, states, value = autograd(case, step, cell.layers)
-    trace = make_case(cell, loss, steps, every, dtype, seed=3).trace
+    trace = make_case(cell, loss, steps, every_step, dtype, seed=3).trace
     assert trace.tape.loss == pytest.approx(value, rel=tolerance)
-    found = per_step_gradients(trace)
+    gradients = per_step_gradients(trace)
     for name, expected in parameters.items():
         for t in range(steps):
-            assert relative_error(found[name][t], expected[t]) < tolerance, (name, t)
+            assert relative_error(gradients[name][t], expected[t]) < tolerance, (name, t)
     for name, expected in states.items():
         for t in range(steps):
             assert relative_error(trace.states[name].plain()[t], expected[t]) < tolerance, (name, t)
@@ -126,19 +126,19 @@ def test_the_gru_is_that_of_pytorch() -> None:
     """The same numbers as nn.GRU, its two biases of the gates being our one."""
     case = make_case(GRU(4), Loss.squared_error, 6, True)
     p = {name: torch.tensor(value) for name, value in case.network.parameters(case.theta).items()}
-    theirs = torch.nn.GRU(INPUTS, 4).double()
+    torch_gru = torch.nn.GRU(INPUTS, 4).double()
     zero = torch.zeros(4, dtype=torch.float64)
     with torch.no_grad():
-        theirs.weight_ih_l0[:] = torch.cat([p["W_rx"], p["W_zx"], p["W_nx"]], 1).T
-        theirs.weight_hh_l0[:] = torch.cat([p["W_rh"], p["W_zh"], p["W_nh"]], 1).T
-        theirs.bias_ih_l0[:] = torch.cat([p["b_r"], p["b_z"], p["b_n"]])
-        theirs.bias_hh_l0[:] = torch.cat([zero, zero, p["b_q"]])
-        expected = theirs(torch.tensor(case.batch.inputs))[0].numpy()
+        torch_gru.weight_ih_l0[:] = torch.cat([p["W_rx"], p["W_zx"], p["W_nx"]], 1).T
+        torch_gru.weight_hh_l0[:] = torch.cat([p["W_rh"], p["W_zh"], p["W_nh"]], 1).T
+        torch_gru.bias_ih_l0[:] = torch.cat([p["b_r"], p["b_z"], p["b_n"]])
+        torch_gru.bias_hh_l0[:] = torch.cat([zero, zero, p["b_q"]])
+        expected = torch_gru(torch.tensor(case.batch.inputs))[0].numpy()
     np.testing.assert_allclose(case.trace.tape.layers[0].states["H"][1:], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("optimizer", "torch_optimizer"),
     [
         (SGD(0.1, 0.9), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)),
         (RMSProp(0.01, 0.9, 1e-8), lambda p: torch.optim.RMSprop(p, 0.01, alpha=0.9, eps=1e-8)),
@@ -146,16 +146,16 @@ def test_the_gru_is_that_of_pytorch() -> None:
     ],
     ids=["sgd", "rmsprop", "adam"],
 )
-def test_updates_equal_pytorch(ours: Optimizer, theirs: Callable) -> None:
+def test_updates_equal_pytorch(optimizer: Optimizer, torch_optimizer: Callable) -> None:
     rng = np.random.default_rng(0)
     theta = rng.normal(size=7)
     parameter = torch.tensor(theta, requires_grad=True)
-    reference, state = theirs([parameter]), ours.start(theta)
+    reference, state = torch_optimizer([parameter]), optimizer.start(theta)
     for step in range(20):
         gradient = rng.normal(size=7)
         parameter.grad = torch.tensor(gradient)
         reference.step()
-        theta, state = ours.update(theta, gradient, state, step)
+        theta, state = optimizer.update(theta, gradient, state, step)
         np.testing.assert_allclose(theta, parameter.detach().numpy(), rtol=1e-12)
 
 

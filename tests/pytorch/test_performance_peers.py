@@ -4,7 +4,7 @@ import pytest
 
 import contest
 import ours
-from problem import Problem, Shape, pose
+from problem import Problem, Shape, random_problem
 
 pytestmark = pytest.mark.peers
 
@@ -16,21 +16,23 @@ def cell(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["float32", "float64"])
 def problem(request: pytest.FixtureRequest, cell: str) -> Problem:
-    return pose(cell, Shape(7, 3, 4), request.param)
+    return random_problem(cell, Shape(7, 3, 4), request.param)
 
 
-def hold(contestants: list[contest.Contestant], problem: Problem) -> set[str]:
+def check_all(contestants: list[contest.Contestant], problem: Problem) -> set[str]:
     """Checks every way, and returns those that gave norms too."""
-    own = next(one for one in ours.contestants(problem) if one.name == "ours, norms")
-    assert own.read is not None
-    reference, gave = own.read(own.run()), set()
-    for one in contestants:
-        assert one.read is not None
-        found = one.read(one.run())
-        contest.check(f"{one.name} ({one.way})", found, reference, problem.dtype.name)
-        if found.norms is not None:
-            gave.add(one.way)
-    return gave
+    reference_contestant = next(
+        contestant for contestant in ours.contestants(problem) if contestant.name == "ours, norms"
+    )
+    assert reference_contestant.read is not None
+    reference, with_norms = reference_contestant.read(reference_contestant.run()), set()
+    for contestant in contestants:
+        assert contestant.read is not None
+        answer = contestant.read(contestant.run())
+        contest.check(f"{contestant.name} ({contestant.variant})", answer, reference, problem.dtype.name)
+        if answer.norms is not None:
+            with_norms.add(contestant.variant)
+    return with_norms
 
 
 def test_every_way_through_pytorch_gives_our_numbers(problem: Problem) -> None:
@@ -38,14 +40,14 @@ def test_every_way_through_pytorch_gives_our_numbers(problem: Problem) -> None:
     from peers.pytorch import PyTorch
 
     peer = PyTorch(problem)
-    assert hold(list(peer.plain()), problem) == set()
-    ways = {"untied copies", "hooks", "hooks, Gram identity", "through the fused layer"}
-    assert hold(list(peer.with_norms()), problem) == ways
+    assert check_all(list(peer.plain()), problem) == set()
+    variants = {"untied copies", "hooks", "hooks, Gram identity", "through the fused layer"}
+    assert check_all(list(peer.with_norms()), problem) == variants
 
 
 def test_every_way_through_jax_gives_our_numbers(problem: Problem) -> None:
     pytest.importorskip("jax", reason="JAX is not installed: pip install -e '.[peers]'")
     from peers import jax_scan
 
-    assert hold(list(jax_scan.plain(problem)), problem) == set()
-    assert len(hold(list(jax_scan.with_norms(problem)), problem)) == 3
+    assert check_all(list(jax_scan.plain(problem)), problem) == set()
+    assert len(check_all(list(jax_scan.with_norms(problem)), problem)) == 3

@@ -44,10 +44,10 @@ def with_norms(problem: Problem) -> Iterator[Contestant]:
         )
         (loss, hidden), (delta, d_y) = differentiate(zeros)
         entering = jnp.concatenate([jnp.zeros_like(hidden[:1]), hidden[:-1]])
-        one = jnp.ones((steps, batch, 1), x.dtype)
-        factors = (x, delta), (entering, delta), (one, delta), (hidden, d_y), (one, d_y)
-        found = [products(factor, n) for factor, n in zip(factors, counts, strict=True)]
-        gradient, norms = zip(*found, strict=True)
+        ones = jnp.ones((steps, batch, 1), x.dtype)
+        factors = (x, delta), (entering, delta), (ones, delta), (hidden, d_y), (ones, d_y)
+        weight_gradients = [products(factor, n) for factor, n in zip(factors, counts, strict=True)]
+        gradient, norms = zip(*weight_gradients, strict=True)
         return loss, [g.reshape(w.shape) for g, w in zip(gradient, weights, strict=True)], norms
 
     for unroll in UNROLL:
@@ -55,28 +55,34 @@ def with_norms(problem: Problem) -> Iterator[Contestant]:
     yield _compiled(problem, "JAX, norms", "Gram identity", partial(step, 1, _gram))
 
 
-def _compiled(problem: Problem, name: str, way: str, step: Callable[..., Any]) -> Contestant:
-    given = jax.tree.map(jnp.asarray, (problem.weights, problem.batch.inputs, problem.batch.targets))
-    run = jax.jit(step).lower(*given).compile()
+def _compiled(problem: Problem, name: str, variant: str, step: Callable[..., Any]) -> Contestant:
+    arguments = jax.tree.map(jnp.asarray, (problem.weights, problem.batch.inputs, problem.batch.targets))
+    run = jax.jit(step).lower(*arguments).compile()
 
-    def read(found: Any) -> Answer:
-        loss, gradient, *norms = found
+    def read(outputs: Any) -> Answer:
+        loss, gradient, *norms = outputs
         return problem.answer(float(loss), gradient, norms[0] if norms else None)
 
-    return Contestant(name, way, {"step": lambda _: jax.block_until_ready(run(*given))}, read)
+    return Contestant(name, variant, {"step": lambda _: jax.block_until_ready(run(*arguments))}, read)
 
 
 def _loss(
-    cell: str, unroll: int, weights: Weights, x: Array, target: Array, to_pre: Array | float, to_y: Array | float
+    cell: str,
+    unroll: int,
+    weights: Weights,
+    x: Array,
+    target: Array,
+    pre_offset: Array | float,
+    y_offset: Array | float,
 ) -> tuple[Array, Array]:
     """Mean squared error, and H_1 … H_T, with something added to the pre-activations and to the
     outputs.
     """
     w_x, w_h, b, w_hy, b_y = weights
 
-    def step(states: tuple[Array, Array], from_x: Array) -> tuple[tuple[Array, Array], Array]:
+    def step(states: tuple[Array, Array], input_term: Array) -> tuple[tuple[Array, Array], Array]:
         h, c = states
-        a = from_x + h @ w_h
+        a = input_term + h @ w_h
         if cell == "rnn":
             h = jnp.tanh(a)
         else:
@@ -86,8 +92,8 @@ def _loss(
         return (h, c), h
 
     zero = jnp.zeros((x.shape[1], len(w_h)), x.dtype)
-    _, hidden = lax.scan(step, (zero, zero), x @ w_x + b + to_pre, unroll=unroll)
-    return jnp.mean((hidden @ w_hy + b_y + to_y - target) ** 2), hidden
+    _, hidden = lax.scan(step, (zero, zero), x @ w_x + b + pre_offset, unroll=unroll)
+    return jnp.mean((hidden @ w_hy + b_y + y_offset - target) ** 2), hidden
 
 
 Products = Callable[[Factor, int], tuple[Array, Array]]
@@ -96,20 +102,20 @@ Products = Callable[[Factor, int], tuple[Array, Array]]
 
 def _formed(factor: Factor, count: int) -> tuple[Array, Array]:
     """Forms ∂L/∂W_t step by step and reads norm and sum at once; all steps at once took longer."""
-    entered, delta = factor
+    inputs, delta = factor
 
-    def step(total: Array, one: Factor) -> tuple[Array, Array]:
-        gradient = one[0].T @ one[1]
+    def step(total: Array, factor_at_t: Factor) -> tuple[Array, Array]:
+        gradient = factor_at_t[0].T @ factor_at_t[1]
         squares = jnp.square(gradient.reshape(len(gradient), count, -1)).sum(axis=(0, 2))
         return total + gradient, jnp.sqrt(squares)
 
-    return lax.scan(step, jnp.zeros((entered.shape[-1], delta.shape[-1]), delta.dtype), (entered, delta))
+    return lax.scan(step, jnp.zeros((inputs.shape[-1], delta.shape[-1]), delta.dtype), (inputs, delta))
 
 
 def _gram(factor: Factor, count: int) -> tuple[Array, Array]:
     """‖Σ_b x_b δ_bᵀ‖² = Σ_ab (x_a·x_b)(δ_a·δ_b) (Goodfellow 2015), in float64, since it cancels."""
-    entered, delta = factor
+    inputs, delta = factor
     blocks = delta.reshape(*delta.shape[:2], count, -1).astype(jnp.float64)
-    wide = entered.astype(jnp.float64)
-    squares = jnp.einsum("tak,tbk->tab", wide, wide)[:, None] * jnp.einsum("tamh,tbmh->tmab", blocks, blocks)
-    return jnp.einsum("tbk,tbh->kh", entered, delta), jnp.sqrt(squares.sum(axis=(2, 3)))
+    inputs64 = inputs.astype(jnp.float64)
+    squares = jnp.einsum("tak,tbk->tab", inputs64, inputs64)[:, None] * jnp.einsum("tamh,tbmh->tmab", blocks, blocks)
+    return jnp.einsum("tbk,tbh->kh", inputs, delta), jnp.sqrt(squares.sum(axis=(2, 3)))

@@ -14,10 +14,10 @@ from torch.nn.functional import mse_loss
 
 from problem import INPUTS, OUTPUTS, Answer, Contestant, Problem
 
-AT_ONCE = 2**20
+MAX_ELEMENTS = 2**20
 """Elements of the per-step gradients that are formed at once: as many as stay in the cache."""
 
-Found = tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]
+Outputs = tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]
 """Loss; gradients of W_x, W_h, b, W_hy, b_y; (T, n) norms for each of them."""
 
 
@@ -51,8 +51,8 @@ class PyTorch:
             return loss
 
         def read(loss: Tensor) -> Answer:
-            of_x, of_h, of_b, _ = (parameter.grad for parameter in rnn.parameters())
-            gradient = self.swap(of_x.T), self.swap(of_h.T), self.swap(of_b), readout.weight.grad.T, readout.bias.grad
+            d_w_x, d_w_h, d_b, _ = (parameter.grad for parameter in rnn.parameters())
+            gradient = self.swap(d_w_x.T), self.swap(d_w_h.T), self.swap(d_b), readout.weight.grad.T, readout.bias.grad
             return self.problem.answer(loss.item(), [part.numpy() for part in gradient], None)
 
         yield Contestant("PyTorch", "fused layer", {"step": step}, read)
@@ -69,8 +69,8 @@ class PyTorch:
         """From I, F, O, G to I, F, G, O or back, along the last axis."""
         if self.cell == "rnn":
             return packed
-        i, f, third, fourth = packed.chunk(4, dim=-1)
-        return torch.cat([i, f, fourth, third], dim=-1)
+        i, f, third_block, fourth_block = packed.chunk(4, dim=-1)
+        return torch.cat([i, f, fourth_block, third_block], dim=-1)
 
     # --- with the norms of every step -------------------------------------------------------------
 
@@ -82,20 +82,20 @@ class PyTorch:
         def through_fused(pre: Tensor) -> Tensor:
             return torch.cat([self.zero[None], fused(self.swap(pre))[0]])
 
-        def by_hand(pre: Tensor) -> Tensor:
+        def hand_written(pre: Tensor) -> Tensor:
             return torch.stack(self.recurrence(pre.unbind(), [self.weights[1]] * self.steps))
 
-        ways: dict[str, Callable[[], Found]] = {
+        variants: dict[str, Callable[[], Outputs]] = {
             "untied copies": self.untied,
-            "hooks": partial(self.by_deltas, by_hand, self.formed),
-            "hooks, Gram identity": partial(self.by_deltas, by_hand, self.gram),
+            "hooks": partial(self.by_deltas, hand_written, self.formed),
+            "hooks, Gram identity": partial(self.by_deltas, hand_written, self.gram),
             "through the fused layer": partial(self.by_deltas, through_fused, self.formed),
         }
-        for way, step in ways.items():
-            yield Contestant("PyTorch, norms", way, {"step": lambda _, step=step: step()}, self.read)
+        for variant, step in variants.items():
+            yield Contestant("PyTorch, norms", variant, {"step": lambda _, step=step: step()}, self.read)
 
-    def read(self, found: Found) -> Answer:
-        loss, *packed = found
+    def read(self, outputs: Outputs) -> Answer:
+        loss, *packed = outputs
         gradient, norms = ([part.detach().numpy() for part in parts] for parts in packed)
         return self.problem.answer(loss.item(), gradient, norms)
 
@@ -103,8 +103,8 @@ class PyTorch:
         """H_0 … H_T, from X_t W_x + b of every step and a W_h for every step."""
         h = c = self.zero
         states = [h]
-        for from_x, w in zip(pre, w_h, strict=True):
-            a = torch.addmm(from_x, h, w)
+        for input_term, w in zip(pre, w_h, strict=True):
+            a = torch.addmm(input_term, h, w)
             if self.cell == "rnn":
                 h = torch.tanh(a)
             else:
@@ -119,7 +119,7 @@ class PyTorch:
         blocks = gradients.view(*gradients.shape[:2], count, -1)
         return torch.linalg.vector_norm(blocks, dim=(1, 3))
 
-    def untied(self) -> Found:
+    def untied(self) -> Outputs:
         """A copy of every parameter for every step; autograd gives the copies' gradients and adds
         them up.
         """
@@ -128,16 +128,18 @@ class PyTorch:
         pre = [torch.addmm(b[t], self.x[t], w_x[t]) for t in range(self.steps)]
         hidden = self.recurrence(pre, w_h)[1:]
         loss = mse_loss(torch.stack([torch.addmm(b_y[t], h, w_hy[t]) for t, h in enumerate(hidden)]), self.target)
-        found = iter(torch.autograd.grad(loss, [*shared, *(copy for row in copies for copy in row)]))
-        gradient = [next(found) for _ in shared]
-        norms = [torch.cat([self.norms(next(found).view(1, -1, w.shape[-1]), n) for _ in pre]) for w, n in self.packed]
+        gradients = iter(torch.autograd.grad(loss, [*shared, *(copy for row in copies for copy in row)]))
+        gradient = [next(gradients) for _ in shared]
+        norms = [
+            torch.cat([self.norms(next(gradients).view(1, -1, w.shape[-1]), n) for _ in pre]) for w, n in self.packed
+        ]
         return loss, gradient, norms
 
     @property
     def packed(self) -> Iterator[tuple[Tensor, int]]:
         return zip(self.weights, self.counts, strict=True)
 
-    def by_deltas(self, states_of: Callable[[Tensor], Tensor], products: "Products") -> Found:
+    def by_deltas(self, states_of: Callable[[Tensor], Tensor], products: "Products") -> Outputs:
         """Only the gradients at the pre-activations by autograd; those of the weights are products
         of these with what entered.
         """
@@ -148,30 +150,30 @@ class PyTorch:
         loss = mse_loss(y, self.target)
         delta, d_y = torch.autograd.grad(loss, [pre, y])
         with torch.no_grad():
-            one = self.x.new_ones(self.steps, self.batch, 1)
-            factors = (self.x, delta), (states[:-1], delta), (one, delta), (states[1:], d_y), (one, d_y)
-            found = [products(*factor, n) for factor, n in zip(factors, self.counts, strict=True)]
-        gradient, norms = zip(*found, strict=True)
+            ones = self.x.new_ones(self.steps, self.batch, 1)
+            factors = (self.x, delta), (states[:-1], delta), (ones, delta), (states[1:], d_y), (ones, d_y)
+            weight_gradients = [products(*factor, n) for factor, n in zip(factors, self.counts, strict=True)]
+        gradient, norms = zip(*weight_gradients, strict=True)
         return loss, [g.view_as(w) for g, w in zip(gradient, self.weights, strict=True)], norms
 
-    def formed(self, entered: Tensor, delta: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def formed(self, inputs: Tensor, delta: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Forms ∂L/∂W_t of some steps at once, and reads norms and sum before it forms the next."""
-        run = max(1, AT_ONCE // (entered.shape[-1] * delta.shape[-1]))
-        total, norms = delta.new_zeros(entered.shape[-1], delta.shape[-1]), []
-        for some, of_some in zip(entered.split(run), delta.split(run), strict=True):
-            gradients = torch.bmm(some.mT, of_some)
+        run = max(1, MAX_ELEMENTS // (inputs.shape[-1] * delta.shape[-1]))
+        total, norms = delta.new_zeros(inputs.shape[-1], delta.shape[-1]), []
+        for inputs_chunk, delta_chunk in zip(inputs.split(run), delta.split(run), strict=True):
+            gradients = torch.bmm(inputs_chunk.mT, delta_chunk)
             total += gradients.sum(dim=0)
             norms.append(self.norms(gradients, count))
         return total, torch.cat(norms)
 
-    def gram(self, entered: Tensor, delta: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def gram(self, inputs: Tensor, delta: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """‖Σ_b x_b δ_bᵀ‖² = Σ_ab (x_a·x_b)(δ_a·δ_b) (Goodfellow 2015) forms no gradient of a single
         step; in float64, since it cancels.
         """
         blocks = delta.double().view(self.steps, self.batch, count, -1).transpose(1, 2)
-        wide = entered.double()
-        squares = (torch.bmm(wide, wide.mT)[:, None] * (blocks @ blocks.mT)).sum(dim=(2, 3))
-        return entered.reshape(-1, entered.shape[-1]).T @ delta.view(-1, delta.shape[-1]), squares.sqrt()
+        inputs64 = inputs.double()
+        squares = (torch.bmm(inputs64, inputs64.mT)[:, None] * (blocks @ blocks.mT)).sum(dim=(2, 3))
+        return inputs.reshape(-1, inputs.shape[-1]).T @ delta.view(-1, delta.shape[-1]), squares.sqrt()
 
 
 Products = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
