@@ -522,8 +522,8 @@ def test_a_wrong_declaration(cls: type, method: str, change: Callable, expected:
 
 
 def test_a_nonlinearity_of_another_value(monkeypatch: Patch) -> None:
-    wrap(monkeypatch, LSTM, "nonlinear", lambda found, *_: [found[0], (found[1][0], found[1][1] * 1.01, found[1][2])])
-    assert "nonlinear" in names(wrong())
+    wrap(monkeypatch, LSTM, "activations_used", lambda used, *_: [used[0], (used[1][0], used[1][1] * 1.01, used[1][2])])
+    assert "activations_used" in names(wrong())
 
 
 def test_h_that_passes_outside_the_gates_unsaid(monkeypatch: Patch) -> None:

@@ -59,8 +59,8 @@ def test_sum_over_time_is_the_gradient(trace: Trace) -> None:
     whole, terms = {}, {}
     for factor in trace.factors:
         sizes = Scaled(np.abs(factor.delta.array), factor.delta.exponent)
-        entered = None if factor.entered is None else np.abs(factor.entered)
-        summed = assembled(replace(factor, entered=entered, delta=sizes), trace.tape.length).plain().sum(axis=0)
+        entered = None if factor.inputs is None else np.abs(factor.inputs)
+        summed = assembled(replace(factor, inputs=entered, delta=sizes), trace.tape.length).plain().sum(axis=0)
         terms |= {name: summed[block] for block, name in enumerate(factor.names)}
     for packed in trace.packed:
         for part, total in packed.totals:

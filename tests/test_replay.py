@@ -28,7 +28,7 @@ compiled = pytest.mark.skipif(replay._replay is None, reason="gradpath.engine._r
 
 def arrays_of(trace: Trace) -> Iterator[NDArray]:
     for layer in trace.tape.layers:
-        yield from (layer.entered, layer.pre, layer.gates, *layer.states.values(), *layer.saved.values())
+        yield from (layer.augmented_input, layer.pre, layer.gates, *layer.states.values(), *layer.saved.values())
     for scaled in (*trace.deltas, *trace.states.values(), trace.gradient.scaled):
         yield from (scaled.array, scaled.exponent)
     yield ParamGradNorm().measure(UNREAD, trace).values
@@ -44,7 +44,7 @@ def test_compiled_and_not_give_the_same_bits(
     cell: Cell, every_step: bool, dtype: type, apart: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Long enough that the adjoint of the saturating cells is rescaled on the way."""
-    monkeypatch.setattr(gate_layout, "APART", apart)
+    monkeypatch.setattr(gate_layout, "MIN_SEPARATE_WIDTH", apart)
     found = []
     for module in (replay._replay, None):
         monkeypatch.setattr(replay, "_replay", module)
@@ -61,7 +61,7 @@ def test_compiled_and_not_give_the_same_bits(
 def test_blocks_apart_and_side_by_side_agree(cell: Cell, every_step: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for apart in (1, 10**9):
-        monkeypatch.setattr(gate_layout, "APART", apart)
+        monkeypatch.setattr(gate_layout, "MIN_SEPARATE_WIDTH", apart)
         found.append(list(arrays_of(make_case(cell, Loss.squared_error, 6, every_step).trace)))
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-14)

@@ -41,7 +41,7 @@ class RNN(Cell):
         activate(self.activation, s.pre, s.gates)
         s.leaving[0][...] = s.gates[..., 0, :]
 
-    def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
+    def activations_used(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
         return [(self.activation, tape.pre, tape.gates)]
 
     def step_backward(self, s: Step, d: StepAdjoint) -> None:

@@ -44,10 +44,10 @@ class Graded:
         D falls along the diagonal, apart from its first few factors, so that D⁻¹ V D is not large.
         """
         diagonal = np.diagonal(factor)
-        kept = len(diagonal)
-        ratio = np.exp(np.triu(self.log_scale[None, :] - self.log_scale[:kept, None]))
+        rank = len(diagonal)
+        ratio = np.exp(np.triu(self.log_scale[None, :] - self.log_scale[:rank, None]))
         unit = (factor / diagonal[:, None] * ratio) @ self.unit
-        return Graded(self.log_scale[:kept] + np.log(diagonal), unit)
+        return Graded(self.log_scale[:rank] + np.log(diagonal), unit)
 
     def log_singular_values(self) -> NDArray:
         """ln σ_k (n,) in decreasing order; -inf for a true zero.

@@ -40,26 +40,26 @@ def step_jacobians(network: Network, tape: Tape, layer: int, sequence: int) -> I
     """
     cell, width = network.cell, network.cell.hidden_size
     weights = list(network.layer_weights(tape.theta.astype(np.float64)))[layer]
-    read = weights.only_biases() if cell.truncated else weights
-    recurrent, elementwise = weights.h, read.elementwise_by_name(cell)
-    alone = _one_sequence(tape.layers[layer], sequence)
+    unit_weights = weights.only_biases() if cell.truncated else weights
+    recurrent, elementwise = weights.h, unit_weights.elementwise_by_name(cell)
+    layer_tape = _one_sequence(tape.layers[layer], sequence)
     # Of the states too, since the derivative of relu at NaN is 0.
-    _check_finite(alone.pre, *alone.states.values())
-    slopes = [slope(*of) for of in cell.nonlinear(alone)]
+    _check_finite(layer_tape.pre, *layer_tape.states.values())
+    slopes = [slope(*nonlinearity) for nonlinearity in cell.activations_used(layer_tape)]
     units = np.eye(len(cell.states) * width)
-    run = max(1, CHUNK_ELEMENTS // (len(units) * width * len(cell.blocks)))
-    for stop in range(tape.length, 0, -run):
-        rows = slice(max(0, stop - run), stop)
+    chunk = max(1, CHUNK_ELEMENTS // (len(units) * width * len(cell.blocks)))
+    for stop in range(tape.length, 0, -chunk):
+        rows = slice(max(0, stop - chunk), stop)
         shape = (rows.stop - rows.start, len(units))
         d_leaving = [np.tile(unit, (shape[0], 1, 1)) for unit in np.split(units, len(cell.states), axis=1)]
         d_entering = [np.zeros((*shape, width)) for _ in cell.states]
         delta = np.empty((*shape, len(cell.blocks), width))
         s = Step(
-            alone.pre[rows],
-            alone.gates[rows],
-            [state[:-1][rows] for state in alone.states.values()],
-            [state[1:][rows] for state in alone.states.values()],
-            [value[rows] for value in alone.saved.values()],
+            layer_tape.pre[rows],
+            layer_tape.gates[rows],
+            [state[:-1][rows] for state in layer_tape.states.values()],
+            [state[1:][rows] for state in layer_tape.states.values()],
+            [value[rows] for value in layer_tape.saved.values()],
             [values[rows] for values in slopes],
             elementwise,
         )
@@ -99,12 +99,12 @@ def adjoint_qr(jacobians: Iterable[NDArray]) -> Iterator[NDArray]:
         if not step:
             basis, _ = np.linalg.qr(np.random.default_rng(0).normal(size=jacobian.shape))
         lengths = np.abs(jacobian).max(axis=1)
-        even = jacobian / np.where(lengths > 0, lengths, 1)[:, None]
-        between, first = _sorted_qr(lengths[:, None] * basis)
-        basis, second = _sorted_qr(even.T @ between)
+        balanced = jacobian / np.where(lengths > 0, lengths, 1)[:, None]
+        scaled_basis, first = _sorted_qr(lengths[:, None] * basis)
+        basis, second = _sorted_qr(balanced.T @ scaled_basis)
         diagonal = np.diagonal(second)
         if (diagonal < DEPENDENT * np.abs(second).max(initial=0)).any():
-            rank = min(_rank(even), int(np.argmin([*(diagonal > 0), False])))
+            rank = min(_rank(balanced), int(np.argmin([*(diagonal > 0), False])))
             basis, second = basis[:, :rank], second[:rank]
         yield second @ first
 

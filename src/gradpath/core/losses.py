@@ -35,15 +35,15 @@ def evaluate(kind: Loss, outputs: NDArray, targets: NDArray, mask: NDArray) -> t
         else:
             shifted = outputs - outputs.max(axis=-1, keepdims=True)
             chosen = np.take_along_axis(shifted, targets[..., None], axis=-1)
-            others = np.exp(shifted)
-            np.put_along_axis(others, targets[..., None], 0, axis=-1)
-            rest = others.sum(axis=-1, keepdims=True)
+            exponentials = np.exp(shifted)
+            np.put_along_axis(exponentials, targets[..., None], 0, axis=-1)
+            sum_exponentials = exponentials.sum(axis=-1, keepdims=True)
             # Where the target is the likeliest symbol, 1 − p and −ln p from the others: 1 − p
             # itself would round to 0.
-            loss = np.where(chosen == 0, np.log1p(rest), np.log(np.exp(chosen) + rest) - chosen)
+            loss = np.where(chosen == 0, np.log1p(sum_exponentials), np.log(np.exp(chosen) + sum_exponentials) - chosen)
             loss = np.where(counted, loss, 0).astype(np.float64)
-            np.put_along_axis(others, targets[..., None], -rest, axis=-1)
-            gradient = np.where(counted, others / (np.exp(chosen) + rest), 0)
+            np.put_along_axis(exponentials, targets[..., None], -sum_exponentials, axis=-1)
+            gradient = np.where(counted, exponentials / (np.exp(chosen) + sum_exponentials), 0)
             weight = 1 / scored
         total = loss.sum(axis=POSITIONS) / scored[..., 0, 0, 0]
         return total, gradient * weight.astype(outputs.dtype)

@@ -59,7 +59,7 @@ def output_adjoints(tapes: Sequence[Tape]) -> Iterator[OutputAdjoint]:
 
 
 def hidden_adjoint(
-    weights: NDArray, top: NDArray, sent: Sequence[OutputAdjoint], buffers: BufferPool
+    weights: NDArray, top: NDArray, adjoints: Sequence[OutputAdjoint], buffers: BufferPool
 ) -> tuple[Scaled, NDArray]:
     """∂⁺L/∂H_t (T, S, B, H) of the top layer, what comes back through W_hy; and at which timesteps
     (T,) it does.
@@ -67,24 +67,24 @@ def hidden_adjoint(
     arriving = buffers.empty(top.shape, top.dtype)
     exponent = np.zeros(arriving.shape[:-1], np.int32)
     has_direct = np.zeros(len(top), bool)
-    for each in sent:
-        exponent[:, each.seeds] = each.gradient.exponent[:1]
-        rows = _rows(each.scored)
+    for adjoint in adjoints:
+        exponent[:, adjoint.seeds] = adjoint.gradient.exponent[:1]
+        rows = _rows(adjoint.scored)
         has_direct[rows] = True
-        if len(each.scored) < len(top):
-            arriving[:, each.seeds] = 0
-        there = isinstance(rows, slice)
-        out = arriving[rows, each.seeds] if there else np.empty_like(arriving[rows, each.seeds])
+        if len(adjoint.scored) < len(top):
+            arriving[:, adjoint.seeds] = 0
+        is_view = isinstance(rows, slice)
+        out = arriving[rows, adjoint.seeds] if is_view else np.empty_like(arriving[rows, adjoint.seeds])
         if weights.shape[-1] == 1:  # then a stack of products would be several times as slow
-            np.einsum("rsbo,sho->rsbh", each.gradient.array, weights[each.seeds], out=out)
+            np.einsum("rsbo,sho->rsbh", adjoint.gradient.array, weights[adjoint.seeds], out=out)
         else:
-            np.matmul(each.gradient.array, weights[each.seeds].swapaxes(-1, -2), out=out)
-        if not there:
-            arriving[rows, each.seeds] = out
+            np.matmul(adjoint.gradient.array, weights[adjoint.seeds].swapaxes(-1, -2), out=out)
+        if not is_view:
+            arriving[rows, adjoint.seeds] = out
     return Scaled(arriving, exponent), has_direct
 
 
-def gradients(workspace: Workspace, width: int, entered: NDArray, sent: OutputAdjoint) -> WeightGradients:
+def gradients(workspace: Workspace, width: int, augmented_input: NDArray, adjoint: OutputAdjoint) -> WeightGradients:
     """The gradients of W_hy and b_y at the scored timesteps, where [H_t, 1], the first of what
     ``entered`` (T, S, B, K) the step after, is multiplied.
     """
@@ -92,9 +92,9 @@ def gradients(workspace: Workspace, width: int, entered: NDArray, sent: OutputAd
         ParameterSlice(READOUT[:1], slice(0, width), slice(0, 1)),
         ParameterSlice(READOUT[1:], slice(width, None), slice(0, 1), reads=False),
     )
-    delta = Scaled(sent.gradient.array[..., None, :], sent.gradient.exponent)
-    multiplied = entered[_rows(sent.scored), sent.seeds, :, : width + 1]
-    return step_gradients(workspace, slices, sent.scored, multiplied, delta)
+    delta = Scaled(adjoint.gradient.array[..., None, :], adjoint.gradient.exponent)
+    multiplied = augmented_input[_rows(adjoint.scored), adjoint.seeds, :, : width + 1]
+    return step_gradients(workspace, slices, adjoint.scored, multiplied, delta)
 
 
 def stack_seeds(arrays: Sequence[NDArray], axis: int) -> NDArray:
@@ -108,9 +108,9 @@ def _group_by_scored_steps(scored: Sequence[NDArray]) -> Iterator[tuple[NDArray,
     """Neighbouring networks with the same scored timesteps: these, and which networks."""
     start = 0
     for _, group in groupby(scored, key=np.ndarray.tobytes):
-        same = list(group)
-        yield same[0], slice(start, start + len(same))
-        start += len(same)
+        members = list(group)
+        yield members[0], slice(start, start + len(members))
+        start += len(members)
 
 
 def _rows(scored: NDArray) -> slice | NDArray:

@@ -25,7 +25,7 @@ is added to it.
 # them only by factors below 2^-86 or so, as of a gate below a = −60; then the network is computed
 # again in float64 (``Network.backward``).
 BAND = 40
-LOW, HIGH = 2.0**-BAND, 2.0**BAND
+BAND_MIN, BAND_MAX = 2.0**-BAND, 2.0**BAND
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Scaled:
             return self
         return Scaled(self.array[:, :, rows], self.exponent[:, :, rows])
 
-    def blocks(self, which: slice) -> "Scaled":
+    def blocks(self, index: slice) -> "Scaled":
         """Some of the blocks along the last axis but one, as a view."""
-        everything = which == slice(0, self.array.shape[-2])
-        return self if everything else Scaled(self.array[..., which, :], self.exponent)
+        is_whole = index == slice(0, self.array.shape[-2])
+        return self if is_whole else Scaled(self.array[..., index, :], self.exponent)
 
     def steps(self, rows: slice) -> "Scaled":
         """Some indices of the first axis, the timestep, as a view."""
@@ -63,19 +63,19 @@ class Scaled:
         """
         return self.aligned_to(1)
 
-    def aligned_to(self, kept: int) -> "Scaled":
+    def aligned_to(self, leading: int) -> "Scaled":
         """The same value under one exponent for each index of the first ``kept`` axes, that of the
         largest element.
 
         An element so much smaller than the largest that it underflows beside it is lost, as it
         would be in their sum.
         """
-        shared = tuple(range(kept, self.exponent.ndim))
+        shared = tuple(range(leading, self.exponent.ndim))
         if not shared:
             return self
-        first = self.exponent[(slice(None),) * kept + (0,) * len(shared)] if self.exponent.size else None
+        first = self.exponent[(slice(None),) * leading + (0,) * len(shared)] if self.exponent.size else None
         if first is None or (self.exponent == np.expand_dims(first, shared)).all():
-            return Scaled(self.array, np.zeros(self.exponent.shape[:kept], np.int32) if first is None else first)
+            return Scaled(self.array, np.zeros(self.exponent.shape[:leading], np.int32) if first is None else first)
         size = magnitude(self.array, self.exponent.ndim) + self.exponent
         common = size.max(axis=shared, keepdims=True, initial=ZERO_EXPONENT)
         common = np.where(common < ZERO_EXPONENT // 2, 0, common)
@@ -103,8 +103,8 @@ class Scaled:
 
     def _square(self, array: NDArray) -> NDArray:
         """‖array‖² in float64 over the axes that ``exponent`` does not have."""
-        own = self.exponent.ndim
-        values = array.reshape(*array.shape[:own], math.prod(array.shape[own:])).astype(np.float64, copy=False)
+        leading = self.exponent.ndim
+        values = array.reshape(*array.shape[:leading], math.prod(array.shape[leading:])).astype(np.float64, copy=False)
         return np.vecdot(values, values)
 
 
@@ -117,9 +117,9 @@ def log10_of_root(square: NDArray, exponent: NDArray) -> NDArray:
         if not exponent.any():
             return np.log10(root)
         value = np.ldexp(root, exponent)
-        inside = ((value > TINY) & (value < np.inf)) | (root == 0)
-        found = np.log10(value)
-        return found if inside.all() else np.where(inside, found, np.log10(root) + exponent * LOG10_2)
+        in_range = ((value > TINY) & (value < np.inf)) | (root == 0)
+        log10_value = np.log10(value)
+        return log10_value if in_range.all() else np.where(in_range, log10_value, np.log10(root) + exponent * LOG10_2)
 
 
 def combined(log10_norms: NDArray) -> NDArray:
@@ -180,16 +180,16 @@ def renormalise(adjoint: list[NDArray], exponent: NDArray) -> None:
     largest = np.abs(adjoint[0]).max(axis=-1)
     for row in adjoint[1:]:
         np.maximum(largest, np.abs(row).max(axis=-1), out=largest)
-    some = (largest > 0) & np.isfinite(largest)
-    outside = some & ((largest > HIGH) | (largest < LOW))
-    if not outside.any():
+    nonzero = (largest > 0) & np.isfinite(largest)
+    out_of_band = nonzero & ((largest > BAND_MAX) | (largest < BAND_MIN))
+    if not out_of_band.any():
         return
-    size = np.where(some, np.frexp(largest)[1], ZERO_EXPONENT)
+    size = np.where(nonzero, np.frexp(largest)[1], ZERO_EXPONENT)
     top = size.max(axis=-1, keepdims=True)
-    alike = ((size == ZERO_EXPONENT) | (size >= top - BAND // 2)) & (exponent == exponent[..., :1])
-    leaving = np.where(some & (np.abs(size) > BAND // 2), size, 0)
-    change = np.where(alike.all(axis=-1, keepdims=True), top, leaving)
-    change = np.where(outside.any(axis=-1, keepdims=True), change, 0)
+    alignable = ((size == ZERO_EXPONENT) | (size >= top - BAND // 2)) & (exponent == exponent[..., :1])
+    own_change = np.where(nonzero & (np.abs(size) > BAND // 2), size, 0)
+    change = np.where(alignable.all(axis=-1, keepdims=True), top, own_change)
+    change = np.where(out_of_band.any(axis=-1, keepdims=True), change, 0)
     for row in adjoint:
         row[:] = shift(row, -change)
     exponent += change

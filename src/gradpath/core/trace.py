@@ -25,7 +25,7 @@ class Factor:
     """
 
     names: tuple[str, ...]
-    entered: NDArray | None
+    inputs: NDArray | None
     delta: Scaled
     times: NDArray
 
@@ -38,16 +38,16 @@ class Factor:
         a millionth of their size.
         """
         steps, _, blocks, width = self.delta.array.shape
-        inner = 1 if self.entered is None else self.entered.shape[-1]
+        inner = 1 if self.inputs is None else self.inputs.shape[-1]
         for rows in chunks(steps, inner * blocks * width):
             delta = self.delta.steps(rows).aligned_by_step
-            by_block = delta.array.transpose(0, 2, 1, 3).astype(np.float64)
-            if self.entered is None:
-                formed = by_block.sum(axis=2, keepdims=True)
+            by_gate = delta.array.transpose(0, 2, 1, 3).astype(np.float64)
+            if self.inputs is None:
+                gradient = by_gate.sum(axis=2, keepdims=True)
             else:
-                formed = self.entered[rows, None].swapaxes(-1, -2).astype(np.float64) @ by_block
-            exponent = np.broadcast_to(delta.exponent[:, None], formed.shape[:2])
-            yield rows, Scaled(formed, exponent)
+                gradient = self.inputs[rows, None].swapaxes(-1, -2).astype(np.float64) @ by_gate
+            exponent = np.broadcast_to(delta.exponent[:, None], gradient.shape[:2])
+            yield rows, Scaled(gradient, exponent)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class WeightGradients:
     slices: tuple[ParameterSlice, ...]
     times: NDArray
     """(R,) timesteps; at all others the gradient is a true zero."""
-    entered: NDArray
+    inputs: NDArray
     """E (R, S, B, K)."""
     delta: Scaled
     """δ (R, S, B, n, H)."""
@@ -87,40 +87,40 @@ class WeightGradients:
     total_exponents: NDArray
     """(S, slices) what the total of each slice is to be shifted by."""
 
-    def seeds(self, which: slice) -> "WeightGradients":
+    def seeds(self, index: slice) -> "WeightGradients":
         """Some of the networks, as views."""
-        if which == slice(0, len(self.total)):
+        if index == slice(0, len(self.total)):
             return self
         return replace(
             self,
-            entered=self.entered[:, which],
-            delta=Scaled(self.delta.array[:, which], self.delta.exponent[:, which]),
-            weight_sq_norms=self.weight_sq_norms[:, which],
-            delta_sq_norms=self.delta_sq_norms[:, which],
-            exponent=self.exponent[:, which],
-            total=self.total[which],
-            total_exponents=self.total_exponents[which],
+            inputs=self.inputs[:, index],
+            delta=Scaled(self.delta.array[:, index], self.delta.exponent[:, index]),
+            weight_sq_norms=self.weight_sq_norms[:, index],
+            delta_sq_norms=self.delta_sq_norms[:, index],
+            exponent=self.exponent[:, index],
+            total=self.total[index],
+            total_exponents=self.total_exponents[index],
         )
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(name for one in self.slices for name in one.names)
+        return tuple(name for part in self.slices for name in part.names)
 
     @property
     def totals(self) -> list[tuple[ParameterSlice, Scaled]]:
         """Σ_t ∂L/∂W_t of each slice (S, its rows, its blocks, H), with one exponent a network."""
         return [
-            (one, Scaled(self.total[:, one.rows, one.blocks], self.total_exponents[:, index]))
-            for index, one in enumerate(self.slices)
+            (part, Scaled(self.total[:, part.rows, part.blocks], self.total_exponents[:, index]))
+            for index, part in enumerate(self.slices)
         ]
 
     def factors(self, s: int) -> list[Factor]:
         """One network's gradients of each slice, kept as their two factors."""
-        entered, delta = self.entered[:, s], self.delta.seed(s)
+        inputs, delta = self.inputs[:, s], self.delta.seed(s)
         return [
-            Factor(one.names, entered[..., one.rows] if one.reads else None, delta.blocks(one.blocks), self.times)
-            for one in self.slices
-            if one.names
+            Factor(part.names, inputs[..., part.rows] if part.reads else None, delta.blocks(part.blocks), self.times)
+            for part in self.slices
+            if part.names
         ]
 
 
@@ -140,8 +140,8 @@ class Gradient:
         norms: dict[str, float] = {}
         for names, total in self.parts:
             blocks = np.moveaxis(total.array, -2, 0)
-            by_block = Scaled(blocks, np.broadcast_to(total.exponent, len(blocks))).log10_norm()
-            norms |= dict(zip(names, by_block.tolist(), strict=True))
+            by_gate = Scaled(blocks, np.broadcast_to(total.exponent, len(blocks))).log10_norm()
+            norms |= dict(zip(names, by_gate.tolist(), strict=True))
         return norms
 
 
@@ -178,7 +178,7 @@ class Trace:
     @cached_property
     def factors(self) -> tuple[Factor, ...]:
         """The gradients of ``packed``, matrix by matrix, kept as their two factors."""
-        return tuple(factor for of in self.packed for factor in of.factors(0))
+        return tuple(factor for gradients in self.packed for factor in gradients.factors(0))
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ class BufferPool:
         """
         order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
         shape = (length, *array.shape[1:])
-        made = self.empty(tuple(shape[axis] for axis in order), array.dtype)
-        return made.transpose(sorted(range(array.ndim), key=order.__getitem__))
+        array_by_strides = self.empty(tuple(shape[axis] for axis in order), array.dtype)
+        return array_by_strides.transpose(sorted(range(array.ndim), key=order.__getitem__))
 
     @property
     def free(self) -> int:

@@ -27,7 +27,7 @@ class ReplayError(RuntimeError):
 class Choice:
     module: Any = None
     """The compiled loop, where it runs."""
-    why: str = ""
+    reason: str = ""
     """Why it does not."""
     required: bool = False
     refusal: str = ""
@@ -38,9 +38,11 @@ def choose(setting: str, numpy: str) -> Choice:
     """What a value of ``GRADPATH_REPLAY`` comes to under a version of NumPy."""
     if setting not in ("0", "1", "require"):
         return Choice(refusal=f"{VARIABLE}={setting}: must be 0, 1 or require")
-    module, why = (None, f"switched off by {VARIABLE}=0") if setting == "0" else _load(numpy)
+    module, reason = (None, f"switched off by {VARIABLE}=0") if setting == "0" else _load(numpy)
     required = setting == "require"
-    return Choice(module, why, required, f"{VARIABLE}=require: the compiled loop is {why}" if required and why else "")
+    return Choice(
+        module, reason, required, f"{VARIABLE}=require: the compiled loop is {reason}" if required and reason else ""
+    )
 
 
 def _load(numpy: str) -> tuple[Any, str]:
@@ -64,10 +66,10 @@ def check() -> None:
         raise ReplayError(CHOICE.refusal)
 
 
-def refuse(why: str) -> None:
+def refuse(reason: str) -> None:
     """Raises ReplayError where a body would run in Python and may not."""
     if CHOICE.required:
-        raise ReplayError(f"{VARIABLE}=require: {why}")
+        raise ReplayError(f"{VARIABLE}=require: {reason}")
 
 
 _noted: list[dict[str, None]] = []
@@ -81,16 +83,16 @@ def watched() -> Iterator[dict[str, None]]:
     try:
         yield reasons
     finally:
-        _noted[:] = [other for other in _noted if other is not reasons]
+        _noted[:] = [entry for entry in _noted if entry is not reasons]
 
 
-def note(why: str) -> None:
+def note(reason: str) -> None:
     """A loop runs in Python."""
     for reasons in _noted:
-        reasons[why] = None
+        reasons[reason] = None
 
 
-def way(reasons: Sequence[str]) -> str:
+def loop_used(reasons: Sequence[str]) -> str:
     """Which way a run went: ``compiled``, or ``python: `` and why."""
     return f"python: {'; '.join(reasons)}" if reasons else "compiled"
 
@@ -99,11 +101,11 @@ def name(body: Callable[..., None], error: Exception | None = None) -> str:
     """Of the function in which recording a body failed, where an error tells, or of the one that
     made the body.
     """
-    found = getattr(body, "__qualname__", type(body).__qualname__)
+    qualified_name = getattr(body, "__qualname__", type(body).__qualname__)
     trace = error.__traceback__ if error else None
     while trace is not None:
         module = trace.tb_frame.f_globals.get("__name__", "")
         if not module.startswith(("gradpath.engine.", "numpy.")):
-            found = trace.tb_frame.f_code.co_qualname
+            qualified_name = trace.tb_frame.f_code.co_qualname
         trace = trace.tb_next
-    return str(found).partition(".<locals>")[0]
+    return str(qualified_name).partition(".<locals>")[0]

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from gradpath.engine.buffer_pool import BufferPool
 
-APART = 96
+MIN_SEPARATE_WIDTH = 96
 """H from which on the blocks lie apart. Measured with OpenBLAS 0.3.31, one thread, float32, on the
 three products of an LSTM's step: at H = 50 and 64 apart takes 1.6 and 1.1 times as long, at H = 128
 0.75 times, at H = 256 1.05 times, which the elementwise part makes up for.
@@ -20,7 +20,11 @@ three products of an LSTM's step: at H = 50 and 64 apart takes 1.6 and 1.1 times
 
 def empty(*shape: int, dtype: DTypeLike, buffers: BufferPool) -> NDArray:
     """An array (…, B, n, H) for the products."""
-    return buffers.empty(shape, dtype) if shape[-1] < APART else per_gate_layout(*shape, dtype=dtype, buffers=buffers)
+    return (
+        buffers.empty(shape, dtype)
+        if shape[-1] < MIN_SEPARATE_WIDTH
+        else per_gate_layout(*shape, dtype=dtype, buffers=buffers)
+    )
 
 
 def per_gate_layout(*shape: int, dtype: DTypeLike, buffers: BufferPool) -> NDArray:
@@ -32,6 +36,6 @@ def per_gate_layout(*shape: int, dtype: DTypeLike, buffers: BufferPool) -> NDArr
 def as_gemm_operand(array: NDArray) -> NDArray:
     """The same array, or some of its blocks, as the products see it: (…, g, B, n/g·H), a view."""
     *leading, rows, blocks, width = array.shape
-    if width >= APART:
+    if width >= MIN_SEPARATE_WIDTH:
         return array.swapaxes(-2, -3)
     return array.reshape(*leading, 1, rows, blocks * width)

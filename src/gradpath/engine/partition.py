@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from threading import Lock
 
-WORTH = 2**26
+MIN_MULTIPLY_ADDS = 2**26
 """Multiply-adds of a pass from which it is cut. Measured by ``experiments/performance/threads.py``:
 above, two threads take 0.56 … 0.82 of the time of one, below 0.73 … 1.9; a single thread loses 2 …
 20 % by the cut, which is why on a single core there is none.
@@ -31,7 +31,7 @@ def partition(length: int, multiply_adds: int, multiple: int = 1) -> list[slice]
     pass over them takes too few ``multiply_adds``.
     """
     cut = -(-length // (2 * multiple)) * multiple
-    if multiply_adds < WORTH or not 0 < cut < length:
+    if multiply_adds < MIN_MULTIPLY_ADDS or not 0 < cut < length:
         return [slice(0, length)]
     return [slice(0, cut), slice(cut, length)]
 
@@ -54,13 +54,13 @@ def for_each(work: Callable[[int, slice], None], parts: Sequence[slice], executo
         for index, part in enumerate(parts):
             work(index, part)
         return
-    first, *others = enumerate(parts)
-    under_way = [executor.submit(copy_context().run, work, index, part) for index, part in others]
+    first, *deferred = enumerate(parts)
+    futures = [executor.submit(copy_context().run, work, index, part) for index, part in deferred]
     try:
         work(*first)
     finally:
-        for one in under_way:
-            one.result()
+        for future in futures:
+            future.result()
 
 
 @contextmanager

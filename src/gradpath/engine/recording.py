@@ -55,8 +55,8 @@ class _Watched(np.ndarray):
 
     notes: "_Notes"
 
-    def __array_finalize__(self, other: Any) -> None:
-        self.notes = getattr(other, "notes", None)  # type: ignore[assignment]
+    def __array_finalize__(self, parent: Any) -> None:
+        self.notes = getattr(parent, "notes", None)  # type: ignore[assignment]
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         out = options.pop("out", (None,))[0]
@@ -73,8 +73,8 @@ class _Watched(np.ndarray):
         self.notes.call(np.positive, (value,), self[key])
 
     def __getitem__(self, key: Any) -> Any:
-        found = super().__getitem__(key)
-        return found if isinstance(found, np.ndarray) else self._number()
+        view = super().__getitem__(key)
+        return view if isinstance(view, np.ndarray) else self._number()
 
     def _number(self, *_: Any) -> Any:
         """It would be a constant of the recording, and is another number at the next step."""
@@ -128,20 +128,20 @@ class _Notes:
             raise CannotRecordError(f"{name}, or calls it on too few axes")
         if core and operands[0].shape[-1] != operands[1].shape[-core]:
             raise CannotRecordError(f"{name} on arrays that do not match")
-        given = [out] if out is not None else []
+        outputs = [out] if out is not None else []
         shape = np.broadcast_shapes(
-            *(x.shape[: x.ndim - core] for x in operands), *(x.shape[: x.ndim - core // 2 * 2] for x in given)
+            *(x.shape[: x.ndim - core] for x in operands), *(x.shape[: x.ndim - core // 2 * 2] for x in outputs)
         )
-        of_result = shape + ((operands[0].shape[-2], operands[1].shape[-1]) if core == 2 else ())
+        result_shape = shape + ((operands[0].shape[-2], operands[1].shape[-1]) if core == 2 else ())
         if out is None:
-            result = self._keep(np.empty(of_result, dtype))
+            result = self._keep(np.empty(result_shape, dtype))
         else:
             result = out.view(np.ndarray)
-            if result.shape != of_result or not result.flags.writeable:
+            if result.shape != result_shape or not result.flags.writeable:
                 raise CannotRecordError(f"{name} into an array that it does not fill")
         for x in operands:
-            same = x.ctypes.data == result.ctypes.data and x.strides == result.strides and not core
-            if not same and np.shares_memory(x, result):
+            in_place = x.ctypes.data == result.ctypes.data and x.strides == result.strides and not core
+            if not in_place and np.shares_memory(x, result):
                 raise CannotRecordError(f"{name} on overlapping arrays")
         self._note(ufunc, dtype, core, shape, [*operands, result])
         return self.watched(result)
@@ -158,14 +158,14 @@ class _Notes:
         inner_size, inner = (sizes.pop(), moves.pop()) if sizes else (1, [0] * len(operands))
         if core == 2:
             left, right, result = operands
-            of_core = [left.shape[-2], left.shape[-1], right.shape[-1]]
+            core_sizes = [left.shape[-2], left.shape[-1], right.shape[-1]]
             steps = [*inner, *left.strides[-2:], *right.strides[-2:], *result.strides[-2:]]
         elif core == 1:
-            of_core = [operands[0].shape[-1]]
+            core_sizes = [operands[0].shape[-1]]
             steps = [*inner, operands[0].strides[-1], operands[1].strides[-1]]
         else:
-            of_core, steps = [], inner
-        self._pack(ufunc, ufunc.types.index(signature), sizes, moves, [inner_size, *of_core], steps, operands)
+            core_sizes, steps = [], inner
+        self._pack(ufunc, ufunc.types.index(signature), sizes, moves, [inner_size, *core_sizes], steps, operands)
 
     def guard(self, rows: Sequence[NDArray]) -> None:
         """Takes note that the largest element of each row is to be looked at."""
@@ -223,5 +223,5 @@ def _coalesced(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> tuple[
     return sizes, moves
 
 
-def _filled(values: Sequence[int], size: int, with_: int) -> list[int]:
-    return [*values, *[with_] * (size - len(values))]
+def _filled(values: Sequence[int], size: int, fill_value: int) -> list[int]:
+    return [*values, *[fill_value] * (size - len(values))]

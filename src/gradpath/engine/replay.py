@@ -41,16 +41,16 @@ class Loop:
         self.body, self._guarded = body, guarded
         self.python_lock: Lock | None = None
         self._recording: Any = None
-        self.why = ""
+        self.reason = ""
         """Why it runs in Python, where it does."""
         if _replay is None:
-            self.why = compiled.CHOICE.why or "not built"
+            self.reason = compiled.CHOICE.reason or "not built"
             return
         try:
             self._recording = self._record(arrays, t)
         except CannotRecordError as error:
-            self.why = f"{compiled.name(body, error)}: {error}"
-            compiled.refuse(self.why)
+            self.reason = f"{compiled.name(body, error)}: {error}"
+            compiled.refuse(self.reason)
 
     @property
     def calls(self) -> int | None:
@@ -65,26 +65,26 @@ class Loop:
         whether all was within them. Raises IndexError, before anything is done, where an array has
         not so many steps.
         """
-        why = self.why
+        reason = self.reason
         if self._recording is not None:
             try:
                 with released(self.python_lock):
                     return _replay.run(self._recording, (*arrays,), first, last, low, high)
             except _replay.UnprovedError as error:
-                why = f"{compiled.name(self.body)}: {error}"
-                compiled.refuse(why)
-        compiled.note(why)
+                reason = f"{compiled.name(self.body)}: {error}"
+                compiled.refuse(reason)
+        compiled.note(reason)
         _check_steps(arrays, first, last)
-        t, inside = first, True
-        while t != last and inside:
+        t, in_bounds = first, True
+        while t != last and in_bounds:
             rows = [array[t] for array in arrays]
             self._silently(rows)
             guarded = [np.abs(rows[index]).max(axis=-1, initial=0) for index in self._guarded]
             if guarded:
                 largest = np.max(guarded, axis=0)
-                inside = bool((((largest >= low) & (largest <= high)) | (largest == 0)).all())
+                in_bounds = bool((((largest >= low) & (largest <= high)) | (largest == 0)).all())
             t += 1 if last > first else -1
-        return t, inside
+        return t, in_bounds
 
     def _silently(self, rows: Sequence[NDArray]) -> None:
         """Runs the body as compiled code would, which warns of nothing."""
@@ -100,10 +100,10 @@ class Loop:
         if any(array.ndim == 1 for array in arrays):
             raise CannotRecordError("has rows that are single numbers")
         rows = [array[t] for array in arrays]
-        before = [row.copy() for row in rows]
+        initial = [row.copy() for row in rows]
 
         def restore() -> None:
-            for row, value in zip(rows, before, strict=True):
+            for row, value in zip(rows, initial, strict=True):
                 if row.flags.writeable:
                     row[...] = value
 
@@ -120,12 +120,12 @@ class Loop:
             recording = _replay.record(calls.ufuncs, calls.table, (*arrays,), t, calls.kept)
             restore()  # a body may have computed behind the watched arrays' back, and is found out now
             expected = result(lambda: self._silently(rows))
-            found = result(lambda: _replay.run(recording, (*arrays,), t, t + 1, 0.0, np.inf))
+            replayed = result(lambda: _replay.run(recording, (*arrays,), t, t + 1, 0.0, np.inf))
         except ValueError as error:  # of the border: NumPy lets happen what it does not
             raise CannotRecordError(str(error)) from error
         finally:
             restore()
-        if found != expected:
+        if replayed != expected:
             raise CannotRecordError("computes what its calls of ufuncs do not")
         return recording
 
@@ -149,5 +149,5 @@ def layout(arrays: Sequence[NDArray]) -> bytes:
     """
     if _replay is None or len(arrays) > ARRAYS:
         return b""
-    given = tuple(arrays)
-    return _replay.layout(given) + _replay.aliasing(given)
+    rows = tuple(arrays)
+    return _replay.layout(rows) + _replay.aliasing(rows)

@@ -49,11 +49,11 @@ class Workspace:
         nothing that changes, or a frozen dataclass of all that it does.
         """
         key = (body, part, tuple(guarded), layout(arrays))
-        found = self._recorded.get(key)
-        if found is None:
-            found = self._recorded[key] = Loop(body, arrays, t, guarded)
-        found.python_lock = self.python_lock
-        return found
+        loop = self._recorded.get(key)
+        if loop is None:
+            loop = self._recorded[key] = Loop(body, arrays, t, guarded)
+        loop.python_lock = self.python_lock
+        return loop
 
     def __iter__(self) -> Iterator[tuple[Body, Loop]]:
         """Every body that has run, and its loop, once for each layout."""
