@@ -16,7 +16,7 @@ from gradpath.core.tape import LayerTape
 from gradpath.schema.settings import setting
 
 N, Z, R, Q = range(4)
-"""The blocks' places: what only X enters first, what only H enters last."""
+"""Indices of the gates: the one that reads only X first, the one that reads only H last."""
 
 
 @dataclass

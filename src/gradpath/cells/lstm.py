@@ -22,7 +22,7 @@ from gradpath.schema.settings import SettingError, setting
 
 
 class Ablation(Enum):
-    """What is taken away from the LSTM (Greff et al. 2017, section 3; their abbreviations)."""
+    """What is removed from the LSTM (Greff et al. 2017, section 3)."""
 
     none = "none"
     no_input_gate = "no_input_gate"
@@ -39,7 +39,7 @@ WITHOUT = {
     Ablation.no_output_gate: "o",
     Ablation.coupled_gates: "f",
 }
-"""The block that an ablation removes, weights and all."""
+"""The gate that an ablation removes, with its weights."""
 ROLES: dict[str, GateRole] = {"i": "input", "f": "keep", "o": "output", "c": "candidate"}
 
 
@@ -59,9 +59,9 @@ class LSTM(Cell):
 
     ``ablation`` (Greff et al. 2017): a gate is 1 and its weights are gone (NIG, NFG, NOG), F = 1 −
     I with δa_i = δC_t ∘ (G_t − C_{t-1}) ∘ I_t(1 − I_t) (CIFG), G = a_c (NIAF), H = O ∘ C (NOAF).
-    ``no_forget_gate`` is the cell of 1997; with ``truncate``, as in that paper's appendix A.1, what
-    has reached the gates is not passed on to H_{t-1}, so that the carousel is the only way back;
-    the result is then *not* the gradient of the loss.
+    ``no_forget_gate`` is the cell of 1997. With ``truncate``, as in that paper's appendix A.1, the
+    gradient at the gates is not passed on to H_{t-1}, so that the carousel is the only path into
+    the past; the result is then *not* the gradient of the loss.
     """
 
     forget_bias: float = setting(1.0, "initial b_f; 1 after Gers et al. (2000), Jozefowicz et al. (2015)")
@@ -131,8 +131,8 @@ class LSTM(Cell):
         return [(self._place[name], v) for name, v in held.items() if v is not None and name in self._place]
 
     def _gates(self, gates: NDArray, coupled: Sequence[NDArray]) -> list[Any]:
-        """I, F, O, G (…, H); a gate that has been taken away is the number 1, and F that of
-        ``coupled`` gates.
+        """I, F, O, G (…, H). A removed gate is the number 1; with coupled gates F is the array in
+        ``coupled``.
         """
         by_name: dict[str, Any] = {name: gates[..., place, :] for name, place in self._place.items()}
         by_name |= zip("f", coupled, strict=False)
@@ -228,7 +228,7 @@ class LSTM(Cell):
 
     def initial_bias(self, rng: Generator) -> dict[str, NDArray | float]:
         """b_f as set, or chrono: b_f ~ ln U[1, t_max − 1], b_i = −b_f (Tallec & Ollivier 2018, eq.
-        16). With coupled gates F = σ(−a_i), so that b_i = −b_f says it all.
+        16). With coupled gates F = σ(−a_i), so that only b_i = −b_f is set.
         """
         if self.chrono_t_max is None:
             biases: dict[str, NDArray | float] = {"f": self.forget_bias}

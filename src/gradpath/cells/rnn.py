@@ -48,9 +48,7 @@ class RNN(Cell):
         np.multiply(d.leaving[0][..., None, :], s.slopes[0], out=d.pre)
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
-        """φ′ of every unit, relative to its largest value: near 0 the unit is saturated and passes
-        nothing back.
-        """
+        """φ′ / max φ′ of every unit: near 0 the unit is saturated and its gradient vanishes."""
         return {"phi_prime": derivative(self.activation, tape.pre[..., 0, :]) / self.activation.steepest}
 
     def carrier_gain(self, tape: LayerTape) -> NDArray:

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 Point = tuple[float, float]
 TOP, MIDDLE, BOTTOM, LEFT, RIGHT, OUT = 5.2, 2.75, 0.75, 0.5, 9.5, 10.9
-"""Heights of the carrier, of the gates and of the output; where the states enter, leave, and what
-leaves comes from.
+"""Heights of the carrier, the gates and the output; x of the entering states, of the leaving
+states, and of the panel's right end, where their gradients come from.
 """
 MAX_COORDINATE = 100.0
-"""Where nothing of a drawing can be any more."""
+"""Larger coordinates are refused."""
 LANES = (1.5, 1.0, 0.5, 0.0)
-"""Heights at which what the gates send back runs to H_{t-1}, one below the other."""
+"""Heights of the lines along which the gates' gradients run to H_{t-1}."""
 
 
 @dataclass(frozen=True)
@@ -64,5 +64,5 @@ class Drawing:
 
 
 def sends_back(path: str, x: float, lane: float) -> Edge:
-    """What a gate at ``x`` sends back to H_{t-1}, down and along its lane."""
+    """The edge of the gradient from a gate at ``x`` to H_{t-1}, down and along its lane."""
     return Edge(path, path, ((x, MIDDLE), (x, lane), (LEFT, lane)))

@@ -1,9 +1,9 @@
-"""Oracles of the gradient. The definition itself: perturb a parameter at step t only, and see what
-the loss does.
+"""The gradient by finite differences, as a reference for backpropagation: a parameter is changed at
+step t only, and the change of the loss is measured.
 
 ∂L/∂θ_t is the derivative with respect to the copy of θ that step t uses, the other steps' copies
-held fixed. Central differences on such *untied* copies know nothing of backpropagation, so they
-check the shift by one, the sum over time and the cell's derivative at once.
+held fixed. Central differences on these *untied* copies do not use backpropagation, so they check
+the shift by one, the sum over time and the cell's derivative.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ Value = TypeVar("Value", float, NDArray)
 STENCIL = ((1, 3 / 4), (2, -3 / 20), (3, 1 / 60))
 EPSILON = 1e-2
 CHUNK_ELEMENTS = 2**22
-"""Elements of θ that are moved at once."""
+"""Elements of θ that are perturbed at once."""
 
 
 def untied_loss(network: Network, thetas: Sequence[NDArray] | NDArray, batch: Batch) -> float:
@@ -66,8 +66,8 @@ def untied_losses(network: Network, thetas: Sequence[NDArray] | NDArray, batch: 
 
 
 def pre_activations(cell: Cell, weights: LayerWeights, x: NDArray, h: NDArray) -> NDArray:
-    """X_t W_·x + H_{t-1} W_·h + b_· (…, B, n, H) of one step; a block that does not read one of
-    them goes without.
+    """X_t W_·x + H_{t-1} W_·h + b_· (…, B, n, H) of one step; the terms that a gate does
+    not read are left out.
     """
     x_product, h_product = x @ weights.x, h @ weights.h
     leading = np.broadcast_shapes(x_product.shape[:-1], h_product.shape[:-1])
@@ -115,12 +115,12 @@ def untied_differences(network: Network, theta: NDArray, batch: Batch, epsilon: 
 def tangent_terms(
     network: Network, theta: NDArray, tape: Tape, name: str, start: int, direction: NDArray, step: float
 ) -> Iterator[tuple[float, int]]:
-    """What each scored timestep adds to the change of the loss when θ_start moves along
-    ``direction``: (value, power).
+    """The contribution of each scored timestep to the derivative of the loss when θ_start moves
+    along ``direction``: (value, power) for value · 2^power.
 
-    The tangent J v is propagated forwards, everything linear exactly, the cell's step by central
-    differences, and rescaled by a power of two after every step; so it is right where it has
-    vanished and differences of the loss see only rounding.
+    The tangent J v is propagated forwards, linear parts exactly, the cell's step by central
+    differences, and rescaled by a power of two after every step. So it is accurate even where it is
+    so small that differences of the loss are only rounding.
     """
     cell = network.cell
     scored = {int(t): row for row, t in enumerate(tape.scored)}
@@ -162,9 +162,7 @@ def tangent_terms(
 
 
 def _parameter_source(network: Network, name: str) -> tuple[int, int, ParameterRole | Elementwise]:
-    """Of a parameter: its layer, the index of its gate, and its role there, with the state that it
-    multiplies if it is elementwise.
-    """
+    """A parameter's layer, the index of its gate, and its role or its ``Elementwise``."""
     for layer in range(network.layers):
         for index, spec in enumerate(network.cell.blocks.values()):
             kinds: tuple[ParameterRole, ...] = ("input", "recurrent", "bias")
@@ -177,8 +175,8 @@ def _parameter_source(network: Network, name: str) -> tuple[int, int, ParameterR
 
 
 def _change_of_pre(layer: LayerTape, t: int, source: ParameterRole | Elementwise, direction: NDArray) -> NDArray:
-    """By what the pre-activation (B, H) of a gate moves when a parameter of step t moves along
-    ``direction``.
+    """The derivative (B, H) of a gate's pre-activation at step t along ``direction`` of a
+    parameter.
     """
     if isinstance(source, Elementwise):
         return layer.state(source.state, source.leaving)[t] * direction
@@ -223,7 +221,7 @@ def assembled(factor: Factor, steps: int) -> Scaled:
 
 
 def per_step_gradients(trace: Trace) -> dict[str, NDArray]:
-    """∂L/∂θ_t as backpropagation found it: name → (T, …), as plain numbers, which may under- or
+    """∂L/∂θ_t by backpropagation: name → (T, …), as plain numbers, which may underflow or
     overflow.
     """
     gradients: dict[str, NDArray] = {}
@@ -234,6 +232,6 @@ def per_step_gradients(trace: Trace) -> dict[str, NDArray]:
 
 
 def relative_error(computed: NDArray, reference: NDArray) -> float:
-    """‖found − reference‖ / ‖reference‖, 0 where both are 0."""
+    """‖computed − reference‖ / max(‖computed‖, ‖reference‖); 0 where both are 0."""
     size = max(float(np.linalg.norm(reference)), float(np.linalg.norm(computed)))
     return float(np.linalg.norm(computed - reference)) / size if size else 0.0

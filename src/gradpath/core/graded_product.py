@@ -17,7 +17,7 @@ PRECONDITION = 4
 2008).
 """
 SWEEPS = 60
-"""Not reached: rotations converge quadratically, in three to eight sweeps."""
+"""Upper limit, not reached in practice: the sweeps converge quadratically, in three to eight."""
 TOLERANCE = 1e-13
 """Cosine of the angle between two rows up to which they count as orthogonal."""
 
@@ -112,8 +112,8 @@ def _rotate(scale: NDArray, unit: NDArray, first: NDArray, second: NDArray) -> N
 
 
 def _round_robin(size: int) -> Iterator[tuple[NDArray, NDArray]]:
-    """Rounds of disjoint pairs of 0 … size − 1 in which each meets each other once; with an odd
-    number one rests.
+    """Rounds of disjoint pairs of 0 … size − 1, in which each pair occurs once; if ``size`` is odd,
+    one index is unpaired in each round.
     """
     players = np.arange(size + size % 2)
     for _ in range(len(players) - 1):

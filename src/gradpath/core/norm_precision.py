@@ -1,6 +1,6 @@
-"""The norms of ∂L/∂θ_t, right to rounding: from the squares that were taken on the way, and where
-these may be wrong, from the gradient formed once more in float64, in which products of float32
-factors are exact.
+"""The norms of ∂L/∂θ_t, accurate to rounding: from the squares that the backward pass has computed,
+and where these may be inaccurate, from the gradient formed again in float64, in which products of
+float32 factors are exact.
 """
 
 import numpy as np
@@ -11,14 +11,14 @@ from gradpath.core.trace import WeightGradients
 from gradpath.engine.partition import chunks
 
 MAX_ROUNDING_ERROR = 2.0**-14
-"""Relative rounding of a norm from which on it is formed in float64."""
+"""Relative rounding error of a norm above which it is formed again in float64."""
 
 
 def log10_norms(gradients: WeightGradients) -> NDArray:
     """log10 ‖∂L/∂θ_t‖_F (R, S, names); -inf is a true zero.
 
-    In float64 where the sequences' gradients cancel so far that the rounding of their sum shows, or
-    where squares leave the range of the type of δ.
+    Formed in float64 where the sequences' gradients cancel so far that the relative error of their
+    sum may exceed ``MAX_ROUNDING_ERROR``, or where squares leave the range of the type of δ.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         square = gradients.weight_sq_norms.swapaxes(-1, -2).astype(np.float64)
@@ -32,16 +32,16 @@ def log10_norms(gradients: WeightGradients) -> NDArray:
 
 
 def unreliable_norms(gradients: WeightGradients, square: NDArray) -> NDArray:
-    """Where a norm has to be formed again (R, S, slices, n): its ``square`` may be wrong, and it is
-    no true zero.
+    """(R, S, slices, n) bool: must the norm be formed again, because its ``square`` may be
+    inaccurate and is no true zero?
     """
     limits = np.finfo(gradients.weight_sq_norms.dtype)
     unreliable = ~((square > float(limits.tiny) * 2.0**12) & (square < float(limits.max) * 2.0**-12))
     out_of_range, is_float32 = unreliable, limits.dtype == np.float32
     if is_float32:
-        # √(Σ_b ‖E_b‖² Σ_b ‖δ_b‖²) is no less than what the norm would be if nothing cancelled;
-        # first by all that enters, twice, which is more than any slice's, and where that leaves
-        # doubt slice by slice.
+        # √(Σ_b ‖E_b‖² Σ_b ‖δ_b‖²) is an upper bound of the norm without cancellation. First with
+        # twice ‖E_b‖² of all inputs, which is more than any slice's; where that does not suffice,
+        # slice by slice.
         rounding = float(limits.eps) / 2 * np.sqrt(gradients.inputs.shape[2])
         certain = square * (MAX_ROUNDING_ERROR / rounding) ** 2
         delta_square = gradients.delta_sq_norms.sum(axis=2, dtype=np.float64)
@@ -78,8 +78,8 @@ def _in_float64(gradients: WeightGradients, selected: tuple[NDArray, NDArray]) -
 
 
 def _normalised(array: NDArray, leading: int) -> tuple[NDArray, NDArray]:
-    """``array`` by a power of two for each of the ``leading`` indices, so that no product of two
-    such leaves the type; and the exponents of what it is to be multiplied by again.
+    """``array · 2^−e``, of size 1 at each of the ``leading`` indices, so that products of two such
+    arrays stay in the range of the type; and the exponents e.
     """
     size = magnitude(array, leading)
     size[size == ZERO_EXPONENT] = 0

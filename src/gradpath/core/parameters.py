@@ -1,5 +1,4 @@
-"""Where the parameters of a stack lie in one flat vector θ (P,), and by which names a person knows
-them.
+"""Where the parameters of a stack lie in one flat vector θ (P,), and the names of its parameters.
 
 Clipping and the optimisers are vector operations on θ; matrices are views of it.
 """
@@ -18,8 +17,8 @@ from gradpath.core.roles import READOUT
 
 @dataclass(frozen=True)
 class PackedMatrix:
-    """One packed matrix (K, n, H), or bias (n, H), in the flat vector: its place, and its blocks'
-    own names.
+    """One packed matrix (K, n, H), or bias (n, H), in the flat vector: its place, and the
+    names of its blocks.
     """
 
     names: tuple[str, ...]

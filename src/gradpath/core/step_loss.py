@@ -18,15 +18,15 @@ from gradpath.engine.workspace import Workspace
 
 
 def trace_of_step(network: Network, trace: Trace, row: int, workspace: Workspace | None = None) -> Trace:
-    """The trace of L_s alone, s the scored timestep of this row: it ends with step s, since nothing
-    later bears on L_s. Where s is the only scored timestep it is the trace itself.
+    """The trace of L_s alone, with s the scored timestep of this row. It ends with step s, because
+    L_s does not depend on later steps. If s is the only scored timestep, it is ``trace`` itself.
     """
     tape = trace.tape
     return trace if len(tape.scored) == 1 else network.backward(tape.theta, _up_to(network.loss, tape, row), workspace)
 
 
 def states_of_step(network: Network, trace: Trace, row: int) -> dict[str, Scaled]:
-    """The states' adjoints of that trace alone, for which less is computed."""
+    """``trace_of_step(…).states``, without computing the gradients of the weights."""
     tape = trace.tape
     return (
         trace.states if len(tape.scored) == 1 else network.state_adjoints(tape.theta, _up_to(network.loss, tape, row))

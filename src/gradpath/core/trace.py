@@ -18,10 +18,10 @@ from gradpath.engine.partition import chunks
 class Factor:
     """The gradient of one packed weight matrix at every step, kept as its two factors.
 
-    ∂L/∂W_t = Σ_b entered_{t,b}ᵀ delta_{t,b}, where ``entered`` (R, B, K) is what the matrix
-    multiplied (None for a bias, which multiplies 1) and ``delta`` (R, B, n, H) the gradient at the
-    pre-activation, one block a parameter. ``times`` (R,) are the timesteps of the rows; at all
-    others the gradient is a true zero.
+    ∂L/∂W_t = Σ_b inputs_{t,b}ᵀ delta_{t,b}, where the matrix multiplies ``inputs`` (R, B, K) (None
+    for a bias, which multiplies 1) and ``delta`` (R, B, n, H) is the gradient at the
+    pre-activations, one block for each of ``names``. ``times`` (R,) are the timesteps of the rows;
+    at all others the gradient is a true zero.
     """
 
     names: tuple[str, ...]
@@ -52,15 +52,13 @@ class Factor:
 
 @dataclass(frozen=True)
 class ParameterSlice:
-    """Some rows of the packed matrix, and the blocks that they have weights for: one or several
-    parameters.
-    """
+    """Some rows of some blocks of the packed matrix, which hold the parameters ``names``."""
 
     names: tuple[str, ...]
     rows: slice
     blocks: slice
     reads: bool = True
-    """Is it multiplied by what enters? A bias is not: its row is the one that 1 enters."""
+    """False for a bias, whose row of the inputs is 1."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +79,11 @@ class WeightGradients:
     delta_sq_norms: NDArray
     """Σ_h δ² (R, S, B, n), likewise."""
     exponent: NDArray
-    """(R, S) what ∂L/∂W_t is to be shifted by."""
+    """(R, S) exponents of ∂L/∂W_t."""
     total: NDArray
     """Σ_t ∂L/∂W_t (S, K, n, H)."""
     total_exponents: NDArray
-    """(S, slices) what the total of each slice is to be shifted by."""
+    """(S, slices) exponents of the total of each slice."""
 
     def seeds(self, index: slice) -> "WeightGradients":
         """Some of the networks, as views."""
@@ -132,7 +130,7 @@ class Gradient:
     log10_norm: float
     """log10 ‖∂L/∂θ‖ over all parameters; -inf for a true zero."""
     parts: Sequence[tuple[tuple[str, ...], Scaled]]
-    """Its matrices (K, n, H) with an exponent each, and their blocks' names."""
+    """Its matrices (K, n, H) with an exponent each, and the names of their blocks."""
 
     @cached_property
     def by_parameter(self) -> dict[str, float]:
@@ -147,10 +145,10 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Trace:
-    """What the backward pass found. Norms of everything in it are for the batch-mean loss.
+    """The record of the backward pass. All gradients are those of the batch-mean loss.
 
     ``packed``: the gradients of each layer's packed weights and of the readout's. ``deltas``: the
-    gradients at the pre-activations of each layer's blocks, (T, B, n, H), from the bottom.
+    gradients at the pre-activations of each layer, (T, B, n, H), from the bottom.
     ``states`` and ``direct`` hold, under the states' names (``H``, ``C``, ``layer2/H``), (T, B, H)
     adjoints of the states H_1 … H_T: ``states`` the *total* derivative ∂L/∂H_t, through everything
     that follows; ``direct`` the immediate one ∂⁺L/∂H_t, which for a last-step loss is 0 everywhere

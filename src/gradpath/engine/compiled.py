@@ -1,7 +1,7 @@
 """Which loop over time runs, the compiled one or Python's, and why; both give the same bits.
 
-``GRADPATH_REPLAY=0`` runs Python's loops, ``1`` (as if it were not set) the compiled one where it
-is built and NumPy is one that it was proved on, ``require`` refuses to run without it.
+``GRADPATH_REPLAY=0`` runs Python's loops. ``1``, the default, runs the compiled loop where it is
+built and was proved on this version of NumPy. ``require`` refuses to run without it.
 """
 
 import os
@@ -14,8 +14,8 @@ import numpy as np
 
 VARIABLE = "GRADPATH_REPLAY"
 PROVED_NUMPY = ((2, 0), (2, 6))
-"""The first version of NumPy on which the compiled loop was proved to give the bits of Python's,
-and the first on which it was not: ``make test-matrix`` proves it.
+"""Versions of NumPy, from the first up to but not including the second, on which ``make
+test-matrix`` has proved that the compiled loop gives the same bits as Python's.
 """
 
 
@@ -35,7 +35,7 @@ class Choice:
 
 
 def choose(setting: str, numpy: str) -> Choice:
-    """What a value of ``GRADPATH_REPLAY`` comes to under a version of NumPy."""
+    """The choice for a value of ``GRADPATH_REPLAY`` and a version of NumPy."""
     if setting not in ("0", "1", "require"):
         return Choice(refusal=f"{VARIABLE}={setting}: must be 0, 1 or require")
     module, reason = (None, f"switched off by {VARIABLE}=0") if setting == "0" else _load(numpy)
@@ -61,13 +61,15 @@ CHOICE = choose(os.environ.get(VARIABLE) or "1", np.__version__)
 
 
 def check() -> None:
-    """Raises ReplayError where the loop cannot run as it is asked to."""
+    """Raises ReplayError where the loop cannot run as ``GRADPATH_REPLAY`` asks."""
     if CHOICE.refusal:
         raise ReplayError(CHOICE.refusal)
 
 
 def refuse(reason: str) -> None:
-    """Raises ReplayError where a body would run in Python and may not."""
+    """Raises ReplayError if the compiled loop is required; a body would run in Python, for
+    ``reason``.
+    """
     if CHOICE.required:
         raise ReplayError(f"{VARIABLE}=require: {reason}")
 
@@ -77,7 +79,7 @@ _noted: list[dict[str, None]] = []
 
 @contextmanager
 def watched() -> Iterator[dict[str, None]]:
-    """Collects why loops run in Python meanwhile, in whatever thread."""
+    """Collects the reasons for which loops run in Python within the context, in any thread."""
     reasons: dict[str, None] = {}
     _noted.append(reasons)
     try:
@@ -87,19 +89,19 @@ def watched() -> Iterator[dict[str, None]]:
 
 
 def note(reason: str) -> None:
-    """A loop runs in Python."""
+    """Records that a loop runs in Python, for ``reason``."""
     for reasons in _noted:
         reasons[reason] = None
 
 
 def loop_used(reasons: Sequence[str]) -> str:
-    """Which way a run went: ``compiled``, or ``python: `` and why."""
+    """The loop that a run used: ``compiled``, or ``python: `` and the reasons."""
     return f"python: {'; '.join(reasons)}" if reasons else "compiled"
 
 
 def name(body: Callable[..., None], error: Exception | None = None) -> str:
-    """Of the function in which recording a body failed, where an error tells, or of the one that
-    made the body.
+    """The name of the function in which recording the body failed, if ``error`` is given, or else
+    of the function that defines the body.
     """
     qualified_name = getattr(body, "__qualname__", type(body).__qualname__)
     trace = error.__traceback__ if error else None

@@ -1,8 +1,8 @@
-"""Takes note of the NumPy calls of one timestep, for :mod:`gradpath.engine.replay`.
+"""Records the NumPy calls of one timestep, for :mod:`gradpath.engine.replay`.
 
-The body runs on arrays that compute nothing and write down which ufunc is called on which of them.
-What comes of it is a table of int64, a row for each call, with the layout of ``Fields`` in
-``_replay.c``, which checks it.
+The body runs on arrays that compute nothing and record which ufunc is called on which arrays. The
+result is a table of int64, one row for each call, with the layout of ``Fields`` in ``_replay.c``,
+which checks it.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +24,8 @@ Region = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Calls:
-    """Those of one step: ``ufuncs``, None for a guard; ``table`` (calls, fields), int64; and the
-    memory that they use beside the arrays', ``kept``.
+    """The calls of one step: ``ufuncs``, None for a guard; ``table`` (calls, fields), int64; and
+    ``kept``, the arrays of intermediate results and constants that the calls use.
     """
 
     ufuncs: tuple[np.ufunc | None, ...]
@@ -38,8 +38,8 @@ class CannotRecordError(Exception):
 
 
 def recorded(body: Body, rows: Sequence[NDArray], guarded: Sequence[int]) -> Calls:
-    """The calls of the body on these rows, which it leaves as they are, and of a guard on the
-    ``guarded`` ones; raises CannotRecordError.
+    """The calls of the body on these rows, whose values do not change, and of a guard on the rows
+    with the indices ``guarded``. Raises CannotRecordError if the body cannot be recorded.
     """
     notes = _Notes(rows)
     body([notes.watched(row) for row in rows])
@@ -51,7 +51,7 @@ def recorded(body: Body, rows: Sequence[NDArray], guarded: Sequence[int]) -> Cal
 
 
 class _Watched(np.ndarray):
-    """An array that takes note of the ufuncs that are called on it instead of computing."""
+    """An array that records the ufuncs called on it instead of computing."""
 
     notes: "_Notes"
 
@@ -77,7 +77,7 @@ class _Watched(np.ndarray):
         return view if isinstance(view, np.ndarray) else self._number()
 
     def _number(self, *_: Any) -> Any:
-        """It would be a constant of the recording, and is another number at the next step."""
+        """Refuses: the number would be a constant of the recording, but changes with the step."""
         raise CannotRecordError("takes a number out of an array")
 
     __float__ = __int__ = __complex__ = __index__ = __iter__ = item = tolist = tobytes = _number  # type: ignore[assignment]
@@ -87,9 +87,7 @@ class _Watched(np.ndarray):
 
 
 class _Notes:
-    """The calls of one step, and the memory that they use beside the arrays': intermediate results
-    and constants.
-    """
+    """The calls of one step, and the arrays of intermediate results and constants that they use."""
 
     def __init__(self, rows: Sequence[NDArray]) -> None:
         self.ufuncs: list[np.ufunc | None] = []
@@ -110,9 +108,7 @@ class _Notes:
         return array
 
     def call(self, ufunc: np.ufunc, inputs: Sequence[Any], out: NDArray | None) -> NDArray:
-        """Takes note of one call; its result is ``out``, or memory that is used again at every
-        step.
-        """
+        """Records one call. Its result is ``out``, or an array that is used again at every step."""
         name = f"calls {ufunc.__name__}"
         dtypes = {x.dtype for x in (*inputs, out) if isinstance(x, np.ndarray)}
         if len(dtypes) != 1 or not isinstance(out, np.ndarray | None):
@@ -168,7 +164,7 @@ class _Notes:
         self._pack(ufunc, ufunc.types.index(signature), sizes, moves, [inner_size, *core_sizes], steps, operands)
 
     def guard(self, rows: Sequence[NDArray]) -> None:
-        """Takes note that the largest element of each row is to be looked at."""
+        """Records that the largest element of each row is to be compared with the bounds."""
         *outer, width = rows[0].shape
         if len(outer) > 2 or any(row.shape != rows[0].shape or row.strides[-1] != row.itemsize for row in rows):
             raise CannotRecordError("guards rows that do not lie side by side")
@@ -198,7 +194,9 @@ class _Notes:
         self.table.append(np.array([fields], np.int64))
 
     def _place(self, array: NDArray) -> tuple[int, int]:
-        """The array that an operand lies in, and where in its row, in bytes."""
+        """The index of the array that an operand lies in, and its offset in that array's row, in
+        bytes.
+        """
         low, high = np.lib.array_utils.byte_bounds(array)
         for start, stop, index in self._regions:
             if start <= low and high <= stop:
@@ -207,9 +205,7 @@ class _Notes:
 
 
 def _coalesced(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> tuple[list[int], list[list[int]]]:
-    """Sizes and strides of the loops, outermost first, with neighbours that can run as one made
-    one.
-    """
+    """Sizes and strides of the loops, outermost first; adjacent loops are merged where possible."""
     order = sorted((axis for axis, size in enumerate(shape) if size != 1), key=lambda axis: -abs(strides[-1][axis]))
     sizes: list[int] = []
     moves: list[list[int]] = []
