@@ -34,7 +34,7 @@ combination() {
     (
         cd "$scratch/checkout"
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-        why=$("$venv/bin/python" -c 'from gradpath.engine.compiled import CHOICE; print(CHOICE.why)')
+        why=$("$venv/bin/python" -c 'from gradpath.engine.compiled import CHOICE; print(CHOICE.reason)')
         if [ -n "$why" ]; then
             echo "The compiled loop is $why." >&2
             exit 1

@@ -13,9 +13,9 @@ from gradpath.cells.rnn import RNN
 from gradpath.core.activations import Activation, activate, complement
 from gradpath.core.cell import Cell
 from gradpath.core.drawing import (
+    BOTTOM,
     LANES,
     LEFT,
-    LOW,
     MIDDLE,
     OUT,
     RIGHT,
@@ -59,7 +59,7 @@ class LeakyMemory(RNN):
         states=(
             DrawnState("M", True, (LEFT, TOP)),
             DrawnState("M", False, (RIGHT, TOP)),
-            DrawnState("S", True, (LEFT, LOW)),
+            DrawnState("S", True, (LEFT, BOTTOM)),
         ),
         gates={"alpha": DrawnGate((4, MIDDLE), "leak"), "beta": DrawnGate((8, MIDDLE), "tap")},
         operations=(("+", (4, TOP)),),
@@ -71,7 +71,7 @@ class LeakyMemory(RNN):
             Edge("beta", "tap", ((RIGHT, TOP), (8, MIDDLE))),
             sends_back("leak", 4, LANES[0]),
             sends_back("tap", 8, LANES[1]),
-            Edge("through_H_before", "total", ((LEFT, LOW), (LEFT, TOP))),
+            Edge("through_H_before", "total", ((LEFT, BOTTOM), (LEFT, TOP))),
         ),
     )
 
@@ -104,7 +104,7 @@ class LeakyMemory(RNN):
         m += gates[..., ALPHA, :] * gates[..., KAPPA, :]
         np.multiply(gates[..., BETA, :], m, out=s_out)
 
-    def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
+    def activations_used(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
         return [
             (Activation.tanh, tape.pre[..., KAPPA, :], tape.gates[..., KAPPA, :]),
             (Activation.sigmoid, tape.pre[..., ALPHA:, :], tape.gates[..., ALPHA:, :]),

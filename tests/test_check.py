@@ -57,7 +57,7 @@ def test_unshifted_h() -> None:
         def backward(self, theta, tape):
             leaving = tape.layers[0].states["H"][1:]
             trace = super().backward(theta, tape)
-            return with_changed_factors(trace, lambda f: replace(f, entered=leaving) if "W_ih" in f.names else f)
+            return with_changed_factors(trace, lambda f: replace(f, inputs=leaving) if "W_ih" in f.names else f)
 
     failures = broken_rows(network(cls=Unshifted))
     assert set(failures) == {"W_ih", "W_fh", "W_oh", "W_ch"}
@@ -123,9 +123,9 @@ def test_missing_o_times_one_minus_tanh_squared_c() -> None:
 def test_buffer_overwritten_before_use() -> None:
     @dataclass
     class Overwriting(LSTM):
-        def nonlinear(self, tape):
+        def activations_used(self, tape):
             np.tanh(tape.states["C"], out=tape.states["C"])  # a taped state, used again below
-            return super().nonlinear(tape)
+            return super().activations_used(tape)
 
     failures = broken_rows(network(Overwriting(hidden_size=4)))
     assert {"W_fx", "W_fh", "b_f"} <= set(failures), "δa_f uses C_{t-1}"

@@ -537,13 +537,13 @@ def test_a_nonlinearity_of_another_value(monkeypatch: Patch) -> None:
     replace_result(
         monkeypatch,
         LSTM,
-        "nonlinear",
+        "activations_used",
         lambda nonlinearities, *_: [
             nonlinearities[0],
             (nonlinearities[1][0], nonlinearities[1][1] * 1.01, nonlinearities[1][2]),
         ],
     )
-    assert "nonlinear" in names(failed_rows())
+    assert "activations_used" in names(failed_rows())
 
 
 def test_h_that_passes_outside_the_gates_unsaid(monkeypatch: Patch) -> None:

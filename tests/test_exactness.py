@@ -266,10 +266,10 @@ def exact_norms(trace: Trace) -> dict[str, list[float]]:
             for row, t in enumerate(factor.times):
                 power = np.vectorize(lambda e: mpf(2) ** int(e), otypes=[object])(factor.delta.exponent[row])
                 delta = to_mp(factor.delta.array[row, :, block].astype(np.float64)) * power[:, None]
-                if factor.entered is None:
+                if factor.inputs is None:
                     values[t] = log10_norm(delta.sum(axis=0))
                 else:
-                    values[t] = log10_norm(to_mp(factor.entered[row].astype(np.float64)).T @ delta)
+                    values[t] = log10_norm(to_mp(factor.inputs[row].astype(np.float64)).T @ delta)
             norms[name] = values
     return norms
 

@@ -29,7 +29,7 @@ TRAINED = ["task.length=30", "train.batch_size=11", "train.eval_size=20", "train
 def always_partitioned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pass is cut in two, however small, and its way back in several chunks of steps."""
     monkeypatch.setattr(threads, "cores", lambda: 2)
-    monkeypatch.setattr(partition, "WORTH", 0)
+    monkeypatch.setattr(partition, "MIN_MULTIPLY_ADDS", 0)
     monkeypatch.setattr(backward, "CHUNK_ELEMENTS", 2**11)
     monkeypatch.setattr(weight_gradients, "CHUNK_ELEMENTS", 2**10)
 
@@ -45,10 +45,10 @@ def pool() -> Iterator[Executor]:
     [(20, 4, [12, 8]), (32, 4, [16, 16]), (5, 4, [4, 1]), (4, 4, [4]), (1, 1, [1]), (7, 1, [4, 3]), (128, 4, [64, 64])],
 )
 def test_parts_are_whole_rows_of_a_product(length: int, multiple: int, lengths: list[int]) -> None:
-    slices = partition.partition(length, partition.WORTH, multiple)
+    slices = partition.partition(length, partition.MIN_MULTIPLY_ADDS, multiple)
     assert [part.stop - part.start for part in slices] == lengths
     assert [row for part in slices for row in range(length)[part]] == list(range(length))
-    assert partition.partition(length, partition.WORTH - 1, multiple) == [slice(0, length)]
+    assert partition.partition(length, partition.MIN_MULTIPLY_ADDS - 1, multiple) == [slice(0, length)]
 
 
 def case_of(cell: Cell, every_step: bool, dtype: type, gain: float, pool: Executor | None = None) -> Case:

@@ -59,9 +59,9 @@ def test_sum_over_time_is_the_gradient(trace: Trace) -> None:
     sums, terms = {}, {}
     for factor in trace.factors:
         sizes = Scaled(np.abs(factor.delta.array), factor.delta.exponent)
-        entered_sizes = None if factor.entered is None else np.abs(factor.entered)
+        entered_sizes = None if factor.inputs is None else np.abs(factor.inputs)
         sum_of_sizes = (
-            assembled(replace(factor, entered=entered_sizes, delta=sizes), trace.tape.length).plain().sum(axis=0)
+            assembled(replace(factor, inputs=entered_sizes, delta=sizes), trace.tape.length).plain().sum(axis=0)
         )
         terms |= {name: sum_of_sizes[block] for block, name in enumerate(factor.names)}
     for packed in trace.packed:

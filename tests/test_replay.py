@@ -28,23 +28,23 @@ compiled = pytest.mark.skipif(replay._replay is None, reason="gradpath.engine._r
 
 def trace_arrays(trace: Trace) -> Iterator[NDArray]:
     for layer in trace.tape.layers:
-        yield from (layer.entered, layer.pre, layer.gates, *layer.states.values(), *layer.saved.values())
+        yield from (layer.augmented_input, layer.pre, layer.gates, *layer.states.values(), *layer.saved.values())
     for scaled in (*trace.deltas, *trace.states.values(), trace.gradient.scaled):
         yield from (scaled.array, scaled.exponent)
     yield ParamGradNorm().measure(UNREAD, trace).values
 
 
 @compiled
-@pytest.mark.parametrize("min_distance", [1, 10**9], ids=["apart", "side by side"])
+@pytest.mark.parametrize("min_width", [1, 10**9], ids=["apart", "side by side"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)
 @pytest.mark.pairwise
 def test_compiled_and_not_give_the_same_bits(
-    cell: Cell, every_step: bool, dtype: type, min_distance: int, monkeypatch: pytest.MonkeyPatch
+    cell: Cell, every_step: bool, dtype: type, min_width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Long enough that the adjoint of the saturating cells is rescaled on the way."""
-    monkeypatch.setattr(gate_layout, "APART", min_distance)
+    monkeypatch.setattr(gate_layout, "MIN_SEPARATE_WIDTH", min_width)
     passes = []
     for module in (replay._replay, None):
         monkeypatch.setattr(replay, "_replay", module)
@@ -60,8 +60,8 @@ def test_compiled_and_not_give_the_same_bits(
 @pytest.mark.parametrize("cell", cells(), ids=cell_id)
 def test_blocks_apart_and_side_by_side_agree(cell: Cell, every_step: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = []
-    for min_distance in (1, 10**9):
-        monkeypatch.setattr(gate_layout, "APART", min_distance)
+    for min_width in (1, 10**9):
+        monkeypatch.setattr(gate_layout, "MIN_SEPARATE_WIDTH", min_width)
         passes.append(list(trace_arrays(make_case(cell, Loss.squared_error, 6, every_step).trace)))
     for first_array, second_array in zip(*passes, strict=True):
         np.testing.assert_allclose(first_array, second_array, rtol=1e-11, atol=1e-14)

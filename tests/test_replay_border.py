@@ -262,7 +262,7 @@ def test_a_run_between_bounds_that_are_none(bounds: tuple) -> None:
 def test_a_guard_of_what_is_no_float_of_this_machine(dtype: Any) -> None:
     arrays = [np.ones((9, 3, 4)), np.ones((9, 3, 4)), np.full((9, 3, 4), 2).astype(dtype)]
     loop = Loop(body_doubling, arrays, 0, guarded=[2])
-    assert loop.why
+    assert loop.reason
     assert loop.run(arrays, 0, 9, 0.5, 3.0) == (9, True)
     assert loop.run(arrays, 0, 9, 0.5, 1.0) == (1, False)
 
@@ -278,7 +278,7 @@ def test_what_is_read_only_may_be_read_and_not_written(dtype: type) -> None:
     if replay._replay is not None:
         refuses(ValueError, "read-only", lambda: loop.run(with_read_only_output, 0, 9), arrays)
         assert (
-            Loop(accumulate, with_read_only_output, 0).why
+            Loop(accumulate, with_read_only_output, 0).reason
             == "accumulate: calls add into an array that it does not fill"
         )
 
@@ -341,7 +341,7 @@ def test_rows_that_move_differently_in_the_same_memory_run_in_python() -> None:
 
     run = arrays()
     loop = Loop(shift, run, 0)
-    assert loop.why == "shift: arrays[0], arrays[1]: move on differently in the same memory"
+    assert loop.reason == "shift: arrays[0], arrays[1]: move on differently in the same memory"
     loop.run(run, 0, 9)
     assert contents_of(run) == in_python(shift, arrays())
 
@@ -463,4 +463,4 @@ def test_whatever_is_handed_over(seed: int) -> None:
 )
 def test_the_reason_why_a_body_is_not_recorded(body: Callable, reason: str) -> None:
     if replay._replay is not None:
-        assert reason in Loop(body, [np.full((9, 3, 4), 3.0)], 0).why
+        assert reason in Loop(body, [np.full((9, 3, 4), 3.0)], 0).reason

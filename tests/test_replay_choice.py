@@ -46,7 +46,7 @@ SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.ev
 def test_which_loop_runs_and_why(setting: str, numpy: str, reason: str, refusal: str) -> None:
     choice = compiled.choose(setting, numpy)
     assert choice.module is None
-    assert choice.why == reason
+    assert choice.reason == reason
     assert choice.refusal.startswith(refusal)
     assert bool(choice.refusal) == bool(refusal)
 
@@ -87,7 +87,7 @@ def test_the_command_takes_the_setting_and_says_which_loop_ran(setting: str, hom
     (tag,) = tags()
     switched_off = "python: switched off by GRADPATH_REPLAY=0"
     assert tag["replay"] == (
-        switched_off if setting == "0" else compiled.way([compiled.CHOICE.why] * (not compiled.CHOICE.module))
+        switched_off if setting == "0" else compiled.loop_used([compiled.CHOICE.reason] * (not compiled.CHOICE.module))
     )
     assert completed.stderr.count(f"loop over time: {tag['replay']}\n") == 1
 
@@ -136,6 +136,6 @@ def test_a_body_that_cannot_be_recorded_is_named(home: Path, threads: int, monke
         replay_tag = recorder.client.get_run(recorder.run_id).data.tags["replay"]
         assert replay_tag == "python: by_clip: calls clip, which is no ufunc"
     execute.check_loops(experiments)
-    monkeypatch.setattr(compiled, "CHOICE", SimpleNamespace(refusal="", why="", required=True))
+    monkeypatch.setattr(compiled, "CHOICE", SimpleNamespace(refusal="", reason="", required=True))
     with pytest.raises(ConfigError, match=r"^GRADPATH_REPLAY=require: by_clip: calls clip, which is no ufunc$"):
         execute.check_loops(experiments)

@@ -29,7 +29,7 @@ compiled = pytest.mark.skipif(replay._replay is None, reason="gradpath.engine._r
 
 def trace_arrays(trace: Trace) -> Iterator[NDArray]:
     for layer in trace.tape.layers:
-        yield from (layer.entered, layer.pre, layer.gates, *layer.states.values(), *layer.saved.values())
+        yield from (layer.augmented_input, layer.pre, layer.gates, *layer.states.values(), *layer.saved.values())
     for scaled in (*trace.deltas, *trace.states.values(), *trace.direct.values(), trace.gradient.scaled):
         yield from (scaled.array, scaled.exponent)
     yield ParamGradNorm().measure(UNREAD, trace).values

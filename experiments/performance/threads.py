@@ -46,7 +46,7 @@ def measure(cell: str, shape: tuple[int, int, int], dtype: str) -> dict[str, obj
     while len(times) <= TURNS or time.perf_counter() < deadline:
         times.append([])
         for name, training in trainings.items():
-            partition.WORTH = SCHEDULES[name][0]
+            partition.MIN_MULTIPLY_ADDS = SCHEDULES[name][0]
             start = time.perf_counter()
             next(training)
             times[-1].append(time.perf_counter() - start)

@@ -1,9 +1,9 @@
 """How a step of the LSTM and of the GRU is drawn."""
 
 from gradpath.core.drawing import (
+    BOTTOM,
     LANES,
     LEFT,
-    LOW,
     MIDDLE,
     OUT,
     RIGHT,
@@ -19,8 +19,8 @@ LSTM = Drawing(
     states=(
         DrawnState("C", True, (LEFT, TOP)),
         DrawnState("C", False, (RIGHT, TOP)),
-        DrawnState("H", True, (LEFT, LOW), height=2.1),  # what reads H_{t-1} ends at it, lane by lane
-        DrawnState("H", False, (RIGHT, LOW)),
+        DrawnState("H", True, (LEFT, BOTTOM), height=2.1),  # what reads H_{t-1} ends at it, lane by lane
+        DrawnState("H", False, (RIGHT, BOTTOM)),
     ),
     gates={
         "F": DrawnGate((2.6, MIDDLE), "forget_gate"),
@@ -31,8 +31,8 @@ LSTM = Drawing(
     operations=(("×", (2.6, TOP)), ("+", (5.1, TOP)), ("×", (5.1, 4.1)), ("×", (RIGHT, MIDDLE))),
     edges=(
         Edge("arrives", "highway", ((OUT, TOP), (RIGHT, TOP))),
-        Edge("H", "total", ((OUT, LOW), (RIGHT, LOW))),
-        Edge("H", "total", ((RIGHT, LOW), (RIGHT, MIDDLE))),
+        Edge("H", "total", ((OUT, BOTTOM), (RIGHT, BOTTOM))),
+        Edge("H", "total", ((RIGHT, BOTTOM), (RIGHT, MIDDLE))),
         Edge("through_H", "total", ((RIGHT, MIDDLE), (RIGHT, TOP))),
         Edge("carrier", "highway", ((RIGHT, TOP), (5.1, TOP))),
         Edge("carrier", "highway", ((5.1, TOP), (2.6, TOP))),
@@ -46,7 +46,7 @@ LSTM = Drawing(
         sends_back("input_gate", 4.3, LANES[1]),
         sends_back("internal_node", 5.9, LANES[2]),
         sends_back("output_gate", 7.6, LANES[3]),
-        Edge("through_H_before", "total", ((LEFT, LOW), (LEFT, TOP))),
+        Edge("through_H_before", "total", ((LEFT, BOTTOM), (LEFT, TOP))),
     ),
 )
 GRU = Drawing(

@@ -16,7 +16,7 @@ from gradpath.core.tape import LayerTape
 from gradpath.schema.settings import setting
 
 N, Z, R, Q = range(4)
-"""The blocks' places: what only X enters first, what only H enters last."""
+"""Indices of the gates: the one that reads only X first, the one that reads only H last."""
 
 
 @dataclass
@@ -92,7 +92,7 @@ class GRU(Cell):
         np.multiply(z, previous, out=h)
         h += new * n
 
-    def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
+    def activations_used(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
         gated = slice(Z, R + 1)
         return [
             (Activation.tanh, tape.saved["a_n"], tape.gates[..., N, :]),
@@ -100,16 +100,16 @@ class GRU(Cell):
         ]
 
     def step_backward(self, s: Step, d: StepAdjoint) -> None:
-        (d_h,), (previous,), (_, new), (of_n, of_zr) = d.leaving, s.entering, s.saved, s.slopes
+        (d_h,), (previous,), (_, new), (slope_n, slope_zr) = d.leaving, s.entering, s.saved, s.slopes
         n, z, r, q = (s.gates[..., block, :] for block in range(4))
         d_n, d_z, d_r, d_q = (d.pre[..., block, :] for block in range(4))
         np.multiply(d_h, new, out=d_n)
-        d_n *= of_n
+        d_n *= slope_n
         np.multiply(d_h, previous - n, out=d_z)
         np.multiply(d_n, q, out=d_r)
         np.multiply(d_n, r, out=d_q)
         d_zr = d.pre[..., Z : R + 1, :]
-        d_zr *= of_zr
+        d_zr *= slope_zr
         for block, _ in self._frozen():
             d.pre[..., block, :] = 0
         np.multiply(d_h, z, out=d.entering[0])

@@ -22,7 +22,7 @@ from gradpath.schema.settings import SettingError, setting
 
 
 class Ablation(Enum):
-    """What is taken away from the LSTM (Greff et al. 2017, section 3; their abbreviations)."""
+    """What is removed from the LSTM (Greff et al. 2017, section 3)."""
 
     none = "none"
     no_input_gate = "no_input_gate"
@@ -39,7 +39,7 @@ WITHOUT = {
     Ablation.no_output_gate: "o",
     Ablation.coupled_gates: "f",
 }
-"""The block that an ablation removes, weights and all."""
+"""The gate that an ablation removes, with its weights."""
 ROLES: dict[str, GateRole] = {"i": "input", "f": "keep", "o": "output", "c": "candidate"}
 
 
@@ -59,9 +59,9 @@ class LSTM(Cell):
 
     ``ablation`` (Greff et al. 2017): a gate is 1 and its weights are gone (NIG, NFG, NOG), F = 1 −
     I with δa_i = δC_t ∘ (G_t − C_{t-1}) ∘ I_t(1 − I_t) (CIFG), G = a_c (NIAF), H = O ∘ C (NOAF).
-    ``no_forget_gate`` is the cell of 1997; with ``truncate``, as in that paper's appendix A.1, what
-    has reached the gates is not passed on to H_{t-1}, so that the carousel is the only way back;
-    the result is then *not* the gradient of the loss.
+    ``no_forget_gate`` is the cell of 1997. With ``truncate``, as in that paper's appendix A.1, the
+    gradient at the gates is not passed on to H_{t-1}, so that the carousel is the only path into
+    the past; the result is then *not* the gradient of the loss.
     """
 
     forget_bias: float = setting(1.0, "initial b_f; 1 after Gers et al. (2000), Jozefowicz et al. (2015)")
@@ -76,9 +76,9 @@ class LSTM(Cell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        gone = WITHOUT.get(self.ablation)
-        if gone in ("i", "f", "o") and (value := getattr(self, f"freeze_{gone}")) is not None:
-            raise SettingError(f"freeze_{gone}", value, f"null where cell.ablation={self.ablation.name}")
+        removed = WITHOUT.get(self.ablation)
+        if removed in ("i", "f", "o") and (value := getattr(self, f"freeze_{removed}")) is not None:
+            raise SettingError(f"freeze_{removed}", value, f"null where cell.ablation={self.ablation.name}")
 
     states = ("H", "C")
     paths = {"i": "input_gate", "f": "forget_gate", "o": "output_gate", "c": "internal_node"}
@@ -88,8 +88,8 @@ class LSTM(Cell):
 
     @cached_property
     def blocks(self) -> Mapping[str, GateSpec]:
-        kept = [name for name in "ifoc" if name != WITHOUT.get(self.ablation)]
-        return {name: GateSpec(f"W_{name}x", f"W_{name}h", f"b_{name}", ROLES[name]) for name in kept}
+        remaining = [name for name in "ifoc" if name != WITHOUT.get(self.ablation)]
+        return {name: GateSpec(f"W_{name}x", f"W_{name}h", f"b_{name}", ROLES[name]) for name in remaining}
 
     @property
     def saved(self) -> tuple[str, ...]:
@@ -131,12 +131,12 @@ class LSTM(Cell):
         return [(self._place[name], v) for name, v in held.items() if v is not None and name in self._place]
 
     def _gates(self, gates: NDArray, coupled: Sequence[NDArray]) -> list[Any]:
-        """I, F, O, G (…, H); a gate that has been taken away is the number 1, and F that of
-        ``coupled`` gates.
+        """I, F, O, G (…, H). A removed gate is the number 1; with coupled gates F is the array in
+        ``coupled``.
         """
-        found: dict[str, Any] = {name: gates[..., place, :] for name, place in self._place.items()}
-        found |= zip("f", coupled, strict=False)
-        return [found.get(name, 1.0) for name in "ifoc"]
+        by_name: dict[str, Any] = {name: gates[..., place, :] for name, place in self._place.items()}
+        by_name |= zip("f", coupled, strict=False)
+        return [by_name.get(name, 1.0) for name in "ifoc"]
 
     def _taped(self, tape: LayerTape) -> list[Any]:
         """I, F, O, G (T, B, H) of a tape."""
@@ -166,30 +166,30 @@ class LSTM(Cell):
             np.tanh(c, out=tanh_c)
         np.multiply(o, tanh_c, out=h)
 
-    def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
-        found = [(Activation.sigmoid, tape.pre[..., :-1, :], tape.gates[..., :-1, :])]
+    def activations_used(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
+        nonlinearities = [(Activation.sigmoid, tape.pre[..., :-1, :], tape.gates[..., :-1, :])]
         if self.ablation is not Ablation.no_input_nonlinearity:
-            found.append((Activation.tanh, tape.pre[..., -1, :], tape.gates[..., -1, :]))
+            nonlinearities.append((Activation.tanh, tape.pre[..., -1, :], tape.gates[..., -1, :]))
         if self.ablation is not Ablation.no_output_nonlinearity:
-            found.append((Activation.tanh, tape.states["C"][1:], tape.saved["tanh_C"]))
-        return found
+            nonlinearities.append((Activation.tanh, tape.states["C"][1:], tape.saved["tanh_C"]))
+        return nonlinearities
 
     def step_backward(self, s: Step, d: StepAdjoint) -> None:
         (d_h, d_c), (_, previous_c), (tanh_c, *coupled) = d.leaving, s.entering, s.saved
-        of_sigmoids, *of_tanhs = s.slopes
+        sigmoid_slopes, *tanh_slopes = s.slopes
         i, f, o, g = self._gates(s.gates, coupled)
         through_h = d_h * o
-        d_c += through_h if self.ablation is Ablation.no_output_nonlinearity else through_h * of_tanhs[-1]
-        of_i = g - previous_c if self.ablation is Ablation.coupled_gates else g
-        reached = {"i": (d_c, of_i), "f": (d_c, previous_c), "o": (d_h, tanh_c), "c": (d_c, i)}
+        d_c += through_h if self.ablation is Ablation.no_output_nonlinearity else through_h * tanh_slopes[-1]
+        carrier_wrt_i = g - previous_c if self.ablation is Ablation.coupled_gates else g
+        chain = {"i": (d_c, carrier_wrt_i), "f": (d_c, previous_c), "o": (d_h, tanh_c), "c": (d_c, i)}
         for name, block in self._place.items():
-            adjoint, reaches = reached[name]
+            adjoint, partial = chain[name]
             if name != "c":
-                np.multiply(adjoint * reaches, of_sigmoids[..., block, :], out=d.pre[..., block, :])
+                np.multiply(adjoint * partial, sigmoid_slopes[..., block, :], out=d.pre[..., block, :])
             elif self.ablation is Ablation.no_input_nonlinearity:
-                np.multiply(adjoint, reaches, out=d.pre[..., block, :])
+                np.multiply(adjoint, partial, out=d.pre[..., block, :])
             else:
-                np.multiply(adjoint * reaches, of_tanhs[0], out=d.pre[..., block, :])
+                np.multiply(adjoint * partial, tanh_slopes[0], out=d.pre[..., block, :])
         for block, _ in self._frozen:
             d.pre[..., block, :] = 0
         np.multiply(d_c, f, out=d.entering[1])
@@ -206,35 +206,40 @@ class LSTM(Cell):
     def output_wrt_carrier(self, tape: LayerTape) -> NDArray:
         """∂H_t/∂C_t = O_t ∘ (1 − tanh² C_t)."""
         o = _filled(self._taped(tape)[2], tape.saved["tanh_C"])
-        return o if self.ablation is Ablation.no_output_nonlinearity else o * slope(*self.nonlinear(tape)[-1])
+        return o if self.ablation is Ablation.no_output_nonlinearity else o * slope(*self.activations_used(tape)[-1])
 
     def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
         i, _, _, g = self._taped(tape)
         previous_c, d_c = tape.states["C"][:-1], adjoint["C"]
-        of_i = g - previous_c if self.ablation is Ablation.coupled_gates else g
-        inner = {"i": d_c * of_i, "f": d_c * previous_c, "o": adjoint["H"] * tape.saved["tanh_C"], "c": d_c * i}
+        carrier_wrt_i = g - previous_c if self.ablation is Ablation.coupled_gates else g
+        inner = {
+            "i": d_c * carrier_wrt_i,
+            "f": d_c * previous_c,
+            "o": adjoint["H"] * tape.saved["tanh_C"],
+            "c": d_c * i,
+        }
         return {"G" if name == "c" else name.upper(): inner[name] for name in self._place}
 
     def counterfactuals(self) -> dict[str, Cell]:
-        held: tuple[tuple[str, Any], ...] = (("f", 1.0), ("f", 0.5), ("i", 1.0), ("o", 1.0))
-        there = [(name, value) for name, value in held if name in self._place]
-        frozen = {f"{name.upper()}={value:g}": replace(self, **{f"freeze_{name}": value}) for name, value in there}
+        values: tuple[tuple[str, Any], ...] = (("f", 1.0), ("f", 0.5), ("i", 1.0), ("o", 1.0))
+        present = [(name, value) for name, value in values if name in self._place]
+        frozen = {f"{name.upper()}={value:g}": replace(self, **{f"freeze_{name}": value}) for name, value in present}
         return {**frozen, "truncated": replace(self, truncate=True)}
 
     def initial_bias(self, rng: Generator) -> dict[str, NDArray | float]:
         """b_f as set, or chrono: b_f ~ ln U[1, t_max − 1], b_i = −b_f (Tallec & Ollivier 2018, eq.
-        16). With coupled gates F = σ(−a_i), so that b_i = −b_f says it all.
+        16). With coupled gates F = σ(−a_i), so that only b_i = −b_f is set.
         """
         if self.chrono_t_max is None:
-            wanted: dict[str, NDArray | float] = {"f": self.forget_bias}
+            biases: dict[str, NDArray | float] = {"f": self.forget_bias}
         else:
             forget = np.log(rng.uniform(1, self.chrono_t_max - 1, self.hidden_size))
-            wanted = {"f": forget, "i": -forget}
+            biases = {"f": forget, "i": -forget}
         if self.ablation is Ablation.coupled_gates:
-            wanted["i"] = -wanted["f"]
-        return {name: value for name, value in wanted.items() if name in self._place}
+            biases["i"] = -biases["f"]
+        return {name: value for name, value in biases.items() if name in self._place}
 
 
-def _filled(gate: Any, like: NDArray) -> NDArray:
+def _filled(gate: Any, template: NDArray) -> NDArray:
     """A gate, or the number in its place, with the shape and type of ``like``."""
-    return np.broadcast_to(np.asarray(gate, like.dtype), like.shape)
+    return np.broadcast_to(np.asarray(gate, template.dtype), template.shape)

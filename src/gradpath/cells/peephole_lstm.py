@@ -1,4 +1,4 @@
-"""The LSTM whose gates see the cell state (Gers & Schmidhuber 2000; the "vanilla LSTM" of Greff et
+"""The LSTM whose gates read the cell state (Gers & Schmidhuber 2000; the "vanilla LSTM" of Greff et
 al. 2017).
 """
 
@@ -45,7 +45,7 @@ class PeepholeLSTM(LSTM):
             if name in self._place:
                 s.pre[..., self._place[name], :] += s.elementwise[f"p_{name}"] * previous_c
         super().step(s)
-        if "o" in self._place:  # whose gate waits for C_t
+        if "o" in self._place:  # this gate reads C_t, which super().step has computed
             h, c = s.leaving
             a_o, o = s.pre[..., self._place["o"], :], s.gates[..., self._place["o"], :]
             a_o += s.elementwise["p_o"] * c

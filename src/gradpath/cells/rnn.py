@@ -41,16 +41,14 @@ class RNN(Cell):
         activate(self.activation, s.pre, s.gates)
         s.leaving[0][...] = s.gates[..., 0, :]
 
-    def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
+    def activations_used(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
         return [(self.activation, tape.pre, tape.gates)]
 
     def step_backward(self, s: Step, d: StepAdjoint) -> None:
         np.multiply(d.leaving[0][..., None, :], s.slopes[0], out=d.pre)
 
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
-        """φ′ of every unit, relative to its largest value: near 0 the unit is saturated and passes
-        nothing back.
-        """
+        """φ′ / max φ′ of every unit: near 0 the unit is saturated and its gradient vanishes."""
         return {"phi_prime": derivative(self.activation, tape.pre[..., 0, :]) / self.activation.steepest}
 
     def carrier_gain(self, tape: LayerTape) -> NDArray:

@@ -49,7 +49,7 @@ def execute_seeds(
             for stack, experiment in zip(stacks, experiments, strict=True)
         ]
         for steps in progress(_no_exit(train_seeds(experiments, threads)), experiments, position):
-            loop = printable(compiled.way([*in_python]))
+            loop = printable(compiled.loop_used([*in_python]))
             if loop != announced:
                 tqdm.write(f"{name}: loop over time: {loop}", file=sys.stderr)
                 announced = loop

@@ -23,10 +23,10 @@ class Activation(Enum):
 def activate(kind: Activation, x: NDArray, y: NDArray) -> None:
     """y ← φ(x), elementwise; ``y`` may be ``x``.
 
-    σ(x) = 1 / (1 + exp(−x)): to rounding of *its own size* wherever it is a normal number, down to
-    x = −87 in float32 and −708 in float64; half as much below, and then 0. The exponential of a
-    large −x overflows to the right limit, so the argument is never clipped. (½ + ½ tanh(x/2), as
-    fast, is right to rounding of 1: at x = −17 it is 0 in float32.)
+    σ(x) = 1 / (1 + exp(−x)) has a small *relative* error wherever it is a normal number, down to
+    x = −87 in float32 and −708 in float64; below, it is subnormal and then 0. The exponential of a
+    large −x overflows to inf, which gives the right limit 0, so the argument is never clipped.
+    ½ + ½ tanh(x/2) is as fast, but only its absolute error is small: at x = −17 it is 0 in float32.
     """
     if kind is Activation.relu:
         np.maximum(x, 0, out=y)
@@ -51,10 +51,10 @@ def derivative(kind: Activation, x: NDArray) -> NDArray:
     """φ′(x), from the argument: relu 1 or 0 (0 at the corner); tanh′(x) = sech²(x) and σ′(x) = ¼
     sech²(x/2), with sech(x) = 2 e / (1 + e²), e = exp(−|x|).
 
-    Not from the output y: 1 − y² is 0 as soon as y rounds to 1 (at x = 9 in float32), which would
-    be a false zero. These are right to rounding wherever φ′ is a normal number: for σ up to |x| =
-    87 in float32 and 708 in float64, for tanh half as far. The square comes last, so that nothing
-    underflows before φ′ itself does.
+    It is not computed from the output y, because 1 − y² is 0 as soon as y rounds to 1 (at x = 9 in
+    float32), and φ′ is not. The result is accurate to rounding wherever φ′ is a normal number: for
+    σ up to |x| = 87 in float32 and 708 in float64, for tanh up to half of that. The square is taken
+    last, so that no intermediate result underflows before φ′ itself does.
     """
     if kind is Activation.relu:
         return np.heaviside(x, x.dtype.type(0))  # NaN stays: a unit that has blown up is not one that is off
@@ -69,12 +69,14 @@ def derivative(kind: Activation, x: NDArray) -> NDArray:
     return e
 
 
-STEEP = 2.0**-5
-"""Below this, φ′ from the output has lost five bits, and is computed from the argument."""
+MIN_ACCURATE_SLOPE = 2.0**-5
+"""Below this, φ′ computed from the output has lost five bits; it is computed from the argument."""
 
 
 def slope_of_output(kind: Activation, y: NDArray, out: NDArray) -> None:
-    """out ← φ′ from y = φ(x): 1 − y², y (1 − y), or 1 or 0: several times as fast as from x."""
+    """out ← φ′ computed from y = φ(x): 1 − y² for tanh, y (1 − y) for σ, 1 or 0 for relu. Several
+    times as fast as :func:`derivative`, and inaccurate where 1 − y cancels.
+    """
     if kind is Activation.relu:
         np.sign(y, out=out)
         np.fmax(out, 0, out=out)  # 0 at NaN, as x > 0 is
@@ -87,32 +89,32 @@ def slope_of_output(kind: Activation, y: NDArray, out: NDArray) -> None:
 
 
 def mend_slope(kind: Activation, x: NDArray, slope: NDArray) -> float:
-    """Computes φ′(x) anew, in place, where y is so near its limit that 1 − y has cancelled. Returns
-    the least slope found there, or else a bound that all are above; 1 for relu, whose zeros are
-    true ones.
+    """Replaces ``slope``, in place, by :func:`derivative` of ``x`` where it is below
+    ``MIN_ACCURATE_SLOPE``. Returns a lower bound of all slopes: the smallest replaced one, or
+    ``MIN_ACCURATE_SLOPE`` if none was; 1 for relu, whose zeros are true zeros.
     """
     if kind is Activation.relu:
         return 1.0
-    if slope.min(initial=1) >= STEEP:  # not so with a NaN, which must not hide the others
-        return STEEP
-    flat = slope < STEEP
+    if slope.min(initial=1) >= MIN_ACCURATE_SLOPE:  # not so with a NaN, which must not hide the others
+        return MIN_ACCURATE_SLOPE
+    flat = slope < MIN_ACCURATE_SLOPE
     mended = derivative(kind, x[flat])
     slope[flat] = mended
-    return float(mended.min(initial=STEEP))
+    return float(mended.min(initial=MIN_ACCURATE_SLOPE))
 
 
 def slope(kind: Activation, x: NDArray, y: NDArray) -> NDArray:
-    """φ′(x) where y = φ(x) is known, right to five bits at least of what the type has."""
-    found = np.empty_like(y)
-    slope_of_output(kind, y, found)
-    mend_slope(kind, x, found)
-    return found
+    """φ′(x) where y = φ(x) is known, accurate to all but five bits of the type."""
+    result = np.empty_like(y)
+    slope_of_output(kind, y, result)
+    mend_slope(kind, x, result)
+    return result
 
 
 def closed(kinds: Sequence[Activation], values: Sequence[NDArray], slopes: Sequence[NDArray], floor: float) -> NDArray:
-    """Which networks (S,) have a unit through which, at one step, less than ``floor`` gets: the
-    product of its slopes and, because a gate makes a state as small as the adjoint and a weight's
-    gradient is their product, of its gates.
+    """(S,) Has the network a unit whose factor, at any one step, is below ``floor``? The factor is
+    the product of the unit's slopes and, for sigmoids, of the gate values y as well: a gate scales
+    the state by y and the adjoint by y, and a weight's gradient is the product of the two.
     """
     product: float | NDArray = 1.0
     for kind, y, slope in zip(kinds, values, slopes, strict=True):

@@ -4,22 +4,22 @@ shift by one.
 Derived by hand; see the cells for the pointwise part. With δa_t (B, n·H) the gradient at the
 pre-activations,
 
-    δH_{t-1} = δa_t W_hᵀ + ∂⁺L/∂H_{t-1} + (what the cell passes on without its gates)
+    δH_{t-1} = δa_t W_hᵀ + ∂⁺L/∂H_{t-1} + (the cell's own term outside the gates)
     δX_t = δa_t W_xᵀ
 
 (Werbos 1990). The adjoint of each sequence is carried with a power-of-two exponent of its own
-(:mod:`gradpath.core.scaled`), so that it neither rounds to zero nor overflows over any length;
-where plain floating point would do neither, the result is bit-identical to the plain recursion,
-because scaling by a power of two is exact.
+(:mod:`gradpath.core.scaled`), so that it neither rounds to zero nor overflows at any length. Where
+plain floating point would not either, the result is bit-identical to the plain recursion, because
+scaling by a power of two is exact.
 
 Networks of S seeds run side by side: every array has an axis S after the time axis, and each
 product is one matrix product a timestep and seed, of the same shape whatever S is. So a seed's
-numbers do not depend on its company.
+numbers do not depend on the other seeds.
 
-The bodies of both loops, forwards here and backwards in :mod:`gradpath.core.backward`, are ufuncs
-alone, so that they are recorded once and replayed (:mod:`gradpath.engine.replay`). The sequences of
-a minibatch need nothing of each other, and in a large pass two threads can have half of them each
-(:mod:`gradpath.engine.partition`).
+The bodies of both loops, forwards here and backwards in :mod:`gradpath.core.backward`, call only
+ufuncs, so that they can be recorded once and replayed (:mod:`gradpath.engine.replay`). The
+sequences of a minibatch are independent, so in a large pass two threads can compute half of them
+each (:mod:`gradpath.engine.partition`).
 """
 
 from collections.abc import Sequence
@@ -38,9 +38,9 @@ from gradpath.engine.workspace import Workspace, repeated
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """The packed weights of one layer: ``x`` (S, I, n_x·H) of the blocks that read X, ``h`` (S, H,
-    n_h·H) of those that read H_{t-1}, ``b`` (S, n·H), and ``elementwise`` (S, n_e·H), None where
-    the cell has none.
+    """The packed weights of one layer: ``x`` (S, I, n_x·H) of the gates that read X, ``h`` (S, H,
+    n_h·H) of the gates that read H_{t-1}, ``b`` (S, n·H) of all gates, and ``elementwise`` (S,
+    n_e·H), None where the cell has none.
     """
 
     x: NDArray
@@ -49,7 +49,7 @@ class LayerWeights:
     elementwise: NDArray | None = None
 
     def only_biases(self) -> "LayerWeights":
-        """The same with 0 in the place of all weights but the biases."""
+        """The same biases, with all other weights 0."""
         elementwise = None if self.elementwise is None else np.zeros_like(self.elementwise)
         return LayerWeights(np.zeros_like(self.x), np.zeros_like(self.h), self.b, elementwise)
 
@@ -65,8 +65,8 @@ class LayerWeights:
         return [repeated(np.ascontiguousarray(w), steps) for w in self.elementwise_by_name(cell).values()]
 
     def packed(self, cell: Cell, workspace: Workspace) -> NDArray:
-        """The layer's weights as one matrix (S, H+1+I, n, H), by which [H_{t-1}, 1, X_t] is
-        multiplied; 0 where a block does not read.
+        """The layer's weights as one matrix (S, H+1+I, n, H): [H_{t-1}, 1, X_t] times it gives the
+        pre-activations. 0 where a gate does not read H or X.
         """
         seeds, inputs, _ = self.x.shape
         width, blocks = cell.hidden_size, len(cell.blocks)
@@ -88,27 +88,28 @@ def forward(
     """Runs the cell over ``inputs`` (T, S, B, I) from H_0 = ``initial_state`` and C_0 = 0."""
     (steps, *shape, size), dtype = inputs.shape, inputs.dtype
     blocks, width, buffers = len(cell.blocks), cell.hidden_size, workspace.buffers
-    entered = buffers.empty((steps + 1, *shape, width + 1 + size), dtype)
-    entered[0, ..., :width] = initial_state
-    entered[..., width] = 1
-    entered[:-1, ..., width + 1 :] = inputs
-    entered[-1, ..., width + 1 :] = 0
-    states = {cell.states[0]: entered[..., :width]}
+    augmented_input = buffers.empty((steps + 1, *shape, width + 1 + size), dtype)
+    augmented_input[0, ..., :width] = initial_state
+    augmented_input[..., width] = 1
+    augmented_input[:-1, ..., width + 1 :] = inputs
+    augmented_input[-1, ..., width + 1 :] = 0
+    states = {cell.states[0]: augmented_input[..., :width]}
     states |= {name: buffers.empty((steps + 1, *shape, width), dtype) for name in cell.states[1:]}
     for name in cell.states[1:]:
         states[name][0] = 0
     pre = empty(steps, *shape, blocks, width, dtype=dtype, buffers=buffers)
     gates = per_gate_layout(steps, *shape, blocks, width, dtype=dtype, buffers=buffers)
     saved = {name: buffers.empty((steps, *shape, width), dtype) for name in cell.saved}
-    tape, body = LayerTape(entered, states, pre, gates, saved), _Step(cell)
+    tape, body = LayerTape(augmented_input, states, pre, gates, saved), _Step(cell)
     matrix = repeated(as_gemm_operand(weights.packed(cell, workspace)), steps)
     elementwise = weights.elementwise_rows(cell, steps)
 
     def run(part: int, rows: slice) -> None:
-        some = tape.sequences(rows)
-        arrays = [matrix, some.entered[:-1], as_gemm_operand(some.pre), some.pre, some.gates, *elementwise]
-        arrays += [row[:-1] for row in some.states.values()] + [row[1:] for row in some.states.values()]
-        arrays += some.saved.values()
+        part_tape = tape.sequences(rows)
+        inputs, pre = part_tape.augmented_input[:-1], part_tape.pre
+        arrays = [matrix, inputs, as_gemm_operand(pre), pre, part_tape.gates, *elementwise]
+        arrays += [row[:-1] for row in part_tape.states.values()] + [row[1:] for row in part_tape.states.values()]
+        arrays += part_tape.saved.values()
         workspace.loop(body, arrays, 0, part=part).run(arrays, 0, steps)
 
     workspace.for_each(run, parts(tape, workspace))
@@ -122,11 +123,12 @@ class _Step:
     cell: Cell
 
     def __call__(self, rows: Sequence[NDArray]) -> None:
-        matrix, enters, packed, pre, gates, *rest = rows
-        np.matmul(enters[..., None, :, :], matrix, out=packed)
-        elementwise = take_elementwise(self.cell, rest)
-        kept = len(self.cell.states)
-        s = Step(pre, gates, rest[:kept], rest[kept : 2 * kept], rest[2 * kept :], elementwise=elementwise)
+        matrix, augmented_input, product, pre, gates, *step_rows = rows
+        np.matmul(augmented_input[..., None, :, :], matrix, out=product)
+        elementwise = take_elementwise(self.cell, step_rows)
+        n_states = len(self.cell.states)
+        entering, leaving = step_rows[:n_states], step_rows[n_states : 2 * n_states]
+        s = Step(pre, gates, entering, leaving, step_rows[2 * n_states :], elementwise=elementwise)
         self.cell.step(s)
 
 
@@ -136,6 +138,6 @@ def take_elementwise(cell: Cell, rows: list[NDArray]) -> dict[str, NDArray]:
 
 
 def parts(tape: LayerTape, workspace: Workspace) -> list[slice]:
-    """The sequences that are computed together."""
+    """The minibatch (axis B) in one or two parts, each computed in one thread."""
     steps, _, batch, blocks, width = tape.gates.shape
-    return workspace.parts(batch, steps * batch * tape.entered.shape[-1] * blocks * width, ROWS)
+    return workspace.parts(batch, steps * batch * tape.augmented_input.shape[-1] * blocks * width, ROWS)

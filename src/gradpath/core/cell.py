@@ -1,9 +1,10 @@
 """Recurrent cells. A cell is one step and its derivative, pointwise; the loop over time, the matrix
 products and the shift by one (H_{t-1}) stand once, in :mod:`gradpath.core.bptt`, for every cell.
 
-A cell has n *blocks*, each with a pre-activation X_t W_·x + H_{t-1} W_·h + b_· of H units. The
-blocks' weights lie side by side in one matrix, so that a step is one product, and carry their own
-names wherever a person reads them.
+A cell has n *gates*, each with a pre-activation X_t W_·x + H_{t-1} W_·h + b_· of H units; a *block*
+is one gate's pre-activation in an array of all n, or its columns in the packed weights. The
+candidate and the single unit of a cell without gating count as gates. The gates' weights lie side
+by side in one matrix, so that a step is one product; each has its own name, which users see.
 """
 
 from abc import ABC, abstractmethod
@@ -28,11 +29,10 @@ from gradpath.schema.settings import setting
 
 @dataclass
 class Cell(ImmutableSettings, ABC):
-    """Base of the cells: what a new one must say. Arrays of a step are (…, B, H), gates (…, B, n,
-    H), with an axis of seeds in front or not; so count axes from the right: ``gates[..., 0, :]``.
+    """Base of the cells: what a new one must declare. Arrays of a step are (…, B, H), gates (…, B,
+    n, H), with or without leading axes; so count axes from the right: ``gates[..., 0, :]``.
 
-    A cell is immutable and hashable, so that what has been recorded of it is found again by any
-    equal one, and is never stale.
+    A cell is immutable and hashable, so that an equal cell can use the loops recorded for it.
     """
 
     hidden_size: int = setting(64, "units in each layer", ge=1, le=1_000_000)
@@ -40,19 +40,18 @@ class Cell(ImmutableSettings, ABC):
     initial_state: float = setting(0.0, "H_0 of every unit; what else a cell hands on starts from 0")
 
     package: ClassVar[str] = "gradpath.cells"
-    """Where the cells are."""
+    """The package in which cells are looked up by name."""
     states: ClassVar[tuple[str, ...]] = ("H",)
-    """The names of what a step hands to the next; the first is what the cell gives out."""
+    """The names of the states that a step hands to the next; the first is the cell's output."""
     has_skip_to_h: ClassVar[bool] = False
-    """Does H_{t-1} reach the next states outside the gates too?"""
+    """Do the next states depend on H_{t-1} also outside the pre-activations, as in the GRU?"""
     paths: ClassVar[dict[str, str]]
-    """Block → the name of the way that the gradient takes through it, for the blocks that read H.
-    """
+    """Gate → the name of the gradient's path through it, for the gates that read H."""
     label: ClassVar[str] = ""
-    """The cell's name as people write it; empty for the one that it is chosen by."""
+    """The cell's name in figures and reports; if empty, the name of its module."""
     colors: ClassVar[dict[str, str] | None] = None
-    """The colour of its plain form by the kind of clipping: of ``""``, ``clipped``,
-    ``value_clipped``. None: any.
+    """Colours of its plain form by the kind of clipping, with the keys ``""``, ``clipped`` and
+    ``value_clipped``. None: chosen by the figure.
     """
     drawing: ClassVar[Drawing | None] = None
     """How its step is drawn."""
@@ -60,13 +59,15 @@ class Cell(ImmutableSettings, ABC):
     @property
     @abstractmethod
     def blocks(self) -> Mapping[str, GateSpec]:
-        """The blocks in the order of the packed columns: those that do not read H first, those not
-        reading X last.
+        """Gate name → specification, in the order of the packed columns: first the gates that do
+        not read H, last those that do not read X.
         """
 
     @property
     def saved(self) -> tuple[str, ...]:
-        """The names of what a step keeps for its derivative beside gates and states."""
+        """The names of the arrays (…, B, H) that a step saves for its derivative besides gates and
+        states.
+        """
         return ()
 
     @property
@@ -78,7 +79,7 @@ class Cell(ImmutableSettings, ABC):
 
     @property
     def output(self) -> str:
-        """The state that the cell gives out."""
+        """The state that is the cell's output."""
         return self.states[0]
 
     @property
@@ -88,8 +89,8 @@ class Cell(ImmutableSettings, ABC):
 
     @property
     def keeping(self) -> Keeping | None:
-        """What hands the carrier on; None where it always passes through the gates, or by other
-        than one of them.
+        """The gate or number by which the carrier is multiplied at each step; None where there is
+        no such factor.
         """
         return None
 
@@ -100,17 +101,17 @@ class Cell(ImmutableSettings, ABC):
 
     @property
     def watched(self) -> Mapping[str, Watched]:
-        """What each of ``activations`` is, by its name."""
+        """Name → which gate's values or slopes ``activations`` returns under it."""
         return {}
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """Settings that have no effect as the others are set."""
+        """Settings that have no effect given the values of the others."""
         return ()
 
     @cached_property
     def roles(self) -> Roles:
-        """All that the cell declares, as data that a run stores."""
+        """All that the cell declares, as data that is stored with a run."""
         kinds: tuple[ParameterRole, ...] = ("input", "recurrent", "bias")
         parameters = {
             name: Parameter(role, gate)
@@ -139,20 +140,20 @@ class Cell(ImmutableSettings, ABC):
 
     @cached_property
     def elementwise(self) -> tuple[tuple[int, Elementwise], ...]:
-        """The elementwise parameters in the order in which they are packed, each with the index of
-        the gate that reads by it.
+        """The elementwise parameters in the order of the packed columns, each with the index of its
+        gate.
         """
         gates = enumerate(self.blocks.values())
         return tuple((gate, weights) for gate, spec in gates for weights in spec.elementwise)
 
     @cached_property
     def reads_x(self) -> slice:
-        """The blocks with input weights, as a slice of all."""
+        """The gates with input weights, as a slice of the axis n."""
         return _range([bool(block.x) for block in self.blocks.values()])
 
     @cached_property
     def reads_h(self) -> slice:
-        """The blocks with recurrent weights, as a slice of all."""
+        """The gates with recurrent weights, as a slice of the axis n."""
         return _range([bool(block.h) for block in self.blocks.values()])
 
     @property
@@ -162,17 +163,18 @@ class Cell(ImmutableSettings, ABC):
 
     @abstractmethod
     def step(self, s: Step) -> None:
-        """One step: from ``s.pre`` and ``s.entering``, fills ``s.gates``, ``s.leaving`` and
-        ``s.saved``; what a gate reads by ``s.elementwise`` it adds to ``s.pre`` first, in place.
-        Ufuncs into given arrays alone, so that it can be recorded (:mod:`gradpath.engine.replay`);
-        the same for ``step_backward``.
+        """One step: fills ``s.gates``, ``s.leaving`` and ``s.saved`` from ``s.pre`` and
+        ``s.entering``. The terms of ``s.elementwise`` are first added to ``s.pre``, in place.
+
+        Must call only ufuncs that write into arrays, so that it can be recorded
+        (:mod:`gradpath.engine.replay`); the same holds for ``step_backward``.
         """
 
     def new_step(
         self, pre: NDArray, entering: Sequence[NDArray], elementwise: Mapping[str, NDArray] = MappingProxyType({})
     ) -> Step:
-        """One step from given pre-activations X_t W_·x + H_{t-1} W_·h + b_· and states, in arrays
-        of its own.
+        """One step from given pre-activations X_t W_·x + H_{t-1} W_·h + b_· (…, B, n, H) and states
+        (…, B, H), in newly allocated arrays.
         """
         pre, leaving = np.array(pre), [np.empty_like(state) for state in entering]
         saved = [np.empty_like(entering[0]) for _ in self.saved]
@@ -181,55 +183,57 @@ class Cell(ImmutableSettings, ABC):
         return s
 
     @abstractmethod
-    def nonlinear(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
-        """The nonlinearities of the step: (φ, x, φ(x)). ``step_backward`` gets their slopes φ′(x)
-        in this order.
+    def activations_used(self, tape: LayerTape) -> list[tuple[Activation, NDArray, NDArray]]:
+        """The nonlinearities φ that the step applies, each as (φ, x, φ(x)) with arrays (T, …, H) of
+        the tape. ``step_backward`` gets their slopes φ′(x) as ``s.slopes``, in this order.
         """
 
     @abstractmethod
     def step_backward(self, s: Step, d: StepAdjoint) -> None:
-        """One step back, from what ``step`` has left in ``s`` and the slopes of ``nonlinear``.
-        Makes ``d.leaving`` total, in place, where one of the states feeds another; fills ``d.pre``
-        and, in ``d.entering``, what reaches the entering states other than by a matrix W_·h:
-        outside the pre-activations and by the elementwise parameters; for H where
-        ``has_skip_to_h`` alone.
+        """One backward step, from the arrays that ``step`` filled and the slopes of
+        ``activations_used``.
+
+        ``d.leaving`` holds the derivatives from all later steps; where one state feeds another
+        within the step (H_t reads C_t), adds that term in place. Fills ``d.pre`` (…, B, n, H).
+        Fills ``d.entering`` with the derivative of the entering states by every path except the
+        matrices W_·h: outside the pre-activations, and by the elementwise parameters. For H it is
+        filled only if ``has_skip_to_h``.
         """
 
     @abstractmethod
     def activations(self, tape: LayerTape) -> dict[str, NDArray]:
-        """What ``gate_activation`` watches, by name: (T, B, H) values in [0, 1]."""
+        """Name → values (T, B, H) in [0, 1] that the instrument ``gate_activation`` reads."""
 
     @abstractmethod
     def carrier_gain(self, tape: LayerTape) -> NDArray:
-        """∂(carrier that leaves) / ∂(carrier that enters) outside the gates, elementwise, broadcast
-        to (T, B, H).
+        """∂(carrier of step t) / ∂(carrier of step t−1) with the pre-activations held fixed,
+        elementwise, broadcastable to (T, B, H).
         """
 
     @abstractmethod
     def output_wrt_carrier(self, tape: LayerTape) -> NDArray:
-        """∂H_t / ∂(carrier of step t), elementwise, broadcast to (T, B, H); 1 where H is the
-        carrier.
+        """∂H_t / ∂(carrier of step t), elementwise, broadcastable to (T, B, H); 1 where H is
+        the carrier.
         """
 
     @abstractmethod
     def nodes(self, tape: LayerTape, adjoint: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        """∂L/∂n_t (T, B, H) of the step's inner nodes (gates after their nonlinearity …), from the
-        states' total adjoints. The pre-activations' are BPTT's own δa_t and need no saying.
+        """Name → ∂L/∂n_t (T, B, H) of the step's inner nodes, such as the gates after their
+        nonlinearity, from the total adjoints (T, B, H) of the states. The pre-activations are not
+        among them: their gradient is δa_t of BPTT.
         """
 
     def counterfactuals(self) -> dict[str, "Cell"]:
-        """The same cell with a gate frozen, by name: what a trained network would do and pass back
-        if … (same θ).
+        """Name → the same cell with a gate frozen or the gradient truncated, to be run with the θ
+        of the trained network.
         """
         return {}
 
     def initial_bias(self, rng: Generator) -> dict[str, NDArray | float]:
-        """Biases that the cell sets itself, over the initialisation's: block → value (H,) or
-        number.
-        """
+        """Gate → bias (H,) or number, which replaces the bias drawn by the initialisation."""
         return {}
 
 
 def _range(reads: Sequence[bool]) -> slice:
-    """From the first that reads to the last; empty where none does."""
+    """The slice from the first True to the last; empty if there is none."""
     return slice(reads.index(True), len(reads) - reads[::-1].index(True)) if any(reads) else slice(0, 0)

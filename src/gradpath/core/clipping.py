@@ -38,8 +38,8 @@ class Clip(Settings):
         scaled = gradient.scaled
         if self.max_norm is not None and gradient.log10_norm > np.log10(self.max_norm):
             # ‖array · 2^e‖ > max_norm: the exponent cancels between the gradient and its norm.
-            within = np.linalg.norm(scaled.array.astype(np.float64))
-            clipped = (scaled.array * (self.max_norm / within)).astype(scaled.array.dtype)
+            mantissa_norm = np.linalg.norm(scaled.array.astype(np.float64))
+            clipped = (scaled.array * (self.max_norm / mantissa_norm)).astype(scaled.array.dtype)
             return clipped, _ratio(np.log10(self.max_norm) - gradient.log10_norm)
         plain = scaled.plain()
         if self.max_value is None:

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 Point = tuple[float, float]
-TOP, MIDDLE, LOW, LEFT, RIGHT, OUT = 5.2, 2.75, 0.75, 0.5, 9.5, 10.9
-"""Heights of the carrier, of the gates and of the output; where the states enter, leave, and what
-leaves comes from.
+TOP, MIDDLE, BOTTOM, LEFT, RIGHT, OUT = 5.2, 2.75, 0.75, 0.5, 9.5, 10.9
+"""Heights of the carrier, the gates and the output; x of the entering states, of the leaving
+states, and of the panel's right end, where their gradients come from.
 """
-FURTHEST = 100.0
-"""Where nothing of a drawing can be any more."""
+MAX_COORDINATE = 100.0
+"""Larger coordinates are refused."""
 LANES = (1.5, 1.0, 0.5, 0.0)
-"""Heights at which what the gates send back runs to H_{t-1}, one below the other."""
+"""Heights of the lines along which the gates' gradients run to H_{t-1}."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class Drawing:
             raise ValueError("an arrow has not two points")
         places = [state.place for state in self.states] + [gate.place for gate in self.gates.values()]
         places += [place for _, place in self.operations] + [point for edge in self.edges for point in edge.points]
-        if any(abs(x) > FURTHEST or abs(y) > FURTHEST for x, y in places):
+        if any(abs(x) > MAX_COORDINATE or abs(y) > MAX_COORDINATE for x, y in places):
             raise ValueError("a place lies far outside the panel")
 
 
 def sends_back(path: str, x: float, lane: float) -> Edge:
-    """What a gate at ``x`` sends back to H_{t-1}, down and along its lane."""
+    """The edge of the gradient from a gate at ``x`` to H_{t-1}, down and along its lane."""
     return Edge(path, path, ((x, MIDDLE), (x, lane), (LEFT, lane)))

@@ -1,9 +1,9 @@
-"""Oracles of the gradient. The definition itself: perturb a parameter at step t only, and see what
-the loss does.
+"""The gradient by finite differences, as a reference for backpropagation: a parameter is changed at
+step t only, and the change of the loss is measured.
 
 ∂L/∂θ_t is the derivative with respect to the copy of θ that step t uses, the other steps' copies
-held fixed. Central differences on such *untied* copies know nothing of backpropagation, so they
-check the shift by one, the sum over time and the cell's derivative at once.
+held fixed. Central differences on these *untied* copies do not use backpropagation, so they check
+the shift by one, the sum over time and the cell's derivative.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ Value = TypeVar("Value", float, NDArray)
 STENCIL = ((1, 3 / 4), (2, -3 / 20), (3, 1 / 60))
 EPSILON = 1e-2
 CHUNK_ELEMENTS = 2**22
-"""Elements of θ that are moved at once."""
+"""Elements of θ that are perturbed at once."""
 
 
 def untied_loss(network: Network, thetas: Sequence[NDArray] | NDArray, batch: Batch) -> float:
@@ -46,34 +46,34 @@ def untied_losses(network: Network, thetas: Sequence[NDArray] | NDArray, batch: 
     """
     cell, (steps, sequences) = network.cell, batch.mask.shape
     by_step = [list(network.layer_weights(theta)) for theta in thetas]
-    below = list(batch.inputs)
+    layer_inputs = list(batch.inputs)
     for layer in range(network.layers):
         states = [np.zeros((sequences, cell.hidden_size), batch.inputs.dtype) for _ in cell.states]
         states[0] += network.initial_state
         for t in range(steps):
-            pre = pre_activations(cell, by_step[t][layer], below[t], states[0])
+            pre = pre_activations(cell, by_step[t][layer], layer_inputs[t], states[0])
             shape = (*pre.shape[:-2], cell.hidden_size)
-            enter = [np.broadcast_to(state, shape) for state in states]
+            entering = [np.broadcast_to(state, shape) for state in states]
             elementwise = by_step[t][layer].elementwise_by_name(cell)
-            states = list(cell.new_step(pre, enter, elementwise).leaving)
-            below[t] = states[0]
+            states = list(cell.new_step(pre, entering, elementwise).leaving)
+            layer_inputs[t] = states[0]
     readout = [network.packed(theta)[-2:] for theta in thetas]
-    outputs = [h @ w_hy + b_y[..., None, :] for h, (w_hy, b_y) in zip(below, readout, strict=True)]
+    outputs = [h @ w_hy + b_y[..., None, :] for h, (w_hy, b_y) in zip(layer_inputs, readout, strict=True)]
     y = np.stack(np.broadcast_arrays(*outputs), axis=-3)
-    every = y.shape[:-3]
-    targets = np.broadcast_to(batch.targets, every + batch.targets.shape)
-    return evaluate(network.loss, y, targets, np.broadcast_to(batch.mask, every + batch.mask.shape))[0]
+    leading = y.shape[:-3]
+    targets = np.broadcast_to(batch.targets, leading + batch.targets.shape)
+    return evaluate(network.loss, y, targets, np.broadcast_to(batch.mask, leading + batch.mask.shape))[0]
 
 
 def pre_activations(cell: Cell, weights: LayerWeights, x: NDArray, h: NDArray) -> NDArray:
-    """X_t W_·x + H_{t-1} W_·h + b_· (…, B, n, H) of one step; a block that does not read one of
-    them goes without.
+    """X_t W_·x + H_{t-1} W_·h + b_· (…, B, n, H) of one step; the terms that a gate does
+    not read are left out.
     """
-    of_x, of_h = x @ weights.x, h @ weights.h
-    every = np.broadcast_shapes(of_x.shape[:-1], of_h.shape[:-1])
-    pre = np.empty((*every, len(cell.blocks), cell.hidden_size), weights.b.dtype)
+    x_product, h_product = x @ weights.x, h @ weights.h
+    leading = np.broadcast_shapes(x_product.shape[:-1], h_product.shape[:-1])
+    pre = np.empty((*leading, len(cell.blocks), cell.hidden_size), weights.b.dtype)
     pre[...] = weights.b.reshape(*weights.b.shape[:-1], 1, *pre.shape[-2:])
-    for reads, product in ((cell.reads_x, of_x), (cell.reads_h, of_h)):
+    for reads, product in ((cell.reads_x, x_product), (cell.reads_h, h_product)):
         place = pre[..., reads, :]
         place += product.reshape(*product.shape[:-1], *place.shape[-2:])
     return pre
@@ -98,10 +98,10 @@ def untied_differences(network: Network, theta: NDArray, batch: Batch, epsilon: 
     """
     steps = len(batch.mask)
     gradient = np.zeros((steps, network.size))
-    at_once = max(1, CHUNK_ELEMENTS // (2 * len(STENCIL) * network.size))
+    chunk = max(1, CHUNK_ELEMENTS // (2 * len(STENCIL) * network.size))
     for t in range(steps):
-        for start in range(0, network.size, at_once):
-            moved = slice(start, min(start + at_once, network.size))
+        for start in range(0, network.size, chunk):
+            moved = slice(start, min(start + chunk, network.size))
             unit = np.eye(network.size)[moved]
 
             def losses(change: float, t: int = t, unit: NDArray = unit) -> NDArray:
@@ -115,39 +115,41 @@ def untied_differences(network: Network, theta: NDArray, batch: Batch, epsilon: 
 def tangent_terms(
     network: Network, theta: NDArray, tape: Tape, name: str, start: int, direction: NDArray, step: float
 ) -> Iterator[tuple[float, int]]:
-    """What each scored timestep adds to the change of the loss when θ_start moves along
-    ``direction``: (value, power).
+    """The contribution of each scored timestep to the derivative of the loss when θ_start moves
+    along ``direction``: (value, power) for value · 2^power.
 
-    The tangent J v is propagated forwards, everything linear exactly, the cell's step by central
-    differences, and rescaled by a power of two after every step; so it is right where it has
-    vanished and differences of the loss see only rounding.
+    The tangent J v is propagated forwards, linear parts exactly, the cell's step by central
+    differences, and rescaled by a power of two after every step. So it is accurate even where it is
+    so small that differences of the loss are only rounding.
     """
     cell = network.cell
     scored = {int(t): row for row, t in enumerate(tape.scored)}
     hidden = cell.states[0]
     if name in READOUT:
         if start in scored:
-            entered = tape.layers[-1].states[hidden][start + 1]
-            change = entered @ direction if name == READOUT[0] else np.broadcast_to(direction, tape.outputs.shape[1:])
+            multiplied = tape.layers[-1].states[hidden][start + 1]
+            change = (
+                multiplied @ direction if name == READOUT[0] else np.broadcast_to(direction, tape.outputs.shape[1:])
+            )
             yield float(np.sum(tape.loss_gradient[scored[start]] * change)), 0
         return
     weights = list(network.layer_weights(theta))
-    moved, block, source = _read_by(network, name)
+    moved, block, source = _parameter_source(network, name)
     batch = tape.batch.mask.shape[1]
     tangents = [[np.zeros((batch, cell.hidden_size)) for _ in cell.states] for _ in range(network.layers)]
     power = 0
     for t in range(start, tape.length):
-        below = np.zeros((batch, tape.layers[0].inputs.shape[-1]))
+        input_tangent = np.zeros((batch, tape.layers[0].inputs.shape[-1]))
         for k, layer in enumerate(tape.layers):
-            enter = [layer.states[s][t] for s in cell.states]
-            packed = pre_activations(cell, weights[k], layer.inputs[t], enter[0])
+            entering = [layer.states[s][t] for s in cell.states]
+            packed = pre_activations(cell, weights[k], layer.inputs[t], entering[0])
             linear = replace(weights[k], b=np.zeros_like(weights[k].b))
-            change = pre_activations(cell, linear, below, tangents[k][0])
+            change = pre_activations(cell, linear, input_tangent, tangents[k][0])
             if (k, t) == (moved, start):
                 change[:, block] += _change_of_pre(layer, t, source, direction)
             elementwise = weights[k].elementwise_by_name(cell)
-            tangents[k] = _step_tangent(cell, packed, enter, elementwise, change, tangents[k], step)
-            below = tangents[k][0]
+            tangents[k] = _step_tangent(cell, packed, entering, elementwise, change, tangents[k], step)
+            input_tangent = tangents[k][0]
         if t in scored:
             d_hidden = tape.loss_gradient[scored[t]] @ network.packed(theta)[-2].T
             yield float(np.sum(d_hidden * tangents[-1][0])), power
@@ -159,10 +161,8 @@ def tangent_terms(
         power += shift
 
 
-def _read_by(network: Network, name: str) -> tuple[int, int, ParameterRole | Elementwise]:
-    """Of a parameter: its layer, the index of its gate, and its role there, with the state that it
-    multiplies if it is elementwise.
-    """
+def _parameter_source(network: Network, name: str) -> tuple[int, int, ParameterRole | Elementwise]:
+    """A parameter's layer, the index of its gate, and its role or its ``Elementwise``."""
     for layer in range(network.layers):
         for index, spec in enumerate(network.cell.blocks.values()):
             kinds: tuple[ParameterRole, ...] = ("input", "recurrent", "bias")
@@ -175,19 +175,19 @@ def _read_by(network: Network, name: str) -> tuple[int, int, ParameterRole | Ele
 
 
 def _change_of_pre(layer: LayerTape, t: int, source: ParameterRole | Elementwise, direction: NDArray) -> NDArray:
-    """By what the pre-activation (B, H) of a gate moves when a parameter of step t moves along
-    ``direction``.
+    """The derivative (B, H) of a gate's pre-activation at step t along ``direction`` of a
+    parameter.
     """
     if isinstance(source, Elementwise):
         return layer.state(source.state, source.leaving)[t] * direction
-    enters = {"input": layer.inputs, "recurrent": next(iter(layer.states.values()))}
-    return enters[source][t] @ direction if source in enters else direction
+    multiplied = {"input": layer.inputs, "recurrent": next(iter(layer.states.values()))}
+    return multiplied[source][t] @ direction if source in multiplied else direction
 
 
 def _step_tangent(
     cell: Cell,
     packed: NDArray,
-    enter: list[NDArray],
+    entering: list[NDArray],
     elementwise: Mapping[str, NDArray],
     change: NDArray,
     tangents: list[NDArray],
@@ -198,10 +198,10 @@ def _step_tangent(
     if largest == 0:
         return [np.zeros_like(s) for s in tangents]
 
-    def leaving(along: float) -> NDArray:
-        along /= largest
-        moved = [s + along * d for s, d in zip(enter, tangents, strict=True)]
-        return np.stack(cell.new_step(packed + along * change, moved, elementwise).leaving)
+    def leaving(offset: float) -> NDArray:
+        offset /= largest
+        moved = [s + offset * d for s, d in zip(entering, tangents, strict=True)]
+        return np.stack(cell.new_step(packed + offset * change, moved, elementwise).leaving)
 
     return list(largest * central_difference(leaving, step))
 
@@ -217,21 +217,21 @@ def assembled(factor: Factor, steps: int) -> Scaled:
             values = np.zeros((steps, *step.array.shape[1:]))
         values[factor.times[rows]] = step.array
         exponents[factor.times[rows]] = step.exponent[:, 0]
-    return Scaled(values[:, :, 0] if factor.entered is None else values, exponents)
+    return Scaled(values[:, :, 0] if factor.inputs is None else values, exponents)
 
 
 def per_step_gradients(trace: Trace) -> dict[str, NDArray]:
-    """∂L/∂θ_t as backpropagation found it: name → (T, …), as plain numbers, which may under- or
+    """∂L/∂θ_t by backpropagation: name → (T, …), as plain numbers, which may underflow or
     overflow.
     """
-    found: dict[str, NDArray] = {}
+    gradients: dict[str, NDArray] = {}
     for factor in trace.factors:
         values = assembled(factor, trace.tape.length).plain()
-        found |= {name: values[:, block] for block, name in enumerate(factor.names)}
-    return found
+        gradients |= {name: values[:, block] for block, name in enumerate(factor.names)}
+    return gradients
 
 
-def relative_error(found: NDArray, reference: NDArray) -> float:
-    """‖found − reference‖ / ‖reference‖, 0 where both are 0."""
-    size = max(float(np.linalg.norm(reference)), float(np.linalg.norm(found)))
-    return float(np.linalg.norm(found - reference)) / size if size else 0.0
+def relative_error(computed: NDArray, reference: NDArray) -> float:
+    """‖computed − reference‖ / max(‖computed‖, ‖reference‖); 0 where both are 0."""
+    size = max(float(np.linalg.norm(reference)), float(np.linalg.norm(computed)))
+    return float(np.linalg.norm(computed - reference)) / size if size else 0.0

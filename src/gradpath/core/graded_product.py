@@ -17,7 +17,7 @@ PRECONDITION = 4
 2008).
 """
 SWEEPS = 60
-"""Not reached: rotations converge quadratically, in three to eight sweeps."""
+"""Upper limit, not reached in practice: the sweeps converge quadratically, in three to eight."""
 TOLERANCE = 1e-13
 """Cosine of the angle between two rows up to which they count as orthogonal."""
 
@@ -44,10 +44,10 @@ class Graded:
         D falls along the diagonal, apart from its first few factors, so that D⁻¹ V D is not large.
         """
         diagonal = np.diagonal(factor)
-        kept = len(diagonal)
-        ratio = np.exp(np.triu(self.log_scale[None, :] - self.log_scale[:kept, None]))
+        rank = len(diagonal)
+        ratio = np.exp(np.triu(self.log_scale[None, :] - self.log_scale[:rank, None]))
         unit = (factor / diagonal[:, None] * ratio) @ self.unit
-        return Graded(self.log_scale[:kept] + np.log(diagonal), unit)
+        return Graded(self.log_scale[:rank] + np.log(diagonal), unit)
 
     def log_singular_values(self) -> NDArray:
         """ln σ_k (n,) in decreasing order; -inf for a true zero.
@@ -112,8 +112,8 @@ def _rotate(scale: NDArray, unit: NDArray, first: NDArray, second: NDArray) -> N
 
 
 def _round_robin(size: int) -> Iterator[tuple[NDArray, NDArray]]:
-    """Rounds of disjoint pairs of 0 … size − 1 in which each meets each other once; with an odd
-    number one rests.
+    """Rounds of disjoint pairs of 0 … size − 1, in which each pair occurs once; if ``size`` is odd,
+    one index is unpaired in each round.
     """
     players = np.arange(size + size % 2)
     for _ in range(len(players) - 1):

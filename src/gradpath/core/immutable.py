@@ -1,4 +1,4 @@
-"""Settings that are set once."""
+"""Settings that cannot be changed after construction."""
 
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -9,8 +9,8 @@ from gradpath.schema.settings import Settings
 
 @dataclass
 class ImmutableSettings(Settings):
-    """Settings that are set when they are made (``dataclasses.replace`` makes others), equal and of
-    one hash where their values are equal.
+    """Settings that cannot be changed after construction (``dataclasses.replace`` makes a changed
+    copy), and that are equal, with equal hashes, if their values are equal.
     """
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -34,7 +34,7 @@ class ImmutableSettings(Settings):
         return hash((type(self), *self.__getstate__().values()))
 
     def __getstate__(self) -> dict[str, Any]:
-        """The values alone: what follows from them, a hash among it, is another in the process that
-        unpickles them.
+        """The values of the fields only: cached properties are not pickled, because the hash
+        differs from process to process.
         """
         return {value.name: getattr(self, value.name) for value in fields(self)}

@@ -1,4 +1,4 @@
-"""The dense Jacobians of a layer's step, and their products by QR, right at any length.
+"""The dense Jacobians of a layer's step, and their products by QR, accurate at any length.
 
 With s_t the states of a layer end to end, [H_t] or [H_t, C_t], n of them, J_t = ∂s_t/∂s_{t-1} (n,
 n), and the adjoint runs p_{t-1} = p_t J_t. A product of a thousand of them leaves float64 by
@@ -18,14 +18,14 @@ from gradpath.core.step import Step, StepAdjoint
 from gradpath.core.tape import LayerTape, Tape
 
 CHUNK_ELEMENTS = 2**20
-"""Elements of the arrays in which some steps' Jacobians are computed together."""
+"""Elements of the arrays in which the Jacobians of a chunk of steps are computed."""
 CANCELS = 2.0**-30
 """A pivot so much smaller than the largest element of its column: what a reflection leaves of it in
 Q would have lost that many digits.
 """
 DEPENDENT = 1e-12
-"""A diagonal of R so much smaller than its largest element is looked into: is the Jacobian
-singular?
+"""If a diagonal element of R is smaller than this times its largest element, the rank of the
+Jacobian is determined.
 """
 
 
@@ -44,26 +44,26 @@ def step_jacobians(network: Network, tape: Tape, layer: int, sequence: int) -> I
     """
     cell, width = network.cell, network.cell.hidden_size
     weights = list(network.layer_weights(tape.theta.astype(np.float64)))[layer]
-    read = weights.only_biases() if cell.truncated else weights
-    recurrent, elementwise = weights.h, read.elementwise_by_name(cell)
-    alone = _one_sequence(tape.layers[layer], sequence)
-    # Of the states too, since the derivative of relu at NaN is 0.
-    _check_finite(alone.pre, *alone.states.values())
-    slopes = [slope(*of) for of in cell.nonlinear(alone)]
+    unit_weights = weights.only_biases() if cell.truncated else weights
+    recurrent, elementwise = weights.h, unit_weights.elementwise_by_name(cell)
+    layer_tape = _one_sequence(tape.layers[layer], sequence)
+    # The states are checked too, because a NaN in them can leave the Jacobian finite with relu.
+    _check_finite(layer_tape.pre, *layer_tape.states.values())
+    slopes = [slope(*nonlinearity) for nonlinearity in cell.activations_used(layer_tape)]
     units = np.eye(len(cell.states) * width)
-    run = max(1, CHUNK_ELEMENTS // (len(units) * width * len(cell.blocks)))
-    for stop in range(tape.length, 0, -run):
-        rows = slice(max(0, stop - run), stop)
+    chunk = max(1, CHUNK_ELEMENTS // (len(units) * width * len(cell.blocks)))
+    for stop in range(tape.length, 0, -chunk):
+        rows = slice(max(0, stop - chunk), stop)
         shape = (rows.stop - rows.start, len(units))
         d_leaving = [np.tile(unit, (shape[0], 1, 1)) for unit in np.split(units, len(cell.states), axis=1)]
         d_entering = [np.zeros((*shape, width)) for _ in cell.states]
         delta = np.empty((*shape, len(cell.blocks), width))
         s = Step(
-            alone.pre[rows],
-            alone.gates[rows],
-            [state[:-1][rows] for state in alone.states.values()],
-            [state[1:][rows] for state in alone.states.values()],
-            [value[rows] for value in alone.saved.values()],
+            layer_tape.pre[rows],
+            layer_tape.gates[rows],
+            [state[:-1][rows] for state in layer_tape.states.values()],
+            [state[1:][rows] for state in layer_tape.states.values()],
+            [value[rows] for value in layer_tape.saved.values()],
             [values[rows] for values in slopes],
             elementwise,
         )
@@ -88,27 +88,27 @@ def adjoint_qr(jacobians: Iterable[NDArray]) -> Iterator[NDArray]:
     """The triangular factors of (J_T … J_{T-l+1})ᵀ Q_0 = Q_l R_l … R_1, one for each of
     ``jacobians`` (n, n), which come from the last step to the first.
 
-    R_l (r_l, r_{l-1}) has a positive diagonal; r_0 = n, and r_l is the rank that is left: where a
-    unit is dead, rows end, and what they would have held is a true zero. Q_0 is a random rotation,
-    the same at every call: with it the directions come in the order of their growth, whatever the
-    network (Demmel, Dumitriu & Holtz 2007).
+    R_l (r_l, r_{l-1}) has a positive diagonal; r_0 = n, and r_l is the rank of the product so far:
+    a dead unit lowers it, and the missing singular values are true zeros. Q_0 is a random rotation,
+    the same at every call, which sorts the directions by their growth for any network (Demmel,
+    Dumitriu & Holtz 2007).
 
-    Units may differ in their slopes by more than the 16 digits of a sum over them. So the lengths
-    of the rows of J, and then its rows brought to one length, are applied one after the other, and
-    each time the QR decomposition has its rows sorted by size, with which Householder's method
-    keeps the small ones (Cox & Higham 1998).
+    The slopes of units may differ by more than 16 digits. So J is split into the sizes of its rows
+    and a matrix with rows of equal size, which are applied one after the other. Each QR
+    decomposition has its rows sorted by size, with which Householder's method keeps the small ones
+    accurate (Cox & Higham 1998).
     """
     basis = np.zeros((0, 0))
     for step, jacobian in enumerate(jacobians):
         if not step:
             basis, _ = np.linalg.qr(np.random.default_rng(0).normal(size=jacobian.shape))
         lengths = np.abs(jacobian).max(axis=1)
-        even = jacobian / np.where(lengths > 0, lengths, 1)[:, None]
-        between, first = _sorted_qr(lengths[:, None] * basis)
-        basis, second = _sorted_qr(even.T @ between)
+        balanced = jacobian / np.where(lengths > 0, lengths, 1)[:, None]
+        scaled_basis, first = _sorted_qr(lengths[:, None] * basis)
+        basis, second = _sorted_qr(balanced.T @ scaled_basis)
         diagonal = np.diagonal(second)
         if (diagonal < DEPENDENT * np.abs(second).max(initial=0)).any():
-            rank = min(_rank(even), int(np.argmin([*(diagonal > 0), False])))
+            rank = min(_rank(balanced), int(np.argmin([*(diagonal > 0), False])))
             basis, second = basis[:, :rank], second[:rank]
         yield second @ first
 
@@ -155,8 +155,8 @@ def _rank(matrix: NDArray) -> int:
 
 def lyapunov_exponents(factors: Iterable[NDArray], warm_up: int = 0) -> NDArray:
     """λ_k = (1/N) Σ_t ln R_kk,t (n,) over the N steps after the first ``warm_up``, natural
-    logarithm a step, in decreasing order; -inf for what has died. Of ever more steps these are the
-    Lyapunov exponents.
+    logarithm a step, in decreasing order; -inf for directions of true zeros. Their limit for N → ∞
+    are the Lyapunov exponents.
     """
     total, steps = np.zeros(0), 0
     for steps, factor in enumerate(factors, 1):

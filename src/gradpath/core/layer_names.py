@@ -12,5 +12,5 @@ def prefix(layer: int, layers: int) -> str:
 
 def split(name: str) -> tuple[int, str]:
     """(layer from 0, the name without it); 0 for the name of a single layer, or of the readout."""
-    found = re.match(r"layer([1-9]\d*)/", name)
-    return (int(found[1]) - 1, name[found.end() :]) if found else (0, name)
+    match = re.match(r"layer([1-9]\d*)/", name)
+    return (int(match[1]) - 1, name[match.end() :]) if match else (0, name)

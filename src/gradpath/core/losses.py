@@ -10,7 +10,7 @@ POSITIONS = (-3, -2, -1)
 
 
 class Loss(Enum):
-    """What a task's outputs are compared with: symbols or numbers."""
+    """The loss of a task: ``cross_entropy`` for symbols, ``squared_error`` for numbers."""
 
     cross_entropy = "cross_entropy"
     squared_error = "squared_error"
@@ -20,9 +20,9 @@ def evaluate(kind: Loss, outputs: NDArray, targets: NDArray, mask: NDArray) -> t
     """Loss (…) in nats or squared units, and ∂L/∂Y, of outputs Y (…, R, B, O).
 
     Softmax cross-entropy: −ln softmax(Y)_target. Squared error: Σ_o (Y − target)², without ½. N
-    scored positions (``mask`` (…, R, B)) count 1/N each, whatever their number; a position that is
-    not scored gets gradient 0. The cross-entropy of a target that is likelier than all others by
-    e^103 (float32; e^745 in float64) rounds to 0.
+    scored positions (``mask`` (…, R, B)) have the weight 1/N each; at all others the gradient is 0.
+    The cross-entropy of a target that is more likely than all others by a factor e^103 (float32;
+    e^745 in float64) rounds to 0.
     """
     counted = mask[..., None]
     scored = np.maximum(counted.sum(axis=POSITIONS, keepdims=True), 1)
@@ -35,15 +35,15 @@ def evaluate(kind: Loss, outputs: NDArray, targets: NDArray, mask: NDArray) -> t
         else:
             shifted = outputs - outputs.max(axis=-1, keepdims=True)
             chosen = np.take_along_axis(shifted, targets[..., None], axis=-1)
-            others = np.exp(shifted)
-            np.put_along_axis(others, targets[..., None], 0, axis=-1)
-            rest = others.sum(axis=-1, keepdims=True)
-            # Where the target is the likeliest symbol, 1 − p and −ln p from the others: 1 − p
-            # itself would round to 0.
-            loss = np.where(chosen == 0, np.log1p(rest), np.log(np.exp(chosen) + rest) - chosen)
+            exponentials = np.exp(shifted)
+            np.put_along_axis(exponentials, targets[..., None], 0, axis=-1)
+            sum_exponentials = exponentials.sum(axis=-1, keepdims=True)
+            # Where the target is the likeliest symbol, 1 − p and −ln p are computed from the other
+            # symbols' probabilities, because 1 − p itself would round to 0.
+            loss = np.where(chosen == 0, np.log1p(sum_exponentials), np.log(np.exp(chosen) + sum_exponentials) - chosen)
             loss = np.where(counted, loss, 0).astype(np.float64)
-            np.put_along_axis(others, targets[..., None], -rest, axis=-1)
-            gradient = np.where(counted, others / (np.exp(chosen) + rest), 0)
+            np.put_along_axis(exponentials, targets[..., None], -sum_exponentials, axis=-1)
+            gradient = np.where(counted, exponentials / (np.exp(chosen) + sum_exponentials), 0)
             weight = 1 / scored
         total = loss.sum(axis=POSITIONS) / scored[..., 0, 0, 0]
         return total, gradient * weight.astype(outputs.dtype)

@@ -15,10 +15,10 @@ from gradpath.core import backward, bptt, layer_names, parameters, readout
 from gradpath.core.backward import LayerAdjoint
 from gradpath.core.cell import Cell
 from gradpath.core.losses import Loss
-from gradpath.core.parameters import Packed
+from gradpath.core.parameters import PackedMatrix
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Batch, LayerTape, Tape
-from gradpath.core.trace import Gradient, Trace
+from gradpath.core.trace import Gradient, Trace, WeightGradients
 from gradpath.core.weight_gradients import lay_end_to_end, layer_gradients
 from gradpath.engine.workspace import Workspace
 
@@ -37,21 +37,19 @@ class Network:
     output_size: int
     loss: Loss
     layers: int = 1
-    """Layers, each fed by the one below; as H_0, of the network and not read from its cell, whose
-    fields of these names are what an experiment makes the network of.
+    """Layers, each fed by the one below. This field and ``initial_state`` count, not the cell's
+    fields of the same names, from which an experiment sets them.
     """
     initial_state: float = 0.0
-    """H_0 of every unit; what else a cell hands on starts from 0."""
+    """H_0 of every unit; the other states start from 0."""
     splits_large_passes: bool = False
     """Are its large passes cut in two (:mod:`gradpath.engine.partition`)? The last bits depend on
     it.
     """
 
     @cached_property
-    def layout(self) -> tuple[Packed, ...]:
-        """Where each packed matrix lies: x, h, b of every layer from the
-        bottom, then W_hy and b_y.
-        """
+    def layout(self) -> tuple[PackedMatrix, ...]:
+        """Where each packed matrix lies: those of each layer from the bottom, then W_hy and b_y."""
         prefixes = [self.prefix(layer) for layer in range(self.layers)]
         return parameters.layout(self.cell, self.input_size, self.output_size, prefixes)
 
@@ -101,8 +99,8 @@ class Network:
         return Workspace(self.splits_large_passes, python_lock, executor)
 
     def forward(self, theta: NDArray, batch: Batch, workspace: Workspace | None = None) -> Tape:
-        """Runs the stack over a minibatch, reads out and scores. Here as in the other passes
-        ``workspace`` is for who computes several of them; the numbers are the same without.
+        """Runs the stack over a minibatch, and computes the outputs and the loss. In this and the
+        other passes ``workspace`` saves time where several are computed; the numbers are the same.
         """
         _, (tape,) = self.forward_seeds(theta[None], [batch], workspace)
         return tape
@@ -118,15 +116,15 @@ class Network:
         self, thetas: NDArray, batches: Sequence[Batch], workspace: Workspace | None = None
     ) -> tuple[list[LayerTape], list[Tape]]:
         """S networks side by side, each with its own θ (S, P) and minibatch: the layers' tapes with
-        an axis S, and each seed's own tape, which is bit for bit what ``forward`` gives it.
+        an axis S, and each seed's own tape, bit for bit the result of ``forward``.
         """
         inputs = readout.stack_seeds([batch.inputs for batch in batches], 1)
         layers = self._run(thetas, inputs, workspace or self.workspace())
         *_, w_hy, b_y = self.packed(thetas)
-        found = readout.read_out(self.loss, w_hy, b_y, layers[-1].states[self.cell.states[0]][1:], batches)
+        readouts = readout.read_out(self.loss, w_hy, b_y, layers[-1].states[self.cell.states[0]][1:], batches)
         tapes = [
-            Tape(thetas[s], batches[s], tuple(layer.seed(s) for layer in layers), *of_outputs)
-            for s, of_outputs in enumerate(found)
+            Tape(thetas[s], batches[s], tuple(layer.seed(s) for layer in layers), *outputs)
+            for s, outputs in enumerate(readouts)
         ]
         return layers, tapes
 
@@ -139,9 +137,7 @@ class Network:
         return layers
 
     def _in_float64(self, tape: Tape, workspace: Workspace) -> Tape:
-        """The same network on the same numbers, with gates and states in float64. What the loss
-        sends back is given.
-        """
+        """The same forward pass with gates and states in float64; ∂L/∂Y is kept from ``tape``."""
         theta, batch = tape.theta.astype(np.float64), tape.batch.astype(np.float64)
         layers = tuple(layer.seed(0) for layer in self._run(theta[None], batch.inputs[:, None], workspace))
         gradient = tape.loss_gradient.astype(np.float64)
@@ -156,58 +152,64 @@ class Network:
     ) -> list[Trace]:
         """The backward passes of S networks side by side, from what ``forward_seeds`` has returned.
 
-        A gate that is closed so far that float32 cannot hold it, or what is left of the adjoint
-        behind it, costs its network alone a second pass in float64, forwards too: the trace is of
-        that pass.
+        Where a gate of a network is so nearly closed that float32 cannot represent it, or the
+        adjoint behind it, this network's forward and backward pass are repeated in float64, and its
+        trace is of these.
         """
         workspace = workspace or self.workspace()
-        gives, sent = self.cell.states[0], list(readout.output_adjoints(tapes))
-        adjoints, directs = self._adjoints(thetas, layers, sent, workspace)
-        packed = [
-            gradients
-            for k, adjoint in enumerate(adjoints)
-            for gradients in layer_gradients(
-                self.cell, self.layout[self._places(k)], layers[k], adjoint.delta, workspace
-            )
-        ]
+        output, d_outputs = self.cell.states[0], list(readout.output_adjoints(tapes))
+        adjoints, directs = self._adjoints(thetas, layers, d_outputs, workspace)
+        packed: list[WeightGradients] = []
+        for k, adjoint in enumerate(adjoints):
+            places = self.layout[self._places(k)]
+            packed += layer_gradients(self.cell, places, layers[k], adjoint.delta, workspace)
         traces = []
-        for each in sent:
-            of_readout = readout.gradients(workspace, self.cell.hidden_size, layers[-1].entered[1:], each)
-            gradients = [*(of.seeds(each.seeds) for of in packed), of_readout]
-            for index, whole in enumerate(lay_end_to_end(self.layout, gradients)):
-                s = each.seeds.start + index
-                received = {self.prefix(layer) + gives: value.seed(s) for layer, value in enumerate(directs)}
+        for group in d_outputs:
+            readout_gradients = readout.gradients(
+                workspace, self.cell.hidden_size, layers[-1].augmented_input[1:], group
+            )
+            gradients = [*(part.seeds(group.seeds) for part in packed), readout_gradients]
+            for index, gradient in enumerate(lay_end_to_end(self.layout, gradients)):
+                s = group.seeds.start + index
+                received = {self.prefix(layer) + output: value.seed(s) for layer, value in enumerate(directs)}
                 deltas = tuple(adjoint.delta.seed(s) for adjoint in adjoints)
-                own = tuple(of.seeds(slice(index, index + 1)) for of in gradients)
+                seed_gradients = tuple(part.seeds(slice(index, index + 1)) for part in gradients)
                 if self._lost(adjoints, s):
                     wide = self._in_float64(tapes[s], workspace)
                     traces.append(self.backward(wide.theta, wide, workspace))
                 else:
-                    traces.append(Trace(tapes[s], own, deltas, self._states(adjoints, s), received, whole))
+                    traces.append(
+                        Trace(tapes[s], seed_gradients, deltas, self._states(adjoints, s), received, gradient)
+                    )
         return traces
 
     def state_adjoints(self, theta: NDArray, tape: Tape, workspace: Workspace | None = None) -> dict[str, Scaled]:
         """``Trace.states`` of ``backward`` alone, without the gradients of the weights."""
         workspace = workspace or self.workspace()
-        layers, sent = [layer.with_seed_axis() for layer in tape.layers], list(readout.output_adjoints([tape]))
-        adjoints, _ = self._adjoints(theta[None], layers, sent, workspace)
+        layers = [layer.with_seed_axis() for layer in tape.layers]
+        d_outputs = list(readout.output_adjoints([tape]))
+        adjoints, _ = self._adjoints(theta[None], layers, d_outputs, workspace)
         if self._lost(adjoints, 0):
             wide = self._in_float64(tape, workspace)
             return self.state_adjoints(wide.theta, wide, workspace)
         return self._states(adjoints, 0)
 
     def _lost(self, adjoints: Sequence[LayerAdjoint], s: int) -> bool:
-        """Has one seed's adjoint to be computed again in a wider type?"""
+        """Must one seed's passes be repeated in float64?"""
         return adjoints[0].delta.array.dtype == np.float32 and any(adjoint.lost[s] for adjoint in adjoints)
 
     def _adjoints(
-        self, thetas: NDArray, layers: Sequence[LayerTape], sent: Sequence[readout.OutputAdjoint], workspace: Workspace
+        self,
+        thetas: NDArray,
+        layers: Sequence[LayerTape],
+        d_outputs: Sequence[readout.OutputAdjoint],
+        workspace: Workspace,
     ) -> tuple[list[LayerAdjoint], list[Scaled]]:
-        """Of each layer from the bottom: its adjoint, and what its H_1 … H_T receive directly."""
+        """For each layer from the bottom: its adjoint, and ∂⁺L/∂H_t (T, S, B, H)."""
         *packed, w_hy, _ = self.packed(thetas)
         weights, top = list(self._layer_weights(packed)), layers[-1].states[self.cell.states[0]][1:]
         has_direct: NDArray | None
-        direct, has_direct = readout.hidden_adjoint(w_hy, top, sent, workspace.buffers)
+        direct, has_direct = readout.hidden_adjoint(w_hy, top, d_outputs, workspace.buffers)
         adjoints: list[LayerAdjoint] = []
         directs: list[Scaled] = []
         for layer in reversed(range(self.layers)):
@@ -218,25 +220,25 @@ class Network:
             directs.insert(0, direct)
             if layer:
                 from_x = adjoint.delta.array[..., self.cell.reads_x, :]
-                below = from_x.reshape(*from_x.shape[:-2], -1) @ weights[layer].x.swapaxes(-1, -2)
-                direct, has_direct = Scaled(below, adjoint.delta.exponent), None
+                input_adjoint = from_x.reshape(*from_x.shape[:-2], -1) @ weights[layer].x.swapaxes(-1, -2)
+                direct, has_direct = Scaled(input_adjoint, adjoint.delta.exponent), None
         return adjoints, directs
 
     def _states(self, adjoints: Sequence[LayerAdjoint], s: int) -> dict[str, Scaled]:
         """The total derivatives of one seed's states under their names."""
-        found: dict[str, Scaled] = {}
+        states: dict[str, Scaled] = {}
         for layer, adjoint in enumerate(adjoints):
-            found |= {self.prefix(layer) + name: value.seed(s) for name, value in adjoint.states.items()}
-        return found
+            states |= {self.prefix(layer) + name: value.seed(s) for name, value in adjoint.states.items()}
+        return states
 
     def without_readout(self, trace: Trace) -> Gradient:
         """∂L/∂θ with W_hy and b_y held fixed: true zeros in their place, in the elements and in the
         norms.
         """
         *cell, _ = trace.packed
-        (gradient,) = lay_end_to_end(
-            self.layout, cell
-        )  # from the parts: beside a far larger readout's the cell's may have rounded
+        # Not from the total of all: beside a far larger gradient of the readout it may have
+        # rounded.
+        (gradient,) = lay_end_to_end(self.layout, cell)
         array = np.zeros(self.size, gradient.scaled.array.dtype)
         array[: self.layout[-2].start] = gradient.scaled.array
         return replace(gradient, scaled=Scaled(array, gradient.scaled.exponent))

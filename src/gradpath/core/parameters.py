@@ -1,5 +1,4 @@
-"""Where the parameters of a stack lie in one flat vector θ (P,), and by which names a person knows
-them.
+"""Where the parameters of a stack lie in one flat vector θ (P,), and the names of its parameters.
 
 Clipping and the optimisers are vector operations on θ; matrices are views of it.
 """
@@ -17,9 +16,9 @@ from gradpath.core.roles import READOUT
 
 
 @dataclass(frozen=True)
-class Packed:
-    """One packed matrix (K, n, H), or bias (n, H), in the flat vector: its place, and its blocks'
-    own names.
+class PackedMatrix:
+    """One packed matrix (K, n, H), or bias (n, H), in the flat vector: its place, and the
+    names of its blocks.
     """
 
     names: tuple[str, ...]
@@ -31,15 +30,15 @@ class Packed:
         return self.start + math.prod(self.shape)
 
 
-def layout(cell: Cell, input_size: int, output_size: int, prefixes: Sequence[str]) -> tuple[Packed, ...]:
+def layout(cell: Cell, input_size: int, output_size: int, prefixes: Sequence[str]) -> tuple[PackedMatrix, ...]:
     """The places of x, h and b of every layer from the bottom, whose names begin with ``prefixes``,
     and of its elementwise parameters if there are any; then W_hy, b_y.
     """
     width, blocks = cell.hidden_size, cell.blocks.values()
-    places: list[Packed] = []
+    places: list[PackedMatrix] = []
 
     def place(names: tuple[str, ...], *shape: int) -> None:
-        places.append(Packed(names, shape, places[-1].stop if places else 0))
+        places.append(PackedMatrix(names, shape, places[-1].stop if places else 0))
 
     for layer, prefix in enumerate(prefixes):
         inputs = width if layer else input_size
@@ -55,27 +54,29 @@ def layout(cell: Cell, input_size: int, output_size: int, prefixes: Sequence[str
     return tuple(places)
 
 
-def packed(places: Sequence[Packed], theta: NDArray) -> list[NDArray]:
+def packed(places: Sequence[PackedMatrix], theta: NDArray) -> list[NDArray]:
     """Views of θ (P,), or of the θ of S seeds (S, P): each (…, K, n·H) or (…, n·H)."""
-    return [theta[..., at.start : at.stop].reshape(*theta.shape[:-1], *at.shape[:-2], -1) for at in places]
+    return [
+        theta[..., matrix.start : matrix.stop].reshape(*theta.shape[:-1], *matrix.shape[:-2], -1) for matrix in places
+    ]
 
 
-def named(places: Sequence[Packed], theta: NDArray) -> dict[str, NDArray]:
+def named(places: Sequence[PackedMatrix], theta: NDArray) -> dict[str, NDArray]:
     """Every parameter under its own name, as a view of θ: W_·· (K, H), b_· (H,)."""
-    found = {}
-    for at in places:
-        blocks = theta[at.start : at.stop].reshape(at.shape)
-        for index, name in enumerate(at.names):
-            found[name] = blocks[..., index, :]
-    return found
+    views = {}
+    for matrix in places:
+        blocks = theta[matrix.start : matrix.stop].reshape(matrix.shape)
+        for index, name in enumerate(matrix.names):
+            views[name] = blocks[..., index, :]
+    return views
 
 
-def element_names(places: Sequence[Packed]) -> tuple[str, ...]:
+def element_names(places: Sequence[PackedMatrix]) -> tuple[str, ...]:
     """The name of each element of θ in its order: ``b_h`` where a parameter has one element, else
     ``W_hh[0,1]``.
     """
-    found = [""] * places[-1].stop
-    for name, at in named(places, np.arange(len(found))).items():
-        for index, place in np.ndenumerate(at):
-            found[place] = name if at.size == 1 else f"{name}[{','.join(map(str, index))}]"
-    return tuple(found)
+    elements = [""] * places[-1].stop
+    for name, positions in named(places, np.arange(len(elements))).items():
+        for index, position in np.ndenumerate(positions):
+            elements[position] = name if positions.size == 1 else f"{name}[{','.join(map(str, index))}]"
+    return tuple(elements)

@@ -21,9 +21,9 @@ from gradpath.engine.workspace import Workspace
 
 @dataclass(frozen=True)
 class OutputAdjoint:
-    """What the loss sends back to the outputs of neighbouring ``seeds`` with the same ``scored``
-    timesteps (R,): ∂L/∂Y (R, S, B, O), with one exponent a network, because the 1/N of a mean over
-    N positions may leave the band of :mod:`gradpath.core.scaled`.
+    """∂L/∂Y (R, S, B, O) of consecutive ``seeds`` with the same ``scored`` timesteps (R,). With one
+    exponent a network, because the 1/N of a mean over N positions may leave the band of
+    :mod:`gradpath.core.scaled`.
     """
 
     scored: NDArray
@@ -34,8 +34,8 @@ class OutputAdjoint:
 def read_out(
     kind: Loss, weights: NDArray, bias: NDArray, top: NDArray, batches: Sequence[Batch]
 ) -> Iterator[tuple[NDArray, NDArray, float, NDArray]]:
-    """Of each network: scored timesteps, Y (R, B, O), loss and ∂L/∂Y, from the top layer's H_1 …
-    H_T (T, S, B, H).
+    """For each network: scored timesteps (R,), Y (R, B, O), loss and ∂L/∂Y (R, B, O), from H_1 …
+    H_T (T, S, B, H) of the top layer.
     """
     for scored, seeds in _group_by_scored_steps([np.flatnonzero(batch.mask.any(axis=1)) for batch in batches]):
         rows = _rows(scored)
@@ -49,7 +49,7 @@ def read_out(
 
 
 def output_adjoints(tapes: Sequence[Tape]) -> Iterator[OutputAdjoint]:
-    """What the losses of networks side by side send back."""
+    """∂L/∂Y of networks side by side, grouped by their scored timesteps."""
     for scored, seeds in _group_by_scored_steps([tape.scored for tape in tapes]):
         gradient = stack_seeds([tape.loss_gradient for tape in tapes[seeds]], 1)
         size = np.frexp(np.abs(gradient).max(axis=(0, 2, 3)))[1]
@@ -59,62 +59,58 @@ def output_adjoints(tapes: Sequence[Tape]) -> Iterator[OutputAdjoint]:
 
 
 def hidden_adjoint(
-    weights: NDArray, top: NDArray, sent: Sequence[OutputAdjoint], buffers: BufferPool
+    weights: NDArray, top: NDArray, adjoints: Sequence[OutputAdjoint], buffers: BufferPool
 ) -> tuple[Scaled, NDArray]:
-    """∂⁺L/∂H_t (T, S, B, H) of the top layer, what comes back through W_hy; and at which timesteps
-    (T,) it does.
-    """
+    """∂⁺L/∂H_t = ∂L/∂Y_t W_hyᵀ (T, S, B, H) of the top layer; and (T,) False where it is 0."""
     arriving = buffers.empty(top.shape, top.dtype)
     exponent = np.zeros(arriving.shape[:-1], np.int32)
     has_direct = np.zeros(len(top), bool)
-    for each in sent:
-        exponent[:, each.seeds] = each.gradient.exponent[:1]
-        rows = _rows(each.scored)
+    for adjoint in adjoints:
+        exponent[:, adjoint.seeds] = adjoint.gradient.exponent[:1]
+        rows = _rows(adjoint.scored)
         has_direct[rows] = True
-        if len(each.scored) < len(top):
-            arriving[:, each.seeds] = 0
-        there = isinstance(rows, slice)
-        out = arriving[rows, each.seeds] if there else np.empty_like(arriving[rows, each.seeds])
+        if len(adjoint.scored) < len(top):
+            arriving[:, adjoint.seeds] = 0
+        is_view = isinstance(rows, slice)
+        out = arriving[rows, adjoint.seeds] if is_view else np.empty_like(arriving[rows, adjoint.seeds])
         if weights.shape[-1] == 1:  # then a stack of products would be several times as slow
-            np.einsum("rsbo,sho->rsbh", each.gradient.array, weights[each.seeds], out=out)
+            np.einsum("rsbo,sho->rsbh", adjoint.gradient.array, weights[adjoint.seeds], out=out)
         else:
-            np.matmul(each.gradient.array, weights[each.seeds].swapaxes(-1, -2), out=out)
-        if not there:
-            arriving[rows, each.seeds] = out
+            np.matmul(adjoint.gradient.array, weights[adjoint.seeds].swapaxes(-1, -2), out=out)
+        if not is_view:
+            arriving[rows, adjoint.seeds] = out
     return Scaled(arriving, exponent), has_direct
 
 
-def gradients(workspace: Workspace, width: int, entered: NDArray, sent: OutputAdjoint) -> WeightGradients:
-    """The gradients of W_hy and b_y at the scored timesteps, where [H_t, 1], the first of what
-    ``entered`` (T, S, B, K) the step after, is multiplied.
+def gradients(workspace: Workspace, width: int, augmented_input: NDArray, adjoint: OutputAdjoint) -> WeightGradients:
+    """The gradients of W_hy and b_y at the scored timesteps. [H_t, 1] is the front of
+    ``augmented_input`` (T, S, B, K), which is that of step t + 1.
     """
     slices = (
         ParameterSlice(READOUT[:1], slice(0, width), slice(0, 1)),
         ParameterSlice(READOUT[1:], slice(width, None), slice(0, 1), reads=False),
     )
-    delta = Scaled(sent.gradient.array[..., None, :], sent.gradient.exponent)
-    multiplied = entered[_rows(sent.scored), sent.seeds, :, : width + 1]
-    return step_gradients(workspace, slices, sent.scored, multiplied, delta)
+    delta = Scaled(adjoint.gradient.array[..., None, :], adjoint.gradient.exponent)
+    multiplied = augmented_input[_rows(adjoint.scored), adjoint.seeds, :, : width + 1]
+    return step_gradients(workspace, slices, adjoint.scored, multiplied, delta)
 
 
 def stack_seeds(arrays: Sequence[NDArray], axis: int) -> NDArray:
-    """Each network's array with those of the others along a new axis; of a single one a view."""
+    """The networks' arrays along a new axis; a view if there is only one."""
     if len(arrays) > 1:
         return np.stack(arrays, axis)
     return arrays[0][(slice(None),) * axis + (None,)]
 
 
 def _group_by_scored_steps(scored: Sequence[NDArray]) -> Iterator[tuple[NDArray, slice]]:
-    """Neighbouring networks with the same scored timesteps: these, and which networks."""
+    """Consecutive networks with the same scored timesteps: (the timesteps, the networks)."""
     start = 0
     for _, group in groupby(scored, key=np.ndarray.tobytes):
-        same = list(group)
-        yield same[0], slice(start, start + len(same))
-        start += len(same)
+        members = list(group)
+        yield members[0], slice(start, start + len(members))
+        start += len(members)
 
 
 def _rows(scored: NDArray) -> slice | NDArray:
-    """Indices of timesteps as a slice where they follow each other, so that what is indexed is a
-    view.
-    """
+    """Indices of timesteps, as a slice if they are consecutive, so that indexing gives a view."""
     return slice(scored[0], scored[-1] + 1) if len(scored) and scored[-1] - scored[0] < len(scored) else scored

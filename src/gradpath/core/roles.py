@@ -1,5 +1,5 @@
-"""What a cell declares of itself, as data: whoever draws or judges asks for these and knows no cell
-by name.
+"""What a cell declares of itself, as data, so that figures and verdicts need not know any cell by
+name.
 
 A run stores the roles of its cell beside its measurements, so that they are known without the
 cell's code.
@@ -14,8 +14,9 @@ from gradpath.core.drawing import Drawing
 
 ParameterRole = Literal["input", "recurrent", "bias", "elementwise", "readout"]
 GateRole = Literal["keep", "input", "output", "reset", "candidate", "unit"]
-"""What a gate does: hands the carrier on, lets the candidate in, gives the output out, lets the
-past into the candidate; the candidate itself; the only nonlinearity of a cell without gates.
+"""What a gate multiplies: ``keep`` the carrier of t−1, ``input`` the candidate, ``output`` the
+carrier on its way to H, ``reset`` the past inside the candidate. ``candidate`` is the candidate
+itself, ``unit`` the only nonlinearity of a cell without gating.
 """
 READOUT = ("W_hy", "b_y")
 """The parameters of the readout, which are the network's and no cell's."""
@@ -31,8 +32,8 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate's role, None where it has none of those that have a name; and the name of the
-    gradient's way through it, None where it does not read H.
+    """A gate's role, None where no ``GateRole`` fits; and the name of the gradient's path through
+    it, None where it does not read H.
     """
 
     role: GateRole | None = None
@@ -41,8 +42,8 @@ class Gate:
 
 @dataclass(frozen=True)
 class Watched:
-    """What ``gate_activation`` reads under one name: the values of a gate, or the slopes φ′ of its
-    nonlinearity relative to the largest, of which only the small ones are saturated.
+    """What ``gate_activation`` reads under one name: the values of a gate, or with ``slope`` φ′ of
+    its nonlinearity relative to max φ′, where only small values mean saturation.
     """
 
     gate: str
@@ -51,8 +52,9 @@ class Watched:
 
 @dataclass(frozen=True)
 class Keeping:
-    """What hands the carrier on, C_t = (this) ∘ C_{t-1} + …: the values watched as ``gate``, or
-    with ``complement`` 1 − these; without a gate the number ``held``, which may also hold a gate.
+    """The factor k of the carrier, C_t = k ∘ C_{t-1} + …: the values watched as ``gate``, or with
+    ``complement`` one minus these. ``held``: the number at which the gate is frozen, or which
+    stands in its place where ``gate`` is None.
 
     ``bias``: logit of its value at initialisation where all weights are 0: a number, or (low, high)
     for ln U[low, high] of every unit (chrono initialisation). None where the initialisation does
@@ -95,10 +97,10 @@ class Roles:
     """φ where the whole step is H_t = φ(X_t W + H_{t-1} W + b), of which the theory of random
     recurrent networks speaks."""
     idle: tuple[str, ...] = ()
-    """Settings that have no effect as the others are set."""
+    """Settings that have no effect given the values of the others."""
     colors: dict[str, str] | None = None
-    """The colour of its plain form by the kind of clipping: of ``""``, ``clipped``,
-    ``value_clipped``; None: any.
+    """Colours of its plain form by the kind of clipping, with the keys ``""``, ``clipped`` and
+    ``value_clipped``. None: chosen by the figure.
     """
     drawing: Drawing | None = None
 
@@ -140,7 +142,7 @@ class Roles:
         return [column for column, name in enumerate(names) if name not in (*readout, "global")]
 
     def gate_of_path(self, path: str) -> str | None:
-        """The gate that a part of the carrier's adjoint came through."""
+        """The gate of a path of the gradient; None for a path through no gate."""
         return next((name for name, gate in self.gates.items() if gate.path == path), None)
 
     def is_slope(self, watched: str) -> bool:
@@ -148,12 +150,12 @@ class Roles:
         return watched in self.watched and self.watched[watched].slope
 
     def keeps(self, watched: str) -> bool:
-        """Is it what hands the carrier on, or the complement of that?"""
+        """Is it the factor of the carrier (``keeping``), or the complement of that factor?"""
         return self.keeping is not None and self.keeping.gate == watched
 
     def saturates(self, watched: str) -> tuple[bool, bool]:
         """Is a value < 0.1, and is one > 0.9, on a flat part that passes nothing on? A keeping gate
-        that is open is the highway itself, and a slope at its largest passes everything.
+        that is open is the carrier path itself, and a slope at its largest passes everything.
         """
         complement = self.keeping is not None and self.keeping.complement
         keeps = self.keeps(watched)

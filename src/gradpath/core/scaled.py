@@ -16,16 +16,14 @@ from gradpath.engine.partition import chunks
 
 LOG10_2, TINY = float(np.log10(2.0)), float(np.finfo(np.float64).tiny)
 ZERO_EXPONENT = np.int32(-(2**29))
-"""In the place of the exponent of a true zero: below every exponent, and still when some exponent
-is added to it.
-"""
+"""Stands for the exponent of a true zero: below every exponent, also after an exponent is added."""
 
 # A row is brought back to size 1 when its largest element leaves 2^-40 … 2^40. The band is wide
-# enough that ordinary steps seldom rescale, and far from float32's limits (2^±126): a step leaves
-# them only by factors below 2^-86 or so, as of a gate below a = −60; then the network is computed
-# again in float64 (``Network.backward``).
+# enough that ordinary steps seldom rescale, and far from float32's limits (2^±126): only a factor
+# below about 2^-86 in one step, such as a gate with a < −60, leaves these; the network is then
+# computed again in float64 (``Network.backward``).
 BAND = 40
-LOW, HIGH = 2.0**-BAND, 2.0**BAND
+BAND_MIN, BAND_MAX = 2.0**-BAND, 2.0**BAND
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,10 @@ class Scaled:
             return self
         return Scaled(self.array[:, :, rows], self.exponent[:, :, rows])
 
-    def blocks(self, which: slice) -> "Scaled":
-        """Some of the blocks along the last axis but one, as a view."""
-        everything = which == slice(0, self.array.shape[-2])
-        return self if everything else Scaled(self.array[..., which, :], self.exponent)
+    def blocks(self, index: slice) -> "Scaled":
+        """Some of the gates, along the last axis but one, as a view."""
+        is_whole = index == slice(0, self.array.shape[-2])
+        return self if is_whole else Scaled(self.array[..., index, :], self.exponent)
 
     def steps(self, rows: slice) -> "Scaled":
         """Some indices of the first axis, the timestep, as a view."""
@@ -58,24 +56,22 @@ class Scaled:
 
     @property
     def aligned_by_step(self) -> "Scaled":
-        """The same value under one exponent for each index of the first axis. Not kept: it may be a
-        copy.
-        """
+        """The same value with one exponent for each index of the first axis; may be a copy."""
         return self.aligned_to(1)
 
-    def aligned_to(self, kept: int) -> "Scaled":
-        """The same value under one exponent for each index of the first ``kept`` axes, that of the
-        largest element.
+    def aligned_to(self, leading: int) -> "Scaled":
+        """The same value with one exponent for each index of the first ``leading`` axes, that of
+        the largest element there.
 
-        An element so much smaller than the largest that it underflows beside it is lost, as it
-        would be in their sum.
+        An element so much smaller than the largest that it underflows is lost, as it would be in
+        their sum.
         """
-        shared = tuple(range(kept, self.exponent.ndim))
+        shared = tuple(range(leading, self.exponent.ndim))
         if not shared:
             return self
-        first = self.exponent[(slice(None),) * kept + (0,) * len(shared)] if self.exponent.size else None
+        first = self.exponent[(slice(None),) * leading + (0,) * len(shared)] if self.exponent.size else None
         if first is None or (self.exponent == np.expand_dims(first, shared)).all():
-            return Scaled(self.array, np.zeros(self.exponent.shape[:kept], np.int32) if first is None else first)
+            return Scaled(self.array, np.zeros(self.exponent.shape[:leading], np.int32) if first is None else first)
         size = magnitude(self.array, self.exponent.ndim) + self.exponent
         common = size.max(axis=shared, keepdims=True, initial=ZERO_EXPONENT)
         common = np.where(common < ZERO_EXPONENT // 2, 0, common)
@@ -103,8 +99,8 @@ class Scaled:
 
     def _square(self, array: NDArray) -> NDArray:
         """‖array‖² in float64 over the axes that ``exponent`` does not have."""
-        own = self.exponent.ndim
-        values = array.reshape(*array.shape[:own], math.prod(array.shape[own:])).astype(np.float64, copy=False)
+        leading = self.exponent.ndim
+        values = array.reshape(*array.shape[:leading], math.prod(array.shape[leading:])).astype(np.float64, copy=False)
         return np.vecdot(values, values)
 
 
@@ -117,14 +113,14 @@ def log10_of_root(square: NDArray, exponent: NDArray) -> NDArray:
         if not exponent.any():
             return np.log10(root)
         value = np.ldexp(root, exponent)
-        inside = ((value > TINY) & (value < np.inf)) | (root == 0)
-        found = np.log10(value)
-        return found if inside.all() else np.where(inside, found, np.log10(root) + exponent * LOG10_2)
+        in_range = ((value > TINY) & (value < np.inf)) | (root == 0)
+        log10_value = np.log10(value)
+        return log10_value if in_range.all() else np.where(in_range, log10_value, np.log10(root) + exponent * LOG10_2)
 
 
 def combined(log10_norms: NDArray) -> NDArray:
-    """log10 √Σ_k 10^(2 n_k) over the last axis: the norm of all together from the norms of the
-    parts.
+    """log10 √Σ_k 10^(2 n_k) over the last axis: the log10 norm of the whole from those of its parts
+    n_k; without overflow.
     """
     largest = log10_norms.max(axis=-1)
     base = np.where(np.isfinite(largest), largest, 0)
@@ -155,14 +151,13 @@ def magnitude(array: NDArray, leading: int) -> NDArray:
 
 
 def add_direct(adjoint: list[NDArray], exponent: NDArray, addend: NDArray, addend_exponent: NDArray) -> None:
-    """Adds what arrives directly at H_t, in place, after bringing both to the larger of the two
-    sizes.
+    """Adds the immediate derivative ∂⁺L/∂s_t to ``adjoint[0]``, in place, after bringing both to
+    the exponent of the larger one. All states of a step share the exponent.
     """
     if (exponent != addend_exponent).any():
         arriving = magnitude(addend, exponent.ndim) + addend_exponent
         carried = np.max([magnitude(row, exponent.ndim) for row in adjoint], axis=0) + exponent
-        # Only a sequence to which something arrives changes its exponent, and only as far as that
-        # needs.
+        # A sequence keeps its exponent unless the addend is the larger.
         common = np.where(arriving > carried, addend_exponent, exponent)
         for row in adjoint:
             row[:] = shift(row, exponent - common)
@@ -172,24 +167,24 @@ def add_direct(adjoint: list[NDArray], exponent: NDArray, addend: NDArray, adden
 
 
 def renormalise(adjoint: list[NDArray], exponent: NDArray) -> None:
-    """Where a sequence has left the band LOW … HIGH, brings it back to size 1, in place and
-    exactly; with all others of its network by the same power of two if that leaves each in the
-    band, so that a step has one exponent where it can, and else with those that are on their way
-    out, because a loop stops for it.
+    """Where a sequence has left the band BAND_MIN … BAND_MAX, brings it back to size 1, in place
+    and exactly. If one power of two keeps all sequences of its network in the band, all are scaled
+    by it, so that a step has one exponent. Otherwise each is scaled on its own, including those
+    outside half the band, because every rescaling interrupts a loop.
     """
     largest = np.abs(adjoint[0]).max(axis=-1)
     for row in adjoint[1:]:
         np.maximum(largest, np.abs(row).max(axis=-1), out=largest)
-    some = (largest > 0) & np.isfinite(largest)
-    outside = some & ((largest > HIGH) | (largest < LOW))
-    if not outside.any():
+    nonzero = (largest > 0) & np.isfinite(largest)
+    out_of_band = nonzero & ((largest > BAND_MAX) | (largest < BAND_MIN))
+    if not out_of_band.any():
         return
-    size = np.where(some, np.frexp(largest)[1], ZERO_EXPONENT)
+    size = np.where(nonzero, np.frexp(largest)[1], ZERO_EXPONENT)
     top = size.max(axis=-1, keepdims=True)
-    alike = ((size == ZERO_EXPONENT) | (size >= top - BAND // 2)) & (exponent == exponent[..., :1])
-    leaving = np.where(some & (np.abs(size) > BAND // 2), size, 0)
-    change = np.where(alike.all(axis=-1, keepdims=True), top, leaving)
-    change = np.where(outside.any(axis=-1, keepdims=True), change, 0)
+    alignable = ((size == ZERO_EXPONENT) | (size >= top - BAND // 2)) & (exponent == exponent[..., :1])
+    own_change = np.where(nonzero & (np.abs(size) > BAND // 2), size, 0)
+    change = np.where(alignable.all(axis=-1, keepdims=True), top, own_change)
+    change = np.where(out_of_band.any(axis=-1, keepdims=True), change, 0)
     for row in adjoint:
         row[:] = shift(row, -change)
     exponent += change

@@ -1,6 +1,4 @@
-"""The arrays that a cell's step reads and writes, by name, and what it
-says of each of its gates.
-"""
+"""The arrays that a cell's step reads and writes, and what a cell declares of each gate."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -12,9 +10,8 @@ from gradpath.core.roles import GateRole
 
 
 class Elementwise(NamedTuple):
-    """A parameter w (H,) by which a gate reads a state unit by unit: the pre-activation of unit j
-    has w_j s_j added, s the ``state`` that enters the step, or with ``leaving`` the one that leaves
-    it. The peepholes of Gers & Schmidhuber (2000) are of this kind.
+    """A parameter w (H,) that adds w ∘ s to a gate's pre-activation, with s the ``state`` of t−1,
+    or with ``leaving`` that of t. The peepholes of Gers & Schmidhuber (2000) are of this kind.
     """
 
     name: str
@@ -23,9 +20,8 @@ class Elementwise(NamedTuple):
 
 
 class GateSpec(NamedTuple):
-    """The names of a gate's input weights, recurrent weights and bias, None where it does not read
-    X or H; its role, None where it has none of those that have a name; and its elementwise
-    parameters.
+    """A gate: the names of its input weights, recurrent weights and bias, None where it does not
+    read X or H; its role, None where no ``GateRole`` fits; and its elementwise parameters.
     """
 
     x: str | None
@@ -49,19 +45,19 @@ class Step(NamedTuple):
     leaving: Sequence[NDArray]
     """The states of t."""
     saved: Sequence[NDArray]
-    """What else the step keeps."""
+    """The arrays named by ``Cell.saved``, (…, B, H) each."""
     slopes: Sequence[NDArray] = ()
-    """Backwards alone: φ′(x) of each of the step's nonlinearities."""
+    """Backwards only: φ′(x) of each of ``Cell.activations_used``."""
     elementwise: Mapping[str, NDArray] = MappingProxyType({})
-    """The elementwise parameters by name, each of a shape that multiplies a state."""
+    """The elementwise parameters by name, broadcastable to a state."""
 
 
 class StepAdjoint(NamedTuple):
-    """The adjoints of one step's arrays, shaped as these."""
+    """The adjoints of one step's arrays, of the same shapes."""
 
     leaving: Sequence[NDArray]
-    """Of the states that left the step, from all that follows *outside* the step."""
+    """Of the states of t, from all later steps, the layer above and the loss."""
     pre: NDArray
     """The gradient at the pre-activations."""
     entering: Sequence[NDArray]
-    """Of the states that entered it."""
+    """Of the states of t−1."""

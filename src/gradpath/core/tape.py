@@ -1,6 +1,6 @@
-"""The records of the forward pass: Batch → Tape. Each is final once handed on.
+"""The records of the forward pass: Batch → Tape. Each is immutable once it is complete.
 
-Axes: T time, B sequences, I inputs, H hidden units, O outputs, n blocks (gates) of a cell, R scored
+Axes: T time, B sequences, I inputs, H hidden units, O outputs, n gates of a cell, R scored
 timesteps, S seeds side by side.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 @dataclass(frozen=True)
 class Batch:
     """A minibatch: ``inputs`` (T, B, I), ``targets`` (T, B) symbols or (T, B, O) numbers, ``mask``
-    (T, B) scored?
+    (T, B) bool: is the position scored?
     """
 
     inputs: NDArray
@@ -30,17 +30,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class LayerTape:
-    """What one layer's forward pass leaves behind.
+    """The arrays of one layer's forward pass.
 
-    ``entered`` (T+1, B, H+1+I): what the packed weights multiply at each step, [H_{t-1}, 1, X_t];
-    of the last row H_T and the 1 alone mean anything. ``states[s]`` (T+1, B, H): row t *enters*
+    ``augmented_input`` (T+1, B, H+1+I): what the packed weights multiply at each step, [H_{t-1}, 1,
+    X_t]; of the last row only H_T and the 1 are used. ``states[s]`` (T+1, B, H): row t *enters*
     step t and row t+1 leaves it, so the shift by one (H_{t-1}) is a slice; the first is the H in
-    ``entered``. ``pre`` and ``gates`` (T, B, n, H): the pre-activations and the activations of the
-    cell's blocks. ``saved[s]`` (T, B, H): what else the cell keeps. Several seeds side by side have
-    an axis S after the time axis.
+    ``augmented_input``. ``pre`` and ``gates`` (T, B, n, H): the pre-activations and the activations
+    of the cell's gates. ``saved[s]`` (T, B, H): the other arrays that the cell saves. Several seeds
+    side by side have an axis S after the time axis.
     """
 
-    entered: NDArray
+    augmented_input: NDArray
     states: dict[str, NDArray]
     pre: NDArray
     gates: NDArray
@@ -49,21 +49,24 @@ class LayerTape:
     @property
     def inputs(self) -> NDArray:
         """X_t (T, B, I)."""
-        return self.entered[:-1, ..., self.gates.shape[-1] + 1 :]
+        return self.augmented_input[:-1, ..., self.gates.shape[-1] + 1 :]
 
     def state(self, name: str, leaving: bool) -> NDArray:
         """A state (T, B, H) as it enters each step, or as it leaves it."""
         return self.states[name][leaving:][: len(self.pre)]
 
-    def _each(self, of_states: Callable[[NDArray], NDArray], of_steps: Callable[[NDArray], NDArray]) -> "LayerTape":
-        """Something done to every array: to those with T+1 rows, and to those with T."""
-        states = {name: of_states(value) for name, value in self.states.items()}
-        saved = {name: of_steps(value) for name, value in self.saved.items()}
-        return LayerTape(of_states(self.entered), states, of_steps(self.pre), of_steps(self.gates), saved)
+    def _map_arrays(
+        self, change_states: Callable[[NDArray], NDArray], change_steps: Callable[[NDArray], NDArray]
+    ) -> "LayerTape":
+        """``change_states`` of each array with T+1 rows, ``change_steps`` of each with T."""
+        states = {name: change_states(value) for name, value in self.states.items()}
+        saved = {name: change_steps(value) for name, value in self.saved.items()}
+        augmented_input = change_states(self.augmented_input)
+        return LayerTape(augmented_input, states, change_steps(self.pre), change_steps(self.gates), saved)
 
     def map(self, change: Callable[[NDArray], NDArray]) -> "LayerTape":
         """The same change made to every array."""
-        return self._each(change, change)
+        return self._map_arrays(change, change)
 
     def seed(self, s: int) -> "LayerTape":
         """One seed of several, as views."""
@@ -77,7 +80,7 @@ class LayerTape:
 
     def steps(self, start: int, stop: int) -> "LayerTape":
         """The tape of some consecutive steps, as views."""
-        return self._each(lambda value: value[start : stop + 1], lambda value: value[start:stop])
+        return self._map_arrays(lambda value: value[start : stop + 1], lambda value: value[start:stop])
 
     def with_seed_axis(self) -> "LayerTape":
         """A single seed with an axis S of length 1, as views."""
@@ -86,7 +89,7 @@ class LayerTape:
 
 @dataclass(frozen=True)
 class Tape:
-    """What the whole forward pass leaves behind: a tape a layer, and readout and loss at the R
+    """The record of the whole forward pass: a tape for each layer, and outputs and loss at the R
     scored timesteps.
     """
 

@@ -1,10 +1,10 @@
-"""What theory says the gradient does on its way into the past, as pure functions of weights and
-pre-activations.
+"""Theoretical predictions of how fast the gradient grows or decays per step into the past, as pure
+functions of weights and pre-activations.
 
-All of it in natural logarithms a step. The lines are not alike. The σ_max bound is a theorem and
-holds at every step of every network. The spectral radius is the slope of the *linear* network at
-long lags. The mean field is the slope of a *random* network in the limit of many units. The
-carousel is the slope of a gated cell with its gates at their biases.
+All are slopes in natural logarithm per step, but of different validity. The σ_max bound is a
+theorem and holds at every step of every network. The spectral radius is the slope of the *linear*
+network at long lags. The mean field is the slope of a *random* network in the limit of many units.
+The carousel is the slope of a gated cell with its gates at their biases.
 """
 
 from math import erfc, exp, pi, sqrt
@@ -96,10 +96,10 @@ def horizon(forget_bias: float | NDArray) -> NDArray:
 
 
 def carousel(log_gate: NDArray, lags: NDArray) -> NDArray:
-    """ln of what the carousel keeps of ‖∂L/∂C‖ over each of ``lags`` (L,), (L,): ½ ln mean_j
-    f_j^(2l), the root mean square over units whose gates stand at f_j, ln f_j = ``log_gate`` (H,);
-    equal shares of the units at lag 0. One gate for all gives the line l ln f, different ones
-    (chrono) a curve that flattens.
+    """ln of the factor by which the carousel scales ‖∂L/∂C‖ over each of ``lags`` (L,), as (L,):
+    ½ ln mean_j f_j^(2l), the root mean square over units with the gate values f_j, ln f_j =
+    ``log_gate`` (H,), if all units have an equal share at lag 0. Equal gates give the line l ln f,
+    different ones (chrono) a curve that flattens.
     """
     with np.errstate(invalid="ignore"):
         powers = np.where(lags[:, None] == 0, 0.0, 2 * lags[:, None] * log_gate)

@@ -18,14 +18,14 @@ from gradpath.engine.partition import chunks
 class Factor:
     """The gradient of one packed weight matrix at every step, kept as its two factors.
 
-    ∂L/∂W_t = Σ_b entered_{t,b}ᵀ delta_{t,b}, where ``entered`` (R, B, K) is what the matrix
-    multiplied (None for a bias, which multiplies 1) and ``delta`` (R, B, n, H) the gradient at the
-    pre-activation, one block a parameter. ``times`` (R,) are the timesteps of the rows; at all
-    others the gradient is a true zero.
+    ∂L/∂W_t = Σ_b inputs_{t,b}ᵀ delta_{t,b}, where the matrix multiplies ``inputs`` (R, B, K) (None
+    for a bias, which multiplies 1) and ``delta`` (R, B, n, H) is the gradient at the
+    pre-activations, one block for each of ``names``. ``times`` (R,) are the timesteps of the rows;
+    at all others the gradient is a true zero.
     """
 
     names: tuple[str, ...]
-    entered: NDArray | None
+    inputs: NDArray | None
     delta: Scaled
     times: NDArray
 
@@ -38,29 +38,27 @@ class Factor:
         a millionth of their size.
         """
         steps, _, blocks, width = self.delta.array.shape
-        inner = 1 if self.entered is None else self.entered.shape[-1]
+        inner = 1 if self.inputs is None else self.inputs.shape[-1]
         for rows in chunks(steps, inner * blocks * width):
             delta = self.delta.steps(rows).aligned_by_step
-            by_block = delta.array.transpose(0, 2, 1, 3).astype(np.float64)
-            if self.entered is None:
-                formed = by_block.sum(axis=2, keepdims=True)
+            by_gate = delta.array.transpose(0, 2, 1, 3).astype(np.float64)
+            if self.inputs is None:
+                gradient = by_gate.sum(axis=2, keepdims=True)
             else:
-                formed = self.entered[rows, None].swapaxes(-1, -2).astype(np.float64) @ by_block
-            exponent = np.broadcast_to(delta.exponent[:, None], formed.shape[:2])
-            yield rows, Scaled(formed, exponent)
+                gradient = self.inputs[rows, None].swapaxes(-1, -2).astype(np.float64) @ by_gate
+            exponent = np.broadcast_to(delta.exponent[:, None], gradient.shape[:2])
+            yield rows, Scaled(gradient, exponent)
 
 
 @dataclass(frozen=True)
 class ParameterSlice:
-    """Some rows of the packed matrix, and the blocks that they have weights for: one or several
-    parameters.
-    """
+    """Some rows of some blocks of the packed matrix, which hold the parameters ``names``."""
 
     names: tuple[str, ...]
     rows: slice
     blocks: slice
     reads: bool = True
-    """Is it multiplied by what enters? A bias is not: its row is the one that 1 enters."""
+    """False for a bias, whose row of the inputs is 1."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class WeightGradients:
     slices: tuple[ParameterSlice, ...]
     times: NDArray
     """(R,) timesteps; at all others the gradient is a true zero."""
-    entered: NDArray
+    inputs: NDArray
     """E (R, S, B, K)."""
     delta: Scaled
     """δ (R, S, B, n, H)."""
@@ -81,46 +79,46 @@ class WeightGradients:
     delta_sq_norms: NDArray
     """Σ_h δ² (R, S, B, n), likewise."""
     exponent: NDArray
-    """(R, S) what ∂L/∂W_t is to be shifted by."""
+    """(R, S) exponents of ∂L/∂W_t."""
     total: NDArray
     """Σ_t ∂L/∂W_t (S, K, n, H)."""
     total_exponents: NDArray
-    """(S, slices) what the total of each slice is to be shifted by."""
+    """(S, slices) exponents of the total of each slice."""
 
-    def seeds(self, which: slice) -> "WeightGradients":
+    def seeds(self, index: slice) -> "WeightGradients":
         """Some of the networks, as views."""
-        if which == slice(0, len(self.total)):
+        if index == slice(0, len(self.total)):
             return self
         return replace(
             self,
-            entered=self.entered[:, which],
-            delta=Scaled(self.delta.array[:, which], self.delta.exponent[:, which]),
-            weight_sq_norms=self.weight_sq_norms[:, which],
-            delta_sq_norms=self.delta_sq_norms[:, which],
-            exponent=self.exponent[:, which],
-            total=self.total[which],
-            total_exponents=self.total_exponents[which],
+            inputs=self.inputs[:, index],
+            delta=Scaled(self.delta.array[:, index], self.delta.exponent[:, index]),
+            weight_sq_norms=self.weight_sq_norms[:, index],
+            delta_sq_norms=self.delta_sq_norms[:, index],
+            exponent=self.exponent[:, index],
+            total=self.total[index],
+            total_exponents=self.total_exponents[index],
         )
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(name for one in self.slices for name in one.names)
+        return tuple(name for part in self.slices for name in part.names)
 
     @property
     def totals(self) -> list[tuple[ParameterSlice, Scaled]]:
         """Σ_t ∂L/∂W_t of each slice (S, its rows, its blocks, H), with one exponent a network."""
         return [
-            (one, Scaled(self.total[:, one.rows, one.blocks], self.total_exponents[:, index]))
-            for index, one in enumerate(self.slices)
+            (part, Scaled(self.total[:, part.rows, part.blocks], self.total_exponents[:, index]))
+            for index, part in enumerate(self.slices)
         ]
 
     def factors(self, s: int) -> list[Factor]:
         """One network's gradients of each slice, kept as their two factors."""
-        entered, delta = self.entered[:, s], self.delta.seed(s)
+        inputs, delta = self.inputs[:, s], self.delta.seed(s)
         return [
-            Factor(one.names, entered[..., one.rows] if one.reads else None, delta.blocks(one.blocks), self.times)
-            for one in self.slices
-            if one.names
+            Factor(part.names, inputs[..., part.rows] if part.reads else None, delta.blocks(part.blocks), self.times)
+            for part in self.slices
+            if part.names
         ]
 
 
@@ -132,7 +130,7 @@ class Gradient:
     log10_norm: float
     """log10 ‖∂L/∂θ‖ over all parameters; -inf for a true zero."""
     parts: Sequence[tuple[tuple[str, ...], Scaled]]
-    """Its matrices (K, n, H) with an exponent each, and their blocks' names."""
+    """Its matrices (K, n, H) with an exponent each, and the names of their blocks."""
 
     @cached_property
     def by_parameter(self) -> dict[str, float]:
@@ -140,17 +138,17 @@ class Gradient:
         norms: dict[str, float] = {}
         for names, total in self.parts:
             blocks = np.moveaxis(total.array, -2, 0)
-            by_block = Scaled(blocks, np.broadcast_to(total.exponent, len(blocks))).log10_norm()
-            norms |= dict(zip(names, by_block.tolist(), strict=True))
+            by_gate = Scaled(blocks, np.broadcast_to(total.exponent, len(blocks))).log10_norm()
+            norms |= dict(zip(names, by_gate.tolist(), strict=True))
         return norms
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What the backward pass found. Norms of everything in it are for the batch-mean loss.
+    """The record of the backward pass. All gradients are those of the batch-mean loss.
 
     ``packed``: the gradients of each layer's packed weights and of the readout's. ``deltas``: the
-    gradients at the pre-activations of each layer's blocks, (T, B, n, H), from the bottom.
+    gradients at the pre-activations of each layer, (T, B, n, H), from the bottom.
     ``states`` and ``direct`` hold, under the states' names (``H``, ``C``, ``layer2/H``), (T, B, H)
     adjoints of the states H_1 … H_T: ``states`` the *total* derivative ∂L/∂H_t, through everything
     that follows; ``direct`` the immediate one ∂⁺L/∂H_t, which for a last-step loss is 0 everywhere
@@ -178,7 +176,7 @@ class Trace:
     @cached_property
     def factors(self) -> tuple[Factor, ...]:
         """The gradients of ``packed``, matrix by matrix, kept as their two factors."""
-        return tuple(factor for of in self.packed for factor in of.factors(0))
+        return tuple(factor for gradients in self.packed for factor in gradients.factors(0))
 
 
 @dataclass(frozen=True)

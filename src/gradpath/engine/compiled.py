@@ -1,7 +1,7 @@
 """Which loop over time runs, the compiled one or Python's, and why; both give the same bits.
 
-``GRADPATH_REPLAY=0`` runs Python's loops, ``1`` (as if it were not set) the compiled one where it
-is built and NumPy is one that it was proved on, ``require`` refuses to run without it.
+``GRADPATH_REPLAY=0`` runs Python's loops. ``1``, the default, runs the compiled loop where it is
+built and was proved on this version of NumPy. ``require`` refuses to run without it.
 """
 
 import os
@@ -14,8 +14,8 @@ import numpy as np
 
 VARIABLE = "GRADPATH_REPLAY"
 PROVED_NUMPY = ((2, 0), (2, 6))
-"""The first version of NumPy on which the compiled loop was proved to give the bits of Python's,
-and the first on which it was not: ``make test-matrix`` proves it.
+"""Versions of NumPy, from the first up to but not including the second, on which ``make
+test-matrix`` has proved that the compiled loop gives the same bits as Python's.
 """
 
 
@@ -27,7 +27,7 @@ class ReplayError(RuntimeError):
 class Choice:
     module: Any = None
     """The compiled loop, where it runs."""
-    why: str = ""
+    reason: str = ""
     """Why it does not."""
     required: bool = False
     refusal: str = ""
@@ -35,12 +35,14 @@ class Choice:
 
 
 def choose(setting: str, numpy: str) -> Choice:
-    """What a value of ``GRADPATH_REPLAY`` comes to under a version of NumPy."""
+    """The choice for a value of ``GRADPATH_REPLAY`` and a version of NumPy."""
     if setting not in ("0", "1", "require"):
         return Choice(refusal=f"{VARIABLE}={setting}: must be 0, 1 or require")
-    module, why = (None, f"switched off by {VARIABLE}=0") if setting == "0" else _load(numpy)
+    module, reason = (None, f"switched off by {VARIABLE}=0") if setting == "0" else _load(numpy)
     required = setting == "require"
-    return Choice(module, why, required, f"{VARIABLE}=require: the compiled loop is {why}" if required and why else "")
+    return Choice(
+        module, reason, required, f"{VARIABLE}=require: the compiled loop is {reason}" if required and reason else ""
+    )
 
 
 def _load(numpy: str) -> tuple[Any, str]:
@@ -59,15 +61,17 @@ CHOICE = choose(os.environ.get(VARIABLE) or "1", np.__version__)
 
 
 def check() -> None:
-    """Raises ReplayError where the loop cannot run as it is asked to."""
+    """Raises ReplayError where the loop cannot run as ``GRADPATH_REPLAY`` asks."""
     if CHOICE.refusal:
         raise ReplayError(CHOICE.refusal)
 
 
-def refuse(why: str) -> None:
-    """Raises ReplayError where a body would run in Python and may not."""
+def refuse(reason: str) -> None:
+    """Raises ReplayError if the compiled loop is required; a body would run in Python, for
+    ``reason``.
+    """
     if CHOICE.required:
-        raise ReplayError(f"{VARIABLE}=require: {why}")
+        raise ReplayError(f"{VARIABLE}=require: {reason}")
 
 
 _noted: list[dict[str, None]] = []
@@ -75,35 +79,35 @@ _noted: list[dict[str, None]] = []
 
 @contextmanager
 def watched() -> Iterator[dict[str, None]]:
-    """Collects why loops run in Python meanwhile, in whatever thread."""
+    """Collects the reasons for which loops run in Python within the context, in any thread."""
     reasons: dict[str, None] = {}
     _noted.append(reasons)
     try:
         yield reasons
     finally:
-        _noted[:] = [other for other in _noted if other is not reasons]
+        _noted[:] = [entry for entry in _noted if entry is not reasons]
 
 
-def note(why: str) -> None:
-    """A loop runs in Python."""
+def note(reason: str) -> None:
+    """Records that a loop runs in Python, for ``reason``."""
     for reasons in _noted:
-        reasons[why] = None
+        reasons[reason] = None
 
 
-def way(reasons: Sequence[str]) -> str:
-    """Which way a run went: ``compiled``, or ``python: `` and why."""
+def loop_used(reasons: Sequence[str]) -> str:
+    """The loop that a run used: ``compiled``, or ``python: `` and the reasons."""
     return f"python: {'; '.join(reasons)}" if reasons else "compiled"
 
 
 def name(body: Callable[..., None], error: Exception | None = None) -> str:
-    """Of the function in which recording a body failed, where an error tells, or of the one that
-    made the body.
+    """The name of the function in which recording the body failed, if ``error`` is given, or else
+    of the function that defines the body.
     """
-    found = getattr(body, "__qualname__", type(body).__qualname__)
+    qualified_name = getattr(body, "__qualname__", type(body).__qualname__)
     trace = error.__traceback__ if error else None
     while trace is not None:
         module = trace.tb_frame.f_globals.get("__name__", "")
         if not module.startswith(("gradpath.engine.", "numpy.")):
-            found = trace.tb_frame.f_code.co_qualname
+            qualified_name = trace.tb_frame.f_code.co_qualname
         trace = trace.tb_next
-    return str(found).partition(".<locals>")[0]
+    return str(qualified_name).partition(".<locals>")[0]

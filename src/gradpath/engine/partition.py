@@ -1,10 +1,9 @@
-"""Where a pass is cut in two so that two threads can compute it, and what threads that share a
-process have to do.
+"""The partition of a pass into two parts that two threads can compute, and the lock of threads that
+train in one process.
 
-The last bits of a matrix product depend on the number of its rows, and so the partition depends on
-nothing that may change from one run of a configuration to the next: where there are several cores a
-large pass is cut, also where the other core is another job's or another seed's and one thread
-computes both parts.
+The last bits of a matrix product depend on the number of its rows. So the partition must be the
+same in every run of a configuration: on a machine with several cores a large pass is always cut,
+even if one thread computes both parts because the other core is busy with another job or seed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,33 +12,32 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from threading import Lock
 
-WORTH = 2**26
-"""Multiply-adds of a pass from which it is cut. Measured by ``experiments/performance/threads.py``:
-above, two threads take 0.56 … 0.82 of the time of one, below 0.73 … 1.9; a single thread loses 2 …
-20 % by the cut, which is why on a single core there is none.
+MIN_MULTIPLY_ADDS = 2**26
+"""Multiply-adds of a pass from which on it is cut. Measured by
+``experiments/performance/threads.py``: above, two threads take 0.56 … 0.82 of the time of one,
+below 0.73 … 1.9. A single thread loses 2 … 20 % by the cut, so on a single core nothing is cut.
 """
 ROWS = 4
-"""Rows of a product that OpenBLAS computes together, on which the cut of a minibatch falls: of 20
-sequences 12 and 8, because 10 and 10 would take a tenth longer.
+"""Rows of a product that OpenBLAS computes together. A minibatch is cut at a multiple of it: 20
+sequences into 12 and 8, because 10 and 10 would take a tenth longer.
 """
 CHUNK_ELEMENTS = 2**20
-"""Numbers that are computed at once of what is as long as the sequence."""
+"""Elements of an array over time that are computed in one chunk of steps."""
 
 
 def partition(length: int, multiply_adds: int, multiple: int = 1) -> list[slice]:
-    """``length`` rows in two about equal parts, the first of a ``multiple``, or in one if the whole
-    pass over them takes too few ``multiply_adds``.
+    """``length`` rows in two about equal parts, the first a multiple of ``multiple``; or in one
+    part, if the whole pass takes fewer ``multiply_adds`` than ``MIN_MULTIPLY_ADDS``.
     """
     cut = -(-length // (2 * multiple)) * multiple
-    if multiply_adds < WORTH or not 0 < cut < length:
+    if multiply_adds < MIN_MULTIPLY_ADDS or not 0 < cut < length:
         return [slice(0, length)]
     return [slice(0, cut), slice(cut, length)]
 
 
 def chunks(steps: int, size: int) -> Iterator[slice]:
-    """The steps in consecutive chunks of about ``CHUNK_ELEMENTS`` numbers, with ``size`` of them a
-    step, for what would take as much memory as the pass itself if it were computed for all steps
-    together.
+    """The steps in consecutive chunks of about ``CHUNK_ELEMENTS`` elements, ``size`` for each step;
+    for arrays that would take as much memory as the pass itself if they held all steps.
     """
     chunk = max(1, CHUNK_ELEMENTS // max(size, 1))
     for start in range(0, steps, chunk):
@@ -47,27 +45,27 @@ def chunks(steps: int, size: int) -> Iterator[slice]:
 
 
 def for_each(work: Callable[[int, slice], None], parts: Sequence[slice], executor: Executor | None) -> None:
-    """``work(index, part)`` of every part, the first in this thread and the others in those of
-    ``executor``, if there is one; what NumPy has been told to do about overflow holds there too.
+    """``work(index, part)`` of every part, the first in this thread and the others in the threads
+    of ``executor``, if there is one, with this thread's ``np.errstate``.
     """
     if executor is None:
         for index, part in enumerate(parts):
             work(index, part)
         return
-    first, *others = enumerate(parts)
-    under_way = [executor.submit(copy_context().run, work, index, part) for index, part in others]
+    first, *deferred = enumerate(parts)
+    futures = [executor.submit(copy_context().run, work, index, part) for index, part in deferred]
     try:
         work(*first)
     finally:
-        for one in under_way:
-            one.result()
+        for future in futures:
+            future.result()
 
 
 @contextmanager
 def released(python_lock: "Lock | None") -> Iterator[None]:
-    """Lets another thread compute in Python meanwhile. Of several threads that train at once the
-    one that computes in Python holds the lock: left to share the interpreter they would hand it to
-    and fro at every NumPy call, which costs more than it gains.
+    """Releases the lock within the context, so that another thread can compute in Python. Of
+    several threads that train at once, the one that computes in Python holds the lock: otherwise
+    they would hand over the interpreter lock at every NumPy call, which costs more than it gains.
     """
     if python_lock is None:
         yield

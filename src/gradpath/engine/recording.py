@@ -1,8 +1,8 @@
-"""Takes note of the NumPy calls of one timestep, for :mod:`gradpath.engine.replay`.
+"""Records the NumPy calls of one timestep, for :mod:`gradpath.engine.replay`.
 
-The body runs on arrays that compute nothing and write down which ufunc is called on which of them.
-What comes of it is a table of int64, a row for each call, with the layout of ``Fields`` in
-``_replay.c``, which checks it.
+The body runs on arrays that compute nothing and record which ufunc is called on which arrays. The
+result is a table of int64, one row for each call, with the layout of ``Fields`` in ``_replay.c``,
+which checks it.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +24,8 @@ Region = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Calls:
-    """Those of one step: ``ufuncs``, None for a guard; ``table`` (calls, fields), int64; and the
-    memory that they use beside the arrays', ``kept``.
+    """The calls of one step: ``ufuncs``, None for a guard; ``table`` (calls, fields), int64; and
+    ``kept``, the arrays of intermediate results and constants that the calls use.
     """
 
     ufuncs: tuple[np.ufunc | None, ...]
@@ -38,8 +38,8 @@ class CannotRecordError(Exception):
 
 
 def recorded(body: Body, rows: Sequence[NDArray], guarded: Sequence[int]) -> Calls:
-    """The calls of the body on these rows, which it leaves as they are, and of a guard on the
-    ``guarded`` ones; raises CannotRecordError.
+    """The calls of the body on these rows, whose values do not change, and of a guard on the rows
+    with the indices ``guarded``. Raises CannotRecordError if the body cannot be recorded.
     """
     notes = _Notes(rows)
     body([notes.watched(row) for row in rows])
@@ -51,12 +51,12 @@ def recorded(body: Body, rows: Sequence[NDArray], guarded: Sequence[int]) -> Cal
 
 
 class _Watched(np.ndarray):
-    """An array that takes note of the ufuncs that are called on it instead of computing."""
+    """An array that records the ufuncs called on it instead of computing."""
 
     notes: "_Notes"
 
-    def __array_finalize__(self, other: Any) -> None:
-        self.notes = getattr(other, "notes", None)  # type: ignore[assignment]
+    def __array_finalize__(self, parent: Any) -> None:
+        self.notes = getattr(parent, "notes", None)  # type: ignore[assignment]
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         out = options.pop("out", (None,))[0]
@@ -73,11 +73,11 @@ class _Watched(np.ndarray):
         self.notes.call(np.positive, (value,), self[key])
 
     def __getitem__(self, key: Any) -> Any:
-        found = super().__getitem__(key)
-        return found if isinstance(found, np.ndarray) else self._number()
+        view = super().__getitem__(key)
+        return view if isinstance(view, np.ndarray) else self._number()
 
     def _number(self, *_: Any) -> Any:
-        """It would be a constant of the recording, and is another number at the next step."""
+        """Refuses: the number would be a constant of the recording, but changes with the step."""
         raise CannotRecordError("takes a number out of an array")
 
     __float__ = __int__ = __complex__ = __index__ = __iter__ = item = tolist = tobytes = _number  # type: ignore[assignment]
@@ -87,9 +87,7 @@ class _Watched(np.ndarray):
 
 
 class _Notes:
-    """The calls of one step, and the memory that they use beside the arrays': intermediate results
-    and constants.
-    """
+    """The calls of one step, and the arrays of intermediate results and constants that they use."""
 
     def __init__(self, rows: Sequence[NDArray]) -> None:
         self.ufuncs: list[np.ufunc | None] = []
@@ -110,9 +108,7 @@ class _Notes:
         return array
 
     def call(self, ufunc: np.ufunc, inputs: Sequence[Any], out: NDArray | None) -> NDArray:
-        """Takes note of one call; its result is ``out``, or memory that is used again at every
-        step.
-        """
+        """Records one call. Its result is ``out``, or an array that is used again at every step."""
         name = f"calls {ufunc.__name__}"
         dtypes = {x.dtype for x in (*inputs, out) if isinstance(x, np.ndarray)}
         if len(dtypes) != 1 or not isinstance(out, np.ndarray | None):
@@ -128,20 +124,20 @@ class _Notes:
             raise CannotRecordError(f"{name}, or calls it on too few axes")
         if core and operands[0].shape[-1] != operands[1].shape[-core]:
             raise CannotRecordError(f"{name} on arrays that do not match")
-        given = [out] if out is not None else []
+        outputs = [out] if out is not None else []
         shape = np.broadcast_shapes(
-            *(x.shape[: x.ndim - core] for x in operands), *(x.shape[: x.ndim - core // 2 * 2] for x in given)
+            *(x.shape[: x.ndim - core] for x in operands), *(x.shape[: x.ndim - core // 2 * 2] for x in outputs)
         )
-        of_result = shape + ((operands[0].shape[-2], operands[1].shape[-1]) if core == 2 else ())
+        result_shape = shape + ((operands[0].shape[-2], operands[1].shape[-1]) if core == 2 else ())
         if out is None:
-            result = self._keep(np.empty(of_result, dtype))
+            result = self._keep(np.empty(result_shape, dtype))
         else:
             result = out.view(np.ndarray)
-            if result.shape != of_result or not result.flags.writeable:
+            if result.shape != result_shape or not result.flags.writeable:
                 raise CannotRecordError(f"{name} into an array that it does not fill")
         for x in operands:
-            same = x.ctypes.data == result.ctypes.data and x.strides == result.strides and not core
-            if not same and np.shares_memory(x, result):
+            in_place = x.ctypes.data == result.ctypes.data and x.strides == result.strides and not core
+            if not in_place and np.shares_memory(x, result):
                 raise CannotRecordError(f"{name} on overlapping arrays")
         self._note(ufunc, dtype, core, shape, [*operands, result])
         return self.watched(result)
@@ -158,17 +154,17 @@ class _Notes:
         inner_size, inner = (sizes.pop(), moves.pop()) if sizes else (1, [0] * len(operands))
         if core == 2:
             left, right, result = operands
-            of_core = [left.shape[-2], left.shape[-1], right.shape[-1]]
+            core_sizes = [left.shape[-2], left.shape[-1], right.shape[-1]]
             steps = [*inner, *left.strides[-2:], *right.strides[-2:], *result.strides[-2:]]
         elif core == 1:
-            of_core = [operands[0].shape[-1]]
+            core_sizes = [operands[0].shape[-1]]
             steps = [*inner, operands[0].strides[-1], operands[1].strides[-1]]
         else:
-            of_core, steps = [], inner
-        self._pack(ufunc, ufunc.types.index(signature), sizes, moves, [inner_size, *of_core], steps, operands)
+            core_sizes, steps = [], inner
+        self._pack(ufunc, ufunc.types.index(signature), sizes, moves, [inner_size, *core_sizes], steps, operands)
 
     def guard(self, rows: Sequence[NDArray]) -> None:
-        """Takes note that the largest element of each row is to be looked at."""
+        """Records that the largest element of each row is to be compared with the bounds."""
         *outer, width = rows[0].shape
         if len(outer) > 2 or any(row.shape != rows[0].shape or row.strides[-1] != row.itemsize for row in rows):
             raise CannotRecordError("guards rows that do not lie side by side")
@@ -198,7 +194,9 @@ class _Notes:
         self.table.append(np.array([fields], np.int64))
 
     def _place(self, array: NDArray) -> tuple[int, int]:
-        """The array that an operand lies in, and where in its row, in bytes."""
+        """The index of the array that an operand lies in, and its offset in that array's row, in
+        bytes.
+        """
         low, high = np.lib.array_utils.byte_bounds(array)
         for start, stop, index in self._regions:
             if start <= low and high <= stop:
@@ -207,9 +205,7 @@ class _Notes:
 
 
 def _coalesced(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> tuple[list[int], list[list[int]]]:
-    """Sizes and strides of the loops, outermost first, with neighbours that can run as one made
-    one.
-    """
+    """Sizes and strides of the loops, outermost first; adjacent loops are merged where possible."""
     order = sorted((axis for axis, size in enumerate(shape) if size != 1), key=lambda axis: -abs(strides[-1][axis]))
     sizes: list[int] = []
     moves: list[list[int]] = []
@@ -223,5 +219,5 @@ def _coalesced(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> tuple[
     return sizes, moves
 
 
-def _filled(values: Sequence[int], size: int, with_: int) -> list[int]:
-    return [*values, *[with_] * (size - len(values))]
+def _filled(values: Sequence[int], size: int, fill_value: int) -> list[int]:
+    return [*values, *[fill_value] * (size - len(values))]

@@ -1,4 +1,4 @@
-"""What a pass over a minibatch needs beside its numbers, and the next one can use again."""
+"""The memory, recorded loops and threads that passes over minibatches reuse."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -15,18 +15,16 @@ from gradpath.engine.replay import Body, Loop, layout
 
 @dataclass
 class Workspace:
-    """Made by whoever computes several passes, and handed to each; one pass at a time. All that it
-    changes is how long a pass takes, but for ``splits_large_passes``, on which the last bits
-    depend.
+    """Created once for several passes and given to each of them; serves one pass at a time. It only
+    affects how long a pass takes, except ``splits_large_passes``, on which the last bits depend.
     """
 
     splits_large_passes: bool = False
-    """Are large passes cut in two (:mod:`gradpath.engine.partition`), whoever computes the parts?
-    """
+    """Are large passes cut in two (:mod:`gradpath.engine.partition`)?"""
     python_lock: "Lock | None" = None
-    """What a thread holds while it computes in Python, where several train at once."""
+    """The lock that a thread holds while it computes in Python, where several train at once."""
     executor: Executor | None = None
-    """Threads for the parts of a pass but the first, if there are any."""
+    """Threads for all parts of a pass but the first; without it one thread computes all parts."""
     buffers: BufferPool = field(default_factory=BufferPool)
     _recorded: dict[tuple[object, ...], Loop] = field(default_factory=dict)
 
@@ -35,31 +33,31 @@ class Workspace:
         return partition(length, multiply_adds, multiple) if self.splits_large_passes else [slice(0, length)]
 
     def for_each(self, work: Callable[[int, slice], None], parts: Sequence[slice]) -> None:
-        """``work(index, part)`` of every part, in several threads if there are; it may not use
-        ``buffers``.
+        """``work(index, part)`` of every part, in several threads if there is an ``executor``; so
+        ``work`` must not use ``buffers``.
         """
         for_each(work, parts, self.executor)
 
     def loop(self, body: Body, arrays: Sequence[NDArray], t: int, guarded: Sequence[int] = (), part: int = 0) -> Loop:
-        """The loop of this body, recorded at step ``t`` when it is first asked for.
+        """The loop of this body, recorded at step ``t`` at the first call.
 
-        A recording serves whoever asks for an equal ``body`` and the same guards over arrays that
-        lie in memory, and to each other, as those did that it was made of; each part of a pass has
-        its own, because it may run in a thread of its own. So a body is a function that refers to
-        nothing that changes, or a frozen dataclass of all that it does.
+        A recording is reused for an equal ``body``, the same ``guarded`` and ``part``, and arrays
+        of the same layout (:func:`gradpath.engine.replay.layout`). Each part has its own, because
+        it may run in its own thread. The body must depend on nothing mutable: a function that
+        refers to constants only, or a frozen dataclass whose fields are all that it uses.
         """
         key = (body, part, tuple(guarded), layout(arrays))
-        found = self._recorded.get(key)
-        if found is None:
-            found = self._recorded[key] = Loop(body, arrays, t, guarded)
-        found.python_lock = self.python_lock
-        return found
+        loop = self._recorded.get(key)
+        if loop is None:
+            loop = self._recorded[key] = Loop(body, arrays, t, guarded)
+        loop.python_lock = self.python_lock
+        return loop
 
     def __iter__(self) -> Iterator[tuple[Body, Loop]]:
-        """Every body that has run, and its loop, once for each layout."""
+        """(body, loop) of every recorded loop: one for each layout of the arrays."""
         return ((loop.body, loop) for loop in self._recorded.values())
 
 
 def repeated(array: NDArray, steps: int) -> NDArray:
-    """The same contiguous array, not a copy, at every t: (steps, …)."""
+    """A view (steps, …) of a contiguous array, the same at every t."""
     return np.ndarray((steps, *array.shape), array.dtype, array, 0, (0, *array.strides))

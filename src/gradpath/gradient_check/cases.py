@@ -42,7 +42,7 @@ RESCALED: dict[str, tuple[tuple[int, ...], Gains]] = {
 one after the other until the adjoint leaves its band.
 """
 LENGTH_DEPENDENT = (
-    (partition, "WORTH"),
+    (partition, "MIN_MULTIPLY_ADDS"),
     (partition, "CHUNK_ELEMENTS"),
     (backward, "CHUNK_ELEMENTS"),
     (weight_gradients, "CHUNK_ELEMENTS"),

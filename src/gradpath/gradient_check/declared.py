@@ -143,11 +143,11 @@ def _recurrence(record: _Layer) -> Errors:
 
 
 def _nonlinear(record: _Layer) -> Errors:
-    """``nonlinear``'s y against φ(x), relative to y: σ(x) = 1/(1 + e^-x), tanh, max(x, 0). A gate
-    that is held is the same everywhere, and no φ.
+    """``activations_used``'s y against φ(x), relative to y: σ(x) = 1/(1 + e^-x), tanh, max(x, 0). A
+    gate that is held is the same everywhere, and no φ.
     """
     errors, steps = [np.zeros(len(record.tape.pre))], len(record.tape.pre)
-    for kind, x, y in record.cell.nonlinear(record.tape):
+    for kind, x, y in record.cell.activations_used(record.tape):
         by_block = [v.reshape(steps, v.shape[1], -1, v.shape[-1]).swapaxes(0, 2) for v in (x, y)]
         for arguments, values in zip(*by_block, strict=True):
             if np.ptp(values) == 0:
@@ -236,7 +236,7 @@ CHECKS: dict[str, Callable[[_Layer], Errors]] = {
     "has_skip_to_h": _has_skip_to_h,
     "keeping": _keeping,
     "recurrence": _recurrence,
-    "nonlinear": _nonlinear,
+    "activations_used": _nonlinear,
     "activations": _activations,
     "nodes": _nodes,
     "counterfactuals": _counterfactuals,

@@ -16,7 +16,7 @@ from gradpath.schema.settings import Settings, setting
 
 @dataclass
 class Init(Settings, ABC):
-    """Base of the initialisations. Each block of a cell gets its own draw of (K, H)."""
+    """Base of the initialisations. Each gate's matrix (K, H) is drawn on its own."""
 
     gain: float = setting(1.0, "g, which multiplies every recurrent matrix W_·h", gt=0)
     input_gain: float = setting(1.0, "multiplies every input matrix W_·x", ge=0)

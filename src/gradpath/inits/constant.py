@@ -18,8 +18,8 @@ class Constant(Init):
     are 0.
 
     For networks of one unit, of which it is a point (w, b) of the error surface (Pascanu et al.
-    2013, eq. 8); the seed then draws a point near it. In larger networks all units of a block stay
-    alike without jitter.
+    2013, eq. 8); with ``jitter`` the seed draws a point near it. In larger networks without jitter
+    all units of a gate stay equal.
     """
 
     w: float = setting(0.0, "every recurrent weight")

@@ -92,13 +92,13 @@ def _recurrent(trace: Trace) -> tuple[Factor, ...]:
 
 def _parts(factor: Factor) -> Iterator[Factor]:
     """A factor in runs of input columns, of which all T steps' gradients fit into the budget."""
-    if factor.entered is None:
+    if factor.inputs is None:
         yield factor
         return
     length, _, blocks, width = factor.delta.array.shape
     run = max(1, CHUNK_ELEMENTS // (length * blocks * width))
-    for start in range(0, factor.entered.shape[-1], run):
-        yield replace(factor, entered=factor.entered[..., start : start + run])
+    for start in range(0, factor.inputs.shape[-1], run):
+        yield replace(factor, inputs=factor.inputs[..., start : start + run])
 
 
 def _flat(step: Scaled, size: NDArray) -> NDArray:

@@ -25,11 +25,11 @@ class Task(Settings, ABC):
 
     loss: ClassVar[Loss]
     metric: ClassVar[str]
-    """What ``score`` returns, in a word: mse, error_rate, …"""
+    """The name of what ``score`` returns: mse, error_rate, …"""
     solved_below: ClassVar[float]
     """The task's published criterion: a smaller score counts as solved."""
     plateaus: ClassVar[dict[str, float]] = {}
-    """Loss of the partial solutions that training often rests at, by name."""
+    """Name → loss of partial solutions at which training often stagnates."""
 
     @property
     def timesteps(self) -> int:

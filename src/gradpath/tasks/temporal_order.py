@@ -61,10 +61,10 @@ class TemporalOrder(Task):
         places = np.stack(
             [start + rng.integers(0, tenth, batch_size) for start in (self._start(1), self._start(self.variant.value))]
         )
-        which = rng.integers(0, 2, (2, batch_size))
-        np.put_along_axis(symbols, places, 4 + which, axis=0)
+        marks = rng.integers(0, 2, (2, batch_size))
+        np.put_along_axis(symbols, places, 4 + marks, axis=0)
         targets = np.zeros((self.length, batch_size), np.int64)
-        targets[-1] = 2 * which[0] + which[1]
+        targets[-1] = 2 * marks[0] + marks[1]
         return Batch(one_hot(symbols, 6), targets, last_step(self.length, batch_size))
 
     def score(self, tape: Tape) -> float:
