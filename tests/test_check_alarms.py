@@ -24,12 +24,12 @@ def alarms(overrides: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["cell=rnn", "init.gain=50"],
         ["cell=rnn", "init.gain=1e-6", "clip.max_norm=0.01", "train.readout=false"],
-        ["cell=rnn", "cell.activation=relu", "init=constant", "cell.layers=2"],
-        ["cell=gru", "task=copy", "cell.initial_state=5", "init=identity"],
         ["cell=gru", "cell.freeze_z=0", "cell.update_bias=20"],
         ["cell=lstm", "cell.chrono_t_max=100000", "cell.freeze_i=0", "cell.freeze_f=0"],
+        pytest.param(["cell=rnn", "init.gain=50"], marks=pytest.mark.slow),
+        pytest.param(["cell=rnn", "cell.activation=relu", "init=constant", "cell.layers=2"], marks=pytest.mark.slow),
+        pytest.param(["cell=gru", "task=copy", "cell.initial_state=5", "init=identity"], marks=pytest.mark.slow),
     ],
     ids=" ".join,
 )

@@ -7,6 +7,7 @@ import copy
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from conftest import Case, make_case
 from gradpath.cells.gru import GRU
@@ -22,7 +23,7 @@ from gradpath.core.finite_differences import (
     untied_differences,
     untied_loss,
 )
-from gradpath.core.losses import Loss
+from gradpath.core.losses import Loss, evaluate
 from gradpath.core.network import Network
 from gradpath.core.tape import Batch
 from gradpath.instruments.grad_norm import GradNorm
@@ -84,22 +85,19 @@ def test_total_state_derivatives_equal_central_differences(case: Case) -> None:
         for row, state in enumerate(cell.states):
             adjoint = trace.states[case.network.prefix(layer) + state].plain()
             for t in {0, steps // 2, steps - 1}:
-                reference = np.zeros_like(adjoint[t])
-                for index in np.ndindex(reference.shape):
-                    reference[index] = central_difference(
-                        lambda displacement, position=(layer, row, t, index): _loss_with_state_moved(
-                            case, *position, displacement
-                        ),
-                        epsilon,
-                    )
-                assert relative_error(adjoint[t], reference) < 1e-7, (layer, state, t)
+                units = np.eye(adjoint[t].size).reshape(-1, *adjoint[t].shape)
+                reference = central_difference(
+                    lambda displacement, position=(layer, row, t), units=units: _losses_with_state_moved(
+                        case, *position, displacement * units
+                    ),
+                    epsilon,
+                )
+                assert relative_error(adjoint[t], reference.reshape(adjoint[t].shape)) < 1e-7, (layer, state, t)
 
 
-def _loss_with_state_moved(
-    case: Case, layer: int, row: int, step: int, index: tuple[int, ...], displacement: float
-) -> float:
-    """The loss of a textbook forward pass in which one element of one state is moved as it leaves
-    step ``step``.
+def _losses_with_state_moved(case: Case, layer: int, row: int, step: int, displacements: NDArray) -> NDArray:
+    """The losses (N,) of textbook forward passes in which one state is moved by ``displacements``
+    (N, B, H) as it leaves step ``step``.
 
     A cell whose H_t is computed from another state must see that state moved. Here those are the
     LSTMs: H_t = O_t ∘ tanh(C_t).
@@ -107,32 +105,32 @@ def _loss_with_state_moved(
     cell, network = case.network.cell, case.network
     inputs = case.batch.inputs
     for k, weights in enumerate(network.layer_weights(case.theta)):
-        states = [np.zeros((inputs.shape[1], cell.hidden_size)) for _ in cell.states]
+        states = [np.zeros((inputs.shape[-2], cell.hidden_size)) for _ in cell.states]
         states[0] += network.initial_state
         outputs = []
-        for t in range(len(inputs)):
-            pre = pre_activations(cell, weights, inputs[t], states[0])
+        for t in range(inputs.shape[-3]):
+            pre = pre_activations(cell, weights, inputs[..., t, :, :], states[0])
+            states = [np.broadcast_to(state, (*pre.shape[:-2], cell.hidden_size)) for state in states]
             elementwise = weights.elementwise_by_name(cell)
             pre, gates, _, leave, *_ = cell.new_step(pre, states, elementwise)
             if (k, t) == (layer, step):
-                leave[row][index] += displacement
+                leave[row] = leave[row] + displacements
                 if cell.states[row] == "C":
                     linear = cell.variant == "no_output_nonlinearity"
                     leave[0] = leave[1] if linear else np.tanh(leave[1])
                     if "o" in cell.blocks:
-                        o = gates[:, list(cell.blocks).index("o")].copy()
+                        o = gates[..., list(cell.blocks).index("o"), :]
                         if cell.elementwise:
-                            a_o = pre[:, list(cell.blocks).index("o")][index]
-                            a_o += elementwise["p_o"][0, index[1]] * displacement
-                            o[index] = 1 / (1 + np.exp(-a_o))
+                            a_o = pre[..., list(cell.blocks).index("o"), :] + elementwise["p_o"] * displacements
+                            o = 1 / (1 + np.exp(-a_o))
                         leave[0] = o * leave[0]
             states = leave
             outputs.append(states[0])
-        inputs = np.stack(outputs)
-    from gradpath.core.losses import evaluate
-
+        inputs = np.stack(np.broadcast_arrays(*outputs), axis=-3)
     w_hy, b_y = network.packed(case.theta)[-2:]
-    return evaluate(network.loss, inputs @ w_hy + b_y, case.batch.targets, case.batch.mask)[0]
+    y, count = inputs @ w_hy + b_y, len(displacements)
+    targets, mask = (np.broadcast_to(array, (count, *array.shape)) for array in (case.batch.targets, case.batch.mask))
+    return evaluate(network.loss, np.broadcast_to(y, (count, *y.shape[-3:])), targets, mask)[0]
 
 
 def test_direct_derivative_of_a_last_step_loss_is_zero_before_the_end() -> None:

@@ -141,7 +141,7 @@ def _cell_output(cell: Cell, gates: NDArray, carrier: NDArray) -> NDArray:
     return gates[:, list(cell.blocks).index("o")] * squashed if "o" in cell.blocks else squashed
 
 
-def _score(case: Case, top_h: NDArray) -> float:
+def _score(case: Case, top_h: NDArray) -> NDArray:
     w_hy, b_y = case.network.packed(case.theta)[-2:]
     return evaluate(case.network.loss, top_h @ w_hy + b_y, case.batch.targets, case.batch.mask)[0]
 
@@ -409,23 +409,28 @@ def gru_step(cell: GRU, p: Callable, x: NDArray, entering: list[NDArray], node: 
     return [node("H", z * h + (1 - z) * n)]
 
 
-def _loss_with_node_moved(case: Case, layer: int, timestep: int, name: str, displacement: NDArray) -> float:
+def _losses_with_node_moved(case: Case, layer: int, timestep: int, name: str, displacements: NDArray) -> NDArray:
+    """The losses (N,) of textbook forward passes in which a node is moved by ``displacements``
+    (N, B, H).
+    """
     cell, inputs = case.network.cell, case.batch.inputs
     named = case.network.parameters(case.theta)
     for k in range(cell.layers):
-        states = [np.zeros((inputs.shape[1], cell.hidden_size)) for _ in cell.states]
+        states = [np.zeros((inputs.shape[-2], cell.hidden_size)) for _ in cell.states]
         states[0] += case.network.initial_state
         outputs = []
-        for t in range(len(inputs)):
+        for t in range(inputs.shape[-3]):
 
             def node(node_name: str, value: NDArray, now: bool = (k, t) == (layer, timestep)) -> NDArray:
-                return value + displacement if now and node_name == name else value
+                return value + displacements if now and node_name == name else value
 
             step = lstm_step if isinstance(cell, LSTM) else gru_step
-            states = step(cell, lambda key, k=k: named[case.network.prefix(k) + key], inputs[t], states, node)
+            states = step(
+                cell, lambda key, k=k: named[case.network.prefix(k) + key], inputs[..., t, :, :], states, node
+            )
             outputs.append(states[0])
-        inputs = np.stack(outputs)
-    return _score(case, inputs)
+        inputs = np.stack(np.broadcast_arrays(*outputs), axis=-3)
+    return np.broadcast_to(_score(case, inputs), len(displacements))
 
 
 @pytest.mark.parametrize("cell", GATED, ids=cell_id)
@@ -437,19 +442,16 @@ def test_every_node_equals_central_differences_of_a_textbook_forward_pass(cell: 
     names = [*cell.states, *(g for g in inner if g != missing_gate), *(f"a_{block}" for block in cell.blocks)]
     assert measurement.names == tuple(case.network.prefix(k) + name for k in range(cell.layers) for name in names)
     shape = (case.batch.mask.shape[1], cell.hidden_size)
+    units = np.eye(shape[0] * shape[1]).reshape(-1, *shape)
     for layer in range(cell.layers):
         for t in (0, 2):
             for name in names:
-                gradient = np.zeros(shape)
-                for index in np.ndindex(shape):
-                    unit = np.zeros(shape)
-                    unit[index] = 1
-                    gradient[index] = central_difference(
-                        lambda displacement, position=(layer, t, name), v=unit: _loss_with_node_moved(
-                            case, *position, displacement * v
-                        ),
-                        3e-3,
-                    )
+                gradient = central_difference(
+                    lambda displacement, position=(layer, t, name): _losses_with_node_moved(
+                        case, *position, displacement * units
+                    ),
+                    3e-3,
+                )
                 node_norm = 10 ** measurement.values[t, measurement.names.index(case.network.prefix(layer) + name)]
                 assert node_norm == pytest.approx(np.linalg.norm(gradient), rel=1e-7, abs=1e-12), (layer, t, name)
 
