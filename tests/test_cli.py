@@ -171,10 +171,14 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
 
 
 SMALLER = {
+    "ablation": ["arm=chrono_lstm,ablation/no_forget_gate,rnn"],
     "cliff": ["optimizer.lr=0.1,1"],
-    "forget_bias": ["task.length=25,50"],
+    "credit": ["arm=rnn,gru"],
+    "forget_bias": ["arm=forget_bias/0,forget_bias/3,chrono_lstm", "task.length=25,50"],
+    "gates": ["arm=chrono_lstm,rnn"],
+    "lyapunov": ["arm=rnn,lstm"],
     "spectral_radius": ["cell.hidden_size=50"],
-    "vanishing": ["task.length=50"],
+    "vanishing": ["arm=rnn,lstm", "task.length=50"],
 }
 """What else is cut down of a study that is large even with two steps."""
 STUDIES = sorted(path.stem for path in (locations.conf() / "experiment").glob("*.yaml"))
