@@ -2,6 +2,7 @@
 anything runs.
 """
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,17 +68,20 @@ def test_bad_overrides_are_one_clear_line(overrides: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def every_key(accepted: str = "") -> list[tuple[str, str]]:
-    """Every key of every unit with the unit that has it, as ``gradpath run --help`` would list
-    them.
-    """
-    keys: dict[str, str] = {}
+@cache
+def all_keys() -> dict[str, tuple[str, str]]:
+    """Key → the unit that has it and what it accepts, as ``gradpath run --help`` would list them."""
+    keys: dict[str, tuple[str, str]] = {}
     for group in ("cell", "task", "init", "optimizer"):
         for name in discover(compose.GROUPS[group]):
             for key, _, accepts, _ in compose.settable(compose.load("config", [f"{group}={name}"])):
-                if accepted in accepts:
-                    keys.setdefault(key, f"{group}={name}")
-    return list(keys.items())
+                keys.setdefault(key, (f"{group}={name}", accepts))
+    return keys
+
+
+def every_key(accepted: str = "") -> list[tuple[str, str]]:
+    """Every key that accepts such values, with the unit that has it."""
+    return [(key, unit) for key, (unit, accepts) in all_keys().items() if accepted in accepts]
 
 
 @pytest.mark.parametrize(("key", "unit"), every_key(), ids=[key for key, _ in every_key()])
