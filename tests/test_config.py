@@ -70,7 +70,7 @@ def test_bad_overrides_are_one_clear_line(overrides: str, message: str) -> None:
 
 @cache
 def all_keys() -> dict[str, tuple[str, str]]:
-    """Key → the unit that has it and what it accepts, as ``gradpath run --help`` would list them."""
+    """Key → the unit that has it and what it accepts, as ``gradpath run --help`` lists them."""
     keys: dict[str, tuple[str, str]] = {}
     for group in ("cell", "task", "init", "optimizer"):
         for name in discover(compose.GROUPS[group]):
