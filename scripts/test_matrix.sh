@@ -4,7 +4,7 @@
 # checkout, which is gone afterwards. What is not installed on this machine is said; the status is 0
 # where everything else has run and passed.
 set -eu
-oldest="2.0.0 2.1.0 2.2.0 2.3.0" # the first of them that there is for a Python
+oldest="2.0.2 2.1.0 2.2.0 2.3.0" # the first of them that there is for a Python
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 told=$scratch/told
