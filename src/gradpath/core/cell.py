@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gradpath.core.activations import Activation
 from gradpath.core.drawing import Drawing
 from gradpath.core.immutable import ImmutableSettings
-from gradpath.core.roles import READOUT, Gate, Keeping, Parameter, ParameterRole, Roles, Watched
+from gradpath.core.roles import READOUT, Gate, Keeping, Parameter, Roles, Watched
 from gradpath.core.step import Elementwise, GateSpec, Step, StepAdjoint
 from gradpath.core.tape import LayerTape
 from gradpath.schema.settings import setting
@@ -112,15 +112,11 @@ class Cell(ImmutableSettings, ABC):
     @cached_property
     def roles(self) -> Roles:
         """All that the cell declares, as data that is stored with a run."""
-        kinds: tuple[ParameterRole, ...] = ("input", "recurrent", "bias")
         parameters = {
-            name: Parameter(role, gate)
+            name: Parameter("elementwise" if isinstance(source, Elementwise) else source, gate)
             for gate, spec in self.blocks.items()
-            for role, name in zip(kinds, spec[:3], strict=True)
-            if name
+            for name, source in spec.sources.items()
         }
-        for gate, spec in self.blocks.items():
-            parameters |= {weights.name: Parameter("elementwise", gate) for weights in spec.elementwise}
         return Roles(
             label=self.label or type(self).__module__.rpartition(".")[2],
             variant=self.variant,

@@ -165,11 +165,8 @@ def _parameter_source(network: Network, name: str) -> tuple[int, int, ParameterR
     """A parameter's layer, the index of its gate, and its role or its ``Elementwise``."""
     for layer in range(network.layers):
         for index, spec in enumerate(network.cell.blocks.values()):
-            kinds: tuple[ParameterRole, ...] = ("input", "recurrent", "bias")
-            sources: dict[str | None, ParameterRole | Elementwise] = dict(zip(spec[:3], kinds, strict=True))
-            sources |= {read.name: read for read in spec.elementwise}
-            for parameter, source in sources.items():
-                if parameter and network.prefix(layer) + parameter == name:
+            for parameter, source in spec.sources.items():
+                if network.prefix(layer) + parameter == name:
                     return layer, index, source
     raise KeyError(name)
 

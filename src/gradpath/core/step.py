@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from numpy.typing import NDArray
 
-from gradpath.core.roles import GateRole
+from gradpath.core.roles import GateRole, ParameterRole
 
 
 class Elementwise(NamedTuple):
@@ -29,6 +29,12 @@ class GateSpec(NamedTuple):
     b: str
     role: GateRole | None = None
     elementwise: tuple[Elementwise, ...] = ()
+
+    @property
+    def sources(self) -> dict[str, "ParameterRole | Elementwise"]:
+        """Parameter name → its role, or how it is read if it is elementwise."""
+        roles: dict[str | None, ParameterRole] = {self.x: "input", self.h: "recurrent", self.b: "bias"}
+        return {name: role for name, role in roles.items() if name} | {read.name: read for read in self.elementwise}
 
 
 class Step(NamedTuple):

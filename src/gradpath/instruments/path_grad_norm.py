@@ -165,10 +165,15 @@ def whole_lag(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str,
         return adjoint.states[cell.carrier].seed(0)
 
     yield "carousel", carried(received, cell.output)
-    remainder = carried(Scaled(from_gates, exponent), cell.output)
+    sources = {cell.output: Scaled(from_gates, exponent)}
     for gate, read in cell.elementwise:
         contribution = elementwise_return(network, trace, layer, gate, read)
-        addend = carried(Scaled(contribution.array.astype(received.array.dtype), contribution.exponent), read.state)
+        if read.state not in sources:
+            sources[read.state] = Scaled(np.zeros_like(received.array), np.zeros_like(delta.exponent))
+        total = sources[read.state]
+        add_direct([total.array], total.exponent, contribution.array.astype(total.array.dtype), contribution.exponent)
+    remainder, *addends = (carried(source, state) for state, source in sources.items())
+    for addend in addends:
         add_direct([remainder.array], remainder.exponent, addend.array, addend.exponent)
     yield "rest", remainder
 
