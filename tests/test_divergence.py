@@ -389,6 +389,8 @@ def test_text_from_a_store_is_drawn_as_it_is() -> None:
     labels = [group.label for group in common.groups(runs)]
     assert len(set(labels)) == len(names)
     assert max(map(len, labels)) < 120
+    odd_names = ["$\\frac a$_b$^2\ntwo lines", *names[-2:]]
+    runs = [replace(rnn[0], arm=name, config=rnn[0].config | {"arm": name}) for name in odd_names]
     for figure in sorted(set(FIGURES) - SWEEPS.keys() - {"flow", "counterfactual"}):
         canvas = draw_figure(figure, [as_diverged(run, 3) for run in runs])
         box = canvas.get_tightbbox()

@@ -6,8 +6,9 @@ import matplotlib
 import numpy as np
 import pytest
 
+from conftest import settle
 from gradpath.commands import compose, report
-from gradpath.commands.execute import execute
+from gradpath.commands.execute import execute, execute_seeds
 from gradpath.figures import Figure
 from gradpath.figures._shared import common
 from gradpath.figures.lyapunov import theory
@@ -24,15 +25,17 @@ GRIDS = {"ablation", "cliff", "forget_bias", "spectral_radius"}
 """Figures of a sweep of their own, with tests of their own."""
 
 
-@pytest.fixture
-def runs(home: Path) -> list[Run]:
-    for arm in ("rnn", "clipped_rnn", "lstm"):
-        for seed in (0, 1):
-            execute(compose.experiment([*SMALL, EVERYTHING, f"arm={arm}", f"seed={seed}"]), "s")
-    return loader.load(None, "gradpath", "s")
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> list[Run]:
+    with pytest.MonkeyPatch.context() as patch:
+        settle(tmp_path_factory.mktemp("figures"), migrated_database, patch)
+        for arm in ("rnn", "clipped_rnn", "lstm"):
+            execute_seeds(compose.experiments([*SMALL, EVERYTHING, f"arm={arm}", "seed=[0,1]"]), "s")
+        return loader.load(None, "gradpath", "s")
 
 
-def test_the_report_draws_every_figure_twice_the_same(runs: list[Run], home: Path, capsys) -> None:
+def test_the_report_draws_every_figure_twice_the_same(home: Path, capsys) -> None:
+    execute_seeds(compose.experiments([*SMALL, EVERYTHING, "arm=lstm", "seed=[0,1]"]), "s")
     assert set(compose.report([]).figures) == set(FIGURES)
     assert report.write(compose.report([])) == 0
     left_out = capsys.readouterr().err
@@ -45,6 +48,30 @@ def test_the_report_draws_every_figure_twice_the_same(runs: list[Run], home: Pat
     assert all(len(content) > 10_000 for name, content in first_contents.items() if name != "verdicts.md")
     assert report.write(compose.report([])) == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first_contents
+
+
+def test_the_files_are_of_the_formats_that_are_asked_for(home: Path, capsys) -> None:
+    execute(compose.experiment([*SMALL, "arm=rnn"]), "s")
+    folder, contents = home / "reports" / "figures" / "gradpath", []
+    for formats in ("[pdf,svg]", "[svg,pdf]"):
+        assert report.write(compose.report(["figures=[exploding]", f"formats={formats}"])) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == str(folder / f"exploding.{formats[1:4]}")
+        contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert contents[0].keys() == {"verdicts.md", "exploding.pdf", "exploding.svg"}
+    assert contents[0] == contents[1]
+    assert contents[0]["exploding.pdf"].startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("formats", ["[gif]", "[]", "[png,png]", "svg", "null", "3"])
+def test_other_formats_are_refused_in_one_line(formats: str) -> None:
+    with pytest.raises(compose.ConfigError) as error:
+        compose.report([f"formats={formats}"])
+    assert str(error.value) == f"formats={formats}: must be a list of png, svg and pdf, each once"
+
+
+def test_several_formats_without_brackets_are_told_of_them() -> None:
+    with pytest.raises(compose.ConfigError, match=r"several go into brackets, as in formats=\[png,svg\]"):
+        compose.report(["formats=png,svg"])
 
 
 def test_norm_by_lag_draws_the_stored_medians(runs: list[Run]) -> None:
@@ -108,8 +135,9 @@ def test_lyapunov_theory(home: Path) -> None:
 
 
 def test_the_caption_states_the_seeds(runs: list[Run]) -> None:
+    lstm = [run for run in runs if run.arm == "lstm"]
     for name in set(FIGURES) - GRIDS:
-        text = " ".join(t.get_text() for t in FIGURES[name]().draw(runs).texts)
+        text = " ".join(t.get_text() for t in FIGURES[name]().draw(lstm).texts)
         assert "2 seeds" in text.replace("\n", " "), name
 
 
@@ -138,7 +166,7 @@ def test_units_that_differ_are_named_by_their_section(home: Path) -> None:
 def test_a_run_that_diverged_at_once_is_named_and_the_other_figures_are_drawn(home: Path, capsys) -> None:
     diverging = ["cell=rnn", "cell.activation=relu", "init=gaussian", "init.gain=1e30"]
     execute(compose.experiment([*SMALL, *diverging]), "s")
-    assert report.write(compose.report([])) == 0
+    assert report.write(compose.report(["formats=[png]"])) == 0
     captured = capsys.readouterr()
     assert "not drawn: norm_by_lag (rnn · adding T=12 · seed 0 has no finite reading" in captured.err
     assert "exploding.png" in captured.out
@@ -146,7 +174,7 @@ def test_a_run_that_diverged_at_once_is_named_and_the_other_figures_are_drawn(ho
 
 def test_a_stack_is_drawn(home: Path) -> None:
     execute(compose.experiment([*SMALL, "arm=lstm", "cell.layers=2", "task=copy"]), "s")
-    assert report.write(compose.report([])) == 0
+    assert report.write(compose.report(["formats=[svg]"])) == 0
 
 
 def test_a_median_over_true_zeros_stays_one() -> None:
@@ -157,8 +185,9 @@ def test_a_median_over_true_zeros_stays_one() -> None:
     assert high.tolist() == [-np.inf, -3.0, 3.0]
 
 
-def test_holes_and_doubles_are_named(runs: list[Run]) -> None:
-    execute(compose.experiment([*SMALL, EVERYTHING, "arm=rnn", "seed=1"]), "s")
+def test_holes_and_doubles_are_named(home: Path) -> None:
+    for _ in range(2):
+        execute(compose.experiment([*SMALL, "arm=rnn", "seed=1"]), "s")
     with pytest.raises(store.StoreError, match="more than once: rnn · adding T=12 · seed 1"):
         report.write(compose.report([]))
     with pytest.raises(ZeroDivisionError):

@@ -22,7 +22,6 @@ from gradpath.tracking.loader import Run
 SMALL = ["task.length=12", "cell.hidden_size=5", "train.batch_size=4", "train.eval_size=20", "train.steps=6"]
 SMALL += ["instruments=[state_grad_norm,path_grad_norm,node_grad_norm,counterfactual,counterfactual_loss]"]
 FIGURES = ["figures=[paths,flow,counterfactual]"]
-FIGURES += [f"figures.{name}.dpi=40" for name in ("paths", "flow", "counterfactual")]
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +137,13 @@ def test_the_counterfactuals_are_drawn_relative_to_lag_zero(runs: list[Run], can
 def test_stacks_ablations_and_arms_without_gates(home: Path, capsys) -> None:
     for task, cell in (("s", ["cell.layers=2"]), ("t", ["cell.ablation=coupled_gates"]), ("u", ["cell=rnn"])):
         execute(compose.experiment([*SMALL, "task=copy", *cell]), task)
-        assert report.write(compose.report([*FIGURES, f"sweep={task}", "study=gradpath"]), named=True) == (task == "u")
+        assert report.write(
+            compose.report([*FIGURES, "formats=[svg]", f"sweep={task}", "study=gradpath"]), named=True
+        ) == (task == "u")
     captured = capsys.readouterr()
     assert "flow (no run of a cell with gates" in captured.err
     assert "counterfactual (no run of a cell with gates" in captured.err
-    assert "paths.png" in captured.out
+    assert "paths.svg" in captured.out
 
 
 def test_readings_of_a_diverged_network_are_passed_over(runs: list[Run]) -> None:

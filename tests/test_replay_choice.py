@@ -70,7 +70,7 @@ def test_a_loop_that_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
         Loop(lambda rows: np.negative(rows[0], out=rows[0]), [np.ones((9, 3, 4))], 0)
 
 
-@pytest.mark.parametrize("setting", ["0", "1", "require", "maybe"])
+@pytest.mark.parametrize("setting", ["0", pytest.param("1", marks=pytest.mark.slow), "require", "maybe"])
 def test_the_command_takes_the_setting_and_says_which_loop_ran(setting: str, home: Path) -> None:
     """In a process of its own, which reads the variable when it starts."""
     if setting == "require" and replay._replay is None:

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from gradpath.commands.execute import Terminated, execute, execute_seeds
 from gradpath.tracking import store
 from gradpath.tracking.recorder import Recorder
 from gradpath.training import loop
+from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Step, train, train_seeds
 
 SMALL = ["task.length=30", "train.batch_size=7", "train.eval_size=20", "train.steps=12"]
@@ -50,12 +52,24 @@ PER_WRITE_TAGS = {"sweep_id", "attempt", "heartbeat"}
 def test_side_by_side_is_bit_identical_to_one_by_one(
     overrides: list[str], threads: int, hidden: int, dtype: str
 ) -> None:
-    base_experiment = compose.experiment([*SMALL, *overrides, f"cell.hidden_size={hidden}", f"train.dtype={dtype}"])
+    sizes = [f"cell.hidden_size={hidden}", f"train.dtype={dtype}", "train.steps=6"]
+    base_experiment = compose.experiment([*SMALL, *overrides, *sizes])
     experiments = [replace(base_experiment, seed=seed) for seed in range(5)]
     side_by_side = list(train_seeds(experiments, threads))
     for index, experiment in enumerate(experiments):
         one_by_one = [signature(step) for step in train(experiment)]
         assert [signature(steps[index]) for steps in side_by_side] == one_by_one
+
+
+def six_diverging() -> list[Experiment]:
+    base_experiment = compose.experiment([*SMALL, *DIVERGING, "train.steps=40"])
+    return [replace(base_experiment, seed=seed) for seed in range(6)]
+
+
+@cache
+def losses_alone() -> list[list[str]]:
+    """The losses of each seed trained by itself."""
+    return [[repr(step.loss) for step in train(experiment)] for experiment in six_diverging()]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 6])
@@ -65,16 +79,14 @@ def test_a_seed_that_diverges_drops_out_and_leaves_the_others_as_they_are(
 ) -> None:
     """However many are differentiated at once."""
     monkeypatch.setattr(loop, "CHUNK_ELEMENTS", seed_count * 30 * 7 * 64)
-    base_experiment = compose.experiment([*SMALL, *DIVERGING, "train.steps=40"])
-    experiments = [replace(base_experiment, seed=seed) for seed in range(6)]
+    experiments = six_diverging()
     side_by_side = list(train_seeds(experiments, threads))
     ends = {index: sum(index in steps for steps in side_by_side) for index in range(6)}
     assert len(set(ends.values())) > 1, "the seeds are meant to end at different steps"
-    for index, experiment in enumerate(experiments):
-        one_by_one = list(train(experiment))
+    for index, one_by_one in enumerate(losses_alone()):
         assert len(one_by_one) == ends[index]
         losses = [steps[index].loss for steps in side_by_side if index in steps]
-        assert [repr(step.loss) for step in one_by_one] == [repr(loss) for loss in losses]
+        assert list(one_by_one) == [repr(loss) for loss in losses]
 
 
 def test_only_the_seed_may_differ() -> None:
@@ -105,7 +117,7 @@ def stored_values(recorder: Recorder) -> dict[str, object]:
     [(["arm=clipped_lstm"], {"false"}), (["task=copy", "task.length=9"], {"false"}), (DIVERGING, {"true", "false"})],
 )
 def test_each_is_stored_as_if_it_had_run_alone(home: Path, overrides: list[str], diverged: set[str]) -> None:
-    overrides = [*SMALL, *overrides, "train.eval_every=5", "train.steps=40"]
+    overrides = [*SMALL, *overrides, "train.eval_every=5", f"train.steps={40 if overrides is DIVERGING else 12}"]
     side_by_side = [
         stored_values(recorder) for recorder in execute_seeds(compose.experiments([*overrides, "seed=[3,0,1,2]"]), "s")
     ]

@@ -135,10 +135,10 @@ def test_run_and_report_keep_what_they_made_when_nobody_reads(home: Path) -> Non
     """The database does not land in a closed descriptor; all figures are drawn though nobody reads
     a line.
     """
-    overrides = "task.length=6 cell.hidden_size=3 train.batch_size=4 train.eval_size=8 train.steps=2 seed=0,1"
+    overrides = "task.length=6 cell.hidden_size=3 train.batch_size=4 train.eval_size=8 train.steps=2 seed=0"
     line = f"{' '.join(GRADPATH)} run -m arm=rnn {overrides} >&- 2>&-"
     assert subprocess.run(["bash", "-c", line], timeout=PATIENCE, check=False).returncode == 0
-    line = f"set -o pipefail; {' '.join(GRADPATH)} report figures=[exploding,gates] 2>/dev/full | true"
+    line = f"set -o pipefail; {' '.join(GRADPATH)} report figures=[exploding,gates] formats=[svg] 2>/dev/full | true"
     assert subprocess.run(["bash", "-c", line], timeout=PATIENCE, check=False).returncode == 0
     files = {path.name for path in (home / "reports" / "figures" / "gradpath").iterdir()}
-    assert files == {"verdicts.md", "exploding.png", "exploding.svg", "gates.png", "gates.svg"}
+    assert files == {"verdicts.md", "exploding.svg", "gates.svg"}

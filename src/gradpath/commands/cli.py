@@ -53,6 +53,7 @@ usage: gradpath report [KEY=VALUE …]
   gradpath report                                            all figures of the newest sweep
   gradpath report study=vanishing                            … of the newest sweep of a study
   gradpath report figures=[norm_by_lag] sweep=SWEEP_ID       one figure of a given sweep
+  gradpath report formats=[pdf]                              as PDF; png, svg and pdf in any combination
   gradpath report partial=true                               also where points are missing or double
 
 Exit status 0 where all is drawn that the runs hold the numbers for; 1 where a figure failed, a named one could not be

@@ -65,6 +65,8 @@ def _text_keys() -> set[str]:
 
 
 TEXT = _text_keys()
+BRACKETED = {"figures": "figures=[norm_by_lag,gates]", "formats": "formats=[png,svg]"}
+"""Keys of a report that take a list, with an example."""
 
 
 def _as_text(override: str) -> str:
@@ -89,8 +91,8 @@ def _multiple_values(override: str, parsed: Override) -> str:
     """What to say where several values are given and one is meant."""
     if (key := str(parsed.key_or_group)) in TEXT and not key.startswith("tracking."):
         return f"must be a single value; a comma in it goes into quotes: '{key}=\"…\"'"
-    if key == "figures":
-        return "several go into brackets, as in figures=[norm_by_lag,gates]"
+    if key in BRACKETED:
+        return f"several go into brackets, as in {BRACKETED[key]}"
     return f"several values make a sweep, which is gradpath run -m {shlex.quote(override)}"
 
 

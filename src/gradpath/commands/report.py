@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gradpath.commands.hints import point_command, report_command, run_command
-from gradpath.commands.report_settings import Report
+from gradpath.commands.report_settings import FORMATS, Report
 from gradpath.commands.signals import ending
 from gradpath.figures import CannotDrawError, Figure
 from gradpath.figures._shared import common
@@ -31,7 +31,7 @@ NAMED = 5
 
 
 def write(report: Report, named: bool = False) -> int:
-    """Prints the verdicts, and draws every figure as PNG and SVG into
+    """Prints the verdicts, and draws every figure in the formats of the report into
     ``reports/figures/EXPERIMENT/``.
 
     A sweep with points missing or double is refused with a StoreError unless ``partial`` is set. A
@@ -70,7 +70,7 @@ def write(report: Report, named: bool = False) -> int:
     left_out = []
     for name, figure in tqdm(report.figures.items(), desc="figures", disable=not sys.stderr.isatty()):
         try:
-            _draw(name, figure, runs, out)
+            _draw(name, figure, runs, out, report.formats)
         except CannotDrawError as error:
             left_out.append(f"{name} ({error})")
         except (Exception, SystemExit) as error:  # odd data, or a figure of the user's own: the others are drawn
@@ -127,8 +127,8 @@ def _cell(text: str) -> str:
     return re.sub(r"([\\|`\[\]])", r"\\\1", html.escape(text, quote=False))
 
 
-def _draw(name: str, figure: Figure, runs: list[Run], out: Path) -> None:
-    """One figure into its two files."""
+def _draw(name: str, figure: Figure, runs: list[Run], out: Path, formats: list[str]) -> None:
+    """One figure into a file of each format."""
     from matplotlib import pyplot
 
     missing = {need for need in figure.needs for run in runs if need not in run.series}
@@ -136,13 +136,14 @@ def _draw(name: str, figure: Figure, runs: list[Run], out: Path) -> None:
         raise CannotDrawError(f"needs {', '.join(sorted(missing))}")
     try:
         canvas = figure.draw(runs)
-        for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+        # In one order, for the layout of a file starts from that of the file before.
+        for suffix in sorted(formats, key=[*FORMATS].index):
             buffer = io.BytesIO()
-            canvas.savefig(buffer, format=suffix, dpi=figure.dpi, bbox_inches="tight", metadata=metadata)
+            canvas.savefig(buffer, format=suffix, dpi=figure.dpi, bbox_inches="tight", metadata=FORMATS[suffix])
             _replace(out / f"{name}.{suffix}", buffer.getvalue())
     finally:  # also of what a figure had begun before it found that it cannot be drawn
         pyplot.close("all")
-    print(printable(out / f"{name}.png", 4096))
+    print(printable(out / f"{name}.{formats[0]}", 4096))
 
 
 def _title(experiment: str, sweep_id: str) -> str:

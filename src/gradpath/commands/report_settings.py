@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 
 from gradpath.figures import Figure
-from gradpath.schema.settings import Settings, setting
+from gradpath.schema.settings import SettingError, Settings, setting
+
+FORMATS: dict[str, dict[str, None]] = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
+"""File format → the metadata that it goes without, so that the same runs give the same bytes."""
 
 
 @dataclass
@@ -18,3 +21,12 @@ class Report(Settings):
     partial: bool = setting(
         False, "draw a sweep of which points are missing or double: what is there, the newest of each"
     )
+    formats: list[str] = field(
+        default_factory=lambda: ["png", "svg"],
+        metadata={"help": "file formats of every figure", "takes": "a list of png, svg and pdf, each once"},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.formats or set(self.formats) - FORMATS.keys() or len(set(self.formats)) < len(self.formats):
+            raise SettingError("formats", self.formats, "a list of png, svg and pdf, each once")
