@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import cell_id, cells
+from conftest import cell_id, cells, settle
 from gradpath.cells.lstm import LSTM
 from gradpath.commands import compose
 from gradpath.commands.execute import execute
@@ -103,13 +103,15 @@ def rewrite(home: Path, **arrays: np.ndarray) -> None:
         np.savez(file, **(kept | arrays))  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def old(home: Path) -> list[Run]:
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> list[Run]:
     """Runs as version 0.1 stored them."""
-    for arm in ("rnn", "lstm"):
-        execute(compose.experiment([*SMALL, f"arm={arm}"]), "s")
-    rewrite(home)
-    return loader.load(None, "gradpath", "s")
+    with pytest.MonkeyPatch.context() as patch:
+        home = settle(tmp_path_factory.mktemp("old"), migrated_database, patch)
+        for arm in ("rnn", "lstm"):
+            execute(compose.experiment([*SMALL, f"arm={arm}"]), "s")
+        rewrite(home)
+        return loader.load(None, "gradpath", "s")
 
 
 def test_runs_stored_without_have_them_from_their_configuration(old: list[Run]) -> None:
