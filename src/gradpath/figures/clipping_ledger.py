@@ -61,7 +61,9 @@ class ClippingLedger(Figure):
             self._factors(factor, group, dash)
             self._over_training(cosine, group, _by_value, _nanmedian, color=group.color)
         self._finish(share, factor, cosine, _threshold(groups, "max_value"))
-        lower.legend(*share.get_legend_handles_labels(), loc="outside upper center", ncols=len(groups), fontsize=9)
+        handles, labels = share.get_legend_handles_labels()
+        columns = -(-len(groups) // common.legend_rows(canvas, labels))
+        lower.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=9)
         common.caption(canvas, self._caption(drawn), groups)
         return canvas
 
