@@ -141,6 +141,12 @@ def test_the_caption_states_the_seeds(runs: list[Run]) -> None:
         assert "2 seeds" in text.replace("\n", " "), name
 
 
+def test_a_number_of_a_caption_is_the_median_of_those_that_are_finite() -> None:
+    assert common.number([1.0, 2.0, 9.0], ".1f") == "2.0"
+    assert common.number([1.0, np.nan], ".1f") == "1.0"
+    assert common.number([np.nan], ".1f") == "not finite"
+
+
 def test_labels_are_derived_from_the_configuration(home: Path) -> None:
     execute(compose.experiment([*SMALL, "arm=lstm"]), "s")
     execute(compose.experiment([*SMALL, "arm=lstm", "cell.forget_bias=3"]), "s")
