@@ -1,6 +1,8 @@
 """The command ``gradpath``: run, report, check, ui."""
 
 import argparse
+import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -22,6 +24,8 @@ usage: gradpath COMMAND …
   gradpath ui [--port N]              open the MLflow UI
 
   gradpath COMMAND --help             what can be set
+
+  --plugin PATH                       with any of them: a folder with cells/, tasks/, conf/ … of your own
 """
 
 RUN_HELP = """\
@@ -95,7 +99,7 @@ def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     from gradpath.tracking.store import StoreError
 
     try:
-        return command(arguments)
+        return command(with_plugins(arguments))
     except (Exception, SystemExit) as error:  # a unit that calls sys.exit has failed too
         if ended := ending(error):
             raise ended from None
@@ -107,6 +111,28 @@ def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
             return 2
         print(f"gradpath: {reason(error)}", file=sys.stderr)
         return 1
+
+
+def with_plugins(arguments: list[str]) -> list[str]:
+    """The arguments without ``--plugin PATH``, once these folders are plugins; raises ConfigError.
+    A shell that asks for completions has the line that is typed in ``$COMP_LINE``.
+    """
+    typed = shlex.split(os.environ.get("COMP_LINE", "")) if "--shell-completion" in arguments else []
+    if "--plugin" not in " ".join([*arguments, *typed]):
+        return arguments
+    from gradpath.schema import plugins
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--plugin", action="append", default=[])
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError("--plugin: takes the path of a folder")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    chosen, remaining = parser.parse_known_args(arguments)
+    for path in [*chosen.plugin, *parser.parse_known_args(typed)[0].plugin]:
+        plugins.add(path)
+    return remaining
 
 
 def run(arguments: list[str]) -> int:

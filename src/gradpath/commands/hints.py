@@ -5,8 +5,8 @@ import shlex
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from gradpath.commands.choices import options
 from gradpath.commands.grammar import parse
-from gradpath.schema import locations
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import printable
 from gradpath.tracking import store
@@ -25,7 +25,7 @@ def assignment(key: str, value: str) -> str:
 
 def run_command(study: str | None) -> str:
     """The command that trains a study, or any run where the name is not one of a study."""
-    studies = {file.stem for file in (locations.conf() / "experiment").glob("*.yaml")}
+    studies = options("experiment")
     return f"gradpath run -m +experiment={study}" if study in studies else "gradpath run"
 
 
