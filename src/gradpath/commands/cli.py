@@ -114,7 +114,7 @@ def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
 
 
 def with_plugins(arguments: list[str]) -> list[str]:
-    """The arguments without ``--plugin PATH``, whose folders are plugins now; raises ConfigError."""
+    """The arguments without ``--plugin PATH``, each now a plugin; raises ConfigError."""
     if "--plugin" not in " ".join(arguments):
         return arguments
     from gradpath.schema import plugins

@@ -20,11 +20,11 @@ def complete(arguments: list[str]) -> int:
     ConfigError.
     """
     name = "config"
-    if any(argument.startswith("query=") for argument in arguments):
-        typed = re.findall(r"--plugin(?:=|\s+)(\S+)\s", os.environ.get(LINE, ""))
+    if LINE in os.environ and any(argument.startswith("query=") for argument in arguments):
+        typed = re.findall(r"--plugin(?:=|\s+)(\S+)\s", os.environ[LINE])
         for path in typed:
             plugins.add(path)
-        _, *words = re.sub(r"--plugin(=|\s+)\S+\s+", "", os.environ.get(LINE, "")).split(" ") or [""]
+        _, *words = re.sub(r"--plugin(=|\s+)\S+\s+", "", os.environ[LINE]).split(" ")
         words = [word for word in words[:-1] if word and not word.startswith("-")] + words[-1:]
         if len(words) < 2:
             print(" ".join(c for c in (*CONFIGURATIONS, "ui") if c.startswith("".join(words))))
