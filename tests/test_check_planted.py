@@ -16,9 +16,9 @@ from gradpath.cells import peephole_lstm
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.peephole_lstm import PeepholeLSTM
+from gradpath.clippings.threshold import Threshold
 from gradpath.commands import compose
 from gradpath.core import backward, bptt, network, norm_precision, scaled, theory, weight_gradients
-from gradpath.core.clipping import Clip
 from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
 from gradpath.core.step import Elementwise
@@ -261,7 +261,7 @@ def test_a_readout_that_is_left_out_of_the_total(monkeypatch: Patch) -> None:
 )
 @pytest.mark.parametrize("clip", ["clip.max_norm=0.01", "clip.max_value=0.001"])
 def test_wrong_clipping(transform: Callable, expected: set[str], clip: str, monkeypatch: Patch) -> None:
-    replace_result(monkeypatch, Clip, "apply", lambda result, *_: transform(*result))
+    replace_result(monkeypatch, Threshold, "apply", lambda result, *_: transform(*result))
     assert names(failed_rows(clip)) - {"clipping_ledger"} == expected
 
 

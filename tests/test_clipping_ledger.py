@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from conftest import DIVERGES, UNREAD, make_case
 from gradpath.cells.rnn import RNN
+from gradpath.clippings.threshold import Threshold
 from gradpath.commands import compose, report
 from gradpath.commands.execute import execute
-from gradpath.core.clipping import Clip
 from gradpath.core.losses import Loss
 from gradpath.core.scaled import Scaled
 from gradpath.core.trace import Gradient, Trace
@@ -27,7 +27,7 @@ LEDGER = "instruments=[clip_scale,clipping_ledger]"
 BASE = make_case(RNN(3), Loss.squared_error, 4, every_step=False)
 
 
-def measured_ledger(values: NDArray, clip: Clip, exponent: int = 0, **thresholds: float) -> dict[str, float]:
+def measured_ledger(values: NDArray, clip: Threshold, exponent: int = 0, **thresholds: float) -> dict[str, float]:
     """What the ledger says of a run's step with this gradient."""
     scaled = Scaled(values, np.asarray(exponent, np.int32))
     gradient = Gradient(scaled, float(scaled.log10_norm()), {})
@@ -40,7 +40,7 @@ def measured_ledger(values: NDArray, clip: Clip, exponent: int = 0, **thresholds
 
 def test_by_hand() -> None:
     """(3, 4): by norm at 1 (0.6, 0.8); by value at 3 (3, 3), cosine (9 + 12) / (5 · 3√2)."""
-    row = measured_ledger(np.array([3.0, 4.0]), Clip(max_norm=2.5), max_norm=1.0, max_value=3.0)
+    row = measured_ledger(np.array([3.0, 4.0]), Threshold(max_norm=2.5), max_norm=1.0, max_value=3.0)
     assert row["log10_raw_norm"] == pytest.approx(np.log10(5))
     assert row["log10_applied_norm"] == pytest.approx(np.log10(2.5))
     assert (row["engaged"], row["non_finite"]) == (1, 0)
@@ -53,7 +53,7 @@ def test_by_hand() -> None:
 
 
 def test_where_nothing_is_clipped_nothing_engages() -> None:
-    row = measured_ledger(np.array([0.03, -0.04]), Clip(max_norm=1.0))
+    row = measured_ledger(np.array([0.03, -0.04]), Threshold(max_norm=1.0))
     assert (row["engaged"], row["value_clip/share"]) == (0, 0)
     for norm in ("log10_raw_norm", "log10_applied_norm", "norm_clip/log10_norm", "value_clip/log10_norm"):
         assert row[norm] == pytest.approx(np.log10(0.05), abs=1e-14)
@@ -61,8 +61,10 @@ def test_where_nothing_is_clipped_nothing_engages() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("clip", [Clip(), Clip(max_norm=0.7), Clip(max_value=0.03)], ids=["none", "norm", "value"])
-def test_against_naive_computation(clip: Clip, dtype: type) -> None:
+@pytest.mark.parametrize(
+    "clip", [Threshold(), Threshold(max_norm=0.7), Threshold(max_value=0.03)], ids=["none", "norm", "value"]
+)
+def test_against_naive_computation(clip: Threshold, dtype: type) -> None:
     rng = np.random.default_rng(0)
     raw = rng.standard_t(2, size=1000).astype(dtype) / dtype(20)
     row = measured_ledger(raw, clip, max_norm=0.5, max_value=0.1)
@@ -94,7 +96,7 @@ def test_against_naive_computation(clip: Clip, dtype: type) -> None:
 def test_where_the_plain_gradient_overflows() -> None:
     """10^50 and more in float32: the plain gradient is ±inf, the ledger's numbers are not."""
     raw = np.array([0.3, -0.4, 0.2, 0.0], np.float32)
-    row = measured_ledger(raw, Clip(max_norm=1.0), exponent=170)
+    row = measured_ledger(raw, Threshold(max_norm=1.0), exponent=170)
     size = np.linalg.norm(raw.astype(np.float64))
     assert row["log10_raw_norm"] == pytest.approx(np.log10(size) + 170 * np.log10(2), abs=1e-12)
     assert row["log10_raw_norm"] > 50
@@ -104,7 +106,7 @@ def test_where_the_plain_gradient_overflows() -> None:
     assert row["value_clip/cosine"] == pytest.approx(0.9 / size / np.sqrt(3), abs=1e-7), "three corners and a zero"
     assert row["value_clip/log10_norm"] == pytest.approx(np.log10(0.1 * np.sqrt(3)), abs=1e-7)
     assert row["value_clip/share"] == 0.75
-    unclipped = measured_ledger(raw, Clip(), exponent=170)
+    unclipped = measured_ledger(raw, Threshold(), exponent=170)
     assert (unclipped["engaged"], unclipped["non_finite"]) == (0, 1), "what would be applied is not finite"
 
 
@@ -112,7 +114,7 @@ def test_where_the_plain_gradient_overflows() -> None:
 def test_squares_that_leave_float64(size: float) -> None:
     with np.errstate(over="ignore"):
         row = measured_ledger(
-            np.array([3.0, 4.0]) * size, Clip(max_value=2.0 * size), max_norm=10 * size, max_value=3 * size
+            np.array([3.0, 4.0]) * size, Threshold(max_value=2.0 * size), max_norm=10 * size, max_value=3 * size
         )
     assert row["log10_raw_norm"] == pytest.approx(np.log10(5) + np.log10(size))
     assert row["cosine"] == pytest.approx(7 / (5 * np.sqrt(2)))
@@ -121,15 +123,17 @@ def test_squares_that_leave_float64(size: float) -> None:
 
 
 def test_a_true_zero_has_no_direction() -> None:
-    row = measured_ledger(np.zeros(3), Clip(max_norm=1.0))
+    row = measured_ledger(np.zeros(3), Threshold(max_norm=1.0))
     assert row["log10_raw_norm"] == row["log10_applied_norm"] == row["norm_clip/log10_norm"] == -np.inf
     assert np.isnan([row["cosine"], row["norm_clip/cosine"], row["value_clip/cosine"]]).all()
     assert (row["engaged"], row["non_finite"], row["value_clip/share"]) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("values", [[np.inf, 1.0], [np.nan, 1.0]], ids=["inf", "nan"])
-@pytest.mark.parametrize("clip", [Clip(), Clip(max_norm=1.0), Clip(max_value=1.0)], ids=["none", "norm", "value"])
-def test_a_step_that_is_not_finite_is_counted_apart(values: list[float], clip: Clip) -> None:
+@pytest.mark.parametrize(
+    "clip", [Threshold(), Threshold(max_norm=1.0), Threshold(max_value=1.0)], ids=["none", "norm", "value"]
+)
+def test_a_step_that_is_not_finite_is_counted_apart(values: list[float], clip: Threshold) -> None:
     with np.errstate(invalid="ignore", over="ignore"):
         row = measured_ledger(np.array(values), clip)
     assert (row.pop("engaged"), row.pop("non_finite")) == (0, 1)

@@ -11,11 +11,11 @@ from conftest import UNREAD, cell_id, cells, make_case
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
+from gradpath.clippings.threshold import Threshold
 from gradpath.core import backward as backward_module
 from gradpath.core.activations import Activation
 from gradpath.core.backward import backward
 from gradpath.core.cell import Cell
-from gradpath.core.clipping import Clip
 from gradpath.core.losses import Loss
 from gradpath.core.network import Network
 from gradpath.core.tape import Batch
@@ -247,7 +247,7 @@ def test_clipping_an_overflowing_gradient_keeps_norm_and_direction(dtype: type) 
     assert size > np.finfo(dtype).max
     gradient = run(network, theta, batch).gradient
     assert gradient.log10_norm == pytest.approx(float(mpmath.log10(size)), abs=1e-4 if dtype is np.float32 else 1e-9)
-    clipped, scale = Clip(max_norm=0.5).apply(gradient)
+    clipped, scale = Threshold(max_norm=0.5).apply(gradient)
     assert np.isfinite(clipped).all()
     assert np.linalg.norm(clipped.astype(np.float64)) == pytest.approx(0.5, rel=1e-6)
     direction = np.array([float(v / size) for v in exact])
@@ -486,7 +486,7 @@ def test_clipping_where_the_readouts_gradient_overflows() -> None:
         mask[-1] = True
         batch = Batch(np.ones((40, 3, 1)), np.zeros((40, 3, 1)), mask).astype(dtype)
         gradient = run(network, theta, batch).gradient
-        results[dtype] = gradient.log10_norm, Clip(max_norm=1.0).apply(gradient)[0].astype(np.float64)
+        results[dtype] = gradient.log10_norm, Threshold(max_norm=1.0).apply(gradient)[0].astype(np.float64)
     assert results[np.float32][0] == pytest.approx(results[np.float64][0], abs=1e-5)
     assert results[np.float64][0] > 38.6
     for _, clipped in results.values():

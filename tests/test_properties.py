@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from conftest import INPUTS, OUTPUTS, UNREAD, cells, random_batch
 from gradpath.cells.lstm import LSTM, Ablation
+from gradpath.clippings.threshold import Threshold
 from gradpath.core.cell import Cell
-from gradpath.core.clipping import Clip
 from gradpath.core.finite_differences import assembled, per_step_gradients
 from gradpath.core.losses import Loss
 from gradpath.core.network import Network
@@ -111,8 +111,8 @@ def test_states_before_the_first_loss_count_and_after_the_last_do_not(trace: Tra
 @MANY_EXAMPLES
 @given(traces(), st.floats(1e-6, 1e6))
 def test_clipping_is_one_scalar(trace: Trace, limit: float) -> None:
-    raw, scale_none = Clip().apply(trace.gradient)
-    clipped, scale = Clip(max_norm=limit).apply(trace.gradient)
+    raw, scale_none = Threshold().apply(trace.gradient)
+    clipped, scale = Threshold(max_norm=limit).apply(trace.gradient)
     assert scale_none == 1.0
     epsilon = float(np.finfo(raw.dtype).eps)
     np.testing.assert_allclose(clipped, raw * raw.dtype.type(scale), rtol=8 * epsilon, atol=1e-37)

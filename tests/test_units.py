@@ -5,7 +5,7 @@ import pytest
 
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
-from gradpath.core.clipping import Clip
+from gradpath.clippings.threshold import Threshold
 from gradpath.core.losses import Loss
 from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
@@ -109,28 +109,28 @@ def gradient(values: list[float], exponent: int = 0, dtype: type = np.float64) -
 
 
 def test_clipping_by_norm() -> None:
-    clipped, scale = Clip(max_norm=1.0).apply(gradient([3.0, 4.0]))
+    clipped, scale = Threshold(max_norm=1.0).apply(gradient([3.0, 4.0]))
     np.testing.assert_allclose(clipped, [0.6, 0.8], rtol=1e-15)
     assert scale == pytest.approx(0.2)
-    unchanged, scale = Clip(max_norm=10.0).apply(gradient([3.0, 4.0]))
+    unchanged, scale = Threshold(max_norm=10.0).apply(gradient([3.0, 4.0]))
     assert unchanged.tolist() == [3.0, 4.0]
     assert scale == 1.0
 
 
 def test_clipping_by_norm_where_the_gradient_overflows_its_type() -> None:
-    clipped, scale = Clip(max_norm=2.0).apply(gradient([0.3, -0.4], exponent=400, dtype=np.float32))
+    clipped, scale = Threshold(max_norm=2.0).apply(gradient([0.3, -0.4], exponent=400, dtype=np.float32))
     np.testing.assert_allclose(clipped, [1.2, -1.6], rtol=1e-6)
     assert clipped.dtype == np.float32
     assert scale == pytest.approx(2.0 / 0.5 / 2.0**400)
 
 
 def test_clipping_by_value_and_none() -> None:
-    clipped, scale = Clip(max_value=1.0).apply(gradient([3.0, -0.5]))
+    clipped, scale = Threshold(max_value=1.0).apply(gradient([3.0, -0.5]))
     assert clipped.tolist() == [1.0, -0.5]
     assert scale == pytest.approx(np.hypot(1, 0.5) / np.hypot(3, 0.5))
-    assert Clip().apply(gradient([3.0, 4.0]))[0].tolist() == [3.0, 4.0]
+    assert Threshold().apply(gradient([3.0, 4.0]))[0].tolist() == [3.0, 4.0]
     with pytest.raises(SettingError, match="choose one"):
-        Clip(max_norm=1.0, max_value=1.0)
+        Threshold(max_norm=1.0, max_value=1.0)
 
 
 def test_updates_by_hand() -> None:
@@ -157,7 +157,7 @@ def test_ranges_hold_for_direct_construction_too(invalid: int) -> None:
     with pytest.raises(SettingError, match="≥ 1"):
         LSTM(hidden_size=invalid)
     with pytest.raises(SettingError, match="> 0"):
-        Clip(max_norm=float(invalid))
+        Threshold(max_norm=float(invalid))
     with pytest.raises(SettingError, match="> 0"):
         Adam(lr=float("nan"))
 

@@ -14,9 +14,9 @@ from conftest import DIVERGES, make_case
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM
 from gradpath.cells.rnn import RNN
+from gradpath.clippings.threshold import Threshold
 from gradpath.commands import compose, report
 from gradpath.commands.execute import execute
-from gradpath.core.clipping import Clip
 from gradpath.core.losses import Loss
 from gradpath.core.roles import Roles
 from gradpath.core.step_loss import trace_of_step
@@ -261,7 +261,7 @@ def test_what_is_lost_is_the_adjoint_of_the_carrier_by_hand(
     norms = np.sqrt((aligned**2).sum(axis=(1, 2)))
     assert evidence.lost == pytest.approx(np.log10(norms[-1] / norms[0]), abs=1e-12)
     assert evidence.last_alone == (every_step and length > 1)
-    run = SimpleNamespace(task=SimpleNamespace(lags=(0, 0)), clip=Clip(max_norm=None), cell=case.network.cell)
+    run = SimpleNamespace(task=SimpleNamespace(lags=(0, 0)), clip=Threshold(max_norm=None), cell=case.network.cell)
     metrics = {name: value for name, value, _ in summary(run, readings, 1, None)}
     assert metrics["decades_lost_at_init"] == pytest.approx(evidence.lost, abs=1e-12)
 

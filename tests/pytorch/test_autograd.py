@@ -160,7 +160,7 @@ def test_updates_equal_pytorch(optimizer: Optimizer, torch_optimizer: Callable) 
 
 
 def test_norm_clipping_equals_pytorch() -> None:
-    from gradpath.core.clipping import Clip
+    from gradpath.clippings.threshold import Threshold
 
     case = make_case(LSTM(hidden_size=3), Loss.squared_error, 5, True)
     gradient = case.trace.gradient
@@ -168,7 +168,7 @@ def test_norm_clipping_equals_pytorch() -> None:
     raw.grad = torch.tensor(gradient.scaled.plain())
     limit = 10**gradient.log10_norm / 3
     total = torch.nn.utils.clip_grad_norm_([raw], limit)
-    clipped, scale = Clip(max_norm=limit).apply(gradient)
+    clipped, scale = Threshold(max_norm=limit).apply(gradient)
     assert total.item() == pytest.approx(10**gradient.log10_norm, rel=1e-12)
     # PyTorch adds 1e-6 to the norm that it divides by.
     np.testing.assert_allclose(clipped, raw.grad.numpy() * (1 + 1e-6 / total.item()), rtol=1e-9)

@@ -22,6 +22,9 @@ usage: gradpath COMMAND …
   gradpath ui [--port N]              open the MLflow UI
 
   gradpath COMMAND --help             what can be set
+
+  gradpath -sc install=bash           completion; also zsh and fish: eval "$(gradpath -sc install=bash)"
+  --plugin PATH                       with any of them: a folder with cells/, tasks/, conf/ … of your own
 """
 
 RUN_HELP = """\
@@ -70,16 +73,17 @@ def main() -> None:
 
     settle()
     commands: dict[str, Callable[[list[str]], int]] = {"run": run, "report": report, "check": check, "ui": ui}
+    completion = {"-sc": complete, "--shell-completion": complete}
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if command in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0)
-    if command not in commands:
+    if command not in commands | completion:
         print(f"gradpath: {one_line(command)}: no such command; there are {', '.join(commands)}", file=sys.stderr)
         sys.exit(2)
     try:
         with terminable():
-            sys.exit(_status(commands[command], arguments))
+            sys.exit(_status((commands | completion)[command], arguments))
     except KeyboardInterrupt as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending; a second Ctrl-C has nothing to stop
         print(": ".join(["gradpath: interrupted", *map(str, error.args)]), file=sys.stderr)
@@ -96,7 +100,7 @@ def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     from gradpath.tracking.store import StoreError
 
     try:
-        return command(arguments)
+        return command(with_plugins(arguments))
     except (Exception, SystemExit) as error:  # a unit that calls sys.exit has failed too
         if ended := ending(error):
             raise ended from None
@@ -108,6 +112,25 @@ def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
             return 2
         print(f"gradpath: {reason(error)}", file=sys.stderr)
         return 1
+
+
+def with_plugins(arguments: list[str]) -> list[str]:
+    """The arguments without ``--plugin PATH``, each now a plugin; raises ConfigError."""
+    if "--plugin" not in " ".join(arguments):
+        return arguments
+    from gradpath.schema import plugins
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--plugin", action="append", default=[])
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError("--plugin: takes the path of a folder")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    chosen, remaining = parser.parse_known_args(arguments)
+    for path in chosen.plugin:
+        plugins.add(path)
+    return remaining
 
 
 def run(arguments: list[str]) -> int:
@@ -178,6 +201,13 @@ def check(arguments: list[str]) -> int:
         print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
     print(checking.table(rows, experiment.cell.layers))
     return 0 if all(row.passed for row in rows) else 1
+
+
+def complete(arguments: list[str]) -> int:
+    """``gradpath -sc install=bash``: completion in a shell."""
+    from gradpath.commands import completion
+
+    return completion.complete(arguments)
 
 
 def ui(arguments: list[str]) -> int:

@@ -24,6 +24,7 @@ from gradpath.commands.messages import no_such_key, written
 from gradpath.commands.overrides import read, read_sweep
 from gradpath.commands.report_settings import Report
 from gradpath.commands.units import GROUPS
+from gradpath.schema import plugins
 from gradpath.schema.settings import ConfigError, SettingError
 from gradpath.training.experiment import Experiment, Replicates
 from gradpath.training.threads import cores
@@ -75,14 +76,14 @@ class Composer:
 
 
 @cache
-def _shared(name: str) -> Composer:
+def _shared(name: str, active: tuple[plugins.Plugin, ...]) -> Composer:
     """A composer for the whole process: whoever describes many experiments reads the files once."""
     return Composer(name)
 
 
 def load(name: str, overrides: Sequence[str]) -> DictConfig:
     """The one configuration that overrides describe; raises ConfigError."""
-    return _shared(name)(overrides)
+    return _shared(name, plugins.active())(overrides)
 
 
 def experiments(overrides: Sequence[str]) -> list[Experiment]:
@@ -101,8 +102,14 @@ def experiment(overrides: Sequence[str]) -> Experiment:
 
 
 def report(overrides: Sequence[str]) -> Report:
-    """The report that a list of overrides describes; raises ConfigError."""
+    """The report that a list of overrides describes, with the plugins' figures after gradpath's
+    where none are named; raises ConfigError.
+    """
     config = load("report", overrides)
+    named = any(override.lstrip("+~").startswith(("figures=", "figures@")) for override in overrides)
+    added = [file.stem for plugin in plugins.active() for file in sorted((plugin.conf / "figures").glob("*.yaml"))]
+    if added and not named:
+        config = load("report", [*overrides, f"figures=[{','.join([*map(str, config.figures), *added])}]"])
     built: Report = messages.explained(overrides, lambda: build(config, overrides))
     return built
 

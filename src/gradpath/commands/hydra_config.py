@@ -2,37 +2,78 @@
 nothing checked.
 """
 
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gradpath.commands.keys import settable
 from gradpath.commands.report_settings import Report
 from gradpath.commands.units import GROUPS
-from gradpath.schema import locations
+from gradpath.schema import locations, plugins
 from gradpath.schema.discovery import discover
+from gradpath.schema.settings import ConfigError
+from gradpath.schema.text import one_line
 from gradpath.training.experiment import Replicates
 
 
-@cache
 def register() -> None:
     """Makes every unit's dataclass the schema of its YAML file, under the YAML's name with a ``_``
-    before it.
+    before it; raises ConfigError where a plugin's cannot be.
     """
+    _register_settings()
+    _register_units(plugins.active())
+
+
+class PluginFolders(SearchPathPlugin):
+    """Has Hydra look for YAML files in the plugins, after gradpath's own."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for plugin in plugins.active():
+            search_path.append(plugin.name, f"file://{plugin.conf}")
+
+
+@cache
+def _register_units(active: tuple[plugins.Plugin, ...]) -> None:
+    known: dict[Path, Path] = {}
+    for conf in (locations.conf(), *(plugin.conf for plugin in active)):
+        for file in sorted(conf.rglob("*.yaml")):
+            if namesake := known.get(file.relative_to(conf)):
+                raise ConfigError(f"{file}: there is a configuration of that name already, {namesake}; rename it")
+            known[file.relative_to(conf)] = file
     store = ConfigStore.instance()
-    store.store(name="_experiment", node=Replicates)
-    store.store(name="_report", node=Report)
     for group, base in GROUPS.items():
         units: dict[str, type] = discover(base)
         for name, unit in units.items():
-            store.store(group=group, name=f"_{name}", node=unit)
+            file = Path(inspect.getfile(unit))
+            plugin = plugins.owner(file)
+            if plugin and not (yaml := plugin.conf / group / f"{name}.yaml").is_file():
+                raise ConfigError(f"{file}: {group}={name} has no configuration; there is no {yaml}")
+            try:
+                store.store(group=group, name=f"_{name}", node=unit)
+            except Exception as error:  # OmegaConf has no schema for the type of some field
+                if plugin is None:
+                    raise
+                raise ConfigError(f"{file}: {one_line(str(error))}") from error
+
+
+@cache
+def _register_settings() -> None:
+    store = ConfigStore.instance()
+    store.store(name="_experiment", node=Replicates)
+    store.store(name="_report", node=Report)
+    Plugins.instance().register(PluginFolders)
     OmegaConf.register_new_resolver("gradpath_home", lambda: str(locations.home()))
     # A variable that is set to nothing says nothing.
     OmegaConf.register_new_resolver(
@@ -64,8 +105,12 @@ def without_hydra(config: DictConfig) -> DictConfig:
     return config
 
 
-@cache
 def default_keys() -> dict[str, str]:
     """What each key of the configuration with nothing overridden takes, in words."""
+    return _default_keys(plugins.active())
+
+
+@cache
+def _default_keys(active: tuple[plugins.Plugin, ...]) -> dict[str, str]:
     configs = [without_hydra(composed(name, [])) for name in ("config", "report")]
     return {key: takes for config in configs for key, _, takes, _ in settable(config)}

@@ -2,6 +2,7 @@
 a base class.
 """
 
+from gradpath.clippings import Clipping
 from gradpath.core.cell import Cell
 from gradpath.figures import Figure
 from gradpath.inits import Init
@@ -14,6 +15,7 @@ GROUPS: dict[str, type] = {
     "cell": Cell,
     "init": Init,
     "optimizer": Optimizer,
+    "clip": Clipping,
     "instruments": Instrument,
     "figures": Figure,
 }

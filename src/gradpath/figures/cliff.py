@@ -162,7 +162,7 @@ def _norms(axes: "Axes", trajectories: list[Trajectory]) -> None:
         low = trajectory.norm < FLOOR
         axes.plot(steps, np.maximum(trajectory.norm, FLOOR), **trajectory.look, label=trajectory.group.label)
         axes.plot(steps[low][::25], floor[low][::25], "v", color=trajectory.group.color, markersize=4, clip_on=False)
-        if (limit := trajectory.run.config["clip"]["max_norm"]) is not None:
+        if (limit := trajectory.run.config["clip"].get("max_norm")) is not None:
             axes.axhline(np.log10(limit), color="#444444", lw=1, linestyle=":")
             axes.text(len(steps), np.log10(limit), "max_norm ", ha="right", va="top", fontsize=8, color="#444444")
     common.decades(axes.yaxis)

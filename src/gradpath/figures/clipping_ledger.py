@@ -159,7 +159,9 @@ def _nanmedian(values: NDArray) -> Any:
 
 
 def _clipped(run: Run) -> bool:
-    return any(value is not None for value in run.config["clip"].values())
+    """By a threshold that is set, or by a rule of another name."""
+    settings = dict(run.config["clip"])
+    return settings.pop("name", "threshold") != "threshold" or any(value is not None for value in settings.values())
 
 
 def _finite(run: Run) -> NDArray:

@@ -86,7 +86,7 @@ class Exploding(Figure):
             chance = np.log10(group.runs[0].chance_loss)
             column[0].axhline(chance, color="#444444", lw=1, linestyle="--")
             column[0].text(0.99, chance, "chance", transform=column[0].get_yaxis_transform(), **look)
-        if (limit := group.runs[0].config["clip"]["max_norm"]) is not None:
+        if (limit := group.runs[0].config["clip"].get("max_norm")) is not None:
             column[1].axhline(np.log10(limit), color="#444444", lw=1, linestyle="--")
             column[1].text(0.99, np.log10(limit), "max_norm", transform=column[1].get_yaxis_transform(), **look)
 

@@ -5,8 +5,10 @@ docstrings.
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core.clipping import Clip
+from gradpath.clippings import Clipping
+from gradpath.clippings.threshold import Threshold
 from gradpath.core.scaled import Scaled
+from gradpath.core.trace import Gradient
 from gradpath.gradient_check import updates
 from gradpath.gradient_check.columns import total_gradient
 from gradpath.gradient_check.findings import Errors, Findings, adjoint_errors, certain, log10_errors
@@ -34,25 +36,7 @@ def check(watch: Watch, reference: Reference, findings: Findings) -> None:
         "gradient, as trained", adjoint_errors(claimed, Stepwise(values[:, None], np.array([exponent]))).largest
     )
     findings.add("gradient, norm as trained", log10_errors(np.asarray(claim.log10_norm), np.asarray(norm), doubt))
-    clip: Clip = watch.clip
-    with np.errstate(over="ignore", under="ignore"):
-        # By the norm: one factor for all, whatever the size; by the value: element by element.
-        if clip.max_norm is not None:
-            scale = min(1.0, 10.0 ** max(np.log10(clip.max_norm) - norm, -400.0)) if norm > -np.inf else 1.0
-            decades = min(0.0, np.log10(clip.max_norm) - norm) if norm > -np.inf else 0.0
-            power = int(np.floor(decades / LOG10_2))
-            expected = Stepwise(values[:, None] * 10.0 ** (decades - power * LOG10_2), np.array([exponent + power]))
-        else:
-            plain = np.ldexp(values, exponent)
-            limit = np.inf if clip.max_value is None else clip.max_value
-            cut = np.clip(plain, -limit, limit)
-            clipped_norm = float(log10_norm(cut[0], 0))
-            scale = (
-                min(1.0, 10.0 ** max(clipped_norm - norm, -400.0))
-                if clip.max_value is not None and norm > -np.inf
-                else 1.0
-            )
-            expected = Stepwise(cut[:, None], np.array([0]))
+    expected, scale = _clipped(watch.clip, values, exponent, norm)
     findings.add("gradient, as applied", _applied(trace.applied, expected))
     findings.add(
         "clip_scale", Errors(np.asarray(abs(trace.clip_scale - scale) / max(scale, 1e-300)), np.asarray(doubt))
@@ -60,6 +44,29 @@ def check(watch: Watch, reference: Reference, findings: Findings) -> None:
     if watch.updates:
         findings.add("optimizer: what it gets", _applied(watch.updates[-1].gradient, expected))
         updates.check(watch.updates, findings)
+
+
+def _clipped(clip: Clipping, values: NDArray, exponent: int, norm: float) -> tuple[Stepwise, float]:
+    """What clipping makes of the textbook's gradient, ``values`` (2, P) · 2^exponent, and its
+    factor. At a threshold: by the norm one factor for all, whatever the size; by the value element
+    by element. Any other rule is asked itself, for its factor is by its definition the ratio of
+    norms.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        if isinstance(clip, Threshold) and clip.max_norm is not None:
+            decades = min(0.0, np.log10(clip.max_norm) - norm) if norm > -np.inf else 0.0
+            scale = 10.0 ** max(decades, -400.0)
+            power = int(np.floor(decades / LOG10_2))
+            return Stepwise(values[:, None] * 10.0 ** (decades - power * LOG10_2), np.array([exponent + power])), scale
+        if isinstance(clip, Threshold):
+            limit = np.inf if clip.max_value is None else clip.max_value
+            cut = np.clip(np.ldexp(values, exponent), -limit, limit)
+        else:
+            raw = [Scaled(value, np.asarray(exponent, np.int32)) for value in values]
+            cut = np.array([clip.apply(Gradient(scaled, float(scaled.log10_norm()), ()))[0] for scaled in raw])
+        clips, clipped_norm = bool(clip.label), float(log10_norm(cut[0], 0))
+        scale = min(1.0, 10.0 ** max(clipped_norm - norm, -400.0)) if clips and norm > -np.inf else 1.0
+        return Stepwise(cut[:, None], np.array([0])), scale
 
 
 def _applied(applied: NDArray, expected: Stepwise) -> Errors:

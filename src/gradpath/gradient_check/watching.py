@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core.clipping import Clip
+from gradpath.clippings import Clipping
+from gradpath.clippings.threshold import Threshold
 from gradpath.core.network import Network
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument, Schedule
@@ -91,7 +92,7 @@ class Watch:
     measurements: dict[str, Measurement | Exception]
     updates: Sequence[Update] = ()
     """The second pass's last, the first pass's before it."""
-    clip: Clip = field(default_factory=Clip)
+    clip: Clipping = field(default_factory=Threshold)
     trains_readout: bool = True
     differs: Collection[str] = ()
     """Instruments that read of the same pass in training something else than afterwards."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradpath.core.clipping import Clip
+from gradpath.clippings.threshold import Threshold
 from gradpath.core.network import Network
 from gradpath.core.trace import Measurement, Trace
 from gradpath.instruments import Instrument
@@ -53,7 +53,7 @@ class ClippingLedger(Instrument):
         if not finite:
             row = dict.fromkeys(NAMES, np.nan) | {"engaged": 0.0, "non_finite": 1.0}
             return Measurement(NAMES, np.array(list(row.values())))
-        clips = (Clip(max_norm=self.max_norm), Clip(max_value=self.max_value))
+        clips = (Threshold(max_norm=self.max_norm), Threshold(max_value=self.max_value))
         by_norm, by_value = (clip.apply(gradient)[0] for clip in clips)
         raw = gradient.scaled.array
         actual, norm_clip, value_clip = _against(raw, applied, by_norm, by_value)

@@ -1,29 +1,80 @@
-"""Finds the units of a kind: every module of a package that defines a subclass of the kind's base
-class.
+"""Finds the units of a kind: each module of gradpath's package for it, and of the plugins' packages
+of the same name, defines one.
 """
 
 import importlib
+import inspect
 import pkgutil
-from typing import TypeVar
+from dataclasses import is_dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any, TypeVar
+
+from gradpath.schema import plugins
+from gradpath.schema.settings import ConfigError
 
 Unit = TypeVar("Unit")
 
 
 def discover(base: type[Unit]) -> dict[str, type[Unit]]:
-    """Name → class for each unit of ``base``; the name is the module's, so one file is one unit.
+    """Name → class for each unit of ``base``; the name is the module's, so one file is one unit. A
+    module whose name begins with ``_`` is none. A unit may be a subclass of another one.
 
-    ``base`` lives in its package's ``__init__``: ``gradpath.core.cell.Cell`` finds
-    ``gradpath/cells/*.py``.
+    ``base`` says by ``package`` where its units lie, or lives in that package's ``__init__``:
+    ``gradpath.core.cell.Cell`` finds ``gradpath/cells/*.py``. Raises ConfigError where a plugin's
+    module cannot be imported, defines no unit, or one of a name that is taken.
     """
-    package = importlib.import_module(getattr(base, "package", base.__module__))
-    modules = [f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
-    for module in modules:
-        importlib.import_module(module)
-    units = [cls for cls in _subclasses(base) if cls.__module__ in modules or base in cls.__bases__]
-    return {cls.__module__.rpartition(".")[2]: cls for cls in sorted(units, key=lambda cls: cls.__module__)}
+    package = getattr(base, "package", base.__module__)
+    kind: Any = base
+    units = dict(_units(kind, package))
+    for added in plugins.modules(package.rpartition(".")[2]):
+        for name, unit in _units(kind, added).items():
+            if name in units:
+                first, second = (inspect.getfile(cls) for cls in (units[name], unit))
+                raise ConfigError(f"{second}: there is a unit of that name already, {first}; rename one of them")
+            units[name] = unit
+    return dict(sorted(units.items()))
 
 
-def _subclasses(base: type[Unit]) -> set[type[Unit]]:
-    """Those of any depth: a unit may be a unit of ours with something changed."""
-    direct = set(base.__subclasses__())
-    return direct.union(*(_subclasses(cls) for cls in direct))
+@cache
+def _units(base: Any, package_name: str) -> dict[str, Any]:
+    package = _imported(package_name)
+    names = [name for _, name, _ in pkgutil.iter_modules(package.__path__) if not name.startswith("_")]
+    return {name: _unit(base, _imported(f"{package_name}.{name}")) for name in names}
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ConfigError:
+        raise
+    except Exception as error:
+        plugin = next((p for p in plugins.active() if name.startswith(f"{p.package}.")), None)
+        if plugin is None:
+            raise
+        place = plugin.folder.joinpath(*name.removeprefix(f"{plugin.package}.").split("."))
+        file = place.with_suffix(".py") if not place.is_dir() else place / "__init__.py"
+        raise ConfigError(f"{file}: {plugins.failure(error, plugin.folder)}") from error
+
+
+def _unit(base: Any, module: ModuleType) -> Any:
+    """The one unit that a module defines: its only subclass of ``base``, or the one that is built
+    on the others.
+    """
+    file, kind = inspect.getfile(module), base.__name__
+    defined = [
+        cls
+        for cls in vars(module).values()
+        if inspect.isclass(cls) and issubclass(cls, base) and cls.__module__ == module.__name__
+    ]
+    units = [cls for cls in defined if not any(derived is not cls and issubclass(derived, cls) for derived in defined)]
+    if len(units) != 1:
+        names = " and ".join(sorted(cls.__name__ for cls in units)) or "none"
+        raise ConfigError(f"{file}: must define one {kind}, it defines {names}; others begin their file's name with _")
+    (unit,) = units
+    if inspect.isabstract(unit):
+        undefined = ", ".join(sorted(vars(unit)["__abstractmethods__"]))
+        raise ConfigError(f"{file}: {unit.__name__} does not define {undefined}")
+    if not is_dataclass(unit) or "__dataclass_fields__" not in vars(unit):
+        raise ConfigError(f"{file}: {unit.__name__} is not a dataclass; write @dataclass above it")
+    return unit

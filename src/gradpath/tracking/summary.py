@@ -28,7 +28,7 @@ def summary(
             if step in titles:
                 yield titles[step], lost, step
     yield "non_finite_steps", float(diverged_at is not None), last
-    if "clip_scale" in readings and (experiment.clip.max_norm is not None or experiment.clip.max_value is not None):
+    if "clip_scale" in readings and experiment.clip.label:
         _, steps, values = readings["clip_scale"]
         scales = np.array([float(v[0]) for step, v in zip(steps, values, strict=True) if step != diverged_at])
         if scales.size:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from gradpath.clippings import Clipping
 from gradpath.core.cell import Cell
-from gradpath.core.clipping import Clip
 from gradpath.core.network import Network
 from gradpath.inits import Init
 from gradpath.instruments import Instrument
@@ -80,8 +80,8 @@ class Experiment(Settings):
     cell: Cell = MISSING
     init: Init = MISSING
     optimizer: Optimizer = MISSING
+    clip: Clipping = MISSING
     instruments: dict[str, Instrument] = field(default_factory=dict)
-    clip: Clip = field(default_factory=Clip)
     train: Train = field(default_factory=Train)
     tracking: Tracking = field(default_factory=Tracking)
     seed: int = setting(0, "seed of the three streams: initialisation, data, evaluation", ge=0)
@@ -106,7 +106,7 @@ class Experiment(Settings):
         chosen by.
         """
         tree = {key: value for key, value in asdict(self, dict_factory=_plain).items() if key != "tracking"}
-        for key in ("task", "cell", "init", "optimizer"):
+        for key in ("task", "cell", "init", "optimizer", "clip"):
             tree[key] = {"name": unit_name(getattr(self, key))} | tree[key]
         return tree
 
@@ -120,9 +120,7 @@ class Experiment(Settings):
         """Cell × clipping, read off the configuration: ``clipped_rnn``, ``lstm``,
         ``lstm_no_input_gate``.
         """
-        by_norm, by_value = self.clip.max_norm is not None, self.clip.max_value is not None
-        clipping = "clipped" if by_norm else "value_clipped" if by_value else ""
-        return "_".join(word for word in (clipping, unit_name(self.cell), self.cell.variant) if word)
+        return "_".join(word for word in (self.clip.label, unit_name(self.cell), self.cell.variant) if word)
 
     @property
     def title(self) -> str:

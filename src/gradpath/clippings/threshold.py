@@ -1,19 +1,18 @@
-"""Gradient clipping, an option on any cell: the whole gradient by its norm, or each element by its
-value.
-"""
+"""Clipping at a threshold: the whole gradient by its norm, or each element by its value."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.clippings import Clipping, ratio
 from gradpath.core.scaled import Scaled
 from gradpath.core.trace import Gradient
-from gradpath.schema.settings import SettingError, Settings, setting
+from gradpath.schema.settings import SettingError, setting
 
 
 @dataclass
-class Clip(Settings):
+class Threshold(Clipping):
     """g ← g · max_norm / ‖g‖ where ‖g‖ > max_norm, over all parameters together (Pascanu et al.
     2013, algorithm 1); or g ← max(−v, min(v, g)) elementwise (Mikolov 2012). Neither set: no
     clipping.
@@ -27,28 +26,24 @@ class Clip(Settings):
         if self.max_norm is not None and self.max_value is not None:
             raise SettingError("max_value", self.max_value, "null where clip.max_norm is set: choose one of the two")
 
-    def apply(self, gradient: Gradient) -> tuple[NDArray, float]:
-        """The gradient to apply (P,), and ‖applied‖ / ‖raw‖, which for norm clipping is min(1,
-        max_norm / ‖g‖).
+    @property
+    def label(self) -> str:
+        return "clipped" if self.max_norm is not None else "value_clipped" if self.max_value is not None else ""
 
-        The norm is the scaled one, so a gradient that overflows its type is still clipped to
-        max_norm exactly, in the right direction. A gradient that is not clipped comes back bit for
-        bit.
+    def apply(self, gradient: Gradient) -> tuple[NDArray, float]:
+        """The factor is min(1, max_norm / ‖g‖) for clipping by the norm. That norm is the scaled
+        one, so a gradient that overflows its type is still clipped to max_norm exactly, in the
+        right direction. A gradient that is not clipped comes back bit for bit.
         """
         scaled = gradient.scaled
         if self.max_norm is not None and gradient.log10_norm > np.log10(self.max_norm):
             # ‖array · 2^e‖ > max_norm: the exponent cancels between the gradient and its norm.
             mantissa_norm = np.linalg.norm(scaled.array.astype(np.float64))
             clipped = (scaled.array * (self.max_norm / mantissa_norm)).astype(scaled.array.dtype)
-            return clipped, _ratio(np.log10(self.max_norm) - gradient.log10_norm)
+            return clipped, ratio(np.log10(self.max_norm) - gradient.log10_norm)
         plain = scaled.plain()
         if self.max_value is None:
             return plain, 1.0
         clipped = np.clip(plain, -self.max_value, self.max_value)
         norm = float(Scaled(clipped, np.asarray(0, np.int32)).log10_norm())
-        return clipped, _ratio(norm - gradient.log10_norm) if norm > -np.inf else 1.0
-
-
-def _ratio(decades: float) -> float:
-    """10^decades, at most 1; 0 where float64 cannot hold it."""
-    return float(min(1.0, 10.0 ** max(decades, -400.0)))
+        return clipped, ratio(norm - gradient.log10_norm) if norm > -np.inf else 1.0

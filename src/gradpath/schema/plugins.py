@@ -1,0 +1,182 @@
+"""Units of a user's own, beside gradpath's.
+
+A plugin is a folder that looks like gradpath's: ``cells/NAME.py`` and ``conf/cell/NAME.yaml``, and
+the same for tasks, instruments, figures, initialisations, optimisers and clippings;
+``conf/arm/*.yaml`` and ``conf/experiment/*.yaml`` too. An installed package names its own by an
+entry point of the group ``gradpath.plugins``, whose value is the package. Any other folder is given
+by ``--plugin`` or in ``$GRADPATH_PLUGINS``, which the processes of a sweep inherit.
+
+The modules of such a folder are imported as ``gradpath.schema.plugins.FOLDER_DIGEST.cells.NAME``:
+nothing is added to ``sys.path``, where a folder could be taken for a package of the same name, and
+another process that unpickles a unit imports this module, and with it the plugins, first.
+"""
+
+import hashlib
+import importlib.util
+import os
+import re
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+from types import ModuleType
+
+from gradpath.schema.settings import ConfigError
+from gradpath.schema.text import one_line
+
+ENTRY_POINTS = "gradpath.plugins"
+VARIABLE = "GRADPATH_PLUGINS"
+"""Folders, separated as those of PATH."""
+FOLDERS = ("cells", "tasks", "instruments", "figures", "inits", "optimizers", "clippings")
+"""The folders of units, named as gradpath's packages."""
+
+_added: list[str] = []
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A package or folder with units."""
+
+    name: str
+    package: str
+    """Under which its modules are imported."""
+    folder: Path
+    version: str = ""
+    """Of the distribution that it belongs to, if it is installed."""
+
+    @property
+    def conf(self) -> Path:
+        """Its YAML files, in folders as in gradpath's ``conf/``."""
+        return self.folder / "conf"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}" if self.version else f"{self.name} ({self.folder})"
+
+
+def active() -> tuple[Plugin, ...]:
+    """The plugins that are installed, then those of ``$GRADPATH_PLUGINS``; raises ConfigError where
+    one cannot be.
+    """
+    return _active(os.environ.get(VARIABLE, ""))
+
+
+def add(path: str) -> None:
+    """Makes the folder ``path`` a plugin of this process and of those that it starts; raises
+    ConfigError where it cannot be one.
+    """
+    folder = Path(path).expanduser().resolve()
+    if os.pathsep in str(folder):
+        raise ConfigError(f"--plugin {path}: a {os.pathsep} in the name of a folder separates two of them")
+    previous = os.environ.get(VARIABLE)
+    listed = [*filter(None, (previous or "").split(os.pathsep))]
+    if str(folder) in listed:
+        return
+    os.environ[VARIABLE] = os.pathsep.join([*listed, str(folder)])
+    try:
+        active()
+    except ConfigError:
+        if previous is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = previous
+        raise
+    _added.append(str(folder))
+
+
+def arguments() -> list[str]:
+    """What a command needs to have the plugins that were added to this process."""
+    return [word for folder in _added for word in ("--plugin", folder)]
+
+
+def owner(file: Path) -> Plugin | None:
+    """The plugin that a file belongs to."""
+    return next((plugin for plugin in active() if file.resolve().is_relative_to(plugin.folder)), None)
+
+
+def modules(folder: str) -> list[str]:
+    """The packages of the plugins that hold units of a kind, such as ``cells``."""
+    return [f"{plugin.package}.{folder}" for plugin in active() if (plugin.folder / folder).is_dir()]
+
+
+@cache
+def _active(paths: str) -> tuple[Plugin, ...]:
+    plugins = list(_installed())
+    for path in filter(None, paths.split(os.pathsep)):
+        folder = Path(path).expanduser().resolve()
+        if any(folder == plugin.folder for plugin in plugins):
+            continue
+        plugins.append(_from_folder(path, folder))
+    return tuple(plugins)
+
+
+@cache
+def _installed() -> tuple[Plugin, ...]:
+    """The plugins of installed packages, none of which is imported yet."""
+    plugins = []
+    for entry in sorted(entry_points(group=ENTRY_POINTS)):
+        spec = importlib.util.find_spec(entry.value) if "." not in entry.value else None
+        if spec is None or not spec.submodule_search_locations:
+            raise ConfigError(f"plugin {entry.name}: its entry point must name a package; {entry.value} is none")
+        try:
+            number = entry.dist.version if entry.dist else version(entry.value)
+        except PackageNotFoundError:
+            number = ""
+        folder = Path(next(iter(spec.submodule_search_locations))).resolve()
+        plugins.append(Plugin(entry.name, entry.value, folder, number))
+    return tuple(plugins)
+
+
+def _from_folder(path: str, folder: Path) -> Plugin:
+    if not folder.is_dir():
+        raise ConfigError(f"--plugin {path}: there is no such folder")
+    if not any((folder / name).is_dir() for name in (*FOLDERS, "conf")):
+        raise ConfigError(f"--plugin {path}: has none of the folders {', '.join(FOLDERS)}, conf")
+    # Two folders of one name are two packages, and one folder is the same package in every process.
+    digest = hashlib.sha256(str(folder).encode(errors="surrogatepass")).hexdigest()[:8]
+    name = re.sub(r"\W", "_", folder.name, flags=re.ASCII)
+    plugin = Plugin(folder.name or "/", f"{__name__}.{name}_{digest}", folder)
+    if plugin.package not in sys.modules:
+        sys.modules[plugin.package] = _package(plugin)
+    return plugin
+
+
+def _package(plugin: Plugin) -> ModuleType:
+    """The folder as a package, its own ``__init__.py`` run where it has one."""
+    initial = plugin.folder / "__init__.py"
+    if not initial.exists():
+        spec = ModuleSpec(plugin.package, None, is_package=True)
+        spec.submodule_search_locations = [str(plugin.folder)]
+        return importlib.util.module_from_spec(spec)
+    spec_of_file = importlib.util.spec_from_file_location(
+        plugin.package, initial, submodule_search_locations=[str(plugin.folder)]
+    )
+    assert spec_of_file is not None
+    assert spec_of_file.loader is not None
+    package = sys.modules[plugin.package] = importlib.util.module_from_spec(spec_of_file)
+    try:
+        spec_of_file.loader.exec_module(package)
+    except Exception as error:
+        del sys.modules[plugin.package]
+        raise ConfigError(f"{initial}: {failure(error, plugin.folder)}") from error
+    return package
+
+
+def failure(error: BaseException, *folders: Path) -> str:
+    """An error that code of a plugin has raised, with the last line of it in these folders."""
+    line, place = "", error.__traceback__
+    while place is not None:
+        file = Path(place.tb_frame.f_code.co_filename)
+        if any(file.is_relative_to(folder) for folder in folders):
+            line = f" (line {place.tb_lineno} of {file.name})"
+        place = place.tb_next
+    if isinstance(error, SyntaxError) and error.filename:
+        line = f" (line {error.lineno} of {Path(error.filename).name})"
+        return f"{type(error).__name__}: {one_line(error.msg)}{line}"
+    return f"{type(error).__name__}: {one_line(str(error))}{line}"
+
+
+with suppress(ConfigError):  # in a process that unpickles a unit; whoever asks again is told
+    active()
