@@ -175,8 +175,20 @@ class Kind(Enum):
 @pytest.mark.parametrize(
     "value",
     [
-        *(None, True, False, 3, 0.25, 1e-30, -2, "lstm", "null", "true", "12", "0..3", "a b", "x,y", 'say "so"', "it's"),
-        *("back\\slash", "tail\\", "é", "[a]", "{a}", "k=v", "a:b", "sqlite:////tmp/a b.db", ["a", "b c"], [1, None], []),
+        *(None, True, False, 3, 0.25, 1e-30, -2, "lstm", "null", "true", "12", "0..3", "a b", "x,y"),
+        *(
+            'say "so"',
+            "it's",
+            "back\\slash",
+            "tail\\",
+            "é",
+            "[a]",
+            "{a}",
+            "k=v",
+            "a:b",
+            "sqlite:////tmp/a b.db",
+        ),
+        *(["a", "b c"], [1, None], []),
     ],
 )
 def test_a_value_is_read_back_as_it_was_given(value: Any) -> None:

@@ -164,11 +164,13 @@ def _lasting_imports() -> Iterator[None]:
     000 objects none is garbage, yet to look for it took a fifth of the import, and 0.1 s each time
     while points were being written. Once a process: what is frozen is never freed.
     """
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()
     gc.freeze()
 
 
