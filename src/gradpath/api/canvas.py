@@ -39,12 +39,12 @@ def drawn(figure: "Figure", runs: "Sequence[Run]") -> "Canvas":
 
     if missing := sorted({need for need in figure.needs for run in runs if need not in run.series}):
         raise CannotDrawError(f"needs {', '.join(missing)}")
-    before = set(_open_figures())
+    open_figures = set(_open_figures())
     with matplotlib.rc_context():
         try:
             canvas = figure.draw(runs)
         finally:  # of a figure of the user's own, which may use pyplot
-            for number in set(_open_figures()) - before:
+            for number in set(_open_figures()) - open_figures:
                 sys.modules["matplotlib.pyplot"].close(number)
     FigureCanvasAgg(canvas)
     # A notebook knows how to show a Figure once pyplot has told it; until then the figure says it.

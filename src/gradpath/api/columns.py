@@ -48,8 +48,8 @@ def _parameter(name: str, roles: Roles) -> dict[str, Any]:
 
 def _element(name: str, roles: Roles) -> dict[str, Any]:
     """``W_hh[0,1]``."""
-    whole, _, index = name.partition("[")
-    return _parameter(whole, roles) | {"element": f"[{index}" if index else ""}
+    parameter, _, index = name.partition("[")
+    return _parameter(parameter, roles) | {"element": f"[{index}" if index else ""}
 
 
 def _state(name: str, roles: Roles) -> dict[str, Any]:
