@@ -185,6 +185,7 @@ EXEMPT = {
     "core/roles.py": {"W_hy", "b_y"},  # the readout's, which are the network's
     "core/cell.py": {"H"},  # what a cell's output is called unless it says otherwise
     "core/layer_names.py": {"layer"},  # the place that puts them together
+    **{f"api/{name}.py": {"layer"} for name in ("columns", "table")},  # the heading of a column
     "commands/messages.py": {"H"},  # which setting a symbol means that somebody types
     "figures/gates.py": {"activation"},  # the label of an axis
     "tracking/decoding.py": {"F", "C"},  # orders of an array in memory

@@ -95,7 +95,7 @@ def main() -> None:
 
 def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Runs a command; the one place where errors become a line and a status."""
-    from gradpath.commands.reasons import reason
+    from gradpath.commands.reasons import reason, store_answer
     from gradpath.commands.signals import ending
     from gradpath.tracking.store import StoreError
 
@@ -107,8 +107,8 @@ def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
         if isinstance(error, ConfigError | StoreError):
             print(f"gradpath: {one_line(str(error))}", file=sys.stderr)
             return 2
-        if type(error).__module__.startswith(("mlflow.", "sqlalchemy.", "requests.")):
-            print(f"gradpath: the MLflow store answered: {one_line(str(error).partition(chr(10))[0])}", file=sys.stderr)
+        if answer := store_answer(error):
+            print(f"gradpath: {answer}", file=sys.stderr)
             return 2
         print(f"gradpath: {reason(error)}", file=sys.stderr)
         return 1
@@ -177,29 +177,22 @@ def check(arguments: list[str]) -> int:
     """``gradpath check``: the gradient check of what the overrides describe; 1 where it finds an
     error.
     """
-    from threadpoolctl import threadpool_limits
-
-    from gradpath import gradient_check as checking
-    from gradpath.commands import compose
-    from gradpath.commands.execute import check_loops
+    from gradpath import gradient_check
+    from gradpath.commands import checking, compose
 
     if {"-h", "--help"} & set(arguments):
         _help(CHECK_HELP, "config", compose.GROUPS, excluded="figures", extra=("arm",))
         return 0
-    experiment = compose.experiment(_only_overrides(arguments))
-    if experiment.cell.truncated:
-        raise ConfigError("cell.truncate=true: a truncated gradient is not the loss's gradient; nothing to check")
-    check_loops([experiment])
-    rows: list[checking.Row] = []
-    print(f"{experiment.title}: {checking.cases.sizes(experiment)}")
-    with threadpool_limits(1, "blas"):
-        for case, reported in checking.every_case(experiment):
-            rows = reported
-            if case and sys.stderr.isatty():
-                print(f"\r\x1b[2Kchecking: {case} …", end="", file=sys.stderr, flush=True)
+    experiment = checking.checkable(_only_overrides(arguments))
+    rows: list[gradient_check.Row] = []
+    print(checking.heading(experiment))
+    for case, reported in checking.cases(experiment):
+        rows = reported
+        if case and sys.stderr.isatty():
+            print(f"\r\x1b[2Kchecking: {case} …", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
-    print(checking.table(rows, experiment.cell.layers))
+    print(gradient_check.table(rows, experiment.cell.layers))
     return 0 if all(row.passed for row in rows) else 1
 
 

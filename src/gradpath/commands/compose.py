@@ -81,6 +81,11 @@ def _shared(name: str, active: tuple[plugins.Plugin, ...]) -> Composer:
     return Composer(name)
 
 
+def forget() -> None:
+    """Has the files read again: in a process that lasts they may have changed."""
+    _shared.cache_clear()
+
+
 def load(name: str, overrides: Sequence[str]) -> DictConfig:
     """The one configuration that overrides describe; raises ConfigError."""
     return _shared(name, plugins.active())(overrides)

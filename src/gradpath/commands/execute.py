@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from gradpath.commands.signals import Terminated, terminable
+from gradpath.commands.terminal import bar_class, in_notebook
 from gradpath.engine import compiled
 from gradpath.schema import locations, plugins
 from gradpath.schema.settings import ConfigError
@@ -106,10 +107,10 @@ def progress(
     """Passes the steps on, with a bar of step, loss and time left on a terminal, plain lines
     elsewhere. Several seeds have one bar, with the medians over those still training.
     """
-    terminal, total, diverged = sys.stderr.isatty(), experiments[0].train.steps, 0
+    terminal, total, diverged = sys.stderr.isatty() or in_notebook(), experiments[0].train.steps, 0
     name, prefix = f"{position} {label(experiments)}".strip(), "median " if len(experiments) > 1 else ""
     started = printed = time.monotonic()
-    with tqdm(total=total, desc=name, unit="step", disable=not terminal, dynamic_ncols=True) as bar:
+    with bar_class()(total=total, desc=name, unit="step", disable=not terminal, dynamic_ncols=True) as bar:
         for steps in stream:
             yield steps
             diverged_runs = [experiments[index].run_name for index, step in steps.items() if step.diverged]

@@ -46,12 +46,12 @@ class PluginFolders(SearchPathPlugin):
 
 @cache
 def _register_units(active: tuple[plugins.Plugin, ...]) -> None:
-    known: dict[Path, Path] = {}
+    first: dict[Path, Path] = {}
     for conf in (locations.conf(), *(plugin.conf for plugin in active)):
         for file in sorted(conf.rglob("*.yaml")):
-            if namesake := known.get(file.relative_to(conf)):
+            if namesake := first.get(file.relative_to(conf)):
                 raise ConfigError(f"{file}: there is a configuration of that name already, {namesake}; rename it")
-            known[file.relative_to(conf)] = file
+            first[file.relative_to(conf)] = file
     store = ConfigStore.instance()
     for group, base in GROUPS.items():
         units: dict[str, type] = discover(base)

@@ -8,7 +8,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,9 +15,9 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from gradpath.commands import compose
-from gradpath.commands.execute import check_loops, execute_seeds, label
+from gradpath.commands.conclusion import Job, Launched, conclude, experiments_of
+from gradpath.commands.execute import check_loops, execute_seeds
 from gradpath.commands.grammar import is_hydras, is_study
-from gradpath.commands.hints import report_command, ui_command
 from gradpath.commands.hydra_options import Options
 from gradpath.commands.overrides import read
 from gradpath.commands.reasons import reason
@@ -27,21 +26,10 @@ from gradpath.commands.terminal import settle
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line, printable
 from gradpath.tracking import plan, store
-from gradpath.tracking.outcomes import Ended, by_experiment, fallback_reason, records
+from gradpath.tracking.outcomes import by_experiment, records
 from gradpath.training.experiment import Experiment
 
 compose.register()  # in the processes of a parallel launcher too, which import this module to find the job
-
-
-@dataclass
-class Job:
-    """One point for Hydra: what is trained side by side. ``name`` is what tells it from the others
-    of the sweep.
-    """
-
-    overrides: list[str]
-    experiments: list[Experiment]
-    name: str = ""
 
 
 class StoreLostError(BaseException):
@@ -51,15 +39,27 @@ class StoreLostError(BaseException):
 
 
 def launch(options: Options) -> int:
-    """Runs what the options describe; 1 where a run failed. Raises ConfigError or StoreError before
-    the first one.
+    """Runs what the options describe, and says how it ended; 1 where a run failed. Raises
+    ConfigError or StoreError before the first one.
+    """
+    try:
+        launched = carry_out(options)
+    except StoreLostError as error:
+        print(f"gradpath: {one_line(str(error))}", file=sys.stderr)
+        return 1
+    return conclude(launched)
+
+
+def carry_out(options: Options) -> Launched:
+    """Runs what the options describe. Raises ConfigError or StoreError before the first run, and
+    StoreLostError where the store is lost during one; a run that fails is in what is returned.
     """
     jobs = planned(options)
-    check_loops(_experiments(jobs))
+    check_loops(experiments_of(jobs))
     sweep_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     timeout = jobs[0].experiments[0].tracking.timeout
     with store.patience(timeout):
-        for uri, name in by_experiment(_experiments(jobs)):
+        for uri, name in by_experiment(experiments_of(jobs)):
             client = store.connect(uri, timeout=timeout)
             experiment_id = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
             for line in store.reap(client, experiment_id):
@@ -67,6 +67,7 @@ def launch(options: Options) -> int:
         plan.record(((job.overrides, job.experiments) for job in jobs), sweep_id)
     began = int(time.time() * 1000)
     reasons: dict[int, str] = {}
+    launcher_error = ""
     try:
         reasons = _run_jobs(options, jobs, sweep_id)
     except KeyboardInterrupt:
@@ -74,15 +75,13 @@ def launch(options: Options) -> int:
     except Terminated as stop:
         stop.progress = " ".join(_progress(jobs, sweep_id, began))
         raise
-    except StoreLostError as error:
-        print(f"gradpath: {one_line(str(error))}", file=sys.stderr)
-        return 1
     except OSError as error:  # of Hydra's own files: a job keeps to itself what goes wrong in it
         section = "sweep" if options.multirun else "run"
         raise ConfigError(f"hydra.{section}.dir: {error.filename}: cannot be written: {error.strerror}") from error
     except Exception as error:  # a launcher's own: a process of it has died
-        print(f"gradpath: the launcher gave up: {reason(error)}", file=sys.stderr)
-    return _conclude(jobs, sweep_id, began, reasons)
+        launcher_error = reason(error)
+    ended = records(experiments_of(jobs), sweep_id, began)
+    return Launched(sweep_id, jobs, ended, reasons, launcher_error)
 
 
 def planned(options: Options) -> list[Job]:
@@ -177,47 +176,12 @@ def _job(starts: tuple[int, ...], sweep_id: str, composed: DictConfig) -> str:
     return ""
 
 
-def _experiments(jobs: Sequence[Job]) -> list[Experiment]:
-    return [experiment for job in jobs for experiment in job.experiments]
-
-
 def _progress(jobs: Sequence[Job], sweep_id: str, began: int) -> list[str]:
     """What there is of a run or a sweep that was stopped; nothing where the store does not say."""
     time.sleep(0.5 if len(jobs) > 1 else 0)  # processes of a launcher are ending too
     try:
-        ended = records(_experiments(jobs), sweep_id, began)
+        ended = records(experiments_of(jobs), sweep_id, began)
     except Exception:
         return []
     done = sum(run.status == "FINISHED" for run in ended.values())
     return [f"{done} of {sum(len(job.experiments) for job in jobs)} runs finished"]
-
-
-def _conclude(jobs: Sequence[Job], sweep_id: str, began: int, reasons: dict[int, str]) -> int:
-    """Says how the runs ended and what to do with them; 1 where one failed."""
-    ended = records(_experiments(jobs), sweep_id, began)
-    failed = False
-    for (uri, name), members in by_experiment(_experiments(jobs)).items():
-        runs = [ended.get(e.config_hash, Ended("MISSING")) for e in members]
-        count = Counter("finished" if run.status == "FINISHED" else "failed" for run in runs)
-        diverged = sum(run.diverged and run.status == "FINISHED" for run in runs)
-        details = {"finished": f" ({diverged} diverged)" if diverged else "", "failed": ""}
-        words = ", ".join(f"{count[word]} {word}{detail}" for word, detail in details.items() if count[word])
-        shared = members[0].tracking.sweep_id or sweep_id
-        print(
-            f"{len(runs)} run{'s'[: len(runs) != 1]} of sweep {shared} in MLflow experiment {name}: {words}. "
-            f"Figures: {report_command(name, shared, uri)}. Curves: {ui_command(uri)}"
-        )
-    for index, job in enumerate(jobs):
-        failures = [
-            run for e in job.experiments if (run := ended.get(e.config_hash, Ended("MISSING"))).status != "FINISHED"
-        ]
-        if failures or reasons.get(index):
-            cause = (
-                reasons.get(index)
-                or next((run.error for run in failures if run.error), "")
-                or fallback_reason(failures)
-            )
-            line = f"failed: {label(job.experiments)}: {cause}{f' [{job.name}]' if job.name else ''}"
-            print(one_line(line), file=sys.stderr)
-            failed = True
-    return int(failed)

@@ -18,3 +18,12 @@ def reason(error: BaseException) -> str:
     if frames and not isinstance(error, MemoryError | OSError):
         text += f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
     return one_line(text)
+
+
+def store_answer(error: BaseException) -> str:
+    """An error of MLflow's, or of what it speaks to its store with, in one line; empty for any
+    other error.
+    """
+    if not type(error).__module__.startswith(("mlflow.", "sqlalchemy.", "requests.")):
+        return ""
+    return f"the MLflow store answered: {one_line(str(error).partition(chr(10))[0])}"

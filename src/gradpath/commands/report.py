@@ -44,12 +44,7 @@ def write(report: Report, named: bool = False) -> int:
     matplotlib.use("Agg")
     # The same runs give the same bytes: no date in the files, no random ids in the SVG.
     matplotlib.rcParams["svg.hashsalt"] = "gradpath"
-    experiment, sweep_id = report.study, report.sweep
-    if experiment is None or sweep_id is None:
-        try:
-            experiment, sweep_id = loader.newest_sweep(report.uri, experiment, sweep_id)
-        except loader.NothingFinishedError as error:
-            raise store.StoreError(f"{error}; train one with: {run_command(experiment)}") from error
+    experiment, sweep_id = chosen_sweep(report.study, report.sweep, report.uri)
     stored = loader.sweep(report.uri, experiment, sweep_id)
     title = _title(experiment, sweep_id)
     runs, doubts = _complete(stored, experiment, sweep_id, report)
@@ -85,6 +80,18 @@ def write(report: Report, named: bool = False) -> int:
     return int(bool(failed or stored.damaged) or none_drawn or (named and bool(left_out)))
 
 
+def chosen_sweep(study: str | None, sweep_id: str | None, uri: str | None) -> tuple[str, str]:
+    """(MLflow experiment, sweep_id) of the runs that are meant, the newest where none is named;
+    raises StoreError where there is none.
+    """
+    if study is not None and sweep_id is not None:
+        return study, sweep_id
+    try:
+        return loader.newest_sweep(uri, study, sweep_id)
+    except loader.NothingFinishedError as error:
+        raise store.StoreError(f"{error}; train one with: {run_command(study)}") from error
+
+
 def verdicts(runs: list[Run]) -> list[str]:
     """The verdicts as aligned lines from good to bad: one a run, or where there are many one a
     group of seeds.
@@ -105,14 +112,11 @@ def verdicts(runs: list[Run]) -> list[str]:
 
 def _judged(runs: list[Run]) -> list[tuple[str, Run, Verdict]]:
     """(label of the group, run, verdict), from good to bad."""
-    judged = []
-    for group in common.groups(runs):
-        for run in sorted(group.runs, key=lambda run: run.seed):
-            word = run.tags.get("verdict", "unknown")
-            reason = run.tags.get("verdict_reason", "recorded without a verdict")
-            if word not in ORDER:
-                word, reason = "unknown", f"its tag verdict holds {printable(word, 40)}, no verdict of this gradpath"
-            judged.append((group.name, run, Verdict(word, reason)))
+    judged = [
+        (group.name, run, run.verdict)
+        for group in common.groups(runs)
+        for run in sorted(group.runs, key=lambda run: run.seed)
+    ]
     return sorted(judged, key=lambda row: ORDER.index(row[2].word))
 
 
@@ -228,5 +232,4 @@ def _complete(stored: Sweep, experiment: str, sweep_id: str, report: Report) -> 
         raise store.StoreError(
             f"{title}: no run can be read: {stored.damaged[0] if stored.damaged else 'none finished'}"
         )
-    newest = {run.tags["config_hash"]: run for run in stored.runs}
-    return [run for run in stored.runs if newest[run.tags["config_hash"]] is run], doubts
+    return stored.newest, doubts

@@ -6,6 +6,7 @@ import io
 import os
 import select
 import sys
+import warnings
 from typing import Any, TextIO
 
 from gradpath.schema.text import escape
@@ -48,6 +49,24 @@ def tolerant(descriptor: int, stream: TextIO | None = None) -> TextIO:
     buffered = io.BufferedWriter(_Dropping(descriptor, "w", closefd=False))
     lines = terminal or descriptor == 2
     return io.TextIOWrapper(buffered, encoding, "gradpath.plain", line_buffering=lines, write_through=descriptor == 2)
+
+
+def in_notebook() -> bool:
+    """Does the kernel of a notebook run this?"""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def bar_class() -> Any:
+    """tqdm, or in a notebook the form of it that the notebook shows."""
+    if in_notebook():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # without ipywidgets it is the plain bar
+            from tqdm.auto import tqdm as notebook_bar
+        return notebook_bar
+    from tqdm import tqdm
+
+    return tqdm
 
 
 class _Dropping(io.FileIO):

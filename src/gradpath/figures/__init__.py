@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from gradpath.schema.namespace import unit_attributes
 from gradpath.schema.settings import Settings, setting
 from gradpath.tracking.loader import Run
 
@@ -30,3 +31,6 @@ class Figure(Settings, ABC):
     @abstractmethod
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         """A matplotlib figure of the runs; raises CannotDrawError."""
+
+
+__getattr__, __dir__ = unit_attributes(Figure)

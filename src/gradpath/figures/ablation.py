@@ -38,11 +38,10 @@ class Ablation(Figure):
         groups = _ordered(runs)
         stages.drawable(groups, INSTRUMENT)
         common.theme()
-        from matplotlib import pyplot
 
         blocks = -(-(len(groups) + 1) // COLUMNS)  # one place is the legend's
         columns = min(len(groups) + 1, COLUMNS)
-        canvas, grid = pyplot.subplots(
+        canvas, grid = common.subplots(
             2 * blocks, columns, figsize=(2.75 * columns, 5.2 * blocks), sharey="row", squeeze=False
         )
         places = [

@@ -50,13 +50,12 @@ class Cliff(Figure):
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         common.theme()
-        from matplotlib import pyplot
 
         groups = common.groups(runs)
         plane = plane_of(runs)
         arms = arms_of(runs)
         trajectories = steepest_of([trajectory_of(arm, run, plane) for arm in arms for run in arm.runs])
-        canvas = pyplot.figure(figsize=(11.4, 8.4))
+        canvas = common.new_canvas(figsize=(11.4, 8.4))
         grid = canvas.add_gridspec(2, 2, height_ratios=(1.45, 1), width_ratios=(1.1, 1), hspace=0.27, wspace=0.17)
         _surface(canvas.add_subplot(grid[0, 0], projection="3d", computed_zorder=False), plane, trajectories)
         _map(canvas.add_subplot(grid[0, 1]), plane, trajectories)

@@ -33,13 +33,12 @@ class ClippingLedger(Figure):
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         common.theme()
-        from matplotlib import pyplot
 
         if not any(_finite(run).any() for run in runs):
             raise CannotDrawError(f"{runs[0].name} has no finite step")
         groups = common.columns(runs)
         drawn = [group for group in groups if any(_finite(run).any() for run in group.runs)]
-        canvas = pyplot.figure(figsize=(max(3.2 * len(groups), 9.6), 6.6), layout="constrained")
+        canvas = common.new_canvas(figsize=(max(3.2 * len(groups), 9.6), 6.6), layout="constrained")
         upper, lower = canvas.subfigures(2, 1, hspace=0.04, squeeze=False)[:, 0]
         for axes, group in zip(upper.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True):
             axes.set_title(group.title, color=group.color)

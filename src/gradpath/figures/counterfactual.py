@@ -31,14 +31,13 @@ class Counterfactual(Figure):
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         common.theme()
-        from matplotlib import pyplot
         from matplotlib.lines import Line2D
 
         groups = [group for group in common.columns(runs) if len(names(group.runs[0])) > 1]
         if not groups:
             raise CannotDrawError("no run of a cell with gates that can be held")
         stages.drawable(groups, INSTRUMENT)
-        canvas, grid = pyplot.subplots(
+        canvas, grid = common.subplots(
             3, len(groups), figsize=(3.7 * len(groups) + 0.6, 8.4), sharex="row", squeeze=False
         )
         for axes in grid[:2, 1:].flat:

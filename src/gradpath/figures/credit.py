@@ -37,13 +37,12 @@ class Credit(Figure):
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         common.theme()
-        from matplotlib import pyplot
 
         groups = common.columns(runs)
         stages.drawable(groups, INSTRUMENT)
         maps = max(len(_scored(group)) for group in groups) > 1
         rows = 4 if maps else 3
-        canvas, grid = pyplot.subplots(
+        canvas, grid = common.subplots(
             rows, len(groups), figsize=(2.6 * len(groups) + 1.2, 2.3 * rows + 0.4), squeeze=False, layout="constrained"
         )
         if maps:

@@ -32,10 +32,9 @@ class Exploding(Figure):
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         common.theme()
-        from matplotlib import pyplot
 
         groups = common.columns(runs)
-        canvas, grid = pyplot.subplots(
+        canvas, grid = common.subplots(
             3, len(groups), figsize=(max(3.4 * len(groups), 7), 7.6), sharex=True, sharey="row", squeeze=False
         )
         for column, group in zip(grid.T, groups, strict=True):

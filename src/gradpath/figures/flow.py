@@ -37,7 +37,6 @@ class Flow(Figure):
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         common.theme()
-        from matplotlib import pyplot
 
         groups = [group for group in common.columns(runs) if group.runs[0].roles.drawing]
         if not groups:
@@ -45,7 +44,7 @@ class Flow(Figure):
         stages.drawable(groups, *INSTRUMENTS)
         groups = stages.aligned(groups, *INSTRUMENTS)
         lags = _lags(len(groups[0].runs[0].lag))
-        canvas, grid = pyplot.subplots(
+        canvas, grid = common.subplots(
             2 * len(groups), len(lags), figsize=(3.1 * len(lags), 4.0 * len(groups) + 0.6), squeeze=False
         )
         for index, group in enumerate(groups):

@@ -47,9 +47,8 @@ class ForgetBias(Figure):
         stages.drawable(groups, INSTRUMENT)
         biases, lengths = _axes(cells)
         common.theme()
-        from matplotlib import pyplot
 
-        canvas, (upper, lower) = pyplot.subplots(
+        canvas, (upper, lower) = common.subplots(
             2, 1, figsize=(8.4, 8.6), sharex=True, height_ratios=(1.25, 1), layout="constrained"
         )
         self._diagram(upper, cells)

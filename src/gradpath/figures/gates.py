@@ -31,14 +31,13 @@ class Gates(Figure):
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         common.theme()
-        from matplotlib import pyplot
         from matplotlib.lines import Line2D
 
         groups = common.columns(runs)
         if not groups:
             raise CannotDrawError("no run")
         stages.drawable(groups, INSTRUMENT)
-        canvas, grid = pyplot.subplots(
+        canvas, grid = common.subplots(
             3, len(groups), figsize=(3.5 * len(groups), 7.6), sharex=True, sharey="row", squeeze=False
         )
         for column, group in zip(grid.T, groups, strict=True):

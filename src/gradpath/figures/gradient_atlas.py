@@ -33,11 +33,10 @@ class GradientAtlas(Figure):
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         common.theme()
         import matplotlib
-        from matplotlib import pyplot
         from matplotlib.colors import TwoSlopeNorm
 
         groups = common.columns(runs)
-        canvas, grid = pyplot.subplots(1, len(groups), figsize=(3.3 * len(groups) + 0.8, 8.0), squeeze=False)
+        canvas, grid = common.subplots(1, len(groups), figsize=(3.3 * len(groups) + 0.8, 8.0), squeeze=False)
         colors = matplotlib.colormaps["RdBu_r"].with_extremes(bad=finite.TRUE_ZERO)
         norm = TwoSlopeNorm(vmin=self.faintest, vcenter=0, vmax=self.strongest)
         for axes, group in zip(grid[0], groups, strict=True):

@@ -45,12 +45,11 @@ class Lyapunov(Figure):
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         common.theme()
-        from matplotlib import pyplot
 
         groups = common.columns(runs)
         stages.drawable(groups, *INSTRUMENTS)
         groups = stages.aligned(groups, *INSTRUMENTS)
-        canvas, grid = pyplot.subplots(
+        canvas, grid = common.subplots(
             3, len(groups), figsize=(2.6 * len(groups) + 0.8, 8.2), sharex="row", sharey="row", squeeze=False
         )
         for column, group in zip(grid.T, groups, strict=True):

@@ -33,11 +33,10 @@ class NormByLag(Figure):
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         common.theme()
-        from matplotlib import pyplot
 
         groups = common.columns(runs)
         stages.drawable(groups, *INSTRUMENTS)
-        canvas, grid = pyplot.subplots(
+        canvas, grid = common.subplots(
             3, 1 + len(groups), figsize=(3.0 * (1 + len(groups)), 7.6), sharex=True, sharey=True, squeeze=False
         )
         # The medians set the axis: one seed that fell further must not press all the others

@@ -44,11 +44,10 @@ class Paths(Figure):
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         common.theme()
-        from matplotlib import pyplot
 
         groups = common.columns(runs)
         stages.drawable(groups, INSTRUMENT)
-        canvas, grid = pyplot.subplots(
+        canvas, grid = common.subplots(
             len(ROWS), len(groups), figsize=(3.2 * len(groups) + 0.6, 12.6), sharex=True, sharey="row", squeeze=False
         )
         norms = [

@@ -55,7 +55,6 @@ class SpectralRadius(Figure):
 
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         common.theme()
-        from matplotlib import pyplot
 
         by_gain = _by_gain(runs)
         measured = {
@@ -63,7 +62,7 @@ class SpectralRadius(Figure):
             for gain, members in by_gain.items()
             if (finite_runs := [run for run in members if _read(run)])
         }
-        canvas, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.6), width_ratios=(1, 1.15))
+        canvas, (left, right) = common.subplots(1, 2, figsize=(10, 4.6), width_ratios=(1, 1.15))
         self._slopes(left, measured)
         for gain in by_gain.keys() - measured.keys():
             finite.marks(left, [gain], [np.nan], MEASURED)

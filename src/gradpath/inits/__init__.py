@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from gradpath.core.network import Network
 from gradpath.core.roles import READOUT
+from gradpath.schema.namespace import unit_attributes
 from gradpath.schema.settings import Settings, setting
 
 
@@ -65,3 +66,6 @@ def draw_uniform(rng: Generator, hidden: int, *shape: int) -> NDArray:
     """U[−1/√H, 1/√H], the default of PyTorch's recurrent and linear layers."""
     bound = hidden**-0.5
     return rng.uniform(-bound, bound, shape)
+
+
+__getattr__, __dir__ = unit_attributes(Init)

@@ -11,6 +11,7 @@ import numpy as np
 
 from gradpath.core.network import Network
 from gradpath.core.trace import Measurement, Trace
+from gradpath.schema.namespace import unit_attributes
 from gradpath.schema.settings import SettingError, Settings, setting
 
 WINDOW = 20
@@ -88,3 +89,6 @@ def few_parameters(network: Network) -> None:
     """For instruments that read θ element by element; raises SettingError."""
     if network.size > FEW:
         raise SettingError("network", f"{network.size} parameters", f"at most {FEW}; try cell=rnn cell.hidden_size=1")
+
+
+__getattr__, __dir__ = unit_attributes(Instrument)

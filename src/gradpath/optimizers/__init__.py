@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from numpy.typing import NDArray
 
+from gradpath.schema.namespace import unit_attributes
 from gradpath.schema.settings import Settings, setting
 
 State = dict[str, NDArray]
@@ -25,3 +26,6 @@ class Optimizer(Settings, ABC):
     @abstractmethod
     def update(self, theta: NDArray, gradient: NDArray, state: State, step: int) -> tuple[NDArray, State]:
         """θ and state after update number ``step`` (from 0); no argument is written to."""
+
+
+__getattr__, __dir__ = unit_attributes(Optimizer)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gradpath.core.losses import Loss
 from gradpath.core.tape import Batch, Tape
+from gradpath.schema.namespace import unit_attributes
 from gradpath.schema.settings import Settings, setting
 
 
@@ -83,3 +84,6 @@ def error_rate(tape: Tape) -> float:
     mask = tape.batch.mask[tape.scored]
     wrong = tape.outputs.argmax(axis=-1) != tape.batch.targets[tape.scored]
     return float(wrong[mask].mean())
+
+
+__getattr__, __dir__ = unit_attributes(Task)

@@ -42,6 +42,12 @@ class Sweep:
     doubled: list[str] = field(default_factory=list)
     """Points with several finished runs that are whole."""
 
+    @property
+    def newest(self) -> list[Run]:
+        """Of each point the newest of its ``runs``."""
+        newest = {run.config_hash: run for run in self.runs}
+        return [run for run in self.runs if newest[run.config_hash] is run]
+
 
 def newest_sweep(uri: str | None, experiment: str | None, sweep_id: str | None = None) -> tuple[str, str]:
     """(MLflow experiment, sweep_id) of gradpath's newest finished run, of one experiment or of all,

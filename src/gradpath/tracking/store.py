@@ -3,7 +3,6 @@ reading (loader).
 """
 
 import gc
-import os
 import shlex
 import sqlite3
 import warnings
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gradpath.tracking import store_client
 from gradpath.tracking.liveness import reap
+from gradpath.tracking.mlflow_output import silence
 from gradpath.tracking.store_client import TIMEOUT, Client, UnreachableError, ask, limit_requests, pages, patience
 from gradpath.tracking.store_moved import LOCATION_TAG, rehome
 from gradpath.tracking.store_uri import (
@@ -64,14 +64,11 @@ __all__ = [
     "uri_key",
 ]
 
-# Read by MLflow when it is imported, or when it is about to print.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
 SCHEMA_VERSION = 1
 """Of the artifact ``gradients/measurements.npz``."""
 ARTIFACT = "gradients/measurements.npz"
+
+silence()
 
 
 def connect(configured: str | None, create: bool = True, timeout: float = TIMEOUT) -> "MlflowClient":
@@ -146,18 +143,12 @@ def _import_mlflow() -> None:
     """Imports MLflow once, keeps its own lines off the terminal, and lets SQLite be waited for in
     Python.
     """
-    import logging
-
     with _lasting_imports(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow  # noqa: F401
         from sqlalchemy import event
         from sqlalchemy.engine import Engine
-    # A library that a user has asked to speak, by MLFLOW_LOGGING_LEVEL, does.
-    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-        for noisy in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL + 1)
-        warnings.filterwarnings("ignore", module=r"mlflow\.")
+    silence()
 
     @event.listens_for(Engine, "before_cursor_execute", retval=True)
     def _(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _executemany: bool) -> tuple[str, Any]:
@@ -173,11 +164,13 @@ def _lasting_imports() -> Iterator[None]:
     000 objects none is garbage, yet to look for it took a fifth of the import, and 0.1 s each time
     while points were being written. Once a process: what is frozen is never freed.
     """
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()
     gc.freeze()
 
 

@@ -13,6 +13,7 @@ from gradpath.schema.text import printable
 from gradpath.tracking import artifact, declarations, store
 from gradpath.tracking.artifact import Measurements
 from gradpath.tracking.decoding import DamagedError
+from gradpath.tracking.verdict import ORDER, Verdict
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,6 +50,19 @@ class Run(Measurements, _Identity):
         """The training step at which loss or gradient stopped being finite."""
         step = self.tags.get("diverged_at_step")
         return int(step) if step is not None else None
+
+    @property
+    def config_hash(self) -> str:
+        """Identity of the point: equal for equal resolved configurations."""
+        return self.tags["config_hash"]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict that was recorded, ``unknown`` where there is none."""
+        word = self.tags.get("verdict", "unknown")
+        if word not in ORDER:
+            return Verdict("unknown", f"its tag verdict holds {printable(word, 40)}, no verdict of this gradpath")
+        return Verdict(word, self.tags.get("verdict_reason", "recorded without a verdict"))
 
 
 def read_run(client: "MlflowClient", run: "MlflowRun", point: str) -> Run:

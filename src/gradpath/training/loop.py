@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import repeat
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator
     if len({replace(experiment, seed=0).config_hash for experiment in experiments}) != 1:
         raise ValueError("experiments that are trained side by side may differ in their seed only")
     first, python_lock, workers = experiments[0], Lock(), min(threads, len(experiments))
-    network = replace(first.network, splits_large_passes=splits_large_passes(first))
+    network = _network(first)
     seeds = {index: _Seed(experiment, network) for index, experiment in enumerate(experiments)}
     seed_elements = first.task.timesteps * first.train.batch_size * len(first.cell.blocks) * first.cell.hidden_size
     size = max(1, CHUNK_ELEMENTS // seed_elements)
@@ -97,6 +98,26 @@ def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator
             seeds = {index: seed for index, seed in seeds.items() if not steps[index].diverged}
             if not seeds:
                 return
+
+
+class Start(NamedTuple):
+    """What a run begins with, bit for bit."""
+
+    network: Network
+    theta: NDArray
+    """θ (P,) at initialisation."""
+    batch: Batch
+    """The first training minibatch."""
+
+
+def start(experiment: Experiment) -> Start:
+    """The network, its parameters and its first minibatch, before any training."""
+    seed = _Seed(experiment, _network(experiment))
+    return Start(_network(experiment), seed.theta, seed.batch())
+
+
+def _network(experiment: Experiment) -> Network:
+    return replace(experiment.network, splits_large_passes=splits_large_passes(experiment))
 
 
 class _Seed:

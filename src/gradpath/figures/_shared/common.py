@@ -30,11 +30,13 @@ __all__ = [
     "groups",
     "legend_rows",
     "median_band",
+    "new_canvas",
     "number",
     "plain",
     "seed_count",
     "seeds",
     "setting_text",
+    "subplots",
     "theme",
 ]
 
@@ -47,6 +49,26 @@ def theme() -> None:
     import matplotlib
 
     matplotlib.rcParams |= {"axes.titleweight": "bold", "axes.titlesize": 10, "legend.frameon": False}
+
+
+def new_canvas(**settings: Any) -> "Canvas":
+    """An empty figure of matplotlib's. Not one of pyplot's, which would open a window, or be shown
+    by a notebook a second time.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    canvas = Figure(**settings)
+    FigureCanvasAgg(canvas)
+    return canvas
+
+
+def subplots(
+    rows: int, columns: int, figsize: tuple[float, float], layout: Any = None, **settings: Any
+) -> "tuple[Canvas, Any]":
+    """A figure and its axes; ``settings`` as ``Figure.subplots`` takes them."""
+    canvas = new_canvas(figsize=figsize, layout=layout)
+    return canvas, canvas.subplots(rows, columns, **settings)
 
 
 def decades(axis: Any) -> None:

@@ -1,0 +1,65 @@
+"""Figures of runs as matplotlib's Figure objects, without touching the user's plots."""
+
+import io
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from gradpath.api.keywords import assignments
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+    from gradpath.figures import Figure
+    from gradpath.tracking.stored_run import Run
+
+
+def described(names: Sequence[str] | None, settings: dict[str, Any]) -> "dict[str, Figure]":
+    """The figures of these names, all of the report without names, with ``settings`` by the
+    figure's name; raises ConfigError.
+    """
+    from gradpath.commands import compose
+
+    chosen = {} if names is None else {"figures": list(names)}
+    keys = {f"figures.{name}": values for name, values in settings.items()}
+    return compose.report(assignments((), chosen | keys)).figures
+
+
+def drawn(figure: "Figure", runs: "Sequence[Run]") -> "Canvas":
+    """The figure of the runs; raises CannotDrawError where they do not hold its readings.
+
+    matplotlib's settings are as before, and the figure is none of pyplot's: no window opens, and a
+    notebook shows it once, as the value of its cell.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from gradpath.figures import CannotDrawError
+
+    if missing := sorted({need for need in figure.needs for run in runs if need not in run.series}):
+        raise CannotDrawError(f"needs {', '.join(missing)}")
+    open_figures = set(_open_figures())
+    with matplotlib.rc_context():
+        try:
+            canvas = figure.draw(runs)
+        finally:  # of a figure of the user's own, which may use pyplot
+            for number in set(_open_figures()) - open_figures:
+                sys.modules["matplotlib.pyplot"].close(number)
+    FigureCanvasAgg(canvas)
+    # A notebook knows how to show a Figure once pyplot has told it; until then the figure says it.
+    canvas._repr_png_ = partial(png, canvas, figure.dpi)  # type: ignore[attr-defined]
+    return canvas
+
+
+def _open_figures() -> list[int]:
+    """The numbers of pyplot's figures."""
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    return pyplot.get_fignums() if pyplot else []
+
+
+def png(canvas: "Canvas", dpi: int) -> bytes:
+    """A figure as PNG."""
+    buffer = io.BytesIO()
+    canvas.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
+    return buffer.getvalue()

@@ -1,0 +1,76 @@
+"""The figures of runs."""
+
+import base64
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gradpath.api import canvas, stored
+from gradpath.api.result import Result, Results
+from gradpath.api.session import session
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+
+class Drawings(Mapping[str, "Canvas"]):
+    """Figures by name, as matplotlib's Figure objects; a notebook shows them one below the other.
+
+    ``left_out``: figures that could not be drawn, with the reason.
+    """
+
+    def __init__(self, drawn: "Mapping[str, Canvas]", left_out: Mapping[str, str]) -> None:
+        self._drawn, self.left_out = dict(drawn), dict(left_out)
+
+    def __getitem__(self, name: str) -> "Canvas":
+        if name in self.left_out:
+            raise KeyError(f"{name}: {self.left_out[name]}")
+        return self._drawn[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._drawn)
+
+    def __len__(self) -> int:
+        return len(self._drawn)
+
+    def __repr__(self) -> str:
+        lines = [f"Drawings({', '.join(self)})", *(f"  {name}: {reason}" for name, reason in self.left_out.items())]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        images = "".join(
+            f'<p>{html.escape(name)}</p><img src="data:image/png;base64,'
+            f'{base64.b64encode(canvas.png(figure, 80)).decode()}"/>'
+            for name, figure in self.items()
+        )
+        lines = [f"<li>{html.escape(name)}: {html.escape(reason)}</li>" for name, reason in self.left_out.items()]
+        return images + (f"<p>not drawn:</p><ul>{''.join(lines)}</ul>" if lines else "")
+
+
+def draw(
+    results: Result | Results | Sequence[Result] | None = None, names: Sequence[str] | None = None, **settings: Any
+) -> Drawings:
+    """The figures of ``gradpath report``.
+
+    ``results``: the runs, None for the newest stored sweep. ``names``: which figures, None for all
+    that these runs hold the numbers for; the others are named in ``Drawings.left_out``.
+    ``settings`` by the figure's name: ``norm_by_lag={"dpi": 100}``.
+
+    Raises ConfigError where there is no such figure or setting, StoreError where there is no stored
+    sweep, and for a figure that was named CannotDrawError where it cannot be drawn.
+    """
+    runs = [results] if isinstance(results, Result) else list(stored.load() if results is None else results)
+    records, named = [run.stored for run in runs], names is not None
+    drawn, left_out = {}, {}
+    with session():
+        from gradpath.commands.reasons import reason
+        from gradpath.figures import CannotDrawError
+
+        for name, figure in canvas.described([names] if isinstance(names, str) else names, settings).items():
+            try:
+                drawn[name] = canvas.drawn(figure, records)
+            except Exception as error:  # odd data, or a figure of the user's own: the others are drawn
+                if named:
+                    raise
+                left_out[name] = str(error) if isinstance(error, CannotDrawError) else reason(error)
+    return Drawings(drawn, left_out)

@@ -1,0 +1,75 @@
+"""Training: one network, several seeds of it, or a sweep."""
+
+from typing import Any
+
+from gradpath.api import stored
+from gradpath.api.keywords import assignments
+from gradpath.api.result import Result, Results
+from gradpath.api.session import session
+from gradpath.tracking.store_uri import StoreError
+
+
+class RunError(Exception):
+    """Runs have failed; the message names each of them and says why. ``results`` holds those that
+    have finished.
+    """
+
+    def __init__(self, message: str, results: Results) -> None:
+        super().__init__(message)
+        self.results = results
+
+
+def run(*overrides: str, **settings: Any) -> Result | Results:
+    """Trains one network and records it, as ``gradpath run`` does.
+
+    ``overrides`` are those of the command line (``"arm=lstm"``, ``"task.length=50"``); ``settings``
+    the same as keyword arguments, in which a dict sets the keys of a section
+    (``task={"length": 50}``) and None, bool, numbers, text and lists are written as the command
+    line has them. Keyword arguments come after the overrides. What can be set, and in which unit,
+    says ``gradpath run --help``.
+
+    Gives a Result, or for several seeds (``seed="0..15"``, ``seed=[0, 3]``), trained side by side,
+    Results. Raises ConfigError for what cannot be, before anything runs; StoreError where the store
+    cannot be used; RunError where the run fails. KeyboardInterrupt ends the run as KILLED.
+    """
+    trained = _trained(assignments(overrides, settings))
+    return trained if len(trained) > 1 else trained[0]
+
+
+def sweep(*overrides: str, **settings: Any) -> Results:
+    """Trains every combination and records it, as ``gradpath run -m`` does.
+
+    As :func:`run`, but a list, tuple or range gives the values to choose from: ``arm=["rnn",
+    "lstm"], seed=[0, 1]`` are four runs. (A list that is itself a value goes into another:
+    ``instruments=[["reach", "theory"]]``.) ``experiment="vanishing"`` is the sweep of a study.
+    All points are checked before the first one runs. Raises what ``run`` raises.
+    """
+    return _trained(["-m", *assignments(overrides, settings, sweep=True)])
+
+
+def _trained(arguments: list[str]) -> Results:
+    """Runs what the arguments of ``gradpath run`` describe, and reads it back."""
+    with session():
+        from gradpath.commands import hydra_options, launch
+        from gradpath.tracking import loader
+        from gradpath.tracking.outcomes import by_experiment
+
+        try:
+            launched = launch.carry_out(hydra_options.read_options(arguments))
+        except launch.StoreLostError as error:
+            raise StoreError(str(error)) from None
+        failures = list(launched.failures())
+        if launched.launcher_error:
+            failures.insert(0, f"the launcher gave up: {launched.launcher_error}")
+        parts: list[Results] = []
+        for (uri, name), members in by_experiment(launched.experiments).items():
+            finished = {e.config_hash for e in members if launched.outcome(e).status == "FINISHED"}
+            shared = members[0].tracking.sweep_id or launched.sweep_id
+            if finished:
+                parts.append(stored.results(loader.sweep(uri, name, shared), finished))
+        runs = Results([run for part in parts for run in part], (), [line for part in parts for line in part.damaged])
+        if failures:
+            raise RunError("\n".join(failures), runs)
+        if len(runs) < len(launched.experiments):
+            raise StoreError(runs.damaged[0] if runs.damaged else "a run that has finished cannot be found")
+        return runs
