@@ -26,7 +26,8 @@ usage: gradpath COMMAND …
   gradpath COMMAND --help             what can be set
   gradpath --version                  the version
 
-Results go to mlruns/, reports/ and unsent/ in the working folder, or in $GRADPATH_HOME.
+Results go to mlruns/, reports/ and unsent/: in $GRADPATH_HOME if set, else in the checkout that gradpath runs from,
+else in the working folder.
 """
 
 RUN_HELP = """\
