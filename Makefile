@@ -1,5 +1,5 @@
 # The commands of the project. `make demo` and `make test` set up what they need.
-.PHONY: help setup demo test test-slow test-peers test-matrix sanitize peers lint check format ui benchmark lock clean
+.PHONY: help setup demo test test-slow test-peers test-matrix test-wheel sanitize peers lint check format ui benchmark lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,6 +12,7 @@ help:
 	@echo "make test-slow  the long tests"
 	@echo "make test-peers what needs PyTorch, JAX, a notebook's kernel or a plugin of Hydra's, which it installs"
 	@echo "make test-matrix  every Python with its oldest and newest NumPy; PYTHONS=\"3.12\" TESTS=\"tests/test_replay.py\" for less"
+	@echo "make test-wheel the sdist and the wheels, built and used outside the checkout; PYTHONS=\"3.12\" for less"
 	@echo "make sanitize   the compiled loop under the sanitizers of addresses and undefined behaviour; SECONDS=60 of its fuzzer"
 	@echo "make benchmark  our step against PyTorch and JAX: experiments/performance"
 	@echo "make check      formatting, lint, types and tests"
@@ -51,6 +52,9 @@ test-peers: peers
 # Creates environments of its own.
 test-matrix:
 	@PYTHONS='$(PYTHONS)' TESTS='$(TESTS)' sh scripts/test_matrix.sh
+
+test-wheel:
+	@sh scripts/test_wheel.sh $(PYTHONS)
 
 sanitize: setup
 	@sh scripts/sanitize.sh $(VENV) $(or $(SECONDS),60) $(or $(SEED),0)

@@ -10,7 +10,7 @@ import numpy
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError
+from setuptools.errors import BaseError, CompileError, LinkError
 
 SOURCES = Path("src")
 
@@ -22,7 +22,12 @@ class CustomBuildHook(BuildHookInterface):
         """
         source = SOURCES / "gradpath" / "engine" / "_replay.c"
         extension = Extension(
-            "gradpath.engine._replay", [str(source)], include_dirs=[numpy.get_include()], extra_compile_args=["-O3"]
+            "gradpath.engine._replay",
+            [str(source)],
+            include_dirs=[numpy.get_include()],
+            # -g0: what a debugger reads holds the name of this folder, and the bytes are to be the
+            # same in any.
+            extra_compile_args=["-O3", "-g0"],
         )
         with TemporaryDirectory() as scratch:
             command = build_ext(Distribution({"ext_modules": [extension], "package_dir": {"": str(SOURCES)}}))
@@ -30,7 +35,7 @@ class CustomBuildHook(BuildHookInterface):
             try:
                 command.ensure_finalized()
                 command.run()
-            except BaseError as error:
+            except (BaseError, CompileError, LinkError) as error:
                 self.app.display_warning(f"The loop over time stays in Python: {error}")
                 return
             built = Path(command.get_ext_fullpath("gradpath.engine._replay"))

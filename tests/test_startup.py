@@ -60,6 +60,7 @@ def test_the_first_training_step_needs_nothing_that_draws(home: Path) -> None:
     ("arguments", "status"),
     [
         (["--help"], "0"),
+        (["--version"], "0"),
         (["run", "--help"], "0"),
         (["report", "--help"], "0"),
         (["check", "--help"], "0"),

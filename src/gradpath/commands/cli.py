@@ -4,9 +4,11 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any, NoReturn
 
 from gradpath.commands.terminal import settle
+from gradpath.schema import locations
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line
 
@@ -22,9 +24,13 @@ usage: gradpath COMMAND …
   gradpath ui [--port N]              open the MLflow UI
 
   gradpath COMMAND --help             what can be set
-
+  gradpath --version                  the version
   gradpath -sc install=bash           completion; also zsh and fish: eval "$(gradpath -sc install=bash)"
+
   --plugin PATH                       with any of them: a folder with cells/, tasks/, conf/ … of your own
+
+Results go to mlruns/, reports/ and unsent/: in $GRADPATH_HOME if set, else in the checkout that gradpath runs from,
+else in the working folder.
 """
 
 RUN_HELP = """\
@@ -78,6 +84,9 @@ def main() -> None:
     if command in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0)
+    if command == "--version":
+        print(f"gradpath {version('gradpath')}")
+        sys.exit(0)
     if command not in commands | completion:
         print(f"gradpath: {one_line(command)}: no such command; there are {', '.join(commands)}", file=sys.stderr)
         sys.exit(2)
@@ -100,6 +109,7 @@ def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     from gradpath.tracking.store import StoreError
 
     try:
+        locations.keep_home()
         return command(with_plugins(arguments))
     except (Exception, SystemExit) as error:  # a unit that calls sys.exit has failed too
         if ended := ending(error):

@@ -137,7 +137,7 @@ def progress(
 
 
 def code_version() -> str:
-    """The package's version, with the commit where it runs from a checkout: ``0.1.0+1a2b3c4`` or
+    """The package's version, with the commit where it runs from a checkout: ``0.2.0+1a2b3c4`` or
     ``….dirty``.
     """
     released = version("gradpath")

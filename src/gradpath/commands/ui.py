@@ -19,7 +19,7 @@ def links(uri: str | None, base: str) -> list[tuple[str, str]]:
     Without ``workflowType`` the UI opens in its mode for language models, which shows no curve at
     all.
     """
-    client = store.connect(uri, create=store.default_is_missing(uri))
+    client = store.connect(uri, create=False)
     addresses = []
     for experiment in client.search_experiments(order_by=["last_update_time DESC"]):
         if client.search_runs([experiment.experiment_id], max_results=1):

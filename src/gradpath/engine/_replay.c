@@ -10,6 +10,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
+#define NPY_TARGET_VERSION NPY_2_0_API_VERSION /* runs on 2.0 and later, whichever it is built against */
 #include <stdint.h>
 #include <string.h>
 #include <numpy/ndarraytypes.h>

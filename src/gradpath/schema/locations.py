@@ -1,9 +1,11 @@
-"""Where things are, whatever the working directory."""
+"""Where things are: results, the folder conf/, and folders with names from outside."""
 
 import hashlib
 import os
 import unicodedata
 from pathlib import Path
+
+from gradpath.schema.settings import ConfigError
 
 LONGEST_NAME = 120
 """Bytes of a folder's name that is derived from an experiment's, half of what file systems take."""
@@ -12,12 +14,32 @@ RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT"
 
 
 def home() -> Path:
-    """The folder of results: ``$GRADPATH_HOME``, else the checkout gradpath runs from, else
-    ``~/gradpath``.
+    """The folder of results: ``$GRADPATH_HOME``, else the checkout gradpath runs from, else the
+    working folder. Raises ConfigError where there is none.
     """
-    if chosen := os.environ.get("GRADPATH_HOME"):
+    chosen = os.environ.get("GRADPATH_HOME")
+    if not chosen:
+        return checkout() or _working_folder()
+    try:
         return Path(chosen).expanduser().resolve()
-    return checkout() or Path.home() / "gradpath"
+    except (OSError, RuntimeError) as error:  # RuntimeError: no such user, a link that leads in a circle
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"GRADPATH_HOME={chosen}: {reason}") from None
+
+
+def keep_home() -> None:
+    """Lets the folder of results stay the same, whatever working folder the program, or a process
+    that it starts, changes to. Raises ConfigError where there is no working folder.
+    """
+    _working_folder()  # Hydra needs one too
+    os.environ["GRADPATH_HOME"] = str(home())
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError(f"the working folder: {error.strerror}; go to another") from None
 
 
 def checkout() -> Path | None:

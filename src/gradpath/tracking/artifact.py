@@ -45,9 +45,11 @@ class Measurements:
     loss: Series
     evaluation: Series
     series: dict[str, Series]
-    chance_loss: float
-    longest_lag: int
-    """Of the task: from the first input that matters to the output that needs it."""
+    chance_loss: float | None
+    longest_lag: int | None
+    """Of the task: from the first input that matters to the output that needs it. The first version
+    0.1 stored neither number, and both are None.
+    """
     roles: Roles | None
     """What the cell declares of itself; None in what version 0.1 stored."""
 
@@ -87,10 +89,10 @@ def _checked(arrays: Mapping[str, NDArray]) -> Measurements:
     if version != store.SCHEMA_VERSION:
         raise DamagedError(f"has schema version {version}; this gradpath reads {store.SCHEMA_VERSION}")
     lag = _get(arrays, "lag", INTEGER, 1)
-    longest = _get(arrays, "longest_lag", INTEGER, 0)
+    longest = int(_get(arrays, "longest_lag", INTEGER, 0)) if "longest_lag" in arrays else None
     if not lag.size or not np.array_equal(lag, np.arange(lag.size)[::-1]):
         raise DamagedError("holds a lag that does not count down to 0")
-    if not 0 <= longest <= lag.size:
+    if longest is not None and not 0 <= longest <= lag.size:
         raise DamagedError(f"has a longest lag of {longest} in a sequence of {lag.size} steps")
     instruments = [key.removesuffix("/names") for key in arrays if key.endswith("/names")]
     series = {}
@@ -106,8 +108,8 @@ def _checked(arrays: Mapping[str, NDArray]) -> Measurements:
         loss=_series(arrays, "loss", ("loss",), (1,)),
         evaluation=_series(arrays, "evaluation", ("loss", "score", "solved"), (2,)),
         series=series,
-        chance_loss=float(_get(arrays, "chance_loss", NUMBER, 0)),
-        longest_lag=int(longest),
+        chance_loss=float(_get(arrays, "chance_loss", NUMBER, 0)) if "chance_loss" in arrays else None,
+        longest_lag=longest,
         roles=declarations.from_text(str(_get(arrays, "roles", TEXT, 0))) if "roles" in arrays else None,
     )
 

@@ -1,5 +1,5 @@
-"""The roles of a run's cell, as text in its artifact and back; of what version 0.1 stored, from the
-configuration.
+"""The roles of a run's cell, as text in its artifact and back; what version 0.1 did not store, from
+the configuration.
 """
 
 import json
@@ -14,6 +14,7 @@ from gradpath.core.cell import Cell
 from gradpath.core.roles import Roles
 from gradpath.schema.discovery import discover
 from gradpath.schema.text import printable
+from gradpath.tasks import Task
 
 LARGEST = 100_000
 """Characters of stored roles, of which those of the LSTM take 4 000."""
@@ -49,18 +50,29 @@ def from_configuration(cell: Mapping[str, Any], readings: Mapping[str, tuple[str
     """
     cell_type = discover(Cell).get(cell["name"])  # type: ignore[type-abstract]
     if cell_type is not None:
-        settings = {
-            field.name: _plain(cell[field.name], cell_type, field.name)
-            for field in fields(cell_type)
-            if field.name in cell
-        }
-        return cell_type(**settings).roles
+        return cell_type(**_settings(cell_type, cell)).roles
     layers, columns = int(cell["layers"]), readings.get("state_grad_norm", ())
     states = columns[: columns.index(next((c for c in columns if c.startswith("direct/")), columns[-1]))] or (
         "carrier",
     )
     names = tuple(name.rpartition("/")[2] for name in states[: max(1, len(states) // layers)])
     return Roles(cell["name"], "", layers, names, names[0], names[-1], {}, {}, {})
+
+
+def from_task(configuration: Mapping[str, Any]) -> tuple[float, int]:
+    """(chance loss, longest lag) of the task of that name as it is configured, of a run that was
+    stored without.
+    """
+    task_type = discover(Task)[configuration["name"]]  # type: ignore[type-abstract]
+    task = task_type(**_settings(task_type, configuration))
+    return task.chance_loss, task.lags[1]
+
+
+def _settings(unit: type, section: Mapping[str, Any]) -> dict[str, Any]:
+    """What a section of a configuration sets of a unit."""
+    return {
+        field.name: _plain(section[field.name], unit, field.name) for field in fields(unit) if field.name in section
+    }
 
 
 def _plain(value: Any, cls: type, name: str) -> Any:

@@ -22,10 +22,10 @@ from gradpath.tracking.store_uri import (
     StoreError,
     artifact_root,
     backend_uri,
-    default_is_missing,
     in_wal_mode,
     local_path,
     masked,
+    missing_store,
     named,
     shown,
     sqlite_file,
@@ -49,7 +49,6 @@ __all__ = [
     "ask",
     "backend_uri",
     "connect",
-    "default_is_missing",
     "experiment_id",
     "limit_requests",
     "local_path",
@@ -86,7 +85,7 @@ def connect(configured: str | None, create: bool = True, timeout: float = TIMEOU
         if file is not None:
             if not ask(uri, "open it", lambda: file.exists() and (file.stat().st_size or not create)):
                 if not create:
-                    raise StoreError(f"{named(uri)}: no such store; gradpath run makes it, or is the path another?")
+                    raise missing_store(uri)
                 ask(uri, "create the database", lambda: _create(file))
             if create and not writable(file):
                 raise StoreError(f"{named(uri)}: cannot be written: the file or its folder is read-only")

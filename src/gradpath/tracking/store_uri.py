@@ -112,11 +112,11 @@ def sqlite_uri(file: Path, **query: str) -> str:
     return url.render_as_string(hide_password=False)
 
 
-def default_is_missing(configured: str | None) -> bool:
-    """Whether the store is the project's own and not there yet: the one that the UI may create, to
-    show it empty.
-    """
-    return tracking_uri(configured) == sqlite_uri(locations.database()) and not locations.database().exists()
+def missing_store(uri: str) -> StoreError:
+    """The error of a reader that finds no file there."""
+    own = sqlite_file(uri) == locations.database()
+    hint = "; for results in another folder set GRADPATH_HOME to it" if own else ", or is the path another?"
+    return StoreError(f"{named(uri)}: no such store; gradpath run makes it{hint}")
 
 
 def backend_uri(uri: str) -> str:

@@ -36,6 +36,8 @@ class Run(Measurements, _Identity):
     """
 
     # A dataclass takes the fields of its last base first: the identity, then the measurements.
+    chance_loss: float
+    longest_lag: int
     roles: Roles
     """What the cell declares of itself: its parameters' roles, its carrier, what keeps it, how it
     is drawn.
@@ -78,6 +80,12 @@ def read_run(client: "MlflowClient", run: "MlflowRun", point: str) -> Run:
         measurements = artifact.measurements(path)
     with _artifact(client, run, "config.yaml") as path:
         config = artifact.configuration(path, point)
+    chance_loss, longest_lag = measurements.chance_loss, measurements.longest_lag
+    if chance_loss is None or longest_lag is None:
+        try:
+            chance_loss, longest_lag = declarations.from_task(config["task"])
+        except Exception as error:  # of a task that is not here, or of settings that it does not take
+            raise DamagedError(f"its task has no longest lag: {printable(error, 200)}") from None
     roles = measurements.roles
     if roles is None:
         try:
@@ -88,9 +96,8 @@ def read_run(client: "MlflowClient", run: "MlflowRun", point: str) -> Run:
     state_norms = measurements.series.get("state_grad_norm")
     if roles.layers != config["cell"]["layers"] or (state_norms and roles.bottom_carrier not in state_norms.names):
         raise DamagedError("its roles are those of another cell")
-    return Run(
-        run.info.run_id, run_name(run), printable(arm, 120), config, tags, **vars(measurements) | {"roles": roles}
-    )
+    derived = {"chance_loss": chance_loss, "longest_lag": longest_lag, "roles": roles}
+    return Run(run.info.run_id, run_name(run), printable(arm, 120), config, tags, **vars(measurements) | derived)
 
 
 def run_name(run: "MlflowRun") -> str:
