@@ -32,7 +32,6 @@ class PeepholeLSTM(LSTM):
     """
 
     label = "peephole LSTM"
-    colors = None
 
     @cached_property
     def blocks(self) -> Mapping[str, GateSpec]:

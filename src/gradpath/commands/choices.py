@@ -7,19 +7,17 @@ from gradpath.commands.grammar import folders
 from gradpath.schema import locations, plugins
 
 
-def own_folders() -> list[Path]:
-    """The folders of YAML files of gradpath and of the plugins."""
-    return [locations.conf(), *(plugin.conf for plugin in plugins.active())]
+def searched(overrides: Sequence[str] = ()) -> list[Path]:
+    """The folders of YAML files: gradpath's, the plugins', and those that the overrides add."""
+    return [locations.conf(), *(plugin.conf for plugin in plugins.active()), *map(Path, folders(overrides))]
 
 
 def options(group: str, overrides: Sequence[str] = ()) -> list[str]:
-    """What can be chosen in a configuration group: gradpath's, the plugins', and what is in the
-    folders that the overrides add.
-    """
+    """What can be chosen in a configuration group."""
     if not group:
         return []
-    searched = [folder / group for folder in (*own_folders(), *map(Path, folders(overrides)))]
+    places = [folder / group for folder in searched(overrides)]
     names = {
-        path.relative_to(folder).with_suffix("").as_posix() for folder in searched for path in folder.rglob("*.yaml")
+        path.relative_to(folder).with_suffix("").as_posix() for folder in places for path in folder.rglob("*.yaml")
     }
     return sorted(names)

@@ -1,8 +1,6 @@
 """The command ``gradpath``: run, report, check, ui."""
 
 import argparse
-import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -25,6 +23,7 @@ usage: gradpath COMMAND …
 
   gradpath COMMAND --help             what can be set
 
+  gradpath -sc install=bash           completion; also zsh and fish: eval "$(gradpath -sc install=bash)"
   --plugin PATH                       with any of them: a folder with cells/, tasks/, conf/ … of your own
 """
 
@@ -73,16 +72,17 @@ def main() -> None:
 
     settle()
     commands: dict[str, Callable[[list[str]], int]] = {"run": run, "report": report, "check": check, "ui": ui}
+    completion = {"-sc": complete, "--shell-completion": complete}
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if command in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0)
-    if command not in commands:
+    if command not in commands | completion:
         print(f"gradpath: {one_line(command)}: no such command; there are {', '.join(commands)}", file=sys.stderr)
         sys.exit(2)
     try:
         with terminable():
-            sys.exit(_status(commands[command], arguments))
+            sys.exit(_status((commands | completion)[command], arguments))
     except KeyboardInterrupt as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending; a second Ctrl-C has nothing to stop
         print(": ".join(["gradpath: interrupted", *map(str, error.args)]), file=sys.stderr)
@@ -114,11 +114,8 @@ def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
 
 
 def with_plugins(arguments: list[str]) -> list[str]:
-    """The arguments without ``--plugin PATH``, once these folders are plugins; raises ConfigError.
-    A shell that asks for completions has the line that is typed in ``$COMP_LINE``.
-    """
-    typed = shlex.split(os.environ.get("COMP_LINE", "")) if "--shell-completion" in arguments else []
-    if "--plugin" not in " ".join([*arguments, *typed]):
+    """The arguments without ``--plugin PATH``, each now a plugin; raises ConfigError."""
+    if "--plugin" not in " ".join(arguments):
         return arguments
     from gradpath.schema import plugins
 
@@ -130,7 +127,7 @@ def with_plugins(arguments: list[str]) -> list[str]:
 
     parser.error = refuse  # type: ignore[method-assign]
     chosen, remaining = parser.parse_known_args(arguments)
-    for path in [*chosen.plugin, *parser.parse_known_args(typed)[0].plugin]:
+    for path in chosen.plugin:
         plugins.add(path)
     return remaining
 
@@ -203,6 +200,13 @@ def check(arguments: list[str]) -> int:
         print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
     print(checking.table(rows, experiment.cell.layers))
     return 0 if all(row.passed for row in rows) else 1
+
+
+def complete(arguments: list[str]) -> int:
+    """``gradpath -sc install=bash``: completion in a shell."""
+    from gradpath.commands import completion
+
+    return completion.complete(arguments)
 
 
 def ui(arguments: list[str]) -> int:

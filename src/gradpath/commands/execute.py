@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from gradpath.commands.signals import Terminated, terminable
 from gradpath.engine import compiled
-from gradpath.schema import locations
+from gradpath.schema import locations, plugins
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import printable
 from gradpath.tracking.recorder import Recorder
@@ -41,6 +41,8 @@ def execute_seeds(
     """
     threads = thread_count(experiments[0], jobs, len(experiments))
     tags = {"sweep_id": sweep_id, "code_version": code_version(), "threads": str(threads)}
+    if active := plugins.active():
+        tags["plugins"] = ", ".join(map(str, active))
     announced, name = "", f"{position} {label(experiments)}".strip()
     with terminable(), threadpool_limits(1, "blas"), compiled.watched() as in_python, ExitStack() as exits:
         stacks = [exits.enter_context(ExitStack()) for _ in experiments]

@@ -7,6 +7,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from gradpath.commands.choices import options
 from gradpath.commands.grammar import parse
+from gradpath.schema import plugins
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import printable
 from gradpath.tracking import store
@@ -26,7 +27,8 @@ def assignment(key: str, value: str) -> str:
 def run_command(study: str | None) -> str:
     """The command that trains a study, or any run where the name is not one of a study."""
     studies = options("experiment")
-    return f"gradpath run -m +experiment={study}" if study in studies else "gradpath run"
+    words = ["-m", f"+experiment={study}"] if study in studies else []
+    return shlex.join(["gradpath", "run", *plugins.arguments(), *words])
 
 
 def point_command(point: Point, sweep_id: str, uri: str | None) -> str:
@@ -38,14 +40,14 @@ def point_command(point: Point, sweep_id: str, uri: str | None) -> str:
         return ""
     store_override = [f"tracking.uri={uri}"] if uri and "@" not in uri else []  # no password on the terminal
     words = [*overrides, f"seed={point.seed}", f"tracking.sweep_id={sweep_id}", *store_override]
-    return shlex.join(["gradpath", "run", *words])
+    return shlex.join(["gradpath", "run", *plugins.arguments(), *words])
 
 
 def report_command(study: str, sweep_id: str | None, uri: str | None, *extra: str) -> str:
     """The command that draws the figures of a sweep, which is named: by the time it is typed
     another may be newest.
     """
-    words = ["gradpath", "report", assignment("study", study)]
+    words = ["gradpath", "report", *plugins.arguments(), assignment("study", study)]
     words += [assignment("sweep", sweep_id)] if sweep_id is not None else []
     words += [assignment("uri", store.masked(uri))] if uri else []
     return shlex.join([*words, *extra])

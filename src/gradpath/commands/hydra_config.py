@@ -46,12 +46,18 @@ class PluginFolders(SearchPathPlugin):
 
 @cache
 def _register_units(active: tuple[plugins.Plugin, ...]) -> None:
+    known: dict[Path, Path] = {}
+    for conf in (locations.conf(), *(plugin.conf for plugin in active)):
+        for file in sorted(conf.rglob("*.yaml")):
+            if namesake := known.get(file.relative_to(conf)):
+                raise ConfigError(f"{file}: there is a configuration of that name already, {namesake}; rename it")
+            known[file.relative_to(conf)] = file
     store = ConfigStore.instance()
     for group, base in GROUPS.items():
         units: dict[str, type] = discover(base)
         for name, unit in units.items():
             file = Path(inspect.getfile(unit))
-            plugin = next((p for p in active if file.resolve().is_relative_to(p.folder)), None)
+            plugin = plugins.owner(file)
             if plugin and not (yaml := plugin.conf / group / f"{name}.yaml").is_file():
                 raise ConfigError(f"{file}: {group}={name} has no configuration; there is no {yaml}")
             try:

@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf.errors import OmegaConfBaseException
 
 from gradpath.commands import compose, messages
+from gradpath.commands.completion import complete
 from gradpath.commands.grammar import SEARCHPATH, folders, parse
 from gradpath.commands.hydra_internals import get_args_parser
 from gradpath.commands.overrides import read
@@ -101,11 +102,7 @@ def _with_folder(overrides: list[str], folder: str | None) -> list[str]:
 def _answer(parsed: argparse.Namespace, parser: argparse.ArgumentParser, changes: list[str]) -> None:
     """Has Hydra print its configuration, or what it knows of itself."""
     if parsed.shell_completion:
-        try:
-            with compose.hydra() as hydra:
-                hydra.shell_completion("config", changes)
-        except (ValueError, KeyError):  # KeyError: the variables with which a shell asks for completions
-            raise ConfigError("--shell-completion: goes with install=SHELL or uninstall=SHELL") from None
+        complete(changes)
         return
     ready = read(changes)
     messages.explained(changes, lambda: compose.trusted("config", ready))

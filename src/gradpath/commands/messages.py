@@ -6,19 +6,23 @@ gradpath here.
 
 import difflib
 import re
+import traceback
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from yaml import YAMLError
 
-from gradpath.commands.choices import options
+from gradpath.commands.choices import options, searched
 from gradpath.commands.grammar import unreadable
 from gradpath.commands.hydra_config import default_keys
 from gradpath.commands.keys import describe, fields_by_name
 from gradpath.commands.units import group_of
-from gradpath.schema.settings import ConfigError
+from gradpath.schema import plugins
+from gradpath.schema.settings import ConfigError, SettingError
 
 ALIASES = {
     "T": "task.length",
@@ -32,6 +36,7 @@ ALIASES = {
     "sweep": "tracking.sweep_id",
 }
 """What people call a key whose own name is another."""
+SOURCES = Path(__file__).parents[1]
 INSIDES = re.compile(r"\b[A-Z]\w*(Exception|Error|Config|Node|Container)\b|NoneType|expecting \{|<EOF>|<class")
 """Words of Hydra and OmegaConf that say nothing to whoever has not read their sources."""
 
@@ -42,20 +47,42 @@ def explained(overrides: Sequence[str], action: Callable[[], Any]) -> Any:
         return action()
     except (ConfigError, MemoryError):
         raise
-    except MissingConfigException as error:
-        raise ConfigError(_unknown_name(error, overrides)) from None
-    except OverrideParseException as error:
-        raise ConfigError(unreadable(error.override)) from None
-    except OmegaConfBaseException as error:
-        raise ConfigError(_omegaconf_message(error, overrides)) from None
-    except HydraException as error:
-        if isinstance(error.__cause__, OmegaConfBaseException):
-            raise ConfigError(_omegaconf_message(error.__cause__, overrides)) from None
-        raise ConfigError(_hydra_message(error, overrides)) from None
-    except RecursionError:
-        raise ConfigError(f"{suspects(overrides)}: refers to itself, or is nested too deeply") from None
-    except Exception as error:  # An assertion of Hydra's, a name that is too long for a file, …
-        raise ConfigError(_hydra_message(error, overrides)) from None
+    except Exception as error:
+        raise ConfigError(_fault(error) or _explanation(error, overrides)) from error
+
+
+def _explanation(error: Exception, overrides: Sequence[str]) -> str:
+    """What is wrong with the overrides."""
+    match error:
+        case MissingConfigException():
+            return _unknown_name(error, overrides)
+        case OverrideParseException():
+            return unreadable(error.override)
+        case OmegaConfBaseException():
+            return _omegaconf_message(error, overrides)
+        case YAMLError():
+            mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+            return f"{mark.name}, line {mark.line + 1}: {problem}" if mark else str(error)
+        case HydraException() if isinstance(cause := error.__cause__ or error.__context__, OmegaConfBaseException):
+            return _file_message(error, cause, overrides) or _omegaconf_message(cause, overrides)
+        case RecursionError():
+            return f"{suspects(overrides)}: refers to itself, or is nested too deeply"
+        case _:  # An assertion of Hydra's, a name that is too long for a file, …
+            return _hydra_message(error, overrides)
+
+
+def _fault(error: BaseException) -> str | None:
+    """What the code of a unit has raised, in a line; None where whoever wrote the overrides is to
+    be told what is wrong with them.
+    """
+    folders = [SOURCES / name for name in plugins.FOLDERS] + [plugin.folder for plugin in plugins.active()]
+    raised: BaseException | None = error
+    while raised is not None:
+        files = [Path(frame.filename) for frame in traceback.extract_tb(raised.__traceback__)]
+        if not isinstance(raised, SettingError) and any(f.is_relative_to(folder) for f in files for folder in folders):
+            return plugins.failure(raised, *folders)
+        raised = raised.__cause__ or raised.__context__
+    return None
 
 
 def no_such_key(key: str, names: Sequence[str]) -> str:
@@ -129,6 +156,19 @@ def _hydra_message(error: Exception, overrides: Sequence[str]) -> str:
     if not isinstance(error, HydraException | ValueError) or not text or INSIDES.search(text):
         return f"{suspects(overrides)}: cannot be what these keys take; see gradpath run --help"
     return text if any(o in text for o in overrides) else f"{joined}: {text}"
+
+
+def _file_message(error: HydraException, cause: OmegaConfBaseException, overrides: Sequence[str]) -> str | None:
+    """What is wrong in a YAML file that Hydra names; None where it is not in one of the groups."""
+    named = re.match(r"In '([^']+)': \w+ raised while composing config", str(error))
+    places = [folder / f"{named[1]}.yaml" for folder in searched(overrides)] if named and group_of(named[1]) else []
+    if not (file := next((place for place in places if place.is_file()), None)):
+        return None
+    key, name = str(cause.full_key or cause.key), str(cause.key)
+    schema_fields = fields_by_name(cause.object_type)
+    if name in schema_fields:
+        return f"{file}: {key}: must be {describe(schema_fields[name], typing.get_type_hints(cause.object_type)[name])}"
+    return f"{file}: {key}: {no_such_key(key, list(schema_fields))}"
 
 
 def _omegaconf_message(error: OmegaConfBaseException, overrides: Sequence[str]) -> str:

@@ -117,8 +117,10 @@ class Cell(ImmutableSettings, ABC):
             for gate, spec in self.blocks.items()
             for name, source in spec.sources.items()
         }
+        # A cell that is built on another has that one's label and colours only by saying so.
+        declared = vars(type(self))
         return Roles(
-            label=self.label or type(self).__module__.rpartition(".")[2],
+            label=declared.get("label") or type(self).__module__.rpartition(".")[2],
             variant=self.variant,
             layers=self.layers,
             states=tuple(self.states),
@@ -130,7 +132,7 @@ class Cell(ImmutableSettings, ABC):
             keeping=self.keeping,
             recurrence=self.recurrence.name if self.recurrence else None,
             idle=tuple(self.idle),
-            colors=self.colors,
+            colors=declared.get("colors"),
             drawing=self.drawing,
         )
 

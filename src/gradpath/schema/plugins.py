@@ -33,6 +33,8 @@ VARIABLE = "GRADPATH_PLUGINS"
 FOLDERS = ("cells", "tasks", "instruments", "figures", "inits", "optimizers", "clippings")
 """The folders of units, named as gradpath's packages."""
 
+_added: list[str] = []
+
 
 @dataclass(frozen=True)
 class Plugin:
@@ -81,6 +83,17 @@ def add(path: str) -> None:
         else:
             os.environ[VARIABLE] = previous
         raise
+    _added.append(str(folder))
+
+
+def arguments() -> list[str]:
+    """What a command needs to have the plugins that were added to this process."""
+    return [word for folder in _added for word in ("--plugin", folder)]
+
+
+def owner(file: Path) -> Plugin | None:
+    """The plugin that a file belongs to."""
+    return next((plugin for plugin in active() if file.resolve().is_relative_to(plugin.folder)), None)
 
 
 def modules(folder: str) -> list[str]:
