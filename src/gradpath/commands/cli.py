@@ -1,4 +1,4 @@
-"""The command ``gradpath``: run, report, check, ui."""
+"""The command ``gradpath``: run, report, check, ui, new."""
 
 import argparse
 import signal
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from gradpath.commands.new import new
 from gradpath.commands.terminal import settle
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line
@@ -20,6 +21,7 @@ usage: gradpath COMMAND …
   gradpath report [KEY=VALUE …]       draw the figures of the newest sweep
   gradpath check [KEY=VALUE …]        check the gradient of any configuration
   gradpath ui [--port N]              open the MLflow UI
+  gradpath new KIND NAME              write the files of a cell, task, … of your own
 
   gradpath COMMAND --help             what can be set
 
@@ -71,7 +73,7 @@ def main() -> None:
     from gradpath.commands.signals import Terminated, terminable
 
     settle()
-    commands: dict[str, Callable[[list[str]], int]] = {"run": run, "report": report, "check": check, "ui": ui}
+    commands = dict[str, Callable[[list[str]], int]](run=run, report=report, check=check, ui=ui, new=new)
     completion = {"-sc": complete, "--shell-completion": complete}
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if command in ("-h", "--help"):
@@ -99,7 +101,7 @@ def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     from gradpath.tracking.store import StoreError
 
     try:
-        return command(with_plugins(arguments))
+        return command(arguments if command is new else with_plugins(arguments))
     except (Exception, SystemExit) as error:  # a unit that calls sys.exit has failed too
         if ended := ending(error):
             raise ended from None

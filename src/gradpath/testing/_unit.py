@@ -52,8 +52,8 @@ class UnitContract:
         units.
         """
         if self.plugin is not None:
-            monkeypatch.setenv(plugins.VARIABLE, os.environ.get(plugins.VARIABLE, ""))
-            plugins.add(str(self.plugin))
+            listed = [*filter(None, [os.environ.get(plugins.VARIABLE)]), str(Path(self.plugin).resolve())]
+            monkeypatch.setenv(plugins.VARIABLE, os.pathsep.join(listed))
 
     @property
     def unit_class(self) -> Any:

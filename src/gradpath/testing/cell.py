@@ -33,12 +33,13 @@ every_case = pytest.mark.parametrize("case", CASES)
 class CellContract(UnitContract):
     """What gradpath relies on in a cell. ``variants`` are settings with which all of it is checked
     too, as ``({"forget_bias": 3.0},)``; ``epsilon`` is the step of the central differences, small
-    where the cell has a corner.
+    where the cell has a corner; ``figures`` those that are drawn, all if not given.
     """
 
     group = "cell"
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ()
     epsilon: ClassVar[float | None] = None
+    figures: ClassVar[Sequence[str] | None] = None
 
     def cells(self) -> list[Cell]:
         """The cell as its YAML file has it, and its variants."""
@@ -185,7 +186,8 @@ class CellContract(UnitContract):
         matplotlib.use("Agg")
         runs = self.stored_runs()
         for name, cls in discover(Figure).items():  # type: ignore[type-abstract]
-            if set(cls.needs) <= set(runs[0].series):
+            chosen = self.figures is None or name in self.figures
+            if chosen and set(cls.needs) <= set(runs[0].series):
                 try:
                     cls().draw(runs).draw_without_rendering()
                 except CannotDrawError as refusal:

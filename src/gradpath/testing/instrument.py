@@ -51,9 +51,12 @@ class InstrumentContract(UnitContract):
 
     def experiment(self, *overrides: str) -> Experiment:
         """A run that the instrument can read: of the default cell, else of one unit."""
+        return self._readable(*overrides, *self.overrides)
+
+    def _readable(self, *overrides: str) -> Experiment:
         for size in ((), ONE_UNIT):
             try:
-                return composed(*self.choice, *SMALL, *size, *overrides, *self.overrides)
+                return composed(*self.choice, *SMALL, *size, *overrides)
             except ConfigError as error:
                 refusal = error
         pytest.fail(f"the unit cannot be chosen: {refusal}; give overrides of a network that it can read")
@@ -62,7 +65,7 @@ class InstrumentContract(UnitContract):
         return self.experiment(*overrides).instruments[self.name]
 
     def _as_in_its_file(self) -> Instrument:
-        instruments = self.experiment().instruments
+        instruments = self._readable().instruments
         if self.name not in instruments:
             pytest.fail(f"conf/instruments/{self.name}.yaml: its first line must be # @package instruments.{self.name}")
         return instruments[self.name]

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from gradpath.core.losses import Loss, evaluate
 from gradpath.core.tape import Batch, Tape
-from gradpath.schema.settings import SettingError
+from gradpath.schema.settings import ConfigError, SettingError
 from gradpath.tasks import Task
-from gradpath.testing._unit import UnitContract
+from gradpath.testing._unit import SMALL, UnitContract, composed
+from gradpath.training.experiment import Experiment
 from gradpath.training.loop import train
 
 DRAWN = 4000
@@ -40,6 +41,14 @@ class TaskContract(UnitContract):
         """
         return None
 
+    def experiment(self, *overrides: str) -> Experiment:
+        """A small experiment with the task at the length of its file."""
+        small = [override for override in SMALL if not override.startswith("task.")]
+        try:
+            return composed(*self.choice, *small, *overrides, *self.overrides)
+        except ConfigError as error:
+            pytest.fail(f"the unit cannot be chosen: {error}")
+
     @property
     def task(self) -> Task:
         """The unit at the length of the checks, or at its shortest where that is longer."""
@@ -51,7 +60,7 @@ class TaskContract(UnitContract):
 
     def shortest(self) -> Task:
         """The unit at the smallest T that it takes."""
-        configured: Task = self._as_in_its_file()
+        configured: Task = self.configured()
         for length in range(1, LONGEST + 1):
             try:
                 return replace(configured, length=length)
