@@ -134,11 +134,11 @@ def _create(root: Path, files: dict[Path, str]) -> None:
         if (root / file).exists() or (root / file).is_symlink():
             raise ConfigError(f"{root / file}: is there already; nothing is overwritten")
     written: list[Path] = []
-    made: list[Path] = []
+    created: list[Path] = []
     try:
         for file, text in files.items():
             folder = (root / file).parent
-            made += [parent for parent in (folder, *folder.parents) if not parent.exists()]
+            created += [parent for parent in (folder, *folder.parents) if not parent.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             with (root / file).open("x", encoding="utf-8") as stream:
                 written.append(root / file)
@@ -146,7 +146,7 @@ def _create(root: Path, files: dict[Path, str]) -> None:
     except BaseException as error:
         for path in written:
             path.unlink(missing_ok=True)
-        for folder in made:
+        for folder in created:
             with suppress(OSError):
                 folder.rmdir()
         if isinstance(error, OSError):

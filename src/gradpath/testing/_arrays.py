@@ -28,11 +28,11 @@ def arrays(value: Any, path: str) -> Iterator[tuple[str, NDArray]]:
 @contextmanager
 def unchanged(function: str, **records: Any) -> Iterator[None]:
     """Fails where the function has written to a record; it says where."""
-    before = {path: array.copy() for name, record in records.items() for path, array in arrays(record, name)}
+    original = {path: array.copy() for name, record in records.items() for path, array in arrays(record, name)}
     yield
-    after = {path: array for name, record in records.items() for path, array in arrays(record, name)}
-    written = [path for path, array in before.items() if path not in after or differ(array, after[path])]
-    if written or len(after) != len(before):
+    current = {path: array for name, record in records.items() for path, array in arrays(record, name)}
+    written = [path for path, array in original.items() if path not in current or differ(array, current[path])]
+    if written or len(current) != len(original):
         places = ", ".join(written[:5]) or "the number of its arrays"
         pytest.fail(f"{function} has written to what it was given: {places}; it must make new arrays")
 

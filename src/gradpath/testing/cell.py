@@ -125,7 +125,7 @@ class CellContract(UnitContract):
 
     def test_in_parts_as_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for run in self.passes("T=5, two layers"):
-            whole = run.trace()
+            uncut = run.trace()
             with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
                 patch.setattr(partition, "MIN_MULTIPLY_ADDS", 0)
                 for module in (backward, weight_gradients):
@@ -134,7 +134,7 @@ class CellContract(UnitContract):
                 sequential, parallel = cut.trace(), cut.trace(cut.network.workspace(executor=pool))
             if place := first_difference(sequential, parallel, "trace"):
                 pytest.fail(f"{place} depends on which thread computes a part of the minibatch")
-            for name, steps in per_step_gradients(whole).items():
+            for name, steps in per_step_gradients(uncut).items():
                 error = relative_error(per_step_gradients(sequential)[name], steps)
                 assert error < 1e-9, f"∂L/∂{name} of a minibatch in two parts: relative error {error:.1e}"
 

@@ -96,10 +96,10 @@ class FigureContract(UnitContract):
             pyplot.close("all")
 
     def test_several_arms_are_drawn_the_same_twice_with_their_seeds(self) -> None:
-        runs, before = self.runs(), list(self.runs())
+        runs, original = self.runs(), list(self.runs())
         first, second = self.drawn(runs, saved=True), self.drawn(runs, saved=True)
         assert first[0] == second[0], "the same runs give other bytes: is something random, or in the order of a set?"
-        same_runs = len(runs) == len(before) and all(run is old for run, old in zip(runs, before, strict=True))
+        same_runs = len(runs) == len(original) and all(run is old for run, old in zip(runs, original, strict=True))
         assert same_runs, "draw has changed the list of runs"
         if self.seeds_in_words and not re.search(r"\bseeds?\b", first[1]):
             pytest.fail("the figure does not say how many seeds it shows; common.caption and common.seeds do")
@@ -137,5 +137,5 @@ def _bare(run: Run, needs: Sequence[str]) -> Run:
         name: replace(run.series[name], steps=run.series[name].steps[:1], values=run.series[name].values[:1])
         for name in needs
     }
-    nothing = replace(run.evaluation, steps=np.zeros(0, np.int64), values=np.zeros((0, 3)))
-    return replace(run, series=first, evaluation=nothing)
+    no_evaluation = replace(run.evaluation, steps=np.zeros(0, np.int64), values=np.zeros((0, 3)))
+    return replace(run, series=first, evaluation=no_evaluation)

@@ -95,17 +95,19 @@ class TaskContract(UnitContract):
         assert np.isfinite(batch.targets).all(), "a target is not finite"
 
     def test_the_seed_decides(self) -> None:
-        first, same, other = self.draw(0), self.draw(0), self.draw(1)
+        first, repeated, second = self.draw(0), self.draw(0), self.draw(1)
         for name in ("inputs", "targets", "mask"):
-            equal = getattr(first, name).tobytes() == getattr(same, name).tobytes()
+            equal = getattr(first, name).tobytes() == getattr(repeated, name).tobytes()
             assert equal, f"{name} differ under the same seed: draw from rng alone"
         if self.task.chance_loss > 0:
-            assert first.inputs.tobytes() != other.inputs.tobytes(), "another seed draws the same inputs"
+            assert first.inputs.tobytes() != second.inputs.tobytes(), "another seed draws the same inputs"
 
     def test_a_minibatch_is_drawn_without_a_loop_over_the_sequences(self) -> None:
         """Counted in calls, not in time."""
-        few, many = (_calls(self.task, sequences) for sequences in (4, 400))
-        assert many < few + 100, f"sample makes {few} calls for 4 sequences and {many} for 400; draw whole arrays"
+        calls = [_calls(self.task, sequences) for sequences in (4, 400)]
+        assert calls[1] < calls[0] + 100, (
+            f"sample makes {calls[0]} calls for 4 sequences and {calls[1]} for 400; draw whole arrays"
+        )
 
     def test_a_perfect_predictor_reaches_the_optimum(self) -> None:
         task, batch = self.task, self.draw(0, 50)
@@ -163,11 +165,11 @@ class TaskContract(UnitContract):
 
     def test_the_shortest_length_works_and_one_below_is_refused_in_a_line(self) -> None:
         shortest = self.shortest()
-        below = shortest.length - 1
+        refused = shortest.length - 1
         with pytest.raises(SettingError) as refusal:
-            replace(shortest, length=below)
-        assert refusal.value.name == "length", f"length={below}: the error is that of {refusal.value.name}"
-        assert "\n" not in str(refusal.value), f"length={below}: the error is longer than a line"
+            replace(shortest, length=refused)
+        assert refusal.value.name == "length", f"length={refused}: the error is that of {refusal.value.name}"
+        assert "\n" not in str(refusal.value), f"length={refused}: the error is longer than a line"
         self._trains(shortest)
 
     def test_two_training_steps_run(self) -> None:
