@@ -2,6 +2,8 @@
 with a message that says what.
 """
 
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,12 @@ CONTRACTS: dict[str, Any] = {
     "optimizer": OptimizerContract,
     "clip": ClippingContract,
 }
+CHECKED = {"test_gradpath_check_passes": None, "figures": ("exploding",)}
+"""Of a cell that ``test_check.py`` checks and ``test_figures.py`` draws."""
 GIVEN: dict[tuple[str, str], dict[str, Any]] = {
-    ("cell", "rnn"): {"figures": ("exploding",), "variants": ({"activation": Activation.relu},)},
-    ("cell", "lstm"): {"figures": ("exploding",)},
-    ("cell", "gru"): {"figures": ("exploding",)},
+    ("cell", "rnn"): {**CHECKED, "variants": ({"activation": Activation.relu},)},
+    ("cell", "lstm"): CHECKED,
+    ("cell", "gru"): CHECKED,
     ("init", "constant"): {"random": {"jitter": 0.1}},
     ("clip", "threshold"): {"variants": ({"max_norm": 1.0}, {"max_value": 0.1})},
     ("instruments", "param_grad_norm"): {"scale": "log10"},
@@ -335,3 +339,10 @@ def test_a_name_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     contract = type("Contract", (CellContract,), {"name": "lstmm"})()
     with pytest.raises(pytest.fail.Exception, match="cell=lstmm: no such unit; there are gru, lstm"):
         contract.test_ranges_hold()
+
+
+def test_without_pytest_a_line_says_what_is_needed() -> None:
+    script = "import sys; sys.modules['pytest'] = None; import gradpath.testing"
+    completed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    last_line = completed.stderr.splitlines()[-1]
+    assert last_line == "ImportError: gradpath.testing needs pytest: pip install 'gradpath[testing]'"

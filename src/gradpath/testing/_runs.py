@@ -2,6 +2,7 @@
 store of their own.
 """
 
+import atexit
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -52,7 +53,9 @@ def stored(experiments: Sequence[Experiment]) -> list[Run]:
 @cache
 def _new_database() -> Path:
     """A database of MLflow's, made once in a process, since that takes seconds."""
-    file = Path(tempfile.mkdtemp(prefix="gradpath-contract-")) / "mlflow.db"
+    folder = tempfile.mkdtemp(prefix="gradpath-contract-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = Path(folder) / "mlflow.db"
     store.connect(f"sqlite:///{file}")
     return file
 
