@@ -56,8 +56,10 @@ class CellContract(UnitContract):
 
     @pytest.mark.parametrize("layers", [1, 2])
     def test_gradpath_check_passes(self, layers: int) -> None:
-        """In the type of training and in float64, past the band in which the adjoint is plain."""
-        for cell in self.cells():
+        """In the type of training and in float64, past the band in which the adjoint is plain; the
+        variants in a stack alone.
+        """
+        for cell in self.cells()[: None if layers > 1 else 1]:
             experiment = self.experiment(f"cell.layers={layers}")
             experiment = replace(experiment, cell=replace(cell, hidden_size=4, layers=layers))
             *_, (_, rows) = gradient_check.every_case(experiment)
