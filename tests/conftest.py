@@ -55,8 +55,8 @@ is.
 """
 
 
-# What collection makes lives to the end: the garbage collector, which takes a quarter of the time of
-# collection, need not look at it again and again.
+# What collection makes lives to the end: the garbage collector, which takes a quarter of
+# collection's time, need not look at it again and again.
 gc.disable()
 
 

@@ -13,6 +13,7 @@ from conftest import UNREAD, Case
 from gradpath.cells.gru import GRU
 from gradpath.cells.lstm import LSTM, Ablation
 from gradpath.cells.rnn import RNN
+from gradpath.clippings.threshold import Threshold
 from gradpath.core.activations import Activation, activate, complement, derivative, mend_slope, slope
 from gradpath.core.cell import Cell
 from gradpath.core.losses import Loss
@@ -258,6 +259,7 @@ def test_training_in_float32_stays_in_float32_with_a_closed_gate(monkeypatch: py
         task=Adding(length=6),
         init=Gaussian(),
         optimizer=SGD(),
+        clip=Threshold(),
         train=Train(steps=2, batch_size=2, eval_size=4),
     )
     types, original = [], SGD.update

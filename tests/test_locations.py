@@ -2,6 +2,7 @@
 gradpath.
 """
 
+import compileall
 import os
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(locations.__file__).parents[1], folder / "gradpath", ignore=ignored)
     shutil.copytree(locations.conf(), folder / "gradpath" / "conf")
+    compileall.compile_dir(folder, quiet=2)
     return folder
 
 

@@ -11,7 +11,8 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 hatchling = pytest.importorskip("hatchling.builders.wheel")
-SOURCES = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
+FILES = [path for pattern in ("*.py", "*.jinja", "py.typed") for path in (ROOT / "src").rglob(pattern)]
+SOURCES = {path.relative_to(ROOT / "src").as_posix() for path in FILES}
 CONF = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conf").rglob("*.yaml")}
 
 

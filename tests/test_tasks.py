@@ -1,67 +1,11 @@
-"""Every task that is discovered: shapes, seeding, what a perfect and what a constant predictor
-score.
-"""
+"""What each task draws. That all keep the contract of a task is in ``test_contracts.py``."""
 
 import numpy as np
 import pytest
 
-from gradpath.core.losses import Loss, evaluate
-from gradpath.core.tape import Batch, Tape
-from gradpath.schema.discovery import discover
-from gradpath.tasks import Task
 from gradpath.tasks.adding import Adding
 from gradpath.tasks.copy import Copy
 from gradpath.tasks.temporal_order import TemporalOrder, Variant
-
-TASKS = list(discover(Task).items())
-
-
-@pytest.fixture(params=TASKS, ids=[name for name, _ in TASKS])
-def task(request: pytest.FixtureRequest) -> Task:
-    return request.param[1](length=30)
-
-
-def read_out(task: Task, batch: Batch, outputs: np.ndarray) -> Tape:
-    """A tape as a network with these outputs would leave it."""
-    scored = np.flatnonzero(batch.mask.any(axis=1))
-    loss, gradient = evaluate(task.loss, outputs[scored], batch.targets[scored], batch.mask[scored])
-    return Tape(None, batch, (), scored, outputs[scored], loss, gradient)  # type: ignore[arg-type]
-
-
-def test_shapes_and_seed(task: Task) -> None:
-    first_batch, same_seed_batch, other_seed_batch = (task.sample(np.random.default_rng(seed), 7) for seed in (0, 0, 1))
-    inputs, _ = task.sizes
-    assert first_batch.inputs.shape == (task.timesteps, 7, inputs)
-    assert first_batch.mask.shape == (task.timesteps, 7)
-    assert first_batch.mask.any(axis=0).all()
-    for name in ("inputs", "targets", "mask"):
-        assert getattr(first_batch, name).tobytes() == getattr(same_seed_batch, name).tobytes()
-    needs_input = task.chance_loss > 0
-    assert (first_batch.inputs.tobytes() != other_seed_batch.inputs.tobytes()) == needs_input
-
-
-def test_a_perfect_predictor_scores_zero_and_solves(task: Task) -> None:
-    batch = task.sample(np.random.default_rng(0), 50)
-    targets = 100.0 * np.eye(task.sizes[1])[batch.targets] if task.loss is Loss.cross_entropy else batch.targets
-    tape = read_out(task, batch, targets)
-    assert tape.loss < 1e-12
-    assert task.score(tape) < 1e-12
-    assert task.solved(task.score(tape))
-
-
-def test_the_best_predictor_that_ignores_the_input_scores_chance(task: Task) -> None:
-    batch = task.sample(np.random.default_rng(0), 20_000)
-    if task.loss is Loss.squared_error:
-        mean = np.array(
-            [batch.targets[t][batch.mask[t]].mean() if batch.mask[t].any() else 0 for t in range(task.timesteps)]
-        )
-        outputs = np.broadcast_to(mean[:, None, None], batch.targets.shape)
-    else:
-        frequencies = np.stack([np.bincount(row, minlength=task.sizes[1]) for row in batch.targets]) / 20_000
-        outputs = np.broadcast_to(np.log(frequencies + 1e-300)[:, None], (*batch.mask.shape, task.sizes[1]))
-    tape = read_out(task, batch, outputs)
-    assert tape.loss == pytest.approx(task.chance_loss, rel=0.02)
-    assert task.solved(task.score(tape)) == (task.chance_loss == 0), "only a task that needs no input is solved by this"
 
 
 def test_adding_marks_one_number_in_each_half() -> None:

@@ -97,12 +97,6 @@ def test_every_init_in_a_stack_draws_each_block_anew() -> None:
         assert (p["layer2/b_f"] == 1.0).all(), name
 
 
-def test_the_type_does_not_change_the_draw() -> None:
-    network = Network(RNN(hidden_size=4), 2, 1, Loss.squared_error)
-    drawn32, drawn64 = (Uniform().draw(np.random.default_rng(0), network, t) for t in (np.float32, np.float64))
-    assert (drawn64.astype(np.float32) == drawn32).all()
-
-
 def gradient(values: list[float], exponent: int = 0, dtype: type = np.float64) -> Gradient:
     scaled = Scaled(np.array(values, dtype), np.asarray(exponent, np.int32))
     return Gradient(scaled, float(scaled.log10_norm()), {})

@@ -1,73 +1,18 @@
-"""The command ``gradpath``: run, report, check, ui."""
+"""The command ``gradpath``: run, report, check, ui, new."""
 
 import argparse
 import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from gradpath.commands.new import new
 from gradpath.commands.terminal import settle
+from gradpath.commands.usage import CHECK_HELP, REPORT_HELP, RUN_HELP, USAGE, print_help
 from gradpath.schema import locations
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line
-
-USAGE = """\
-usage: gradpath COMMAND …
-
-  gradpath run [KEY=VALUE …]          train one network and record it in MLflow
-  gradpath run seed=0..15 …           the same with 16 seeds at once, side by side
-  gradpath run -m KEY=V1,V2 …         the same for every combination: a sweep
-  gradpath run -m +experiment=NAME    the sweep of a study in conf/experiment/
-  gradpath report [KEY=VALUE …]       draw the figures of the newest sweep
-  gradpath check [KEY=VALUE …]        check the gradient of any configuration
-  gradpath ui [--port N]              open the MLflow UI
-
-  gradpath COMMAND --help             what can be set
-  gradpath --version                  the version
-  gradpath -sc install=bash           completion; also zsh and fish: eval "$(gradpath -sc install=bash)"
-
-  --plugin PATH                       with any of them: a folder with cells/, tasks/, conf/ … of your own
-
-Results go to mlruns/, reports/ and unsent/: in $GRADPATH_HOME if set, else in the checkout that gradpath runs from,
-else in the working folder.
-"""
-
-RUN_HELP = """\
-usage: gradpath run [-m] [KEY=VALUE …]
-
-  gradpath run arm=lstm task=temporal_order task.length=50 seed=3
-  gradpath run arm=lstm seed=0..15                           16 networks side by side, each a run of its own in MLflow
-  gradpath run -m arm=rnn,clipped_rnn,lstm seed=0,1,2        a sweep: every combination, one after another
-  gradpath run -m arm=rnn,clipped_rnn,lstm seed=0..15        … with the seeds of each arm side by side
-  gradpath run -m +experiment=vanishing                      the sweep of a study
-
---cfg job prints the configuration without running; --hydra-help lists Hydra's own options.
-"""
-
-CHECK_HELP = """\
-usage: gradpath check [KEY=VALUE …]
-
-  gradpath check arm=lstm cell.layers=2 task=copy            the overrides of a run
-
-Checks every number that an instrument stores or the optimiser sees: by central differences on untied copies and by a
-second backward pass that is written as a textbook would; at a small size, at the layers, H, B and type asked for, and
-where the adjoint leaves floating point's middle. Says from which timestep and layer back a gradient is wrong. Exit
-status 1 where an error exceeds its tolerance.
-"""
-
-REPORT_HELP = """\
-usage: gradpath report [KEY=VALUE …]
-
-  gradpath report                                            all figures of the newest sweep
-  gradpath report study=vanishing                            … of the newest sweep of a study
-  gradpath report figures=[norm_by_lag] sweep=SWEEP_ID       one figure of a given sweep
-  gradpath report formats=[pdf]                              as PDF; png, svg and pdf in any combination
-  gradpath report partial=true                               also where points are missing or double
-
-Exit status 0 where all is drawn that the runs hold the numbers for; 1 where a figure failed, a named one could not be
-drawn or a damaged run was left out; 2 where the sweep is refused because points are missing or double.
-"""
 
 
 def main() -> None:
@@ -78,7 +23,7 @@ def main() -> None:
     from gradpath.commands.signals import Terminated, terminable
 
     settle()
-    commands: dict[str, Callable[[list[str]], int]] = {"run": run, "report": report, "check": check, "ui": ui}
+    commands = dict[str, Callable[[list[str]], int]](run=run, report=report, check=check, ui=ui, new=new)
     completion = {"-sc": complete, "--shell-completion": complete}
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if command in ("-h", "--help"):
@@ -110,7 +55,7 @@ def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
 
     try:
         locations.keep_home()
-        return command(with_plugins(arguments))
+        return command(arguments if command is new else with_plugins(arguments))
     except (Exception, SystemExit) as error:  # a unit that calls sys.exit has failed too
         if ended := ending(error):
             raise ended from None
@@ -148,7 +93,7 @@ def run(arguments: list[str]) -> int:
     from gradpath.commands import compose, hydra_options
 
     if {"-h", "--help"} & set(arguments):
-        _help(RUN_HELP, "config", compose.GROUPS, excluded="figures", extra=("arm", "experiment"))
+        print_help(RUN_HELP, "config", compose.GROUPS, excluded="figures", extra=("arm", "experiment"))
         return 0
     options = hydra_options.read_options(arguments)
     if options.answer is not None:
@@ -176,7 +121,7 @@ def report(arguments: list[str]) -> int:
     from gradpath.tracking.store import uri_key
 
     if {"-h", "--help"} & set(arguments):
-        _help(REPORT_HELP, "report", {"figures": compose.GROUPS["figures"]})
+        print_help(REPORT_HELP, "report", {"figures": compose.GROUPS["figures"]})
         return 0
     named = any(argument.startswith("figures=") for argument in arguments)
     with threadpool_limits(1, "blas"), uri_key("uri"):
@@ -191,7 +136,7 @@ def check(arguments: list[str]) -> int:
     from gradpath.commands import checking, compose
 
     if {"-h", "--help"} & set(arguments):
-        _help(CHECK_HELP, "config", compose.GROUPS, excluded="figures", extra=("arm",))
+        print_help(CHECK_HELP, "config", compose.GROUPS, excluded="figures", extra=("arm",))
         return 0
     experiment = checking.checkable(_only_overrides(arguments))
     rows: list[gradient_check.Row] = []
@@ -235,18 +180,3 @@ def ui(arguments: list[str]) -> int:
         raise ConfigError(f"--port {options.port}: must be a number from 1 to 65535")
     with uri_key("--uri"):
         return serve(options.uri, options.host, int(options.port))
-
-
-def _help(usage: str, name: str, groups: dict[str, Any], excluded: str = "", extra: tuple[str, ...] = ()) -> None:
-    """What can be set: the units to choose from, then every key with its value, what it takes and
-    what it means.
-    """
-    from gradpath.commands import compose
-
-    print(usage)
-    print("Units to choose (GROUP=NAME):")
-    for group in (*extra, *(g for g in groups if g != excluded)):
-        print(f"  {'+' if group == 'experiment' else ''}{group + '=':<13} {', '.join(compose.options(group))}")
-    print("\nKeys (the value they have, what they take); those of another unit show with --cfg job after choosing it:")
-    for key, value, takes, meaning in compose.settable(compose.load(name, [])):
-        print(f"  {key + '=' + str(value):<52} {takes}{'. ' + meaning if meaning else ''}")

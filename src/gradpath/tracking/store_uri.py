@@ -114,8 +114,8 @@ def sqlite_uri(file: Path, **query: str) -> str:
 
 def missing_store(uri: str) -> StoreError:
     """The error of a reader that finds no file there."""
-    own = sqlite_file(uri) == locations.database()
-    hint = "; for results in another folder set GRADPATH_HOME to it" if own else ", or is the path another?"
+    default = sqlite_file(uri) == locations.database()
+    hint = "; for results in another folder set GRADPATH_HOME to it" if default else ", or is the path another?"
     return StoreError(f"{named(uri)}: no such store; gradpath run makes it{hint}")
 
 
