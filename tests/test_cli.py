@@ -133,7 +133,7 @@ def test_a_signal_closes_every_run_as_killed(
     _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == returned
     assert "Traceback" not in stderr
-    assert [status for _, status, _ in _running()] == ["KILLED"] * count
+    assert [status for _, status, _ in _running()] == ["KILLED"] * count, stderr
 
 
 def test_a_run_that_was_killed_is_found_by_the_next_command(home: Path, command) -> None:
