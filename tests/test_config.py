@@ -38,7 +38,10 @@ INVALID_OVERRIDES = [
     ("train.dtype=float16", "train.dtype=float16: must be one of float32, float64"),
     ("optimizer.lr=nan", "optimizer.lr=nan: must be > 0"),
     ("optimizer.lr=inf", "optimizer.lr=inf: must be finite"),
-    ("seed=-1", "seed=-1: must be an integer ≥ 0, a range 0..15 or a list [0,3,7], each seed once, at most 1000"),
+    (
+        "seed=-1",
+        "seed=-1: must be an integer ≥ 0, a range 0..15 or a list [0,3,7], each seed once and below 2^63, at most 1000",
+    ),
     *[
         (f"seed={several}", f"seed={several}: must be an integer ≥ 0, a range 0..15 or a list ")
         for several in ("5..2", "0..x", "-1..3", "0..", "..3", "0...3", "0.5", "0..1000", f"0..{'9' * 18}", "0..1..2")

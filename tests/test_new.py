@@ -59,7 +59,7 @@ def test_the_cell_passes_the_check(written: Path, command) -> None:
 def test_the_study_is_a_sweep(written: Path, command) -> None:
     from gradpath.commands import compose
 
-    plugins.add(str(written))
+    plugins.add_plugin(str(written))
     points = [compose.experiments(point) for point in compose.points(["+experiment=my_study"])]
     assert [len(seeds) for seeds in points] == [3] * 4
     assert {seeds[0].tracking.experiment for seeds in points} == {"my_study"}
@@ -79,10 +79,10 @@ def test_it_prints_what_it_wrote_and_what_to_type_next(tmp_path: Path, command) 
     assert out.splitlines() == [
         f"wrote {tmp_path}/cells/mine.py",
         f"wrote {tmp_path}/conf/cell/mine.yaml",
-        f"wrote {tmp_path}/tests/test_mine.py",
+        f"wrote {tmp_path}/tests/test_cell_mine.py",
         "next:",
         f"  gradpath check --plugin {tmp_path} cell=mine",
-        f"  pytest {tmp_path}/tests/test_mine.py",
+        f"  pytest {tmp_path}/tests/test_cell_mine.py",
     ]
 
 
@@ -113,16 +113,16 @@ def test_what_cannot_be_is_refused_in_a_line(arguments: list[str], message: str,
 
 def test_nothing_is_overwritten_and_nothing_is_half_written(tmp_path: Path, command) -> None:
     (tmp_path / "tests").mkdir()
-    (tmp_path / "tests" / "test_mine.py").write_text("mine")
+    (tmp_path / "tests" / "test_task_mine.py").write_text("mine")
     status, _, err = command("new", "task", "mine", "--plugin", str(tmp_path))
     assert status == 2
-    assert "test_mine.py: is there already; nothing is overwritten" in err
-    assert [path.name for path in tmp_path.rglob("*")] == ["tests", "test_mine.py"]
+    assert "test_task_mine.py: is there already; nothing is overwritten" in err
+    assert [path.name for path in tmp_path.rglob("*")] == ["tests", "test_task_mine.py"]
     (tmp_path / "conf").write_text("a file where a folder must be")
     status, _, err = command("new", "cell", "other", "--plugin", str(tmp_path))
     assert status == 2
     assert "cannot be written" in err
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["conf", "test_mine.py", "tests"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["conf", "test_task_mine.py", "tests"]
 
 
 def test_a_name_of_the_plugin_is_taken(written: Path, command) -> None:

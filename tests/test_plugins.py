@@ -200,7 +200,7 @@ BAD = [
     ({"tasks/bad.py": FILES["tasks/last_bit.py"].replace("@dataclass", "")}, "LastBit is not a dataclass; write"),
     ({"tasks/bad.py": FILES["tasks/last_bit.py"]}, "task=bad has no configuration; there is no {0}/conf/task/bad.yaml"),
     (
-        {"tasks/bad.py": FILES["tasks/last_bit.py"].replace("pass", "a: complex = 1j"), "conf/task/bad.yaml": "{}"},
+        {"tasks/bad.py": FILES["tasks/last_bit.py"].replace("pass", "a: complex = 1j"), "conf/task/bad.yaml": "defaults: [_bad]"},
         "{0}/tasks/bad.py: ",
     ),
     ({"cells/lstm.py": FILES["cells/wide.py"]}, "{0}/cells/lstm.py: there is a unit of that name already, "),
@@ -297,7 +297,7 @@ import pickle, subprocess, sys
 from gradpath.core.cell import Cell
 from gradpath.schema import plugins
 from gradpath.schema.discovery import discover
-plugins.add(sys.argv[1])
+plugins.add_plugin(sys.argv[1])
 pickled = pickle.dumps(discover(Cell)["wide"](extra=0.125))
 script = "import pickle, sys; assert pickle.load(sys.stdin.buffer).extra == 0.125"
 sys.exit(subprocess.run([sys.executable, "-c", script], input=pickled).returncode)

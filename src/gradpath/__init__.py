@@ -4,8 +4,9 @@
 
 ``gp.run`` trains one network and records it, ``gp.sweep`` every combination, ``gp.load`` reads
 stored runs, ``gp.draw`` draws them, ``gp.check`` checks a gradient, ``gp.network`` gives the
-network itself. ``gp.cells``, ``gp.tasks``, ``gp.inits``, ``gp.optimizers``, ``gp.instruments`` and
-``gp.figures`` hold the classes of the units.
+network itself. ``gp.cells``, ``gp.tasks``, ``gp.inits``, ``gp.optimizers``, ``gp.clippings``,
+``gp.instruments`` and ``gp.figures`` hold the classes of the units; ``gp.add_plugin`` adds a folder
+of your own.
 
 Nothing is imported until it is used (PEP 562).
 """
@@ -13,13 +14,14 @@ Nothing is imported until it is used (PEP 562).
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradpath import cells, figures, inits, instruments, optimizers, tasks
+    from gradpath import cells, clippings, figures, inits, instruments, optimizers, tasks
     from gradpath.api.drawing import draw
     from gradpath.api.gradients import check, network
     from gradpath.api.result import Result, Results
     from gradpath.api.stored import load
     from gradpath.api.training import RunError, run, sweep
     from gradpath.figures import CannotDrawError
+    from gradpath.schema.plugins import add_plugin
     from gradpath.schema.settings import ConfigError
     from gradpath.tracking.store_uri import StoreError
 
@@ -33,8 +35,10 @@ __all__ = [
     "RunError",
     "StoreError",
     "__version__",
+    "add_plugin",
     "cells",
     "check",
+    "clippings",
     "draw",
     "figures",
     "inits",
@@ -54,6 +58,7 @@ _MODULES = {
     "Results": "api.result",
     "RunError": "api.training",
     "StoreError": "tracking.store_uri",
+    "add_plugin": "schema.plugins",
     "check": "api.gradients",
     "draw": "api.drawing",
     "load": "api.stored",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gradpath.api import canvas, stored
 from gradpath.api.result import Result, Results
 from gradpath.api.session import session
+from gradpath.schema.settings import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -66,7 +67,10 @@ def draw(
         from gradpath.commands.reasons import reason
         from gradpath.figures import CannotDrawError
 
-        for name, figure in canvas.described([names] if isinstance(names, str) else names, settings).items():
+        described = canvas.described([names] if isinstance(names, str) else names, settings)
+        if not runs:
+            raise ConfigError("no runs to draw")
+        for name, figure in described.items():
             try:
                 drawn[name] = canvas.drawn(figure, records)
             except Exception as error:  # odd data, or a figure of the user's own: the others are drawn

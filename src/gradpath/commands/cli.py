@@ -26,6 +26,10 @@ def main() -> None:
     commands = dict[str, Callable[[list[str]], int]](run=run, report=report, check=check, ui=ui, new=new)
     completion = {"-sc": complete, "--shell-completion": complete}
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    if command.startswith("--plugin"):  # it may stand before the command too
+        count = 1 if "=" in command else 2
+        option, (command, *arguments) = sys.argv[1 : 1 + count], sys.argv[1 + count :] or ["--help"]
+        arguments = [*option, *arguments]
     if command in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0)
@@ -49,7 +53,7 @@ def main() -> None:
 
 def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Runs a command; the one place where errors become a line and a status."""
-    from gradpath.commands.reasons import reason, store_answer
+    from gradpath.commands.reasons import print_whole, reason, store_answer
     from gradpath.commands.signals import ending
     from gradpath.tracking.store import StoreError
 
@@ -60,6 +64,7 @@ def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
         if ended := ending(error):
             raise ended from None
         if isinstance(error, ConfigError | StoreError):
+            print_whole(error.__cause__)  # what the code of a unit has raised
             print(f"gradpath: {one_line(str(error))}", file=sys.stderr)
             return 2
         if answer := store_answer(error):
@@ -84,7 +89,7 @@ def with_plugins(arguments: list[str]) -> list[str]:
     parser.error = refuse  # type: ignore[method-assign]
     chosen, remaining = parser.parse_known_args(arguments)
     for path in chosen.plugin:
-        plugins.add(path)
+        plugins.add_plugin(path)
     return remaining
 
 

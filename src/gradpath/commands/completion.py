@@ -23,7 +23,7 @@ def complete(arguments: list[str]) -> int:
     if LINE in os.environ and any(argument.startswith("query=") for argument in arguments):
         typed = re.findall(r"--plugin(?:=|\s+)(\S+)\s", os.environ[LINE])
         for path in typed:
-            plugins.add(path)
+            plugins.add_plugin(path)
         _, *words = re.sub(r"--plugin(=|\s+)\S+\s+", "", os.environ[LINE]).split(" ")
         words = [word for word in words[:-1] if word and not word.startswith("-")] + words[-1:]
         if len(words) < 2:

@@ -18,6 +18,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from gradpath.commands import plugin_files
 from gradpath.commands.keys import settable
 from gradpath.commands.report_settings import Report
 from gradpath.commands.units import GROUPS
@@ -46,24 +47,17 @@ class PluginFolders(SearchPathPlugin):
 
 @cache
 def _register_units(active: tuple[plugins.Plugin, ...]) -> None:
-    first: dict[Path, Path] = {}
-    for conf in (locations.conf(), *(plugin.conf for plugin in active)):
-        for file in sorted(conf.rglob("*.yaml")):
-            if namesake := first.get(file.relative_to(conf)):
-                raise ConfigError(f"{file}: there is a configuration of that name already, {namesake}; rename it")
-            first[file.relative_to(conf)] = file
+    plugin_files.check_names(active)
     store = ConfigStore.instance()
     for group, base in GROUPS.items():
         units: dict[str, type] = discover(base)
+        plugin_files.check(group, units, active)
         for name, unit in units.items():
-            file = Path(inspect.getfile(unit))
-            plugin = plugins.owner(file)
-            if plugin and not (yaml := plugin.conf / group / f"{name}.yaml").is_file():
-                raise ConfigError(f"{file}: {group}={name} has no configuration; there is no {yaml}")
             try:
                 store.store(group=group, name=f"_{name}", node=unit)
             except Exception as error:  # OmegaConf has no schema for the type of some field
-                if plugin is None:
+                file = Path(inspect.getfile(unit))
+                if plugins.owner(file) is None:
                     raise
                 raise ConfigError(f"{file}: {one_line(str(error))}") from error
 

@@ -20,6 +20,7 @@ from gradpath.commands.choices import options, searched
 from gradpath.commands.grammar import unreadable
 from gradpath.commands.hydra_config import default_keys
 from gradpath.commands.keys import describe, fields_by_name
+from gradpath.commands.reasons import unit_folders
 from gradpath.commands.units import group_of
 from gradpath.schema import plugins
 from gradpath.schema.settings import ConfigError, SettingError
@@ -36,7 +37,6 @@ ALIASES = {
     "sweep": "tracking.sweep_id",
 }
 """What people call a key whose own name is another."""
-SOURCES = Path(__file__).parents[1]
 INSIDES = re.compile(r"\b[A-Z]\w*(Exception|Error|Config|Node|Container)\b|NoneType|expecting \{|<EOF>|<class")
 """Words of Hydra and OmegaConf that say nothing to whoever has not read their sources."""
 
@@ -75,7 +75,7 @@ def _fault(error: BaseException) -> str | None:
     """What the code of a unit has raised, in a line; None where whoever wrote the overrides is to
     be told what is wrong with them.
     """
-    folders = [SOURCES / name for name in plugins.FOLDERS] + [plugin.folder for plugin in plugins.active()]
+    folders = unit_folders()
     raised: BaseException | None = error
     while raised is not None:
         files = [Path(frame.filename) for frame in traceback.extract_tb(raised.__traceback__)]
@@ -97,7 +97,8 @@ def choices(group: str, overrides: Sequence[str] = ()) -> str:
 
 def no_such_name(group: str, name: str, overrides: Sequence[str] = ()) -> str:
     names = options(group, overrides)
-    return f"{group}={name}: no such name{choices(group, overrides)}{_close_match(name, names)}"
+    hint = "; one lies in this folder: add --plugin ." if Path("conf", group, f"{name}.yaml").is_file() else ""
+    return f"{group}={name}: no such name{choices(group, overrides)}{hint or _close_match(name, names)}"
 
 
 def written(key: str, overrides: Sequence[str]) -> str:

@@ -39,8 +39,8 @@ RESERVED = {"null", "none", "true", "false", "nan", "inf", "default"}
 HELP = f"""\
 usage: gradpath new KIND NAME [--plugin PATH]
 
-  gradpath new cell peephole                          cells/peephole.py, conf/cell/peephole.yaml, tests/test_peephole.py
-  gradpath new study long --plugin ~/studies          conf/experiment/long.yaml, experiments/long/README.md
+  gradpath new cell gers                       cells/gers.py, conf/cell/gers.yaml, tests/test_cell_gers.py
+  gradpath new study long --plugin ~/studies   conf/experiment/long.yaml, experiments/long/README.md
 
 KIND is {", ".join(KINDS)}. PATH is the folder with units of your own, the working folder if not
 given. What is written works as it is, passes its tests, and says where to change what. Nothing is overwritten.
@@ -82,14 +82,14 @@ def _check_name(kind: str, name: str, root: Path) -> None:
     from gradpath.commands.choices import options
     from gradpath.schema import plugins
 
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or keyword.iskeyword(name) or name.lower() in RESERVED:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name) or keyword.iskeyword(name) or name.lower() in RESERVED:
         raise ConfigError(
-            f"{name}: must be a name in Python, of the letters a to z, digits and _, and no reserved word"
+            f"{name}: must be a name in Python, of the letters a to z, digits and _, at most 60, and no reserved word"
         )
     if root.exists() and not root.is_dir():
         raise ConfigError(f"--plugin {root}: is not a folder")
     if any((root / folder).is_dir() for folder in (*plugins.FOLDERS, "conf")):
-        plugins.add(str(root))
+        plugins.add_plugin(str(root))
     taken = options(KINDS[kind].group)
     if name in taken:
         raise ConfigError(f"{KINDS[kind].group}={name}: there is a {kind} of that name already")
@@ -110,7 +110,7 @@ def rendered(kind: str, name: str, plugin: str = ".") -> dict[Path, str]:
     if kind == "study":
         places["README.md"] = Path("experiments", name, "README.md")
     else:
-        places = {"unit.py": Path(folder, f"{name}.py"), **places, "test.py": Path("tests", f"test_{name}.py")}
+        places = {"unit.py": Path(folder, f"{name}.py"), **places, "test.py": Path("tests", f"test_{kind}_{name}.py")}
     words = {
         "name": name,
         "cls": _class_name(name, kind),

@@ -4,20 +4,39 @@ import os
 import traceback
 from pathlib import Path
 
+from gradpath.schema import plugins
 from gradpath.schema.text import one_line
+
+SOURCES = Path(__file__).parents[1]
 
 
 def reason(error: BaseException) -> str:
     """An error in one line, with the place in a unit's code where it was raised; whole with
     HYDRA_FULL_ERROR=1.
     """
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        traceback.print_exception(error)
+    print_whole(error)
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     frames = traceback.extract_tb(error.__traceback__)
     if frames and not isinstance(error, MemoryError | OSError):
-        text += f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+        place = next((f for f in reversed(frames) if in_unit(f.filename)), frames[-1])
+        text += f" ({Path(place.filename).name}, line {place.lineno})"
     return one_line(text)
+
+
+def in_unit(file: str) -> bool:
+    """Whether a file is a unit's, gradpath's own or a plugin's."""
+    return any(Path(file).is_relative_to(folder) for folder in unit_folders())
+
+
+def unit_folders() -> list[Path]:
+    """Where the code of units lies."""
+    return [SOURCES / name for name in plugins.FOLDERS] + [plugin.folder for plugin in plugins.active()]
+
+
+def print_whole(error: BaseException | None) -> None:
+    """The traceback of an error, where ``HYDRA_FULL_ERROR=1`` asks for it."""
+    if error is not None and os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exception(error)
 
 
 def store_answer(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gradpath.commands.hints import point_command, report_command, run_command
+from gradpath.commands.reasons import reason
 from gradpath.commands.report_settings import FORMATS, Report
 from gradpath.commands.signals import ending
 from gradpath.figures import CannotDrawError, Figure
@@ -71,7 +72,9 @@ def write(report: Report, named: bool = False) -> int:
         except (Exception, SystemExit) as error:  # odd data, or a figure of the user's own: the others are drawn
             if ended := ending(error):
                 raise ended from None
-            failed.append(f"{name} ({_error_text(error)})")
+            failed.append(
+                f"{name} ({_error_text(error) if isinstance(error, OSError) else printable(reason(error), 300)})"
+            )
     if left_out:
         print(f"not drawn: {', '.join(left_out)}", file=sys.stderr)
     if failed:
@@ -140,6 +143,8 @@ def _draw(name: str, figure: Figure, runs: list[Run], out: Path, formats: list[s
         raise CannotDrawError(f"needs {', '.join(sorted(missing))}")
     try:
         canvas = figure.draw(runs)
+        if not hasattr(canvas, "savefig"):
+            raise TypeError(f"draw must return a matplotlib figure, it returned {type(canvas).__name__}")
         # In one order, for the layout of a file starts from that of the file before.
         for suffix in sorted(formats, key=[*FORMATS].index):
             buffer = io.BytesIO()

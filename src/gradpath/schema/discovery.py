@@ -54,6 +54,7 @@ def _imported(name: str) -> ModuleType:
             raise
         place = plugin.folder.joinpath(*name.removeprefix(f"{plugin.package}.").split("."))
         file = place.with_suffix(".py") if not place.is_dir() else place / "__init__.py"
+        file = file if file.is_file() else plugin.folder / "__init__.py"
         raise ConfigError(f"{file}: {plugins.failure(error, plugin.folder)}") from error
 
 

@@ -63,13 +63,14 @@ def active() -> tuple[Plugin, ...]:
     return _active(os.environ.get(VARIABLE, ""))
 
 
-def add(path: str) -> None:
+def add_plugin(path: str) -> None:
     """Makes the folder ``path`` a plugin of this process and of those that it starts; raises
     ConfigError where it cannot be one.
     """
     folder = Path(path).expanduser().resolve()
     if os.pathsep in str(folder):
         raise ConfigError(f"--plugin {path}: a {os.pathsep} in the name of a folder separates two of them")
+    _check(f"--plugin {path}", folder)
     previous = os.environ.get(VARIABLE)
     listed = [*filter(None, (previous or "").split(os.pathsep))]
     if str(folder) in listed:
@@ -108,7 +109,8 @@ def _active(paths: str) -> tuple[Plugin, ...]:
         folder = Path(path).expanduser().resolve()
         if any(folder == plugin.folder for plugin in plugins):
             continue
-        plugins.append(_from_folder(path, folder))
+        _check(f"${VARIABLE}: {folder}", folder)
+        plugins.append(_from_folder(folder))
     return tuple(plugins)
 
 
@@ -129,11 +131,14 @@ def _installed() -> tuple[Plugin, ...]:
     return tuple(plugins)
 
 
-def _from_folder(path: str, folder: Path) -> Plugin:
+def _check(origin: str, folder: Path) -> None:
     if not folder.is_dir():
-        raise ConfigError(f"--plugin {path}: there is no such folder")
+        raise ConfigError(f"{origin}: there is no such folder")
     if not any((folder / name).is_dir() for name in (*FOLDERS, "conf")):
-        raise ConfigError(f"--plugin {path}: has none of the folders {', '.join(FOLDERS)}, conf")
+        raise ConfigError(f"{origin}: has none of the folders {', '.join(FOLDERS)}, conf")
+
+
+def _from_folder(folder: Path) -> Plugin:
     # Two folders of one name are two packages, and one folder is the same package in every process.
     digest = hashlib.sha256(str(folder).encode(errors="surrogatepass")).hexdigest()[:8]
     name = re.sub(r"\W", "_", folder.name, flags=re.ASCII)

@@ -133,9 +133,11 @@ class Experiment(Settings):
         return f"{self.title} · seed {self.seed}"
 
 
+LARGEST_SEED = 2**63 - 1
+"""What the stored record of a run holds."""
 MOST_SEEDS = 1000
 """Of one vectorised run, whose memory grows with them."""
-SEEDS = f"an integer ≥ 0, a range 0..15 or a list [0,3,7], each seed once, at most {MOST_SEEDS}"
+SEEDS = f"an integer ≥ 0, a range 0..15 or a list [0,3,7], each seed once and below 2^63, at most {MOST_SEEDS}"
 
 
 @dataclass
@@ -155,7 +157,9 @@ class Replicates(Experiment):
     def __post_init__(self) -> None:
         super().__post_init__()
         seeds = self._seeds()
-        natural = 0 < len(seeds) <= MOST_SEEDS and all(type(seed) is int and seed >= 0 for seed in seeds)
+        natural = 0 < len(seeds) <= MOST_SEEDS and all(
+            type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in seeds
+        )
         if not natural or len(set(seeds)) < len(seeds):
             raise SettingError("seed", self.seed, SEEDS)
 

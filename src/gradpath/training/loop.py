@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import repeat
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,7 +166,7 @@ class _Seed:
                 )
             )
             if step in self._plan[name] or record or (diverged and schedule.last):
-                measurements[name] = instrument.measure(network, trace)
+                measurements[name] = _checked(name, instrument.measure(network, trace))
                 self._largest_read[name] = max(self._largest_read[name], norm)
                 self._largest_spike[name] = max(self._largest_spike[name], risen)
         evaluate = last or (settings.eval_every is not None and step % settings.eval_every == 0)
@@ -216,3 +216,18 @@ def _evaluate(
         del tape  # the next one takes its memory
     score = float(np.average(scores, weights=weights))
     return Evaluation(float(np.average(losses, weights=weights)), score, experiment.task.solved(score))
+
+
+def _checked(name: str, read: Any) -> Measurement:
+    """What an instrument has returned; raises TypeError where it is no measurement, ValueError
+    where its shape is not that of its names.
+    """
+    if not isinstance(read, Measurement):
+        raise TypeError(f"instruments.{name}: measure must return a Measurement, it returned {type(read).__name__}")
+    shape = np.shape(read.values)
+    if len(shape) not in (1, 2) or shape[-1] != len(read.names):
+        raise ValueError(
+            f"instruments.{name}: values of shape {shape} with {len(read.names)} names; "
+            "the last axis must be that of the names"
+        )
+    return read

@@ -1,0 +1,68 @@
+"""The YAML files of plugins, each beside the Python file of its unit: what is wrong with one is
+said before Hydra reads it.
+"""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gradpath.commands.units import GROUPS, SEVERAL
+from gradpath.schema import locations, plugins
+from gradpath.schema.settings import ConfigError
+
+
+def check_names(active: tuple[plugins.Plugin, ...]) -> None:
+    """Raises ConfigError where two files have one name, of which Hydra would take the first."""
+    first: dict[Path, Path] = {}
+    for conf in (locations.conf(), *(plugin.conf for plugin in active)):
+        for file in sorted(conf.rglob("*.yaml")):
+            if namesake := first.get(file.relative_to(conf)):
+                raise ConfigError(f"{file}: there is a configuration of that name already, {namesake}; rename it")
+            first[file.relative_to(conf)] = file
+
+
+def check(group: str, units: Mapping[str, type], active: tuple[plugins.Plugin, ...]) -> None:
+    """Raises ConfigError where a unit of a plugin has no YAML file, such a file no unit, or does
+    not say whose values it holds.
+    """
+    for plugin in active:
+        folder = getattr(GROUPS[group], "package", GROUPS[group].__module__).rpartition(".")[2]
+        defined = {name: unit for name, unit in units.items() if plugins.owner(Path(inspect.getfile(unit))) == plugin}
+        for name, unit in defined.items():
+            if not (file := plugin.conf / group / f"{name}.yaml").is_file():
+                raise ConfigError(f"{inspect.getfile(unit)}: {group}={name} has no configuration; there is no {file}")
+        for file in sorted((plugin.conf / group).glob("*.yaml")):
+            if file.stem in defined:
+                _check_content(file, group)
+            elif not _is_unit_of_ours(file, units):
+                raise ConfigError(f"{file}: there is no {plugin.folder / folder / file.stem}.py whose values it holds")
+
+
+def _is_unit_of_ours(file: Path, units: Mapping[str, type]) -> bool:
+    """Whether the file holds other values for a unit of another name, as ``_lstm``."""
+    defaults = _content(file).get("defaults")
+    return isinstance(defaults, list) and any(f"_{name}" in defaults for name in units)
+
+
+def _check_content(file: Path, group: str) -> None:
+    content, line = _content(file), f"defaults: [_{file.stem}, _self_]"
+    defaults = content.get("defaults")
+    if not isinstance(defaults, list) or f"_{file.stem}" not in defaults:
+        raise ConfigError(f"{file}: must hold the line {line}")
+    package = f"# @package {group}.{file.stem}"
+    if group in SEVERAL and package not in file.read_text(encoding="utf-8"):
+        raise ConfigError(f"{file}: must begin with the line {package}")
+
+
+def _content(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{file}{place}: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from None
+    return content if isinstance(content, dict) else {}
