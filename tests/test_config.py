@@ -40,7 +40,7 @@ INVALID_OVERRIDES = [
     ("optimizer.lr=inf", "optimizer.lr=inf: must be finite"),
     (
         "seed=-1",
-        "seed=-1: must be an integer ≥ 0, a range 0..15 or a list [0,3,7], each seed once and below 2^63, at most 1000",
+        "seed=-1: must be an integer ≥ 0, a range 0..15 or a list [0,3,7], each seed once and below 2^63",
     ),
     *[
         (f"seed={several}", f"seed={several}: must be an integer ≥ 0, a range 0..15 or a list ")

@@ -200,7 +200,10 @@ BAD = [
     ({"tasks/bad.py": FILES["tasks/last_bit.py"].replace("@dataclass", "")}, "LastBit is not a dataclass; write"),
     ({"tasks/bad.py": FILES["tasks/last_bit.py"]}, "task=bad has no configuration; there is no {0}/conf/task/bad.yaml"),
     (
-        {"tasks/bad.py": FILES["tasks/last_bit.py"].replace("pass", "a: complex = 1j"), "conf/task/bad.yaml": "defaults: [_bad]"},
+        {
+            "tasks/bad.py": FILES["tasks/last_bit.py"].replace("pass", "a: complex = 1j"),
+            "conf/task/bad.yaml": "defaults: [_bad]",
+        },
         "{0}/tasks/bad.py: ",
     ),
     ({"cells/lstm.py": FILES["cells/wide.py"]}, "{0}/cells/lstm.py: there is a unit of that name already, "),

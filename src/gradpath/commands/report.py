@@ -72,9 +72,8 @@ def write(report: Report, named: bool = False) -> int:
         except (Exception, SystemExit) as error:  # odd data, or a figure of the user's own: the others are drawn
             if ended := ending(error):
                 raise ended from None
-            failed.append(
-                f"{name} ({_error_text(error) if isinstance(error, OSError) else printable(reason(error), 300)})"
-            )
+            cause = _error_text(error) if isinstance(error, OSError) else printable(reason(error), 300)
+            failed.append(f"{name} ({cause})")
     if left_out:
         print(f"not drawn: {', '.join(left_out)}", file=sys.stderr)
     if failed:
