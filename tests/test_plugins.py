@@ -189,6 +189,21 @@ def test_where_no_folder_is_given_there_is_none(home: Path, folder: Path, comman
     assert (status, stderr) == (2, "gradpath: cell=wide: no such name; there are gru, lstm, peephole_lstm, rnn\n")
 
 
+def test_who_forgets_the_option_in_the_folder_is_told(
+    home: Path, folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert "; one lies in this folder: add --plugin .\n" in command("run", "cell=wide")[2]
+
+
+@pytest.mark.parametrize("first", ["--plugin", "--plugin="])
+def test_the_option_may_stand_before_the_command(home: Path, folder: Path, command: Command, first: str) -> None:
+    option = [first, str(folder)] if first == "--plugin" else [f"{first}{folder}"]
+    status, output, stderr = command(*option, "report", "--help")
+    assert status == 0, stderr
+    assert "losses" in output
+
+
 NO_UNIT = "from gradpath.tasks import Task\n"
 BAD = [
     ({"tasks/bad.py": "x = 1 +"}, "{0}/tasks/bad.py: SyntaxError: invalid syntax (line 1 of bad.py)"),

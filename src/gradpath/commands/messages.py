@@ -97,7 +97,8 @@ def choices(group: str, overrides: Sequence[str] = ()) -> str:
 
 def no_such_name(group: str, name: str, overrides: Sequence[str] = ()) -> str:
     names = options(group, overrides)
-    hint = "; one lies in this folder: add --plugin ." if Path("conf", group, f"{name}.yaml").is_file() else ""
+    names_here = {file.stem for file in Path("conf", group).glob("*.yaml")}
+    hint = "; one lies in this folder: add --plugin ." if name in names_here else ""
     return f"{group}={name}: no such name{choices(group, overrides)}{hint or _close_match(name, names)}"
 
 
