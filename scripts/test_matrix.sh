@@ -5,23 +5,7 @@
 # where everything else has run and passed.
 set -eu
 oldest="2.0.2 2.1.0 2.2.0 2.3.0" # the first of them that there is for a Python
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-told=$scratch/told
-failed=0 ran=0
-
-interpreter() {
-    for candidate in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1".*/bin/python; do
-        if [ "$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$1" ]; then
-            "$candidate" -c 'import sys; print(sys.executable)'
-            return
-        fi
-    done
-}
-
-say() {
-    echo "$1" | tee -a "$told"
-}
+. "$(dirname "$0")/pythons.sh"
 
 # A combination: $1 the Python, in $venv, with the NumPy that is installed there.
 combination() {

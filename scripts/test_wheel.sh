@@ -3,24 +3,8 @@
 # wheel from it and one without a C compiler, in a new environment and an empty folder. What is not installed on this
 # machine is said; the status is 0 where everything else has passed.
 set -eu
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-told=$scratch/told
-failed=0 ran=0
+. "$(dirname "$0")/pythons.sh"
 [ $# -gt 0 ] || set -- 3.11 3.12 3.13
-
-interpreter() {
-    for candidate in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1".*/bin/python; do
-        if [ "$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$1" ]; then
-            "$candidate" -c 'import sys; print(sys.executable)'
-            return
-        fi
-    done
-}
-
-say() {
-    echo "$1" | tee -a "$told"
-}
 
 refuse() {
     echo "$1" >&2

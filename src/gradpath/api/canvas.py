@@ -35,14 +35,10 @@ def drawn(figure: "Figure", runs: "Sequence[Run]") -> "Canvas":
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    from gradpath.figures import CannotDrawError
-
-    if missing := sorted({need for need in figure.needs for run in runs if need not in run.series}):
-        raise CannotDrawError(f"needs {', '.join(missing)}")
     open_figures = set(_open_figures())
     with matplotlib.rc_context():
         try:
-            canvas = figure.draw(runs)
+            canvas = figure.drawn(runs)
         finally:  # of a figure of the user's own, which may use pyplot
             for number in set(_open_figures()) - open_figures:
                 sys.modules["matplotlib.pyplot"].close(number)

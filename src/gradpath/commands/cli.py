@@ -5,8 +5,8 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import NoReturn
 
+from gradpath.commands.arguments import Parser
 from gradpath.commands.new import new
 from gradpath.commands.terminal import settle
 from gradpath.commands.usage import CHECK_HELP, REPORT_HELP, RUN_HELP, USAGE, print_help
@@ -80,14 +80,12 @@ def with_plugins(arguments: list[str]) -> list[str]:
         return arguments
     from gradpath.schema import plugins
 
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--plugin", action="append", default=[])
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError("--plugin: takes the path of a folder")
-
-    parser.error = refuse  # type: ignore[method-assign]
-    chosen, remaining = parser.parse_known_args(arguments)
+    try:
+        chosen, remaining = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        raise ConfigError("--plugin: takes the path of a folder") from None
     for path in chosen.plugin:
         plugins.add_plugin(path)
     return remaining
@@ -168,18 +166,13 @@ def ui(arguments: list[str]) -> int:
     from gradpath.commands.ui import serve
     from gradpath.tracking.store import uri_key
 
-    parser = argparse.ArgumentParser("gradpath ui", description="Opens the MLflow UI and prints links to its charts.")
+    parser = Parser("gradpath ui", description="Opens the MLflow UI and prints links to its charts.")
     parser.add_argument("--uri", help="MLflow tracking URI (the project's own SQLite database)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
     parser.add_argument("--port", default="5000", help="port to listen at (5000)")
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
         return 0
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see gradpath ui --help")
-
-    parser.error = refuse  # type: ignore[method-assign]
     options = parser.parse_args(arguments)
     if not (options.port.isascii() and options.port.isdigit() and 1 <= int(options.port[:9]) <= 65535):
         raise ConfigError(f"--port {options.port}: must be a number from 1 to 65535")

@@ -47,7 +47,8 @@ class PluginFolders(SearchPathPlugin):
 
 @cache
 def _register_units(active: tuple[plugins.Plugin, ...]) -> None:
-    plugin_files.check_names(active)
+    if active:
+        plugin_files.check_names(active)
     store = ConfigStore.instance()
     for group, base in GROUPS.items():
         units: dict[str, type] = discover(base)

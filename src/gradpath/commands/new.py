@@ -1,13 +1,13 @@
 """``gradpath new``: the files of a unit of a user's own, which is valid as it is written."""
 
-import argparse
 import keyword
 import re
 import shlex
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
+from gradpath.commands.arguments import Parser
 from gradpath.schema.settings import ConfigError
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
@@ -54,15 +54,10 @@ def new(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(HELP, end="")
         return 0
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Parser("gradpath new", add_help=False, allow_abbrev=False)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("name")
     parser.add_argument("--plugin", default=".")
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see gradpath new --help")
-
-    parser.error = refuse  # type: ignore[method-assign]
     chosen = parser.parse_args(arguments)
     root = Path(chosen.plugin).expanduser()
     _check_name(chosen.kind, chosen.name, root)

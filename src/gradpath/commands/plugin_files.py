@@ -11,6 +11,7 @@ import yaml
 
 from gradpath.commands.units import GROUPS, SEVERAL
 from gradpath.schema import locations, plugins
+from gradpath.schema.discovery import package_of
 from gradpath.schema.settings import ConfigError
 
 
@@ -29,7 +30,7 @@ def check(group: str, units: Mapping[str, type], active: tuple[plugins.Plugin, .
     not say whose values it holds.
     """
     for plugin in active:
-        folder = getattr(GROUPS[group], "package", GROUPS[group].__module__).rpartition(".")[2]
+        folder = package_of(GROUPS[group]).rpartition(".")[2]
         defined = {name: unit for name, unit in units.items() if plugins.owner(Path(inspect.getfile(unit))) == plugin}
         for name, unit in defined.items():
             if not (file := plugin.conf / group / f"{name}.yaml").is_file():

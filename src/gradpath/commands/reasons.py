@@ -18,18 +18,15 @@ def reason(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     frames = traceback.extract_tb(error.__traceback__)
     if frames and not isinstance(error, MemoryError | OSError):
-        place = next((f for f in reversed(frames) if in_unit(f.filename)), frames[-1])
+        folders = unit_folders()
+        in_unit = (f for f in reversed(frames) if any(Path(f.filename).is_relative_to(folder) for folder in folders))
+        place = next(in_unit, frames[-1])
         text += f" ({Path(place.filename).name}, line {place.lineno})"
     return one_line(text)
 
 
-def in_unit(file: str) -> bool:
-    """Whether a file is a unit's, gradpath's own or a plugin's."""
-    return any(Path(file).is_relative_to(folder) for folder in unit_folders())
-
-
 def unit_folders() -> list[Path]:
-    """Where the code of units lies."""
+    """Where the code of units lies, gradpath's own and the plugins'."""
     return [SOURCES / name for name in plugins.FOLDERS] + [plugin.folder for plugin in plugins.active()]
 
 

@@ -137,13 +137,8 @@ def _draw(name: str, figure: Figure, runs: list[Run], out: Path, formats: list[s
     """One figure into a file of each format."""
     from matplotlib import pyplot
 
-    missing = {need for need in figure.needs for run in runs if need not in run.series}
-    if missing:
-        raise CannotDrawError(f"needs {', '.join(sorted(missing))}")
     try:
-        canvas = figure.draw(runs)
-        if not hasattr(canvas, "savefig"):
-            raise TypeError(f"draw must return a matplotlib figure, it returned {type(canvas).__name__}")
+        canvas = figure.drawn(runs)
         # In one order, for the layout of a file starts from that of the file before.
         for suffix in sorted(formats, key=[*FORMATS].index):
             buffer = io.BytesIO()

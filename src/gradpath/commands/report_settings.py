@@ -8,6 +8,8 @@ from gradpath.schema.settings import SettingError, Settings, setting
 FORMATS: dict[str, dict[str, None]] = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 """File format → the metadata that it goes without, so that the same runs give the same bytes."""
 
+ALLOWED = "a list of png, svg and pdf, each once"
+
 
 @dataclass
 class Report(Settings):
@@ -23,10 +25,10 @@ class Report(Settings):
     )
     formats: list[str] = field(
         default_factory=lambda: ["png", "svg"],
-        metadata={"help": "file formats of every figure", "takes": "a list of png, svg and pdf, each once"},
+        metadata={"help": "file formats of every figure", "takes": ALLOWED},
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.formats or set(self.formats) - FORMATS.keys() or len(set(self.formats)) < len(self.formats):
-            raise SettingError("formats", self.formats, "a list of png, svg and pdf, each once")
+            raise SettingError("formats", self.formats, ALLOWED)

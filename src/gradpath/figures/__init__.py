@@ -28,6 +28,17 @@ class Figure(Settings, ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     """Instruments without whose readings there is nothing to draw."""
 
+    def drawn(self, runs: Sequence[Run]) -> "Canvas":
+        """The figure of the runs, once they hold what it ``needs``; raises CannotDrawError where
+        they do not, TypeError where ``draw`` returns no figure.
+        """
+        if missing := {need for need in self.needs for run in runs if need not in run.series}:
+            raise CannotDrawError(f"needs {', '.join(sorted(missing))}")
+        canvas = self.draw(runs)
+        if not hasattr(canvas, "savefig"):
+            raise TypeError(f"draw must return a matplotlib figure, it returned {type(canvas).__name__}")
+        return canvas
+
     @abstractmethod
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         """A matplotlib figure of the runs; raises CannotDrawError."""

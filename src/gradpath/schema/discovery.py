@@ -16,6 +16,13 @@ from gradpath.schema.settings import ConfigError
 Unit = TypeVar("Unit")
 
 
+def package_of(base: Any) -> str:
+    """The package of gradpath in which the units of ``base`` lie; a plugin's has the same last
+    name.
+    """
+    return str(getattr(base, "package", base.__module__))
+
+
 def discover(base: type[Unit]) -> dict[str, type[Unit]]:
     """Name → class for each unit of ``base``; the name is the module's, so one file is one unit. A
     module whose name begins with ``_`` is none. A unit may be a subclass of another one.
@@ -24,8 +31,8 @@ def discover(base: type[Unit]) -> dict[str, type[Unit]]:
     ``gradpath.core.cell.Cell`` finds ``gradpath/cells/*.py``. Raises ConfigError where a plugin's
     module cannot be imported, defines no unit, or one of a name that is taken.
     """
-    package = getattr(base, "package", base.__module__)
     kind: Any = base
+    package = package_of(base)
     units = dict(_units(kind, package))
     for added in plugins.modules(package.rpartition(".")[2]):
         for name, unit in _units(kind, added).items():
