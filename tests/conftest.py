@@ -18,7 +18,6 @@ import itertools
 import logging
 import shutil
 import signal
-import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -246,13 +245,9 @@ def no_figure_stays_open() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database, migrated once; tests copy it, which takes a fiftieth of the time."""
-    from gradpath.tracking import store
+    from gradpath.testing._runs import migrated
 
-    file = tmp_path_factory.mktemp("template") / "mlflow.db"
-    store.connect(f"sqlite:///{file}")
-    with sqlite3.connect(file) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return file
+    return migrated(tmp_path_factory.mktemp("template") / "mlflow.db")
 
 
 def settle(folder: Path, database: Path, patch: pytest.MonkeyPatch) -> Path:

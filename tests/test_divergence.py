@@ -23,6 +23,7 @@ from gradpath.figures import CannotDrawError, Figure
 from gradpath.figures._shared import arms, common, finite
 from gradpath.instruments import Instrument
 from gradpath.schema.discovery import discover
+from gradpath.testing._runs import as_diverged
 from gradpath.tracking.loader import Run, Series
 from gradpath.tracking.mlflow_metrics import lag_curves, non_finite_points, non_finite_readings
 from gradpath.training.loop import train
@@ -92,30 +93,6 @@ def record(*overrides: str) -> Run:
 def healthy(figure: str) -> tuple[tuple[Run, ...], ...]:
     """(arms, seeds) of the sweep that a figure is drawn from."""
     return tuple(tuple(record(*arm, f"seed={s}") for s in (0, 1, 2)) for arm in SWEEPS.get(figure, ARMS))
-
-
-def as_diverged(run: Run, step: int, value: float = np.nan, every: int = 1) -> Run:
-    """The run as if it had diverged at a step: its last readings hold ``value`` in every ``every``
-    th place.
-    """
-
-    def cut_series(series: Series) -> Series:
-        earlier = series.steps < step
-        last_values = series.values[-1].copy()
-        last_values.reshape(-1)[::every] = value
-        if "non_finite" in series.names:
-            last_values = np.full_like(last_values, np.nan)
-            last_values[series.names.index("non_finite")] = 1
-        return Series(
-            series.names, np.append(series.steps[earlier], step), np.append(series.values[earlier], [last_values], 0)
-        )
-
-    loss = Series(("loss",), np.arange(step + 1), np.append(run.loss.values[:step], value))
-    evaluated = run.evaluation.steps < step
-    evaluation = Series(run.evaluation.names, run.evaluation.steps[evaluated], run.evaluation.values[evaluated])
-    series = {n: s if n == "loss_surface" and step else cut_series(s) for n, s in run.series.items()}
-    tags = {"solved": "true", "diverged": "true", "diverged_at_step": str(step)}  # it had been solved on the way
-    return replace(run, loss=loss, evaluation=evaluation, series=series, tags=tags)
 
 
 def last_reading(run: Run, value: float) -> Run:

@@ -18,11 +18,14 @@ def reason(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     frames = traceback.extract_tb(error.__traceback__)
     if frames and not isinstance(error, MemoryError | OSError):
-        folders = unit_folders()
-        in_unit = (f for f in reversed(frames) if any(Path(f.filename).is_relative_to(folder) for folder in folders))
-        place = next(in_unit, frames[-1])
+        place = next((frame for frame in reversed(frames) if _in_unit(Path(frame.filename))), frames[-1])
         text += f" ({Path(place.filename).name}, line {place.lineno})"
     return one_line(text)
+
+
+def _in_unit(file: Path) -> bool:
+    """Whether a file is a unit's; the base class of the units is in ``__init__.py``."""
+    return file.name != "__init__.py" and any(file.is_relative_to(folder) for folder in unit_folders())
 
 
 def unit_folders() -> list[Path]:

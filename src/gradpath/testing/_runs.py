@@ -4,6 +4,7 @@ store of their own.
 
 import atexit
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -55,21 +56,36 @@ def _new_database() -> Path:
     """A database of MLflow's, made once in a process, since that takes seconds."""
     folder = tempfile.mkdtemp(prefix="gradpath-contract-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    file = Path(folder) / "mlflow.db"
+    return migrated(Path(folder) / "mlflow.db")
+
+
+def migrated(file: Path) -> Path:
+    """A new database of MLflow's, all of it in the one file, so that it can be copied."""
     store.connect(f"sqlite:///{file}")
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return file
 
 
-def as_diverged(run: Run, step: int) -> Run:
-    """The run as it would be if loss and gradient had been NaN from a training step on."""
+def as_diverged(run: Run, step: int, value: float = np.nan, every: int = 1) -> Run:
+    """The run as if it had diverged at a step: its last readings hold ``value`` in every ``every``
+    th place.
+    """
 
-    def cut(series: Series) -> Series:
+    def cut_series(series: Series) -> Series:
         earlier = series.steps < step
-        last = np.full_like(series.values[-1:], np.nan)
-        return Series(series.names, np.append(series.steps[earlier], step), np.append(series.values[earlier], last, 0))
+        last_values = series.values[-1].copy()
+        last_values.reshape(-1)[::every] = value
+        if "non_finite" in series.names:
+            last_values = np.full_like(last_values, np.nan)
+            last_values[series.names.index("non_finite")] = 1
+        return Series(
+            series.names, np.append(series.steps[earlier], step), np.append(series.values[earlier], [last_values], 0)
+        )
 
+    loss = Series(("loss",), np.arange(step + 1), np.append(run.loss.values[:step], value))
     evaluated = run.evaluation.steps < step
-    evaluation = replace(run.evaluation, steps=run.evaluation.steps[evaluated], values=run.evaluation.values[evaluated])
-    tags = run.tags | {"solved": "false", "diverged": "true", "diverged_at_step": str(step)}
-    series = {name: cut(reading) for name, reading in run.series.items()}
-    return replace(run, loss=cut(run.loss), evaluation=evaluation, series=series, tags=tags)
+    evaluation = Series(run.evaluation.names, run.evaluation.steps[evaluated], run.evaluation.values[evaluated])
+    series = {n: s if n == "loss_surface" and step else cut_series(s) for n, s in run.series.items()}
+    tags = {"solved": "true", "diverged": "true", "diverged_at_step": str(step)}  # it had been solved on the way
+    return replace(run, loss=loss, evaluation=evaluation, series=series, tags=run.tags | tags)
