@@ -4,7 +4,7 @@
 # checkout, which is gone afterwards. What is not installed on this machine is said; the status is 0
 # where everything else has run and passed.
 set -eu
-oldest="2.0.2 2.1.0 2.2.0 2.3.0" # the first of them that there is for a Python
+oldest="2.0.2 2.1.2 2.2.0 2.3.0" # the first of them that there is for a Python
 . "$(dirname "$0")/pythons.sh"
 
 # A combination: $1 the Python, in $venv, with the NumPy that is installed there.

@@ -75,10 +75,13 @@ def test_a_process_that_the_command_starts_has_the_same_home(installed: Path, tm
 
 
 def test_a_home_that_cannot_be_is_one_line(installed: Path, tmp_path: Path) -> None:
-    script = "import os; from gradpath.commands import cli; os.rmdir(os.getcwd()); cli.main()"
+    # In a file, as the installed command is: `python -c` looks for modules in the deleted folder too,
+    # which Python 3.13.0 ends in a SystemError.
+    script = tmp_path / "script.py"
+    script.write_text("import os; from gradpath.commands import cli; os.rmdir(os.getcwd()); cli.main()\n", "utf-8")
     folder = tmp_path / "deleted"
     folder.mkdir()
-    completed = gradpath(installed, folder, "report", python=("-c", script))
+    completed = gradpath(installed, folder, "report", python=(str(script),))
     assert (completed.returncode, completed.stdout) == (2, "")
     assert completed.stderr == "gradpath: the working folder: No such file or directory; go to another\n"
     nobody = gradpath(installed, tmp_path, "report", home="~no-such-user/x")
