@@ -75,8 +75,8 @@ def test_a_process_that_the_command_starts_has_the_same_home(installed: Path, tm
 
 
 def test_a_home_that_cannot_be_is_one_line(installed: Path, tmp_path: Path) -> None:
-    # In a file, as the installed command is: `python -c` looks for modules in the deleted folder too,
-    # which Python 3.13.0 ends in a SystemError.
+    # In a file, as the installed command is: `python -c` looks for modules in the deleted folder
+    # too, which Python 3.13.0 ends in a SystemError.
     script = tmp_path / "script.py"
     script.write_text("import os; from gradpath.commands import cli; os.rmdir(os.getcwd()); cli.main()\n", "utf-8")
     folder = tmp_path / "deleted"
