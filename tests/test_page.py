@@ -105,6 +105,8 @@ def test_an_installed_package_brings_its_units(build: str, tmp_path: Path) -> No
     built = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
+    (named,) = re.findall(r"^pip install dist/(\S+)$", PAGE, re.M)
+    assert wheel.match(named)
     with zipfile.ZipFile(wheel) as archive:
         assert {"gers/cells/gers_lstm.py", "gers/conf/cell/gers_lstm.yaml"} <= set(archive.namelist())
         archive.extractall(tmp_path / "installed")
