@@ -120,6 +120,7 @@ ODD_TASKS = [
     ("metric", "m" * 200, "metric is 'm+…; expected: a name of at most 100 letters"),
     ("solved_below", None, "solved_below is None; expected: a finite number"),
     ("timesteps", property(lambda task: 2.5), "timesteps is 2.5; expected: a whole number ≥ 1"),
+    ("timesteps", property(lambda task: "2"), "timesteps is '2'; expected: a whole number ≥ 1"),
 ]
 
 

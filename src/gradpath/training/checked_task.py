@@ -110,7 +110,7 @@ def _pair(value: Any, least: int) -> bool:
 
 
 def _lags(task: Task) -> bool:
-    return _pair(task.lags, 0) and task.lags[0] <= task.lags[1] <= task.timesteps
+    return _whole(task.timesteps, 1) and _pair(task.lags, 0) and task.lags[0] <= task.lags[1] <= task.timesteps
 
 
 def _finite(value: Any) -> bool:
