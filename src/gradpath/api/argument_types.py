@@ -17,7 +17,7 @@ def check(name: str, value: Any, kinds: type | tuple[type, ...], expected: str) 
         raise ConfigError(f"{name}={printable(repr(value), LONGEST)}: must be {expected}")
 
 
-def check_texts(**given: Any) -> None:
+def check_texts(**arguments: Any) -> None:
     """Raises ConfigError where an argument is neither text nor None."""
-    for name, value in given.items():
+    for name, value in arguments.items():
         check(name, value, (str, type(None)), "text or None")

@@ -22,7 +22,9 @@ def unit_attributes(base: type) -> tuple[Callable[[str], Any], Callable[[], list
         units = classes() if name[:1].isupper() else {}
         if name in units:
             return units[name]
-        known = did_you_mean(name, units) if units else ""
-        raise AttributeError(f"module {package!r} has no attribute {name!r}; dir({package}) lists the units{known}")
+        suggestion = did_you_mean(name, units) if units else ""
+        raise AttributeError(
+            f"module {package!r} has no attribute {name!r}; dir({package}) lists the units{suggestion}"
+        )
 
     return get, lambda: sorted(classes())

@@ -45,11 +45,11 @@ def check_task(task: Task) -> None:
     """Raises ConfigError where a task declares what no network can be made or judged by."""
     rules = {
         "loss": (isinstance(getattr(task, "loss", None), Loss), "a Loss, such as Loss.squared_error"),
-        "sizes": (_pair(task.sizes, 1), "two whole numbers ≥ 1, inputs and outputs"),
-        "timesteps": (_whole(task.timesteps, 1), "a whole number ≥ 1"),
-        "chance_loss": (_finite(task.chance_loss), "a finite number"),
-        "lags": (_lags(task), "two whole numbers from 0 to timesteps, the smaller first"),
-        "solved_below": (_finite(getattr(task, "solved_below", None)), "a finite number"),
+        "sizes": (_is_pair(task.sizes, 1), "two whole numbers ≥ 1, inputs and outputs"),
+        "timesteps": (_is_count(task.timesteps, 1), "a whole number ≥ 1"),
+        "chance_loss": (_is_finite(task.chance_loss), "a finite number"),
+        "lags": (_has_lags(task), "two whole numbers from 0 to timesteps, the smaller first"),
+        "solved_below": (_is_finite(getattr(task, "solved_below", None)), "a finite number"),
         "metric": (
             _is_name(getattr(task, "metric", None)),
             f"a name of at most {NAME} letters, digits, spaces, _ . or -",
@@ -101,19 +101,19 @@ def _refusal(task: Task, fault: str) -> ConfigError:
     return ConfigError(f"task={unit_name(task)}: {fault}")
 
 
-def _whole(value: Any, least: int) -> bool:
+def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= least
 
 
-def _pair(value: Any, least: int) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and all(_whole(number, least) for number in value)
+def _is_pair(value: Any, least: int) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(_is_count(number, least) for number in value)
 
 
-def _lags(task: Task) -> bool:
-    return _whole(task.timesteps, 1) and _pair(task.lags, 0) and task.lags[0] <= task.lags[1] <= task.timesteps
+def _has_lags(task: Task) -> bool:
+    return _is_count(task.timesteps, 1) and _is_pair(task.lags, 0) and task.lags[0] <= task.lags[1] <= task.timesteps
 
 
-def _finite(value: Any) -> bool:
+def _is_finite(value: Any) -> bool:
     return isinstance(value, Real) and bool(np.isfinite(float(value)))
 
 
