@@ -71,8 +71,76 @@ def test_every_name_is_there() -> None:
     assert gp.cells.LSTM in discover(gp.cells.LSTM.__base__).values()
     assert {"GRU", "LSTM", "RNN"} <= set(dir(gp.cells))
     assert "Adding" in dir(gp.tasks)
-    with pytest.raises(AttributeError, match="NoCell"):
-        _ = gp.cells.NoCell
+    for name, message in {
+        "NoCell": "module 'gradpath.cells' has no attribute 'NoCell'; dir(gradpath.cells) lists the units",
+        "Lstm": "module 'gradpath.cells' has no attribute 'Lstm'; .* (did you mean LSTM?)",
+        "lstn": "module 'gradpath.cells' has no attribute 'lstn'; dir(gradpath.cells) lists the units",
+    }.items():
+        with pytest.raises(AttributeError, match=re.escape(message).replace(r"\.\*", ".*")):
+            getattr(gp.cells, name)
+    for name in ("cells", "tasks", "inits", "optimizers", "clippings", "instruments", "figures"):
+        with pytest.raises(AttributeError, match=f"module 'gradpath.{name}' has no attribute 'Nope'"):
+            _ = getattr(gp, name).Nope
+    with pytest.raises(
+        AttributeError, match=r"module 'gradpath' has no attribute 'RunErr' \(did you mean RunError\?\)"
+    ):
+        _ = gp.RunErr
+
+
+WRONG_TYPES = [
+    (lambda v: gp.run(v), "must be text, KEY=VALUE"),
+    (lambda v: gp.sweep(v), "must be text, KEY=VALUE"),
+    (lambda v: gp.check(v), "must be text, KEY=VALUE"),
+    (lambda v: gp.network(v), "must be text, KEY=VALUE"),
+    (lambda v: gp.load(study=v), "study=.*: must be text or None"),
+    (lambda v: gp.load(sweep=v), "sweep=.*: must be text or None"),
+    (lambda v: gp.load(uri=v), "uri=.*: must be text or None"),
+    (lambda v: gp.add_plugin(v), "--plugin .*: must be the path of a folder"),
+    (lambda v: gp.draw(v), "results=.*: must be a Result, several of them, or None"),
+    (lambda v: gp.draw([v]), "results=.*: must be a Result, several of them, or None"),
+    (lambda v: gp.draw(gp.Results([]), [v]), "names=.*: must be names of figures, or None"),
+    (lambda v: gp.draw(gp.Results([]), gates=v), "gates=.*: must be a dict of this figure's settings, as gates="),
+    (lambda v: gp.Results([v]), "runs=.*: must be several of Result"),
+    (lambda v: gp.Results([]).figure(v), "name=.*: must be the name of a figure"),
+]
+
+
+@pytest.mark.parametrize("value", [5, b"x", len], ids=["number", "bytes", "function"])
+@pytest.mark.parametrize(("call", "message"), WRONG_TYPES, ids=range(len(WRONG_TYPES)))
+def test_an_argument_of_another_type_is_refused_in_a_line(
+    home: Path, call: Callable[[Any], Any], message: str, value: Any
+) -> None:
+    with pytest.raises(gp.ConfigError, match=message) as error:
+        call(value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: gp.Results(5), "runs=5: must be several of Result"),
+        (lambda: gp.draw({}), "results={}: must be a Result, several of them, or None"),
+        (lambda: gp.draw("x"), "results='x': must be a Result"),
+        (lambda: gp.draw(gp.Results([]), 5), "names=5: must be names of figures"),
+        (lambda: gp.Results([]).table("loss"), "no runs to read"),
+        (lambda: gp.add_plugin("a\0b"), "embedded null byte"),
+        (lambda: gp.add_plugin("~nobody_of_the_kind/x"), "--plugin ~nobody_of_the_kind/x: "),
+        (lambda: gp.run(train=[3]), r"train=\[3\]: is a section; its keys are set one by one, as train.KEY=VALUE"),
+        (lambda: gp.run("instruments.reach=5"), "instruments.reach=5: is a section; its keys are set one by one"),
+    ],
+    ids=range(9),
+)
+def test_nor_is_anything_else_that_cannot_be_an_argument_taken(
+    home: Path, call: Callable[[], Any], message: str
+) -> None:
+    with pytest.raises(gp.ConfigError, match=message):
+        call()
+
+
+def test_every_function_is_tried_with_other_types() -> None:
+    """One that is added is to be tried too."""
+    functions = {name for name in gp.__all__ if type(getattr(gp, name)).__name__ == "function"}
+    assert functions == {"add_plugin", "check", "draw", "load", "network", "run", "sweep"}
 
 
 def test_a_run_is_that_of_the_command(home: Path, command: Callable[..., tuple[int, str, str]]) -> None:

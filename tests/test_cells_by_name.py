@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
@@ -23,8 +24,8 @@ from gradpath.commands import compose, report
 from gradpath.commands.execute import execute_seeds
 from gradpath.core.cell import Cell
 from gradpath.core.losses import Loss
-from gradpath.figures import CannotDrawError, Figure
-from gradpath.figures._shared import palette
+from gradpath.figures import CannotDrawError, Figure, gates, lyapunov
+from gradpath.figures._shared import common, palette
 from gradpath.figures.paths import predicted
 from gradpath.instruments import Instrument
 from gradpath.instruments.loss_surface import LossSurface
@@ -293,3 +294,16 @@ def test_each_such_line_is_seen(line: str) -> None:
 def test_what_may_be_written_is_passed() -> None:
     allowed_source: Any = '"""The LSTM\'s forget_bias."""\nif run.roles.keeping: label = run.config["cell"]["name"]'
     assert not offences(allowed_source)
+
+
+def test_a_caption_reads_well_with_any_label() -> None:
+    """``my cell`` would not, after an article."""
+    roles = replace(LSTM(2).roles, label="my cell")
+    other = replace(GRU(2).roles, label="your cell")
+    groups: Any = [SimpleNamespace(runs=[SimpleNamespace(roles=each)]) for each in (roles, other)]
+    assert common.carriers(groups) == "C of my cell, H of your cell"
+    assert gates._keepers(groups) == "F (Z of your cell)"
+    assert lyapunov._states(groups) == "[H, C] of my cell, H of your cell"
+    rnn: Any = SimpleNamespace(runs=[SimpleNamespace(roles=replace(RNN(2).roles, label="my cell"))])
+    (watched,) = rnn.runs[0].roles.watched
+    assert gates._label(rnn, watched) == "φ′ of my cell"

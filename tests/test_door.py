@@ -288,7 +288,7 @@ def test_one_run_that_fails_is_one_line_and_status_one(home: Path, command, monk
     monkeypatch.setattr(Adding, "raised", Raises.raised, raising=False)
     status, out, err = command("run", *SMALL)
     assert status == 1
-    assert ": 1 failed. Figures" in out
+    assert ": 1 failed. Curves" in out, "there is nothing to draw"
     assert re.fullmatch(r"failed: lstm · .*: ValueError: of the\\nuser's \(test_door.py, line \d+\)\n", err)
 
 

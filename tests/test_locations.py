@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import PATIENCE
+from gradpath.commands import cli
 from gradpath.schema import locations
 from gradpath.schema.settings import ConfigError
 from gradpath.tracking import store
@@ -37,6 +38,29 @@ def gradpath(
     env |= {} if home is None else {"GRADPATH_HOME": home}
     command = [sys.executable, *(python or ("-m", "gradpath")), *arguments]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+@pytest.mark.parametrize("command", ["run", "report", "ui"])
+def test_a_home_that_is_no_folder_is_named(
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GRADPATH_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(sys, "argv", ["gradpath", command])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert capsys.readouterr().err == f"gradpath: GRADPATH_HOME={tmp_path}/file: is not a folder\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no /proc, in which nobody can make a folder")
+def test_a_home_that_cannot_be_made_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GRADPATH_HOME", "/proc/nope")
+    with pytest.raises(store.StoreError, match=r"^GRADPATH_HOME=/proc/nope: cannot create the database: "):
+        store.connect(None)
+    with pytest.raises(store.StoreError, match=r"^tracking\.uri=sqlite:////proc/other/x\.db: cannot create "):
+        store.connect("sqlite:////proc/other/x.db")
 
 
 def test_an_installed_gradpath_keeps_its_results_in_the_working_folder(installed: Path, tmp_path: Path) -> None:

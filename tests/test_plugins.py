@@ -3,6 +3,7 @@ refused in one line where they cannot be.
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -178,6 +179,10 @@ def test_help_and_completion_name_them(folder: Path, command: Command, monkeypat
         ("gradpath report figures=los", "figures=losses"),
         ("gradpath re", "report"),
         ("gradpath ui x", ""),
+        ("gradpath new t", "task"),
+        ("gradpath new in", "instrument init"),
+        ("gradpath new --plugin . opt", "optimizer"),
+        ("gradpath new cell n", ""),
     ):
         monkeypatch.chdir(folder)
         monkeypatch.setenv("COMP_LINE", line)
@@ -321,3 +326,40 @@ script = "import pickle, sys; assert pickle.load(sys.stdin.buffer).extra == 0.12
 sys.exit(subprocess.run([sys.executable, "-c", script], input=pickled).returncode)
 """
     assert subprocess.run([sys.executable, "-c", script, str(folder)], timeout=PATIENCE, check=False).returncode == 0
+
+
+COMMANDS = (["run"], ["run", "-m"], ["check"], ["report"], ["ui"], ["new", "cell", "other"], ["-sc", "query=bash"])
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_an_error_of_a_plugin_is_a_line_and_whole_where_it_is_asked_for(
+    home: Path, folder: Path, command: Command, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, {"__init__.py": "def halved():\n    return 1 / 0\n\nhalved()\n"})
+    words = [*arguments, "--plugin", str(folder)]
+    monkeypatch.setenv("COMP_LINE", "gradpath run cell=")
+    line = f"gradpath: {folder}/__init__.py: ZeroDivisionError: division by zero (line 2 of __init__.py)\n"
+    status, _, stderr = command(*words)
+    assert (status, stderr) == (2, line)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    status, _, stderr = command(*words)
+    assert status == 2
+    assert stderr.endswith(line)
+    assert stderr.startswith("Traceback (most recent call last):\n")
+    assert re.search(rf'File "{re.escape(str(folder))}/__init__.py", line 2, in halved\n', stderr)
+
+
+def test_a_run_that_fails_is_whole_where_it_is_asked_for(
+    home: Path, folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "trace.tape.loss / 2"
+    write(folder, {"instruments/half_loss.py": FILES["instruments/half_loss.py"].replace(body, "1 / 0")})
+    words = ["run", "--plugin", str(folder), "instruments=[half_loss]", *SMALL]
+    status, _, stderr = command(*words)
+    assert (status, stderr.count("Traceback")) == (1, 0)
+    assert stderr.startswith("failed: ")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    status, _, stderr = command(*words)
+    assert status == 1
+    assert stderr.count("Traceback") == 1
+    assert "half_loss.py" in stderr.partition("failed: ")[0]

@@ -75,7 +75,9 @@ def __getattr__(name: str) -> Any:
 
         return version("gradpath")
     if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from gradpath.schema.text import did_you_mean
+
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{did_you_mean(name, __all__)}")
     from importlib import import_module
 
     if name not in _MODULES:

@@ -2,10 +2,11 @@
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from gradpath.api.argument_types import check
 from gradpath.api.keywords import assignments
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ def described(names: Sequence[str] | None, settings: dict[str, Any]) -> "dict[st
     """
     from gradpath.commands import compose
 
+    for name, values in settings.items():
+        check(name, values, Mapping, f'a dict of this figure\'s settings, as {name}={{"dpi": 100}}')
     chosen = {} if names is None else {"figures": list(names)}
     keys = {f"figures.{name}": values for name, values in settings.items()}
     return compose.report(assignments((), chosen | keys)).figures

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gradpath.api import canvas, stored
+from gradpath.api.argument_types import check
 from gradpath.api.result import Result, Results
 from gradpath.api.session import session
 from gradpath.schema.settings import ConfigError
@@ -48,6 +49,9 @@ class Drawings(Mapping[str, "Canvas"]):
         return images + (f"<p>not drawn:</p><ul>{''.join(lines)}</ul>" if lines else "")
 
 
+RUNS, NAMES = "a Result, several of them, or None", "names of figures, or None"
+
+
 def draw(
     results: Result | Results | Sequence[Result] | None = None, names: Sequence[str] | None = None, **settings: Any
 ) -> Drawings:
@@ -57,17 +61,23 @@ def draw(
     that these runs hold the numbers for; the others are named in ``Drawings.left_out``.
     ``settings`` by the figure's name: ``norm_by_lag={"dpi": 100}``.
 
-    Raises ConfigError where there is no such figure or setting, StoreError where there is no stored
-    sweep, and for a figure that was named CannotDrawError where it cannot be drawn.
+    Raises ConfigError where there is no such figure or setting, or these are no runs, StoreError
+    where there is no stored sweep, and for a figure that was named CannotDrawError where it cannot
+    be drawn.
     """
-    runs = [results] if isinstance(results, Result) else list(stored.load() if results is None else results)
+    runs = _runs(results)
+    names = [names] if isinstance(names, str) else names
+    if names is not None:
+        check("names", names, Sequence, NAMES)
+        for name in names:
+            check("names", name, str, NAMES)
     records, named = [run.stored for run in runs], names is not None
     drawn, left_out = {}, {}
     with session():
         from gradpath.commands.reasons import reason
         from gradpath.figures import CannotDrawError
 
-        described = canvas.described([names] if isinstance(names, str) else names, settings)
+        described = canvas.described(names, settings)
         if not runs:
             raise ConfigError("no runs to draw")
         for name, figure in described.items():
@@ -78,3 +88,14 @@ def draw(
                     raise
                 left_out[name] = str(error) if isinstance(error, CannotDrawError) else reason(error)
     return Drawings(drawn, left_out)
+
+
+def _runs(results: Any) -> list[Result]:
+    """The runs to draw; raises ConfigError where what was given is none."""
+    if results is None:
+        results = stored.load()
+    runs = [results] if isinstance(results, Result) else results
+    check("results", runs, Sequence, RUNS)
+    for run in runs:
+        check("results", run, Result, RUNS)
+    return list(runs)

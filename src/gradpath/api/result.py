@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from gradpath.api import canvas
+from gradpath.api.argument_types import check
 from gradpath.api.reading import Curve, Evaluations, Readings
 from gradpath.api.session import session
 from gradpath.api.table import settings_apart, table, tables
@@ -114,6 +115,9 @@ class Results(Sequence[Result]):
     """
 
     def __init__(self, runs: Sequence[Result], missing: Sequence[str] = (), damaged: Sequence[str] = ()) -> None:
+        check("runs", runs, Sequence, "several of Result")
+        for run in runs:
+            check("runs", run, Result, "several of Result")
         self._runs = tuple(runs)
         self.missing, self.damaged = tuple(missing), tuple(damaged)
 
@@ -162,6 +166,7 @@ class Results(Sequence[Result]):
         ``settings`` are those of the figure (``dpi=100``). Raises ConfigError where there is no
         such figure or setting, CannotDrawError where the runs do not hold what it needs.
         """
+        check("name", name, str, "the name of a figure")
         with session():
             return canvas.drawn(canvas.described([name], {name: settings})[name], self.stored)
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from gradpath.api.argument_types import check_texts
 from gradpath.api.result import Result, Results
 from gradpath.api.session import session
 from gradpath.tracking.store_uri import StoreError
@@ -16,8 +17,10 @@ def load(study: str | None = None, sweep: str | None = None, uri: str | None = N
     ``study``: the MLflow experiment, None for the one with the newest run; ``sweep``: the sweep_id,
     None for the newest; ``uri``: MLflow's tracking URI, None for ``$MLFLOW_TRACKING_URI`` or else
     the project's own database. Points without a finished run are in ``Results.missing``. Raises
-    StoreError where the store cannot be used or holds no such run.
+    StoreError where the store cannot be used or holds no such run, ConfigError where an argument is
+    no text.
     """
+    check_texts(study=study, sweep=sweep, uri=uri)
     with session():
         from gradpath.commands.report import chosen_sweep
         from gradpath.tracking import loader

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from gradpath.api.columns import Entry, entries
 from gradpath.api.reading import Reading, reading
+from gradpath.schema.settings import ConfigError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -38,6 +39,8 @@ def tables(runs: Sequence["Run"], instrument: str) -> "DataFrame":
     """
     import pandas
 
+    if not runs:
+        raise ConfigError("no runs to read")
     differing = settings_apart(runs)
     parts = [table(run, instrument, settings) for run, settings in zip(runs, differing, strict=True)]
     return pandas.concat(parts, ignore_index=True)

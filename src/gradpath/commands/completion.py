@@ -6,6 +6,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 
 from gradpath.commands import compose
+from gradpath.commands.new import KINDS
 from gradpath.schema import plugins
 from gradpath.schema.settings import ConfigError
 
@@ -29,6 +30,8 @@ def complete(arguments: list[str]) -> int:
         if len(words) < 2:
             print(" ".join(c for c in (*CONFIGURATIONS, "ui", "new") if c.startswith("".join(words))))
             return 0
+        if words[0] == "new" and len(words) == 2:
+            print(" ".join(kind for kind in KINDS if kind.startswith(words[1])))
         if words[0] not in CONFIGURATIONS:
             return 0
         name = CONFIGURATIONS[words[0]]

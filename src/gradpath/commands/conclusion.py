@@ -73,9 +73,10 @@ def conclude(launched: Launched) -> int:
         details = {"finished": f" ({diverged} diverged)" if diverged else "", "failed": ""}
         words = ", ".join(f"{count[word]} {word}{detail}" for word, detail in details.items() if count[word])
         shared = members[0].tracking.sweep_id or launched.sweep_id
+        figures = f"Figures: {report_command(name, shared, uri)}. " if count["finished"] else ""  # of finished runs
         print(
             f"{len(runs)} run{'s'[: len(runs) != 1]} of sweep {shared} in MLflow experiment {name}: {words}. "
-            f"Figures: {report_command(name, shared, uri)}. Curves: {ui_command(uri)}"
+            f"{figures}Curves: {ui_command(uri)}"
         )
     failures = list(launched.failures())
     for line in failures:

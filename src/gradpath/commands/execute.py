@@ -19,6 +19,7 @@ from gradpath.schema import locations, plugins
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import printable
 from gradpath.tracking.recorder import Recorder
+from gradpath.training.checked_task import minibatch
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Step, train_seeds
 from gradpath.training.threads import thread_count
@@ -87,7 +88,7 @@ def check_loops(experiments: Iterable[Experiment]) -> None:
             network, rng = e.network, np.random.default_rng(0)
             theta, batch = (
                 e.init.draw(rng, network, e.train.dtype.numpy),
-                e.task.sample(rng, 1).astype(e.train.dtype.numpy),
+                minibatch(e.task, rng, 1).astype(e.train.dtype.numpy),
             )
             with np.errstate(all="ignore"):
                 network.backward(theta, network.forward(theta, batch))

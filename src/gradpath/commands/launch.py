@@ -25,7 +25,7 @@ from gradpath.commands.signals import Terminated, ending
 from gradpath.commands.terminal import settle
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line, printable
-from gradpath.tracking import plan, store
+from gradpath.tracking import declarations, plan, store
 from gradpath.tracking.outcomes import by_experiment, records
 from gradpath.training.experiment import Experiment
 
@@ -98,6 +98,7 @@ def planned(options: Options) -> list[Job]:
             if experiment.config_hash in seen:
                 raise ConfigError(f"{' '.join(point)}: this point is in the sweep twice, with seed {experiment.seed}")
             seen.add(experiment.config_hash)
+            declarations.check(experiment)
         jobs.append(job)
     if len(jobs) > 1:
         values = Counter(override for job in jobs for override in job.overrides)

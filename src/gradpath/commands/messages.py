@@ -4,7 +4,6 @@ Hydra, its parser and OmegaConf speak of their own insides; whatever they raise 
 gradpath here.
 """
 
-import difflib
 import re
 import traceback
 import typing
@@ -21,9 +20,10 @@ from gradpath.commands.grammar import unreadable
 from gradpath.commands.hydra_config import default_keys
 from gradpath.commands.keys import describe, fields_by_name
 from gradpath.commands.reasons import unit_folders
-from gradpath.commands.units import group_of
+from gradpath.commands.units import SEVERAL, group_of
 from gradpath.schema import plugins
 from gradpath.schema.settings import ConfigError, SettingError
+from gradpath.schema.text import did_you_mean
 
 ALIASES = {
     "T": "task.length",
@@ -99,7 +99,7 @@ def no_such_name(group: str, name: str, overrides: Sequence[str] = ()) -> str:
     names = options(group, overrides)
     names_here = {file.stem for file in Path("conf", group).glob("*.yaml")}
     hint = "; one lies in this folder: add --plugin ." if name in names_here else ""
-    return f"{group}={name}: no such name{choices(group, overrides)}{hint or _close_match(name, names)}"
+    return f"{group}={name}: no such name{choices(group, overrides)}{hint or did_you_mean(name, names)}"
 
 
 def written(key: str, overrides: Sequence[str]) -> str:
@@ -126,12 +126,7 @@ def _suggestion(key: str, names: Sequence[str]) -> str:
     deeper = [candidate for candidate in keys if candidate.rpartition(".")[2] == name and candidate not in (name, key)]
     if len(deeper) == 1:
         return f" (did you mean {deeper[0]}?)"
-    return _close_match(name, names, key.removesuffix(name))
-
-
-def _close_match(word: str, names: Sequence[str], section: str = "") -> str:
-    match = difflib.get_close_matches(word[:80], names, 1)
-    return f" (did you mean {section}{match[0]}?)" if match else ""
+    return did_you_mean(name, names, key.removesuffix(name))
 
 
 def _unknown_name(error: MissingConfigException, overrides: Sequence[str]) -> str:
@@ -186,6 +181,9 @@ def _omegaconf_message(error: OmegaConfBaseException, overrides: Sequence[str]) 
         return f"{override}: the interpolation leads nowhere"
     if name in schema_fields:
         return f"{override}: must be {describe(schema_fields[name], typing.get_type_hints(schema)[name])}"
+    group, _, unit = key.partition(".")
+    if any(name.startswith(f"{key}.") for name in default_keys()) or (group in SEVERAL and unit in options(group)):
+        return f"{override}: is a section; its keys are set one by one, as {key}.KEY=VALUE"
     if schema_fields:
         return f"{override}: {no_such_key(key, list(schema_fields))}"
     if key in default_keys():

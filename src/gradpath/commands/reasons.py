@@ -5,22 +5,27 @@ import traceback
 from pathlib import Path
 
 from gradpath.schema import plugins
+from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line
 
 SOURCES = Path(__file__).parents[1]
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line, with the place in a unit's code where it was raised; whole with
-    HYDRA_FULL_ERROR=1.
+    """An error in one line, with the place in a unit's code where it was raised, and the first note
+    on it; whole with HYDRA_FULL_ERROR=1.
     """
     print_whole(error)
+    notes: list[str] = getattr(error, "__notes__", [])
+    suffix = "".join(f"; {note}" for note in notes[:1]) + f", and {len(notes) - 1} more" * (len(notes) > 1)
+    if isinstance(error, ConfigError):  # says itself whose fault it is
+        return one_line(f"{error}{suffix}")
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     frames = traceback.extract_tb(error.__traceback__)
     if frames and not isinstance(error, MemoryError | OSError):
         place = next((frame for frame in reversed(frames) if _in_unit(Path(frame.filename))), frames[-1])
         text += f" ({Path(place.filename).name}, line {place.lineno})"
-    return one_line(text)
+    return one_line(text + suffix)
 
 
 def _in_unit(file: Path) -> bool:

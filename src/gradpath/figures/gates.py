@@ -141,7 +141,7 @@ def _kept(group: common.Group, gate: str, quantile: int, probe: int) -> NDArray:
 
 
 def _keepers(groups: Sequence[common.Group]) -> str:
-    """``F (Z of the GRU)``: what keeps, for a caption."""
+    """``F (Z of GRU)``: what keeps, for a caption."""
     cells: dict[str, str] = {}
     for roles in (group.runs[0].roles for group in groups):
         if roles.keeping is not None and roles.keeping.gate is not None:
@@ -150,7 +150,7 @@ def _keepers(groups: Sequence[common.Group]) -> str:
     if not cells:
         return "(what keeps)"
     first, *remaining = cells
-    suffix = ", ".join(f"{gate} of the {cells[gate]}" for gate in remaining)
+    suffix = ", ".join(f"{gate} of {cells[gate]}" for gate in remaining)
     return f"{first} ({suffix})" if suffix else first
 
 
@@ -159,10 +159,10 @@ def _color(group: common.Group, gate: str) -> str:
 
 
 def _label(group: common.Group, gate: str) -> str:
-    """``input gate``, ``φ′ of the RNN``: what is drawn in one colour, in words."""
+    """``input gate``, ``φ′ of RNN``: what is drawn in one colour, in words."""
     roles, name = group.runs[0].roles, layer_names.split(gate)[1]
     if roles.is_slope(name):
-        return f"φ′ of the {common.plain(roles.label)}"
+        return f"φ′ of {common.plain(roles.label)}"
     if roles.keeping is not None and roles.keeps(name):
         return common.plain(f"{roles.keeping.label} ({'1 − its value ' * roles.keeping.complement}keeps)")
     path = roles.gates[roles.watched[name].gate].path if name in roles.watched else None

@@ -200,12 +200,12 @@ def _legend(canvas: "Canvas", groups: Sequence[common.Group]) -> None:
 
 
 def _states(groups: Sequence[common.Group]) -> str:
-    """``[H, C] of the LSTM, H of the RNN``."""
+    """``[H, C] of LSTM, H of RNN``."""
     cells: dict[str, dict[str, None]] = {}
     for roles in (group.runs[0].roles for group in groups):
         states = ", ".join(map(common.plain, roles.states))
         cells.setdefault(f"[{states}]" if len(roles.states) > 1 else states, {})[common.plain(roles.label)] = None
-    return ", ".join(f"{states} of the {' and '.join(labels)}" for states, labels in cells.items())
+    return ", ".join(f"{states} of {' and '.join(labels)}" for states, labels in cells.items())
 
 
 def _trained_label(groups: Sequence[common.Group]) -> str:

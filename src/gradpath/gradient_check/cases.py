@@ -26,6 +26,7 @@ from gradpath.inits.uniform import Uniform
 from gradpath.instruments import credit
 from gradpath.schema.settings import SettingError
 from gradpath.tasks import Task
+from gradpath.training.checked_task import minibatch
 from gradpath.training.experiment import Dtype, Experiment
 
 HIDDEN, SEQUENCES, LENGTHS = 4, 3, range(5, 60)
@@ -148,7 +149,7 @@ def _rescaled_pass(
         network = Network(cell, *task.sizes, task.loss, cell.layers, cell.initial_state)
         init = Perturbed(init=experiment.init, recurrent_gain=gain, shift=shift)
         theta = init.draw(rng, network, dtype.numpy)
-        batch = task.sample(rng, SEQUENCES)
+        batch = minibatch(task, rng, SEQUENCES)
         # Losses in the last quarter alone, so that the adjoint is left to itself; and more of them
         # in one sequence, so that the sequences' exponents differ.
         late = len(batch.mask) * 3 // 4

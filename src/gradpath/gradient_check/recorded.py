@@ -15,7 +15,7 @@ from gradpath.gradient_check.columns import Column, equal_or_nan
 from gradpath.gradient_check.findings import Errors, certain, worst
 from gradpath.gradient_check.reference import Reference
 from gradpath.instruments import Instrument
-from gradpath.training.experiment import unit_name
+from gradpath.schema.discovery import unit_name
 
 Expectation = Callable[[Reference, Trace, Instrument], Iterator[tuple[str, Column]]]
 EXPECTED: dict[str, Expectation] = {

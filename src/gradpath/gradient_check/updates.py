@@ -13,7 +13,7 @@ from gradpath.optimizers import Optimizer
 from gradpath.optimizers.adam import Adam
 from gradpath.optimizers.rmsprop import RMSProp
 from gradpath.optimizers.sgd import SGD
-from gradpath.training.experiment import unit_name
+from gradpath.schema.discovery import unit_name
 
 
 def check(updates: Sequence[Update], findings: Findings) -> None:

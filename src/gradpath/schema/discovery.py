@@ -23,6 +23,11 @@ def package_of(base: Any) -> str:
     return str(getattr(base, "package", base.__module__))
 
 
+def unit_name(unit: object) -> str:
+    """The name a unit is chosen by on the command line: its module's."""
+    return type(unit).__module__.rpartition(".")[2]
+
+
 def discover(base: type[Unit]) -> dict[str, type[Unit]]:
     """Name → class for each unit of ``base``; the name is the module's, so one file is one unit. A
     module whose name begins with ``_`` is none. A unit may be a subclass of another one.

@@ -21,10 +21,13 @@ def home() -> Path:
     if not chosen:
         return checkout() or _working_folder()
     try:
-        return Path(chosen).expanduser().resolve()
+        folder = Path(chosen).expanduser().resolve()
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"GRADPATH_HOME={chosen}: is not a folder")
     except (OSError, RuntimeError) as error:  # RuntimeError: no such user, a link that leads in a circle
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"GRADPATH_HOME={chosen}: {reason}") from None
+    return folder
 
 
 def keep_home() -> None:

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from gradpath.schema.discovery import discover
+from gradpath.schema.discovery import discover, package_of
+from gradpath.schema.text import did_you_mean
 
 
 def unit_attributes(base: type) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of the package whose units have the base class ``base``:
     their classes by name, looked for each time, since there may be new ones.
     """
+    package = package_of(base)
 
     def classes() -> dict[str, type]:
         units: dict[str, type] = discover(base)
@@ -17,8 +19,12 @@ def unit_attributes(base: type) -> tuple[Callable[[str], Any], Callable[[], list
 
     def get(name: str) -> Any:
         # Only a class: a module is what the import system asks for, while units are being imported.
-        if name[:1].isupper() and name in (units := classes()):
+        units = classes() if name[:1].isupper() else {}
+        if name in units:
             return units[name]
-        raise AttributeError(f"module {base.__module__!r} has no attribute {name!r}")
+        suggestion = did_you_mean(name, units) if units else ""
+        raise AttributeError(
+            f"module {package!r} has no attribute {name!r}; dir({package}) lists the units{suggestion}"
+        )
 
     return get, lambda: sorted(classes())

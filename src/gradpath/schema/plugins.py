@@ -63,11 +63,13 @@ def active() -> tuple[Plugin, ...]:
     return _active(os.environ.get(VARIABLE, ""))
 
 
-def add_plugin(path: str) -> None:
+def add_plugin(path: "str | os.PathLike[str]") -> None:
     """Makes the folder ``path`` a plugin of this process and of those that it starts; raises
     ConfigError where it cannot be one.
     """
-    folder = Path(path).expanduser().resolve()
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"--plugin {path!r}: must be the path of a folder")
+    folder = _resolved(f"--plugin {path}", path)
     if os.pathsep in str(folder):
         raise ConfigError(f"--plugin {path}: a {os.pathsep} in the name of a folder separates two of them")
     _check(f"--plugin {path}", folder)
@@ -106,7 +108,7 @@ def modules(folder: str) -> list[str]:
 def _active(paths: str) -> tuple[Plugin, ...]:
     plugins = list(_installed())
     for path in filter(None, paths.split(os.pathsep)):
-        folder = Path(path).expanduser().resolve()
+        folder = _resolved(f"${VARIABLE}: {path}", path)
         if any(folder == plugin.folder for plugin in plugins):
             continue
         _check(f"${VARIABLE}: {folder}", folder)
@@ -129,6 +131,13 @@ def _installed() -> tuple[Plugin, ...]:
         folder = Path(next(iter(spec.submodule_search_locations))).resolve()
         plugins.append(Plugin(entry.name, entry.value, folder, number))
     return tuple(plugins)
+
+
+def _resolved(origin: str, path: "str | os.PathLike[str]") -> Path:
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError, TypeError, ValueError) as error:  # no such user, a NUL, a path of bytes
+        raise ConfigError(f"{origin}: {error}") from None
 
 
 def _check(origin: str, folder: Path) -> None:

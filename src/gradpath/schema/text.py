@@ -1,6 +1,8 @@
 """Text of a store, a file or an override, made safe to be shown on a terminal."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 LONGEST = 400
 """Characters of one piece of a store's text that are shown."""
@@ -34,6 +36,15 @@ def without_passwords(text: str) -> str:
     text = re.sub(r"(\w\\?://[^\s:/@\\]*\\?:)\S+@", r"\1***@", text)
     words = "password|passwd|pwd|token|secret|[a-z_]+key|sslpassword"
     return re.sub(rf"(?i)\b({words})(\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)", r"\1\2***", text)
+
+
+def did_you_mean(word: str, names: Iterable[str], section: str = "") -> str:
+    """`` (did you mean NAME?)``, of the name that ``word`` is close to but for capitals; empty if
+    there is none.
+    """
+    by_lower = {name.lower(): name for name in names}
+    match = difflib.get_close_matches(word[:80].lower(), by_lower, 1)
+    return f" (did you mean {section}{by_lower[match[0]]}?)" if match else ""
 
 
 def _seen(text: str) -> str:

@@ -3,7 +3,7 @@ the configuration.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
 from math import isfinite
@@ -12,22 +12,54 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gradpath.core.cell import Cell
 from gradpath.core.roles import Roles
-from gradpath.schema.discovery import discover
+from gradpath.schema.discovery import discover, unit_name
+from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import printable
 from gradpath.tasks import Task
+from gradpath.training.experiment import Experiment
 
 LARGEST = 100_000
 """Characters of stored roles, of which those of the LSTM take 4 000."""
 LONGEST = 100
 """Characters of a name in them."""
+STORABLE = f"names and labels must be printable, and of at most {LONGEST} characters"
+
+
+def check(experiment: Experiment) -> None:
+    """Raises ConfigError where what the units declare cannot be stored."""
+    names = {f"clip={unit_name(experiment.clip)}: label": experiment.clip.label}
+    names |= {f"task={unit_name(experiment.task)}: plateaus": name for name in experiment.task.plateaus}
+    for place, name in names.items():
+        if not isinstance(name, str) or printable(name, LONGEST) != name:
+            raise ConfigError(f"{place}: {printable(repr(name), LONGEST)} cannot be stored; {STORABLE}")
+    try:
+        as_text(experiment.cell.roles)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"cell={unit_name(experiment.cell)}: {error}") from error
 
 
 def as_text(roles: Roles) -> str:
     """The roles as JSON; ValueError where they would not come back as they are."""
-    text = json.dumps(asdict(roles), ensure_ascii=False)
+    declared = asdict(roles)
+    text = json.dumps(declared, ensure_ascii=False)
     if from_text(text) != roles:
-        raise ValueError("what the cell declares cannot be stored: names that are too long or not printable")
+        odd = [name for name in _texts(declared) if printable(name, LONGEST) != name]
+        example = printable(repr(odd[0]), LONGEST) if odd else "what it declares"
+        raise ValueError(f"{example} cannot be stored; {STORABLE}")
     return text
+
+
+def _texts(declared: Any) -> Iterator[str]:
+    """All text in a declaration, also the keys of what has them."""
+    if isinstance(declared, str):
+        yield declared
+    elif isinstance(declared, Mapping):
+        for key, item in declared.items():
+            yield from _texts(key)
+            yield from _texts(item)
+    elif isinstance(declared, list | tuple):
+        for item in declared:
+            yield from _texts(item)
 
 
 def from_text(text: str) -> Roles:

@@ -1,14 +1,21 @@
 """What a run has measured so far, until it is stored."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.schema.text import printable
 from gradpath.tracking import store
 from gradpath.tracking.declarations import as_text
 from gradpath.tracking.evidence import outcome, weigh
 from gradpath.tracking.verdict import Verdict, judge
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Evaluation, Step
+
+
+def _described(shape: tuple[int, ...], names: Sequence[str]) -> str:
+    return f"reading of shape {shape} with the names {printable(', '.join(names), 100)}"
 
 
 class Readings:
@@ -28,7 +35,11 @@ class Readings:
         self._losses.append((step.step, step.loss))
         self._norms[step.step] = step.log10_grad_norm
         for name, measurement in step.measurements.items():
-            _, steps, values = self.series.setdefault(name, (measurement.names, [], []))
+            columns, steps, values = self.series.setdefault(name, (measurement.names, [], []))
+            shape, first = np.shape(measurement.values), np.shape(values[0] if values else measurement.values)
+            if shape != first or measurement.names != columns:
+                read, expected = _described(shape, measurement.names), _described(first, columns)
+                raise ValueError(f"instruments.{name}: a {read}, where the first was a {expected}")
             steps.append(step.step)
             values.append(measurement.values)
         if step.evaluation is not None:

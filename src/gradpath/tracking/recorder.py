@@ -25,7 +25,7 @@ from gradpath.tracking.mlflow_metrics import Point, TrainingCurves, lag_curves, 
 from gradpath.tracking.readings import Readings
 from gradpath.tracking.run_parameters import run_parameters
 from gradpath.tracking.summary import summary
-from gradpath.tracking.unsent import keep
+from gradpath.tracking.unsent import add_note, keep
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Step
 
@@ -48,8 +48,7 @@ class Recorder:
         self.client = store.connect(experiment.tracking.uri, timeout=experiment.tracking.timeout)
         self.experiment_id = store.experiment_id(self.client, experiment.tracking.experiment)
         self.run_id = ""
-        self._tags = dict(tags) | process_tags() | {"config_hash": experiment.config_hash}
-        self._tags["attempt"] = secrets.token_hex(8)
+        self._tags = {**tags, **process_tags(), "config_hash": experiment.config_hash, "attempt": secrets.token_hex(8)}
         self._pending: list[Any] = []
         self._news: dict[str, str] = {}
         self._flushed = time.monotonic()
@@ -92,6 +91,8 @@ class Recorder:
             # It came while the run was being closed, before the store had everything.
             tqdm.write(f"gradpath: {store.StoreError(self.experiment.run_name).with_kept(saved)}", file=sys.stderr)
             raise failure
+        if isinstance(error, Exception):
+            add_note(error, saved)
 
     def _close(self, error: BaseException | None) -> BaseException | None:
         """Sends what is left and ends the run; what went wrong with that, if anything did."""

@@ -3,7 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from gradpath.training.experiment import Experiment, unit_name
+from gradpath.schema.discovery import unit_name
+from gradpath.training.experiment import Experiment
 
 
 def run_parameters(e: Experiment) -> dict[str, Any]:

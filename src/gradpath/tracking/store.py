@@ -7,17 +7,19 @@ import shlex
 import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from gradpath.schema import locations
 from gradpath.tracking import store_client
 from gradpath.tracking.liveness import reap
 from gradpath.tracking.mlflow_output import silence
 from gradpath.tracking.store_client import TIMEOUT, Client, UnreachableError, ask, limit_requests, pages, patience
 from gradpath.tracking.store_moved import LOCATION_TAG, rehome
 from gradpath.tracking.store_uri import (
+    HOME,
     SERVERS,
     StoreError,
     artifact_root,
@@ -86,7 +88,8 @@ def connect(configured: str | None, create: bool = True, timeout: float = TIMEOU
             if not ask(uri, "open it", lambda: file.exists() and (file.stat().st_size or not create)):
                 if not create:
                     raise missing_store(uri)
-                ask(uri, "create the database", lambda: _create(file))
+                with uri_key(HOME) if file == locations.database() else nullcontext():
+                    ask(uri, "create the database", lambda: _create(file))
             if create and not writable(file):
                 raise StoreError(f"{named(uri)}: cannot be written: the file or its folder is read-only")
         backend = ask(uri, "open it", lambda: backend_uri(uri))

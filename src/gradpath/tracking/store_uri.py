@@ -25,6 +25,7 @@ from gradpath.schema.text import without_passwords
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http://", "https://")
 ALLOWED = "must be a database (sqlite:////absolute/path.db, postgresql://…) or a server (http://…)"
+HOME = "GRADPATH_HOME"
 _key: ContextVar[str] = ContextVar("key", default="tracking.uri")
 
 
@@ -213,8 +214,10 @@ def uri_key(key: str) -> Iterator[None]:
 
 
 def named(uri: str) -> str:
-    """A tracking URI as a person gives it, without its password."""
-    return f"{_key.get()}={shown(uri)}"
+    """A tracking URI as a person gives it, without its password; of the project's own database,
+    under the key ``GRADPATH_HOME``, the folder that it lies in.
+    """
+    return f"{_key.get()}={locations.home() if _key.get() == HOME else shown(uri)}"
 
 
 def shown(uri: str) -> str:

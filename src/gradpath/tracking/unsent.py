@@ -31,3 +31,8 @@ def keep(run_id: str, arrays: Mapping[str, NDArray], config: Mapping[str, Any]) 
             with suppress(OSError):
                 file.unlink(missing_ok=True)
     return failure
+
+
+def add_note(error: BaseException, saved: Path | str) -> None:
+    """Lets an error say where the measurements of its run are kept."""
+    error.add_note(f"what was measured {'is kept in' if isinstance(saved, Path) else 'could not be kept:'} {saved}")

@@ -14,8 +14,10 @@ from gradpath.core.network import Network
 from gradpath.inits import Init
 from gradpath.instruments import Instrument
 from gradpath.optimizers import Optimizer
+from gradpath.schema.discovery import unit_name
 from gradpath.schema.settings import SettingError, Settings, fingerprint, setting
 from gradpath.tasks import Task
+from gradpath.training.checked_task import check_task
 
 MISSING: Any = "???"
 """What a unit is before the configuration names one."""
@@ -88,7 +90,9 @@ class Experiment(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_task(self.task)
         network = self.network
+        _ = network.layout  # which refuses parameters of one name
         for name, instrument in self.instruments.items():
             try:
                 instrument.check(network)
@@ -171,11 +175,6 @@ class Replicates(Experiment):
         if isinstance(self.seed, str) and (ends := re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", self.seed)):
             return range(int(ends[1]), int(ends[2]) + 1)
         return self.seed if isinstance(self.seed, list) else [self.seed]
-
-
-def unit_name(unit: object) -> str:
-    """The name a unit is chosen by on the command line: its module's."""
-    return type(unit).__module__.rpartition(".")[2]
 
 
 def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from gradpath.core.tape import Batch
 from gradpath.core.trace import Measurement, Trace
 from gradpath.engine.workspace import Workspace
 from gradpath.instruments import WINDOW, spike
+from gradpath.training.checked_task import minibatch, scored
 from gradpath.training.experiment import Experiment
 from gradpath.training.threads import splits_large_passes
 
@@ -133,7 +134,7 @@ class _Seed:
         self.experiment = experiment
         self.theta = experiment.init.draw(init_stream, network, settings.dtype.numpy)
         self._state = experiment.optimizer.start(self.theta)
-        self._held_out = experiment.task.sample(eval_stream, settings.eval_size).astype(settings.dtype.numpy)
+        self._held_out = minibatch(experiment.task, eval_stream, settings.eval_size).astype(settings.dtype.numpy)
         self._plan = {name: i.schedule.steps(settings.steps) for name, i in experiment.instruments.items()}
         self._largest_read = dict.fromkeys(self._plan, -np.inf)
         self._largest_spike = dict.fromkeys(self._plan, 0.0)
@@ -142,7 +143,7 @@ class _Seed:
     def batch(self) -> Batch:
         """The next training minibatch."""
         settings = self.experiment.train
-        return self.experiment.task.sample(self._data, settings.batch_size).astype(settings.dtype.numpy)
+        return minibatch(self.experiment.task, self._data, settings.batch_size).astype(settings.dtype.numpy)
 
     def advance(self, step: int, network: Network, workspace: Workspace, trace: Trace) -> Step:
         """Clips, measures, evaluates where it is due, and updates unless this was the last step."""
@@ -211,7 +212,7 @@ def _evaluate(
         batch = Batch(held_out.inputs[:, part], held_out.targets[:, part], held_out.mask[:, part])
         tape = network.forward(theta, batch, workspace)
         losses.append(tape.loss)
-        scores.append(experiment.task.score(tape))
+        scores.append(scored(experiment.task, tape))
         weights.append(int(batch.mask.sum()))
         del tape  # the next one takes its memory
     score = float(np.average(scores, weights=weights))
@@ -224,6 +225,8 @@ def _checked(name: str, read: Any) -> Measurement:
     """
     if not isinstance(read, Measurement):
         raise TypeError(f"instruments.{name}: measure must return a Measurement, it returned {type(read).__name__}")
+    if not read.names or len(set(read.names)) < len(read.names):
+        raise ValueError(f"instruments.{name}: names are {read.names}; there must be one, and each once")
     shape = np.shape(read.values)
     if len(shape) not in (1, 2) or shape[-1] != len(read.names):
         raise ValueError(

@@ -167,11 +167,13 @@ def legend_rows(canvas: "Canvas", labels: Sequence[str]) -> int:
 
 
 def carriers(groups: Sequence[Group]) -> str:
-    """``C of the LSTM, H of the RNN and GRU``, for a caption."""
+    """``C of LSTM, H of RNN and GRU``, for a caption: without an article, which a cell's label may
+    bring with it.
+    """
     by_state: dict[str, dict[str, None]] = {}
     for roles in (group.runs[0].roles for group in groups):
         by_state.setdefault(plain(roles.carrier), {})[plain(roles.label)] = None
-    return ", ".join(f"{state} of the {' and '.join(cells)}" for state, cells in by_state.items())
+    return ", ".join(f"{state} of {' and '.join(cells)}" for state, cells in by_state.items())
 
 
 def caption(canvas: "Canvas", text: str, groups: Sequence[Group]) -> None:
