@@ -21,7 +21,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -93,34 +93,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-combination", action="store_true", help="of tests marked pairwise too")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(trylast=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Of a test that is marked ``pairwise`` the combinations are kept in which every value of a
     parameter meets every value of every other one: almost all faults depend on one parameter or two
-    (Kuhn, Wallace & Gallo 2004).
+    (Kuhn, Wallace & Gallo 2004). Marks and fixtures have filled ``_calls`` by now; what is left out
+    here never becomes a test, which would double the time of the collection.
     """
-    if config.getoption("--every-combination"):
-        return
-    tests: dict[str, list[pytest.Item]] = {}
-    for item in items:
-        if item.get_closest_marker("pairwise"):
-            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    deselected = {item for variants in tests.values() for item in set(variants) - covering(variants)}
-    config.hook.pytest_deselected(items=[item for item in items if item in deselected])
-    items[:] = [item for item in items if item not in deselected]
+    marked = any(mark.name == "pairwise" for mark in metafunc.definition.iter_markers())
+    if marked and not metafunc.config.getoption("--every-combination"):
+        kept = covering([call.params for call in metafunc._calls])
+        metafunc._calls[:] = [metafunc._calls[index] for index in sorted(kept)]
 
 
-def covering(variants: list[pytest.Item]) -> set[pytest.Item]:
-    """Of the combinations of one test those that hold every pair, each time the one with the most
-    that are left.
+def covering(combinations_of_values: list[dict[str, Any]]) -> set[int]:
+    """The places of those combinations of one test that hold every pair, each time the one with the
+    most that are left.
     """
-    pairs = {}
-    for item in variants:
-        values = {name: repr(value) for name, value in item.callspec.params.items()}  # type: ignore[attr-defined]
-        pairs[item] = set(combinations(sorted(values.items()), 2))
-    uncovered, kept = set().union(*pairs.values()), set()
+    pairs = []
+    for values in combinations_of_values:
+        words = {name: repr(value) for name, value in values.items()}
+        pairs.append(set(combinations(sorted(words.items()), 2)))
+    uncovered, kept = set().union(*pairs), set()
     while uncovered:
-        best = max(variants, key=lambda item: len(pairs[item] & uncovered))
+        best = max(range(len(pairs)), key=lambda index: len(pairs[index] & uncovered))
         kept.add(best)
         uncovered -= pairs[best]
     return kept
@@ -244,10 +240,16 @@ def no_figure_stays_open() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database, migrated once; tests copy it, which takes a fiftieth of the time."""
+    """An MLflow database, migrated once; tests copy it, which takes a fiftieth of the time. What
+    MLflow's newest schema is it finds in 60 files for every database that it opens: once will do.
+    """
     from gradpath.testing._runs import migrated
 
-    return migrated(tmp_path_factory.mktemp("template") / "mlflow.db")
+    database = migrated(tmp_path_factory.mktemp("template") / "mlflow.db")
+    from mlflow.store.db import utils
+
+    utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
+    return database
 
 
 def settle(folder: Path, database: Path, patch: pytest.MonkeyPatch) -> Path:
@@ -275,7 +277,7 @@ def command(
 
     def called(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["gradpath", *arguments])
-        compose._shared.cache_clear()  # a command is a process of its own, which has composed nothing yet
+        compose.forget()  # a command is a process of its own, which reads the files as they are
         with pytest.raises(SystemExit) as exit_info:
             cli.main()
         out, err = capsys.readouterr()

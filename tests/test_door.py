@@ -6,6 +6,7 @@ In this process wherever that says the same.
 
 import re
 import shlex
+import shutil
 import signal
 import socket
 import sqlite3
@@ -234,12 +235,37 @@ def test_points_composed_on_a_copy_are_those_composed_whole() -> None:
 def test_a_sweep_composes_each_choice_of_units_once(monkeypatch: pytest.MonkeyPatch) -> None:
     composed = []
     original = compose.composed
-    compose._shared.cache_clear()  # of what other tests have composed
+    compose._composers.clear()  # of what other tests have composed
     monkeypatch.setattr(compose, "composed", lambda *a: composed.append(a) or original(*a))
     jobs = launch.planned(hydra_options.read_options(["-m", "arm=rnn,lstm", "seed=range(10)", "optimizer.lr=0.1,0.2"]))
     assert len(jobs) == 40
     assert len(composed) <= 4
     assert jobs[1].name == "arm=rnn seed=0 optimizer.lr=0.2"
+
+
+def test_only_what_may_have_changed_is_composed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(locations.conf(), tmp_path / "conf")
+    monkeypatch.setattr(locations, "conf", lambda: tmp_path / "conf")
+    folder = tmp_path / "more"
+    (folder / "arm").mkdir(parents=True)
+    file, added = tmp_path / "conf" / "optimizer" / "adam.yaml", folder / "arm" / "mine.yaml"
+    composed, original = [], compose.composed
+    monkeypatch.setattr(compose, "composed", lambda *a: composed.append(a) or original(*a))
+
+    def lr(*overrides: str) -> float:
+        compose.forget()
+        return compose.experiment(overrides).optimizer.lr
+
+    default = lr()
+    assert lr("optimizer.lr=0.5") == 0.5
+    assert lr() == default
+    assert len(composed) == 1
+    file.write_text(re.sub("lr: .*", "lr: 0.25", file.read_text()))
+    assert lr() == 0.25
+    assert len(composed) == 2
+    for value in (0.125, 0.375):
+        added.write_text(f"# @package _global_\noptimizer:\n  lr: {value}\n")
+        assert lr("arm=mine", f"hydra.searchpath=[{folder}]") == value
 
 
 def test_checking_many_points_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -347,6 +373,7 @@ def test_a_library_that_stumbles_when_it_is_interrupted_does_not_hide_it(
             raise AttributeError("'dict' object has no attribute '_invalidate_flags_cache'")
 
     monkeypatch.setattr(hydra_config, "compose", load)
+    compose._composers.clear()  # of what other tests have composed
     assert command("run", "cell.layers=1") == (status, "", f"gradpath: {outcome}\n")
     monkeypatch.undo()
     monkeypatch.setattr(launch, "execute_seeds", load)

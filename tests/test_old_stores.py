@@ -53,7 +53,7 @@ def test_an_old_store_loads(old_home: Path) -> None:
 
 
 def test_an_old_store_is_reported(old_home: Path, command) -> None:
-    status, out, err = command("report")
+    status, out, err = command("report", "formats=[png]")
     assert status == 0, err
     assert "2 runs of sweep" in out
     assert out.count("recorded without a verdict") == 2

@@ -7,8 +7,9 @@ what is allowed.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -24,7 +25,7 @@ from gradpath.commands.messages import no_such_key, written
 from gradpath.commands.overrides import read, read_sweep
 from gradpath.commands.report_settings import Report
 from gradpath.commands.units import GROUPS
-from gradpath.schema import plugins
+from gradpath.schema import locations, plugins
 from gradpath.schema.settings import ConfigError, SettingError
 from gradpath.training.experiment import Experiment, Replicates
 from gradpath.training.threads import cores
@@ -68,6 +69,9 @@ class Composer:
         apply_overrides([parse(o) for o in plain], config)
         return config
 
+    def __len__(self) -> int:
+        return len(self._bases)
+
     @staticmethod
     def _is_plain(override: str) -> bool:
         key = override.partition("=")[0]
@@ -75,20 +79,44 @@ class Composer:
         return (key == "seed" or dotted) and not set(key) & set("+~@/") and "${" not in override
 
 
-@cache
-def _shared(name: str, active: tuple[plugins.Plugin, ...]) -> Composer:
-    """A composer for the whole process: whoever describes many experiments reads the files once."""
-    return Composer(name)
+_composers: dict[tuple[Hashable, ...], Composer] = {}
+KEPT = 100
+"""Composed bases that a process keeps from one call to the next, of about a megabyte each."""
 
 
 def forget() -> None:
-    """Has the files read again: in a process that lasts they may have changed."""
-    _shared.cache_clear()
+    """Has files that have changed read again, in a process that lasts. Of the files in folders that
+    overrides name nobody knows.
+    """
+    _state.cache_clear()
+    if sum(map(len, _composers.values())) > KEPT:
+        _composers.clear()
+
+
+@cache
+def _state(active: tuple[plugins.Plugin, ...], named_folders: bool) -> Hashable:
+    """Equal to what it was where all files of YAML are as they were."""
+    if named_folders:
+        return object()
+    folders = [locations.conf(), *(plugin.conf for plugin in active)]
+    return tuple(_stamp(file) for folder in folders for file in sorted(folder.rglob("*.yaml")))
+
+
+def _stamp(file: Path) -> tuple[str | int, ...]:
+    try:
+        status = file.stat()
+    except OSError:  # a link to nothing
+        return (str(file),)
+    return str(file), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def load(name: str, overrides: Sequence[str]) -> DictConfig:
-    """The one configuration that overrides describe; raises ConfigError."""
-    return _shared(name, plugins.active())(overrides)
+    """The one configuration that overrides describe; raises ConfigError. The process has one
+    composer for as long as the files stay: whoever describes many experiments reads them once.
+    """
+    active = plugins.active()
+    key = name, active, _state(active, any("searchpath" in override for override in overrides))
+    return _composers.setdefault(key, Composer(name))(overrides)
 
 
 def experiments(overrides: Sequence[str]) -> list[Experiment]:

@@ -87,8 +87,10 @@ def hydra() -> Iterator[Any]:
         yield GlobalHydra.instance().hydra
 
 
-def composed(name: str, overrides: Sequence[str]) -> DictConfig:
-    """A configuration with Hydra's own node in it, as composed: nothing checked."""
+def composed(name: str | None, overrides: Sequence[str]) -> DictConfig:
+    """A configuration with Hydra's own node in it, as composed: nothing checked. Without a name
+    it is Hydra's node alone.
+    """
     with hydra():
         return compose(name, list(overrides), return_hydra_config=True)
 

@@ -52,12 +52,12 @@ def check(config: DictConfig) -> None:
 
 @lru_cache(64)
 def _trusted(chosen: tuple[tuple[str, str], ...]) -> DictConfig:
-    """Hydra's node for the names that were chosen, from the files of gradpath, Hydra and its
-    plugins alone.
+    """Hydra's node for the names that were chosen, from the files of Hydra and its plugins alone:
+    of what is compared gradpath's own files say nothing but such names.
     """
     overrides = [f"{group}={name}" for group, name in chosen if group in ("hydra/launcher", "hydra/sweeper")]
     overrides += [f"{group}={name}" for group, name in chosen if group.endswith("_logging") or group == "hydra/output"]
-    return explained(overrides, lambda: composed("config", overrides)).hydra
+    return explained(overrides, lambda: composed(None, overrides)).hydra
 
 
 def _plain(node: Any, resolve: bool = False) -> Any:
