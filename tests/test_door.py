@@ -372,10 +372,10 @@ def test_a_library_that_stumbles_when_it_is_interrupted_does_not_hide_it(
         finally:
             raise AttributeError("'dict' object has no attribute '_invalidate_flags_cache'")
 
-    monkeypatch.setattr(hydra_config, "compose", load)
-    compose._composers.clear()  # of what other tests have composed
-    assert command("run", "cell.layers=1") == (status, "", f"gradpath: {outcome}\n")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(hydra_config, "compose", load)
+        compose._composers.clear()  # of what other tests have composed
+        assert command("run", "cell.layers=1") == (status, "", f"gradpath: {outcome}\n")
     monkeypatch.setattr(launch, "execute_seeds", load)
     assert command("run", *SMALL)[::2] == (status, f"gradpath: {outcome}: 0 of 1 runs finished\n")
 
