@@ -19,7 +19,7 @@ from gradpath.core.losses import Loss
 from gradpath.engine import partition
 from gradpath.engine.workspace import Workspace
 from gradpath.instruments.param_grad_norm import ParamGradNorm
-from gradpath.training import threads
+from gradpath.training import passes
 from gradpath.training.loop import train, train_seeds
 
 TRAINED = ["task.length=30", "train.batch_size=11", "train.eval_size=20", "train.steps=6", "cell.hidden_size=6"]
@@ -28,7 +28,7 @@ TRAINED = ["task.length=30", "train.batch_size=11", "train.eval_size=20", "train
 @pytest.fixture
 def always_partitioned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pass is cut in two, however small, and its way back in several chunks of steps."""
-    monkeypatch.setattr(threads, "cores", lambda: 2)
+    monkeypatch.setattr(passes, "cores", lambda: 2)
     monkeypatch.setattr(partition, "MIN_MULTIPLY_ADDS", 0)
     monkeypatch.setattr(backward, "CHUNK_ELEMENTS", 2**11)
     monkeypatch.setattr(weight_gradients, "CHUNK_ELEMENTS", 2**10)
@@ -123,7 +123,7 @@ def test_what_is_cut_depends_on_the_setting_and_the_cores(
         "parts",
         lambda self, *shape: partitions.append(partition_result := original(self, *shape)) or partition_result,
     )
-    monkeypatch.setattr(threads, "cores", lambda: cores)
+    monkeypatch.setattr(passes, "cores", lambda: cores)
     next(train(compose.experiment([*TRAINED, f"train.threads={'null' if setting is None else setting}"])))
     assert max(len(partition_result) for partition_result in partitions) == expected
 

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_info
 from conftest import PATIENCE
 from gradpath.commands import compose
 from gradpath.commands.execute import execute
-from gradpath.training import threads
+from gradpath.training import passes, threads
 
 LARGE = ["cell.hidden_size=512", "train.batch_size=64", "task.length=10", "cell=rnn"]
 JUST_LARGE_ENOUGH = ["cell.hidden_size=125", "train.batch_size=64", "task.length=66", "cell=rnn"]
@@ -38,7 +38,7 @@ execute.execute_seeds([compose.experiment(sys.argv[2:])], "s", jobs=int(sys.argv
 @pytest.fixture
 def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of 8 cores, with BLAS free to use them."""
-    monkeypatch.setattr(threads, "cores", lambda: 8)
+    monkeypatch.setattr(passes, "cores", lambda: 8)
     monkeypatch.setattr(threads, "threadpool_info", lambda: [{"user_api": "blas", "num_threads": 8}])
 
 
@@ -72,7 +72,9 @@ def test_seeds_share_the_threads_at_any_shape(many_cores, overrides: list[str], 
 @pytest.mark.parametrize(("cell", "blocks"), [("rnn", 1), ("lstm", 4), ("gru", 4)])
 def test_the_products_of_a_pass(cell: str, blocks: int) -> None:
     sizes = ["cell.hidden_size=10", "train.batch_size=7", "task=adding", "task.length=30"]
-    assert threads.multiply_adds(compose.experiment([f"cell={cell}", *sizes])) == 30 * 7 * 13 * blocks * 10
+    network = compose.experiment([f"cell={cell}", *sizes, "cell.layers=2"]).network
+    assert passes.multiply_adds(network, 30, 7) == 30 * 7 * 13 * blocks * 10
+    assert passes.multiply_adds(network, 30, 7, layer=1) == 30 * 7 * 21 * blocks * 10
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3, 8, 9])
@@ -84,6 +86,32 @@ def test_jobs_at_once_never_have_more_threads_than_there_are_cores(many_cores, j
     assert side_by_side == max(1, min(2 if setting == "null" else int(setting), 8 // jobs))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "large"),
+    [
+        ([], True),  # its evaluation
+        (["train.eval_size=100"], False),
+        (LARGE, True),
+        (JUST_LARGE_ENOUGH, True),
+        ([*JUST_LARGE_ENOUGH, "task.length=65", "train.eval_size=64"], False),
+        ([*JUST_LARGE_ENOUGH, "task.length=65"], True),  # again its evaluation
+        ([*JUST_LARGE_ENOUGH, "task.length=65", "train.eval_size=64", "cell.layers=2"], True),
+    ],
+)
+def test_of_the_threads_the_identity_holds_what_decides_the_bits(many_cores, overrides: list[str], large: bool) -> None:
+    """Not what it is called: of any number there are two results at most."""
+    hashes = {n: compose.experiment([*overrides, f"train.threads={n}"]).config_hash for n in ("null", 1, 2, 4)}
+    assert hashes["null"] == hashes[2] == hashes[4]
+    assert (hashes[1] != hashes[2]) == large
+    assert compose.experiment(overrides).resolved()["train"]["partitioned"] is large
+
+
+def test_on_a_single_core_the_identity_is_that_of_one_thread(many_cores, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_thread = compose.experiment([*LARGE, "train.threads=1"]).config_hash
+    monkeypatch.setattr(passes, "cores", lambda: 1)
+    assert compose.experiment(LARGE).config_hash == one_thread
+
+
 def test_what_blas_has_started_with_is_not_exceeded(many_cores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "threadpool_info", lambda: [{"user_api": "blas", "num_threads": 1}])
     assert threads.thread_count(compose.experiment(LARGE)) == 1
@@ -92,7 +120,7 @@ def test_what_blas_has_started_with_is_not_exceeded(many_cores, monkeypatch: pyt
 
 @pytest.mark.parametrize(("n_jobs", "expected"), [(None, 1), (3, 3), (-1, 8), (-2, 7)])
 def test_the_launcher_says_how_many_jobs_run_at_once(monkeypatch, n_jobs: int | None, expected: int) -> None:
-    monkeypatch.setattr(compose, "cores", lambda: 8)
+    monkeypatch.setattr(passes, "cores", lambda: 8)
     overrides = [] if n_jobs is None else [f"+hydra.launcher.n_jobs={n_jobs}"]
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     HydraConfig.instance().set_config(compose.composed("config", overrides))
@@ -125,7 +153,7 @@ def test_two_processes_at_once_share_the_cores(home: Path) -> None:
     for process in processes:
         process.communicate("\n", timeout=PATIENCE)
     single = start(1, 2)
-    assert thread_count(single) == min(2, threads.cores())
+    assert thread_count(single) == min(2, passes.cores())
     single.communicate("\n", timeout=PATIENCE)
-    assert sum(counts) <= max(2, threads.cores())
+    assert sum(counts) <= max(2, passes.cores())
     assert [process.returncode for process in (*processes, single)] == [0, 0, 0]

@@ -12,7 +12,6 @@ from gradpath.commands import compose
 from gradpath.core.network import Network
 from gradpath.core.tape import Batch, LayerTape, Tape
 from gradpath.engine.workspace import Workspace
-from gradpath.training import loop
 from gradpath.training.loop import Step, train
 
 SMALL = ["task.length=12", "cell.hidden_size=6", "train.batch_size=5", "train.eval_size=20", "train.steps=8"]
@@ -141,7 +140,7 @@ def test_no_pass_outlives_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) ->
         return layers, tapes
 
     monkeypatch.setattr(Network, "forward_seeds", forward)
-    monkeypatch.setattr(loop, "EVALUATED", 6)
+    monkeypatch.setattr("gradpath.training.passes.EVALUATED", 6)
     overrides = "instruments=[counterfactual,counterfactual_loss,reach,path_grad_norm,credit]"
     steps("arm=lstm", "train.steps=2", "train.eval_every=1", overrides)
     counterfactuals, evaluated = 2 * [1] * 5, [1] * 4
@@ -150,7 +149,7 @@ def test_no_pass_outlives_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_long_evaluation_set_is_scored_fewer_sequences_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     (in_one_pass,) = (step.evaluation for step in steps("train.dtype=float64", "task=copy") if step.evaluation)
-    monkeypatch.setattr(loop, "STATES", 3 * 32 * 6)
+    monkeypatch.setattr("gradpath.training.passes.STATES", 3 * 32 * 6)
     sizes: list[int] = []
     original = Network.forward
     monkeypatch.setattr(

@@ -27,8 +27,8 @@ from gradpath.commands.report_settings import Report
 from gradpath.commands.units import GROUPS
 from gradpath.schema import locations, plugins
 from gradpath.schema.settings import ConfigError, SettingError
+from gradpath.training import passes
 from gradpath.training.experiment import Experiment, Replicates
-from gradpath.training.threads import cores
 
 __all__ = ["GROUPS", "ConfigError", "composed", "hydra", "options", "register", "settable"]
 
@@ -179,7 +179,7 @@ def jobs_at_once() -> int:
     that has it, as joblib's, in which -1 is all cores.
     """
     jobs = int(HydraConfig.get().launcher.get("n_jobs") or 1)
-    return jobs if jobs > 0 else max(1, cores() + 1 + jobs)
+    return jobs if jobs > 0 else max(1, passes.cores() + 1 + jobs)
 
 
 def build(config: DictConfig, overrides: Sequence[str] = ()) -> Any:

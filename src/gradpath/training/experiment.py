@@ -17,10 +17,13 @@ from gradpath.optimizers import Optimizer
 from gradpath.schema.discovery import unit_name
 from gradpath.schema.settings import SettingError, Settings, fingerprint, setting
 from gradpath.tasks import Task
+from gradpath.training import passes
 from gradpath.training.checked_task import check_task
 
 MISSING: Any = "???"
 """What a unit is before the configuration names one."""
+UNRESOLVED = ("tracking", "resume")
+"""Keys of an experiment that do not change what is computed."""
 
 
 class Dtype(Enum):
@@ -87,6 +90,7 @@ class Experiment(Settings):
     train: Train = field(default_factory=Train)
     tracking: Tracking = field(default_factory=Tracking)
     seed: int = setting(0, "seed of the three streams: initialisation, data, evaluation", ge=0)
+    resume: bool = setting(True, "skip runs that have finished with the same code; false runs all of them again")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,10 +113,23 @@ class Experiment(Settings):
         """Everything that determines the numbers, as plain values, each unit with the name it was
         chosen by.
         """
-        tree = {key: value for key, value in asdict(self, dict_factory=_plain).items() if key != "tracking"}
+        tree = {key: value for key, value in asdict(self, dict_factory=_plain).items() if key not in UNRESOLVED}
+        tree["train"] = {key: value for key, value in tree["train"].items() if key != "threads"}
+        tree["train"]["partitioned"] = self.partitioned
         for key in ("task", "cell", "init", "optimizer", "clip"):
             tree[key] = {"name": unit_name(getattr(self, key))} | tree[key]
         return tree
+
+    @property
+    def partitioned(self) -> bool:
+        """Is a pass cut in two parts, whose number of threads does not matter? It decides the last
+        bits, and of ``train.threads`` nothing else does.
+        """
+        network, timesteps, settings = self.network, self.task.timesteps, self.train
+        evaluated = passes.evaluated_at_once(network, timesteps)
+        last_evaluated = settings.eval_size % evaluated
+        sizes = [settings.batch_size, min(evaluated, settings.eval_size), *[last_evaluated] * bool(last_evaluated)]
+        return passes.splits_large_passes(settings.threads) and passes.cut(network, timesteps, sizes)
 
     @property
     def config_hash(self) -> str:

@@ -20,14 +20,12 @@ from gradpath.engine.workspace import Workspace
 from gradpath.instruments import WINDOW, spike
 from gradpath.training.checked_task import minibatch, scored
 from gradpath.training.experiment import Experiment
-from gradpath.training.threads import splits_large_passes
+from gradpath.training.passes import evaluated_at_once, splits_large_passes
 
 CHUNK_ELEMENTS = 2**20
 """Pre-activations, T·B·n·H of each seed, that are differentiated together: 4 MB in float32.
 Measured, 16 LSTMs with H = 64 in one piece took longer than one after another.
 """
-EVALUATED, STATES = 500, 2**25
-"""Sequences, and elements of their H_t, that are evaluated at once."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def start(experiment: Experiment) -> Start:
 
 
 def _network(experiment: Experiment) -> Network:
-    return replace(experiment.network, splits_large_passes=splits_large_passes(experiment))
+    return replace(experiment.network, splits_large_passes=splits_large_passes(experiment.train.threads))
 
 
 class _Seed:
@@ -201,12 +199,10 @@ def _differentiate(network: Network, workspace: Workspace, seeds: Sequence[_Seed
 def _evaluate(
     experiment: Experiment, network: Network, theta: NDArray, held_out: Batch, workspace: Workspace
 ) -> Evaluation:
-    """Scores the evaluation set in minibatches of at most ``EVALUATED``, so that memory does not
-    grow with its size.
-    """
+    """Scores the evaluation set, a minibatch after the other."""
     losses, scores, weights = [], [], []
     length, size = held_out.mask.shape
-    chunk = max(1, min(EVALUATED, STATES // (length * network.cell.hidden_size * network.layers)))
+    chunk = evaluated_at_once(network, length)
     for start in range(0, size, chunk):
         part = slice(start, start + chunk)
         batch = Batch(held_out.inputs[:, part], held_out.targets[:, part], held_out.mask[:, part])

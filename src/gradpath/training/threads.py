@@ -8,11 +8,10 @@ two threads with a part of the minibatch each take 0.55), and with another proce
 they took up to eighty times as long as one.
 """
 
-import os
-
 from threadpoolctl import threadpool_info
 
 from gradpath.engine.partition import ROWS, partition
+from gradpath.training import passes
 from gradpath.training.experiment import Experiment
 
 MOST_THREADS = 2
@@ -23,22 +22,10 @@ def thread_count(experiment: Experiment, jobs: int = 1, seeds: int = 1) -> int:
     """``train.threads``, or where that is null what suits the shape; never more than this process's
     part of the cores where ``jobs`` run at once, nor than there is work for.
     """
-    shares = seeds if seeds > 1 else len(partition(experiment.train.batch_size, multiply_adds(experiment), ROWS))
+    size = experiment.train.batch_size
+    products = passes.multiply_adds(experiment.network, experiment.task.timesteps, size)
+    shares = seeds if seeds > 1 else len(partition(size, products, ROWS))
     return min(experiment.train.threads or MOST_THREADS, share(jobs), shares)
-
-
-def splits_large_passes(experiment: Experiment) -> bool:
-    """Are its large passes cut in two? Not with ``train.threads=1`` or on a single core. A run's
-    bits depend on this alone, not on who else is running.
-    """
-    return (experiment.train.threads or cores()) > 1
-
-
-def multiply_adds(experiment: Experiment) -> int:
-    """Of the products of one layer's forward pass, T · B · (H + 1 + I) · n H."""
-    cell, (inputs, _) = experiment.cell, experiment.task.sizes
-    per_step = experiment.train.batch_size * (cell.hidden_size + 1 + inputs) * len(cell.blocks) * cell.hidden_size
-    return int(experiment.task.timesteps * per_step)
 
 
 def share(jobs: int) -> int:
@@ -47,9 +34,4 @@ def share(jobs: int) -> int:
     its workers.
     """
     pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-    return max(1, min([cores() // jobs, *pools]))
-
-
-def cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([passes.cores() // jobs, *pools]))
