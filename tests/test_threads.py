@@ -90,7 +90,7 @@ def test_jobs_at_once_never_have_more_threads_than_there_are_cores(many_cores, j
     ("overrides", "large"),
     [
         ([], True),  # its evaluation
-        (["train.eval_size=100"], False),
+        (["train.eval_size=32"], False),
         (LARGE, True),
         (JUST_LARGE_ENOUGH, True),
         ([*JUST_LARGE_ENOUGH, "task.length=65", "train.eval_size=64"], False),

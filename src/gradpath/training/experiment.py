@@ -127,9 +127,11 @@ class Experiment(Settings):
         """
         network, timesteps, settings = self.network, self.task.timesteps, self.train
         evaluated = passes.evaluated_at_once(network, timesteps)
-        last_evaluated = settings.eval_size % evaluated
-        sizes = [settings.batch_size, min(evaluated, settings.eval_size), *[last_evaluated] * bool(last_evaluated)]
-        return passes.splits_large_passes(settings.threads) and passes.cut(network, timesteps, sizes)
+        held_out = {min(evaluated, settings.eval_size), settings.eval_size % evaluated} - {0}
+        return passes.splits_large_passes(settings.threads) and (
+            passes.cut(network, timesteps, settings.batch_size, backward=True)
+            or any(passes.cut(network, timesteps, size, backward=False) for size in held_out)
+        )
 
     @property
     def config_hash(self) -> str:
