@@ -47,22 +47,27 @@ def execute_seeds(
         tags["plugins"] = ", ".join(map(str, active))
     announced, name = "", f"{position} {label(experiments)}".strip()
     with terminable(), threadpool_limits(1, "blas"), compiled.watched() as in_python, ExitStack() as exits:
-        stacks = [exits.enter_context(ExitStack()) for _ in experiments]
-        recorders = [
-            stack.enter_context(Recorder(experiment, tags))
-            for stack, experiment in zip(stacks, experiments, strict=True)
-        ]
-        for steps in progress(_no_exit(train_seeds(experiments, threads)), experiments, position):
+        runs: list[tuple[ExitStack, Recorder]] = []
+        for experiment in experiments:
+            stack = exits.enter_context(ExitStack())
+            recorder = stack.enter_context(Recorder(experiment, tags))
+            if experiment.resume and recorder.withdrawn():
+                stack.pop_all()
+            else:
+                runs.append((stack, recorder))
+        left = [recorder.experiment for _, recorder in runs]
+        for steps in progress(_no_exit(train_seeds(left, threads)), left, position) if left else ():
             loop = printable(compiled.loop_used([*in_python]))
             if loop != announced:
                 tqdm.write(f"{name}: loop over time: {loop}", file=sys.stderr)
                 announced = loop
             for index, step in steps.items():
-                recorders[index].tag("replay", loop)
-                recorders[index].record(step)
+                stack, recorder = runs[index]
+                recorder.tag("replay", loop)
+                recorder.record(step)
                 if step.diverged:  # its run ends here, whatever becomes of the others
-                    stacks[index].close()
-    return recorders
+                    stack.close()
+    return [recorder for _, recorder in runs]
 
 
 def _no_exit(steps: Iterator[dict[int, Step]]) -> Iterator[dict[int, Step]]:

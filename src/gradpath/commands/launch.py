@@ -3,7 +3,6 @@ of them ended.
 """
 
 import os
-import secrets
 import sys
 import time
 from collections import Counter
@@ -14,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from gradpath.commands import compose
+from gradpath.commands import compose, resuming
 from gradpath.commands.conclusion import Job, Launched, conclude, experiments_of
 from gradpath.commands.execute import check_loops, execute_seeds
 from gradpath.commands.grammar import is_hydras, is_study
@@ -24,9 +23,9 @@ from gradpath.commands.reasons import reason
 from gradpath.commands.signals import Terminated, ending
 from gradpath.commands.terminal import settle
 from gradpath.schema.settings import ConfigError
-from gradpath.schema.text import one_line, printable
-from gradpath.tracking import declarations, plan, store
-from gradpath.tracking.outcomes import by_experiment, records
+from gradpath.schema.text import one_line
+from gradpath.tracking import declarations, store
+from gradpath.tracking.outcomes import records
 from gradpath.training.experiment import Experiment
 
 compose.register()  # in the processes of a parallel launcher too, which import this module to find the job
@@ -56,24 +55,20 @@ def carry_out(options: Options) -> Launched:
     """
     jobs = planned(options)
     check_loops(experiments_of(jobs))
-    sweep_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    timeout = jobs[0].experiments[0].tracking.timeout
-    with store.patience(timeout):
-        for uri, name in by_experiment(experiments_of(jobs)):
-            client = store.connect(uri, timeout=timeout)
-            experiment_id = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
-            for line in store.reap(client, experiment_id):
-                print(printable(line), file=sys.stderr)
-        plan.record(((job.overrides, job.experiments) for job in jobs), sweep_id)
+    with store.patience(jobs[0].experiments[0].tracking.timeout):
+        sweep_id, taken = resuming.prepare(jobs)
+    for job in jobs:
+        job.left = [e for e in job.experiments if e.config_hash not in taken]
+    left = [job for job in jobs if job.left]
     began = int(time.time() * 1000)
-    reasons: dict[int, str] = {}
     launcher_error = ""
     try:
-        reasons = _run_jobs(options, jobs, sweep_id)
+        if left:
+            _run_jobs(options, left, sweep_id)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(*_progress(jobs, sweep_id, began)) from None
+        raise KeyboardInterrupt(*_progress(jobs, sweep_id, began, len(taken))) from None
     except Terminated as stop:
-        stop.progress = " ".join(_progress(jobs, sweep_id, began))
+        stop.progress = " ".join(_progress(jobs, sweep_id, began, len(taken)))
         raise
     except OSError as error:  # of Hydra's own files: a job keeps to itself what goes wrong in it
         section = "sweep" if options.multirun else "run"
@@ -81,7 +76,11 @@ def carry_out(options: Options) -> Launched:
     except Exception as error:  # a launcher's own: a process of it has died
         launcher_error = reason(error)
     ended = records(experiments_of(jobs), sweep_id, began)
-    return Launched(sweep_id, jobs, ended, reasons, launcher_error)
+    lost = [e for job in left for e in job.left if e.config_hash not in ended]
+    if others := resuming.elsewhere(lost):
+        taken |= others
+        resuming.record(jobs, sweep_id, others)
+    return Launched(sweep_id, jobs, ended, taken, launcher_error)
 
 
 def planned(options: Options) -> list[Job]:
@@ -122,8 +121,8 @@ def _counted(points: list[list[str]], seconds: float = 2.0) -> Iterator[list[str
         yield point
 
 
-def _run_jobs(options: Options, jobs: list[Job], sweep_id: str) -> dict[int, str]:
-    """Has Hydra run the jobs; returns why those failed of which it knows."""
+def _run_jobs(options: Options, jobs: list[Job], sweep_id: str) -> None:
+    """Has Hydra run the jobs, and notes with each why it failed, as far as Hydra knows."""
     from hydra.core.plugins import Plugins
     from hydra.types import HydraContext, RunMode
 
@@ -131,7 +130,7 @@ def _run_jobs(options: Options, jobs: list[Job], sweep_id: str) -> dict[int, str
 
     starts = [0]
     for job in jobs:
-        starts.append(starts[-1] + len(job.experiments))
+        starts.append(starts[-1] + len(job.left))
     # The tracker of semaphores, a process of Python's own, would speak of those that ended workers
     # have left to it.
     quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
@@ -139,18 +138,20 @@ def _run_jobs(options: Options, jobs: list[Job], sweep_id: str) -> dict[int, str
     task = partial(_job, tuple(starts) if options.multirun else (), sweep_id)
     with compose.hydra() as hydra:
         if not options.multirun:
-            return {0: hydra.run("config", task, [*read(jobs[0].overrides), "hydra.mode=RUN"]).return_value}
+            jobs[0].reason = hydra.run("config", task, [*read(jobs[0].arguments), "hydra.mode=RUN"]).return_value
+            return
         base = [o for o in options.overrides if is_hydras(o) or is_study(o)]
         master = hydra.compose_config("config", [*base, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN, True)
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
         launcher = Plugins.instance().instantiate_launcher(context, task, master)
         size = master.hydra.sweeper.max_batch_size or len(jobs)
-        returned: list[Any] = []
+        results: list[Any] = []
         for first in range(0, len(jobs), size):
-            returned += launcher.launch([job.overrides for job in jobs[first : first + size]], first)
-    # ``return_value`` would print Hydra's own words about a job that failed outside its task.
-    values = (r._return_value for r in returned)
-    return {i: reason(values) if isinstance(values, BaseException) else str(values) for i, values in enumerate(values)}
+            results += launcher.launch([job.arguments for job in jobs[first : first + size]], first)
+    for job, returned in zip(jobs, results, strict=False):
+        # ``return_value`` would print Hydra's own words about a job that failed outside its task.
+        value = returned._return_value
+        job.reason = reason(value) if isinstance(value, BaseException) else str(value)
 
 
 def _job(starts: tuple[int, ...], sweep_id: str, composed: DictConfig) -> str:
@@ -177,12 +178,12 @@ def _job(starts: tuple[int, ...], sweep_id: str, composed: DictConfig) -> str:
     return ""
 
 
-def _progress(jobs: Sequence[Job], sweep_id: str, began: int) -> list[str]:
+def _progress(jobs: Sequence[Job], sweep_id: str, began: int, skipped: int) -> list[str]:
     """What there is of a run or a sweep that was stopped; nothing where the store does not say."""
     time.sleep(0.5 if len(jobs) > 1 else 0)  # processes of a launcher are ending too
     try:
         ended = records(experiments_of(jobs), sweep_id, began)
     except Exception:
         return []
-    done = sum(run.status == "FINISHED" for run in ended.values())
+    done = skipped + sum(run.status == "FINISHED" for run in ended.values())
     return [f"{done} of {sum(len(job.experiments) for job in jobs)} runs finished"]

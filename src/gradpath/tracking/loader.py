@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 __all__ = ["NothingFinishedError", "Run", "Series", "Sweep", "load", "newest_sweep", "outcomes", "sweep"]
+
+
+IDS = 500
+"""Runs that one query names, which databases take."""
 
 
 class NothingFinishedError(store.StoreError):
@@ -97,9 +102,13 @@ def sweep(uri: str | None, experiment: str, sweep_id: str) -> Sweep:
     client = store.connect(uri, create=False)
     mlflow_experiment = _active(client, experiment)
     content, finished = Sweep(), set()
+    content.planned, content.passed_over = plan.read(mlflow_experiment.tags if mlflow_experiment else {}, sweep_id)
     begun: dict[str, str] = {}
     damaged: list[tuple[str, str]] = []
-    for run in reversed(_search(client, mlflow_experiment, sweep_id)):  # oldest first
+    members = _search(client, mlflow_experiment, sweep_id)
+    if mlflow_experiment is not None:
+        members += _of_other_sweeps(client, mlflow_experiment, members, content.planned)
+    for run in reversed(members):  # oldest first
         point = _identity(run)
         if point is None:
             content.passed_over.append(f"{_described(run)}: not a run of gradpath, it has no config_hash")
@@ -112,8 +121,6 @@ def sweep(uri: str | None, experiment: str, sweep_id: str) -> Sweep:
         else:
             begun[point] = run_name(run) + (" (still running)" if run.info.status == "RUNNING" else "")
     content.runs.sort(key=lambda run: (run.arm, run.seed))
-    content.planned, damaged_plans = plan.read(mlflow_experiment.tags if mlflow_experiment else {}, sweep_id)
-    content.passed_over += damaged_plans
     counts = Counter(run.tags["config_hash"] for run in content.runs)
     content.doubled = [
         next(r.name for r in content.runs if r.tags["config_hash"] == p) for p, n in counts.items() if n > 1
@@ -151,9 +158,29 @@ def _search(client: "MlflowClient", mlflow_experiment: "MlflowExperiment | None"
     """Every run of a sweep, whatever its status, newest first."""
     if mlflow_experiment is None:
         return []
-    ids, query = [mlflow_experiment.experiment_id], _is_sweep(sweep_id)
-    runs = store.pages(lambda token: client.search_runs(ids, query, max_results=1000, page_token=token))
+    runs = _matching(client, mlflow_experiment, _is_sweep(sweep_id))
     return [run for run in runs if run.data.tags.get("sweep_id") == sweep_id]
+
+
+def _of_other_sweeps(
+    client: "MlflowClient",
+    mlflow_experiment: "MlflowExperiment",
+    members: Sequence["MlflowRun"],
+    planned: Mapping[str, plan.Point],
+) -> list["MlflowRun"]:
+    """The runs of other sweeps that stand for planned points, as far as they are there."""
+    known = {run.info.run_id for run in members}
+    taken = {point.run_id: identity for identity, point in planned.items() if point.run_id not in {"", *known}}
+    runs: list[MlflowRun] = []
+    for start in range(0, len(taken), IDS):
+        listed = ", ".join(f"'{run_id}'" for run_id in [*taken][start : start + IDS])
+        runs += _matching(client, mlflow_experiment, f"attributes.run_id IN ({listed})")
+    return [run for run in runs if _identity(run) == taken[run.info.run_id]]
+
+
+def _matching(client: "MlflowClient", mlflow_experiment: "MlflowExperiment", query: str) -> Iterator["MlflowRun"]:
+    ids = [mlflow_experiment.experiment_id]
+    return store.pages(lambda token: client.search_runs(ids, query, max_results=1000, page_token=token))
 
 
 def _identity(run: "MlflowRun") -> str | None:

@@ -30,6 +30,10 @@ MOST_PARTS = 5000
 """Of one plan; a point takes about 15 characters of one."""
 LARGEST = 1 << 26
 """Bytes of a plan when it is unpacked."""
+LEFT_OUT = ("tracking.uri", "tracking.sweep_id", "hydra", "resume")
+"""Overrides that a plan does not hold: the uri may have a password in it, and the others are said
+anew where the point is run again.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,24 +46,32 @@ class Point:
     name: str
     seed: int
     overrides: tuple[str, ...]
+    run_id: str = ""
+    """The run of another sweep that stands for it, if one does."""
 
 
-def record(jobs: Iterable[tuple[Sequence[str], Sequence["Experiment"]]], sweep_id: str) -> None:
+def record(
+    jobs: Iterable[tuple[Sequence[str], Sequence["Experiment"]]], sweep_id: str, run_ids: Mapping[str, str]
+) -> None:
     """Stores what a command is going to run: for each job its overrides and its experiments, one a
-    seed.
+    seed. ``run_ids``: identity → run of another sweep that stands for the point.
     """
     places: dict[tuple[str | None, str, str], list[Any]] = {}
     for overrides, experiments in jobs:
         tracking = experiments[0].tracking
-        # The uri may hold a password, and the rest of what is left out is said anew where the point
-        # is run again.
-        stored = [o for o in overrides if not o.lstrip("+").startswith(("tracking.uri", "tracking.sweep_id", "hydra"))]
-        entry = [stored, experiments[0].title, [[e.seed, e.config_hash] for e in experiments]]
+        stored = [o for o in overrides if not o.lstrip("+").startswith(LEFT_OUT)]
+        entry = [stored, experiments[0].title, [_planned(e, run_ids) for e in experiments]]
         place = (tracking.uri, tracking.experiment, tracking.sweep_id or sweep_id)
         places.setdefault(place, []).append(entry)
     for (uri, name, sweep), entries in places.items():
         client = store.connect(uri)
         write(client, store.experiment_id(client, name), sweep, entries)
+
+
+def _planned(experiment: "Experiment", run_ids: Mapping[str, str]) -> list[Any]:
+    identity = experiment.config_hash
+    planned = [experiment.seed, identity]
+    return [*planned, run_ids[identity]] if identity in run_ids else planned
 
 
 def write(client: "MlflowClient", experiment_id: str, sweep_id: str, entries: list[Any]) -> None:
@@ -113,11 +125,13 @@ def _unpacked(text: str, sweep_id: str) -> dict[str, Point]:
         raise ValueError("it belongs to another sweep")
     points = {}
     for overrides, title, seeds in plan["jobs"]:
-        for seed, identity in seeds:
+        for seed, identity, *run_ids in seeds:
             well_typed = type(seed) is int and isinstance(title, str) and isinstance(overrides, list)
-            if not (
-                well_typed and re.fullmatch(r"[0-9a-f]{12}", identity) and all(isinstance(o, str) for o in overrides)
-            ):
+            well_formed = re.fullmatch(r"[0-9a-f]{12}", identity) and all(
+                re.fullmatch(r"[0-9a-f]{32}", r) for r in run_ids
+            )
+            if not (well_typed and well_formed and len(run_ids) < 2 and all(isinstance(o, str) for o in overrides)):
                 raise ValueError("it holds what is no point")
-            points[identity] = Point(identity, printable(f"{title} · seed {seed}"), seed, tuple(overrides))
+            name = printable(f"{title} · seed {seed}")
+            points[identity] = Point(identity, name, seed, tuple(overrides), "".join(run_ids))
     return points

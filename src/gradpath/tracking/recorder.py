@@ -20,8 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from gradpath.tracking import store
+from gradpath.tracking.earlier import is_second
 from gradpath.tracking.liveness import process_tags, pulse
 from gradpath.tracking.mlflow_metrics import Point, TrainingCurves, lag_curves, non_finite_points, non_finite_readings
+from gradpath.tracking.provenance import source_tags
 from gradpath.tracking.readings import Readings
 from gradpath.tracking.run_parameters import run_parameters
 from gradpath.tracking.summary import summary
@@ -48,7 +50,8 @@ class Recorder:
         self.client = store.connect(experiment.tracking.uri, timeout=experiment.tracking.timeout)
         self.experiment_id = store.experiment_id(self.client, experiment.tracking.experiment)
         self.run_id = ""
-        self._tags = {**tags, **process_tags(), "config_hash": experiment.config_hash, "attempt": secrets.token_hex(8)}
+        self._tags = {**tags, **source_tags(), **process_tags()}
+        self._tags |= {"config_hash": experiment.config_hash, "attempt": secrets.token_hex(8)}
         self._pending: list[Any] = []
         self._news: dict[str, str] = {}
         self._flushed = time.monotonic()
@@ -119,6 +122,17 @@ class Recorder:
         except BaseException as raised:
             failure = failure or raised
         return failure
+
+    def withdrawn(self) -> bool:
+        """Whether another command computes the same; then this record is deleted, and nothing more
+        must be recorded.
+        """
+        if not is_second(self.client, self.run_id):
+            return False
+        pulse.stop(self.run_id)
+        self.client.set_terminated(self.run_id, "KILLED")
+        self.client.delete_run(self.run_id)
+        return True
 
     def tag(self, key: str, value: str) -> None:
         """Sets a tag of the run, with the next points that are sent."""

@@ -1,0 +1,78 @@
+"""Which points of a sweep are left to run: not those that have finished with the same code, nor
+those that another command is running.
+"""
+
+import secrets
+import sys
+import time
+from collections.abc import Iterable, Sequence
+
+from gradpath.commands.conclusion import Job, experiments_of
+from gradpath.schema.text import printable
+from gradpath.tracking import plan, store
+from gradpath.tracking.earlier import Earlier, earlier
+from gradpath.tracking.outcomes import by_experiment
+from gradpath.training.experiment import Experiment
+
+
+def prepare(jobs: Sequence[Job]) -> tuple[str, dict[str, Earlier]]:
+    """The sweep_id of a command, and of its runs those that need not be done again, by identity.
+    Makes the MLflow experiments, marks runs in them that a kill has left open, stores the plan, and
+    says what is skipped.
+    """
+    experiments = experiments_of(jobs)
+    taken: dict[str, Earlier] = {}
+    planned: list[dict[str, plan.Point]] = []
+    for (uri, name), members in by_experiment(experiments).items():
+        client = store.connect(uri, timeout=members[0].tracking.timeout)
+        experiment_id = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
+        for line in store.reap(client, experiment_id):
+            print(printable(line), file=sys.stderr)
+        wanted = {e.config_hash for e in members if e.resume}
+        found = earlier(client, experiment_id, wanted) if wanted else {}
+        sweep_ids = {run.sweep_id for run in found.values()}
+        if len(sweep_ids) == 1:
+            planned.append(plan.read(client.get_experiment(experiment_id).tags, *sweep_ids)[0])
+        taken |= found
+    identities = {e.config_hash for e in experiments}
+    sweep_ids = {run.sweep_id for run in taken.values()}
+    known = {identity for points in planned for identity in points}
+    # The same command again, or with more points, goes on with the sweep that it began.
+    continued = len(sweep_ids) == 1 and bool(known) and known <= identities
+    sweep_id = sweep_ids.pop() if continued else f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    if not continued or known < identities or any(e.tracking.sweep_id for e in experiments):
+        record(jobs, sweep_id, taken)
+    _announce(len(experiments), taken.values())
+    return sweep_id, taken
+
+
+def record(jobs: Sequence[Job], sweep_id: str, taken: dict[str, Earlier]) -> None:
+    """Stores the plan of a sweep, with the runs of others that stand for points of it."""
+    shared = experiments_of(jobs)[0].tracking.sweep_id or sweep_id
+    others = {identity: run.run_id for identity, run in taken.items() if run.sweep_id != shared}
+    plan.record(((job.overrides, job.experiments) for job in jobs), sweep_id, others)
+
+
+def elsewhere(experiments: Iterable[Experiment]) -> dict[str, Earlier]:
+    """Those that another command has computed, or is computing, since this one has begun."""
+    found: dict[str, Earlier] = {}
+    for (uri, name), members in by_experiment(experiments).items():
+        client = store.connect(uri)
+        identities = {e.config_hash for e in members if e.resume}
+        if identities and (experiment := client.get_experiment_by_name(name)) is not None:
+            found |= earlier(client, experiment.experiment_id, identities)
+    return found
+
+
+def _announce(runs: int, taken: Iterable[Earlier]) -> None:
+    """Says what is skipped, and how it is not."""
+    running = sum(run.running for run in taken)
+    finished = len([*taken]) - running
+    if finished:
+        print(
+            f"skipped: {finished} of {runs} run{'s'[: runs != 1]}, finished before with the same code; "
+            "resume=false runs all of them again",
+            file=sys.stderr,
+        )
+    if running:
+        print(f"skipped: {running} of {runs} run{'s'[: runs != 1]}, which another command is running", file=sys.stderr)

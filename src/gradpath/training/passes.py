@@ -1,0 +1,45 @@
+"""How large the passes of a training are, and whether any is cut in two parts
+(:mod:`gradpath.engine.partition`), which decides its last bits.
+"""
+
+import os
+
+from gradpath.core.network import Network
+from gradpath.engine.partition import ROWS, partition
+
+EVALUATED, STATES = 500, 2**25
+"""Sequences, and elements of their H_t, that are evaluated at once."""
+
+
+def cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def splits_large_passes(threads: int | None) -> bool:
+    """Are large passes cut in two? Not with ``train.threads=1`` or on a single core. A run's bits
+    depend on this alone, not on who else is running.
+    """
+    return (threads or cores()) > 1
+
+
+def multiply_adds(network: Network, timesteps: int, batch_size: int, layer: int = 0) -> int:
+    """Of the products of a layer's forward pass, T · B · (H + 1 + I) · n H."""
+    cell, width = network.cell, network.cell.hidden_size
+    inputs = width if layer else network.input_size
+    return timesteps * batch_size * (width + 1 + inputs) * len(cell.blocks) * width
+
+
+def evaluated_at_once(network: Network, timesteps: int) -> int:
+    """The sequences of one pass over the evaluation set, so that memory does not grow with it."""
+    return max(1, min(EVALUATED, STATES // (timesteps * network.cell.hidden_size * network.layers)))
+
+
+def cut(network: Network, timesteps: int, batch_size: int, backward: bool) -> bool:
+    """Is a pass over such a minibatch large enough to be cut: forward at a sequence of it, and
+    ``backward``, in the weights' gradient, at a timestep?
+    """
+    layers = range(min(network.layers, 2))  # the first may have fewer inputs, the others are alike
+    rows = [(batch_size, ROWS), *[(timesteps, 1)] * backward]
+    products = [multiply_adds(network, timesteps, batch_size, layer) for layer in layers]
+    return any(len(partition(length, size, multiple)) > 1 for length, multiple in rows for size in products)
