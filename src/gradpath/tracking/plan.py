@@ -14,6 +14,7 @@ import secrets
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from gradpath.schema.text import printable
@@ -51,7 +52,9 @@ class Point:
 
 
 def record(
-    jobs: Iterable[tuple[Sequence[str], Sequence["Experiment"]]], sweep_id: str, run_ids: Mapping[str, str]
+    jobs: Iterable[tuple[Sequence[str], Sequence["Experiment"]]],
+    sweep_id: str,
+    run_ids: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Stores what a command is going to run: for each job its overrides and its experiments, one a
     seed. ``run_ids``: identity → run of another sweep that stands for the point.
