@@ -148,7 +148,8 @@ def test_a_run_is_that_of_the_command(home: Path, command: Callable[..., tuple[i
     ((name, status, tags),) = loader.outcomes(None, "gradpath", loader.newest_sweep(None, None)[1])
     assert (name, status) == ("lstm · adding T=6 · seed 3", "FINISHED")
     (by_command,) = loader.load(None, "gradpath", tags["sweep_id"])
-    result = gp.run("arm=lstm", **SMALL, seed=3)
+    assert gp.run("arm=lstm", **SMALL, seed=3).run_id == by_command.run_id  # which has finished
+    result = gp.run("arm=lstm", **SMALL, seed=3, resume=False)
     assert result.run_id != by_command.run_id
     same_measurements(result.stored, by_command)
     (loaded,) = gp.load()

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import PATIENCE
 from gradpath.commands import compose, launch
-from gradpath.commands.execute import execute
+from gradpath.commands.execute import execute, execute_seeds
 from gradpath.tracking import earlier, liveness, loader, provenance, store
 from gradpath.tracking.recorder import Recorder
 
@@ -177,16 +177,10 @@ def test_of_two_that_begin_at_once_one_goes_on(home: Path) -> None:
     experiment = compose.experiment(["arm=rnn", *SMALL])
     with Recorder(experiment, {"sweep_id": "a"}) as first:
         assert not first.withdrawn()
-        assert execute_left(experiment) == []
+        assert execute_seeds([experiment], "b") == []
         assert not first.withdrawn()
     assert [run.info.run_id for run in runs()] == [first.run_id]
-    assert execute_left(experiment) == []  # it has just finished
-
-
-def execute_left(experiment: object) -> list:
-    from gradpath.commands.execute import execute_seeds
-
-    return execute_seeds([experiment], "b")
+    assert execute_seeds([experiment], "b") == []  # it has just finished
 
 
 def test_the_same_command_in_several_processes_doubles_nothing(home: Path) -> None:

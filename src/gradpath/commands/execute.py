@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.metadata import version
 from statistics import median
 
@@ -29,8 +30,8 @@ PLAIN_SECONDS = 15.0
 
 
 def execute(experiment: Experiment, sweep_id: str) -> Recorder:
-    """Trains and records one run."""
-    (recorder,) = execute_seeds([experiment], sweep_id)
+    """Trains and records one run, whatever has been recorded before."""
+    (recorder,) = execute_seeds([replace(experiment, resume=False)], sweep_id)
     return recorder
 
 
