@@ -85,7 +85,7 @@ def test_a_store_that_stays_locked_is_one_line_and_what_was_measured_is_kept(hom
 
 
 def test_a_store_that_is_locked_for_a_while_loses_nothing(home: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(recorder, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("gradpath.tracking.outbox.FLUSH_SECONDS", 0.0)
     experiment = compose.experiment(SMALL)
     with (
         Recorder(experiment, {"sweep_id": "s"}) as open_run,

@@ -51,12 +51,13 @@ def _trained(arguments: list[str]) -> Results:
     """Runs what the arguments of ``gradpath run`` describe, and reads it back."""
     with session():
         from gradpath.commands import hydra_options, launch
+        from gradpath.commands.parallel import StoreLostError
         from gradpath.tracking import loader
         from gradpath.tracking.outcomes import by_experiment
 
         try:
             launched = launch.carry_out(hydra_options.read_options(arguments))
-        except launch.StoreLostError as error:
+        except StoreLostError as error:
             raise StoreError(str(error)) from None
         failures = list(launched.failures())
         if launched.launcher_error:

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from gradpath.commands.execute import label
 from gradpath.commands.hints import report_command, ui_command
+from gradpath.commands.progress import label
 from gradpath.schema.text import one_line
 from gradpath.tracking.earlier import Earlier
 from gradpath.tracking.outcomes import Ended, by_experiment, fallback_reason

@@ -13,12 +13,13 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from gradpath.commands import compose, resuming
+from gradpath.commands import compose, parallel, resuming
 from gradpath.commands.conclusion import Job, Launched, conclude, experiments_of
 from gradpath.commands.execute import check_loops, execute_seeds
-from gradpath.commands.grammar import is_hydras, is_study
+from gradpath.commands.grammar import is_hydras, is_study, parse
 from gradpath.commands.hydra_options import Options
 from gradpath.commands.overrides import read
+from gradpath.commands.parallel import StoreLostError
 from gradpath.commands.reasons import reason
 from gradpath.commands.signals import Terminated, ending
 from gradpath.commands.terminal import settle
@@ -29,12 +30,6 @@ from gradpath.tracking.outcomes import records
 from gradpath.training.experiment import Experiment
 
 compose.register()  # in the processes of a parallel launcher too, which import this module to find the job
-
-
-class StoreLostError(BaseException):
-    """The store is gone, for every point that is left: passes Hydra, which would go on after an
-    Exception.
-    """
 
 
 def launch(options: Options) -> int:
@@ -53,6 +48,7 @@ def carry_out(options: Options) -> Launched:
     """Runs what the options describe. Raises ConfigError or StoreError before the first run, and
     StoreLostError where the store is lost during one; a run that fails is in what is returned.
     """
+    parallel.start_early()
     jobs = planned(options)
     check_loops(experiments_of(jobs))
     with store.patience(jobs[0].experiments[0].tracking.timeout):
@@ -63,7 +59,9 @@ def carry_out(options: Options) -> Launched:
     began = int(time.time() * 1000)
     launcher_error = ""
     try:
-        if left:
+        if left and _in_processes(options, left):
+            parallel.run(left, sweep_id)
+        elif left:
             _run_jobs(options, left, sweep_id)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(*_progress(jobs, sweep_id, began, len(taken))) from None
@@ -121,6 +119,14 @@ def _counted(points: list[list[str]], seconds: float = 2.0) -> Iterator[list[str
         yield point
 
 
+def _in_processes(options: Options, jobs: list[Job]) -> bool:
+    """Do several jobs run at once in processes of gradpath's own? Not where another launcher of
+    Hydra's has been chosen.
+    """
+    launchers = [parse(o).value() for o in options.overrides if o.lstrip("+").startswith("hydra/launcher=")]
+    return launchers[-1:] in ([], ["basic"]) and parallel.processes(jobs) > 1
+
+
 def _run_jobs(options: Options, jobs: list[Job], sweep_id: str) -> None:
     """Has Hydra run the jobs, and notes with each why it failed, as far as Hydra knows."""
     from hydra.core.plugins import Plugins
@@ -128,14 +134,11 @@ def _run_jobs(options: Options, jobs: list[Job], sweep_id: str) -> None:
 
     from gradpath.commands.hydra_internals import Callbacks
 
-    starts = [0]
-    for job in jobs:
-        starts.append(starts[-1] + len(job.left))
     # The tracker of semaphores, a process of Python's own, would speak of those that ended workers
     # have left to it.
     quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
-    task = partial(_job, tuple(starts) if options.multirun else (), sweep_id)
+    task = partial(_job, tuple(parallel.positions(jobs)) if options.multirun else ("",), sweep_id)
     with compose.hydra() as hydra:
         if not options.multirun:
             jobs[0].reason = hydra.run("config", task, [*read(jobs[0].arguments), "hydra.mode=RUN"]).return_value
@@ -154,20 +157,16 @@ def _run_jobs(options: Options, jobs: list[Job], sweep_id: str) -> None:
         job.reason = reason(value) if isinstance(value, BaseException) else str(value)
 
 
-def _job(starts: tuple[int, ...], sweep_id: str, composed: DictConfig) -> str:
+def _job(positions: tuple[str, ...], sweep_id: str, composed: DictConfig) -> str:
     """What Hydra calls, here or in another process: trains one point; returns why it failed, or
-    nothing. ``starts`` counts the runs before each job of a sweep.
+    nothing. ``positions``: where each job stands in the sweep.
     """
     from hydra.core.hydra_config import HydraConfig
 
     settle()  # also where a launcher runs this in a process of its own
-    position = ""
     try:
         experiments: list[Experiment] = compose.build(composed).experiments()
-        if starts:
-            number = HydraConfig.get().job.num
-            ends = sorted({starts[number] + 1, starts[number + 1]})
-            position = f"[{'-'.join(map(str, ends))}/{starts[-1]}]"
+        position = positions[HydraConfig.get().job.num if len(positions) > 1 else 0]
         execute_seeds(experiments, experiments[0].tracking.sweep_id or sweep_id, position, compose.jobs_at_once())
     except BaseException as error:  # the other points of a sweep still run, whatever a unit raises
         if ended := ending(error):

@@ -5,16 +5,13 @@ MLflow UI draws by itself: curves over the lag (metric step = lag) and over trai
 training step), parameters to group by, tags to filter by, and the resolved configuration.
 """
 
-import math
 import secrets
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -22,7 +19,8 @@ from tqdm import tqdm
 from gradpath.tracking import store
 from gradpath.tracking.earlier import is_second
 from gradpath.tracking.liveness import process_tags, pulse
-from gradpath.tracking.mlflow_metrics import Point, TrainingCurves, lag_curves, non_finite_points, non_finite_readings
+from gradpath.tracking.mlflow_metrics import TrainingCurves, lag_curves, non_finite_points, non_finite_readings
+from gradpath.tracking.outbox import Outbox
 from gradpath.tracking.provenance import source_tags
 from gradpath.tracking.readings import Readings
 from gradpath.tracking.run_parameters import run_parameters
@@ -31,13 +29,10 @@ from gradpath.tracking.unsent import add_note, keep
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Step
 
-FLUSH_SECONDS = 10.0
 PATIENCE, PATIENCE_INTERRUPTED = 300.0, 3.0
 """Seconds that a run waits for a store that is away or locked: at its start and end, and once it is
 interrupted.
 """
-BATCH = 1000
-"""Metrics of one request, MLflow's limit."""
 TAG = 4000
 """Characters of a tag that every MLflow store takes."""
 
@@ -52,26 +47,30 @@ class Recorder:
         self.run_id = ""
         self._tags = {**tags, **source_tags(), **process_tags()}
         self._tags |= {"config_hash": experiment.config_hash, "attempt": secrets.token_hex(8)}
-        self._pending: list[Any] = []
-        self._news: dict[str, str] = {}
-        self._flushed = time.monotonic()
-        self._create_requested = self._waits = False
+        self._outbox = Outbox(self.client)
+        self._create_requested = self._closed = False
         self._readings = Readings(experiment)
         self._curves = TrainingCurves(experiment)
-        self._left_out: list[Point] = []
 
-    def __enter__(self) -> "Recorder":
+    def start(self) -> None:
+        """Creates the run. What is to close it is registered before: a signal may come between any
+        two lines.
+        """
         try:
             with store.patience(PATIENCE):
-                self.run_id = store.ask(self.client.tracking_uri, "create a run", self._create)
+                self.run_id = self._outbox.run_id = store.ask(self.client.tracking_uri, "create a run", self._create)
                 pulse.start(self.client, self.run_id)
                 self._parameters()
         except BaseException as error:
+            self._closed = True
             pulse.stop(self.run_id)
             with store.patience(_patience(error)), suppress(store.StoreError):
                 for run_id in [self.run_id] if self.run_id else self._nameless():
                     self.client.set_terminated(run_id, _status(error))
             raise
+
+    def __enter__(self) -> "Recorder":
+        self.start()
         return self
 
     def __exit__(
@@ -80,6 +79,9 @@ class Recorder:
         """Sends the rest and closes the run. Where the store does not take it, what was measured is
         kept in a file.
         """
+        if self._closed or not self.run_id:
+            return
+        self._closed = True
         failure = self._close(error)
         if failure is None and not isinstance(error, store.StoreError):
             return
@@ -124,11 +126,12 @@ class Recorder:
         return failure
 
     def withdrawn(self) -> bool:
-        """Whether another command computes the same; then this record is deleted, and nothing more
-        must be recorded.
+        """Does another command compute the same? Then this record is deleted: nothing more is to be
+        recorded.
         """
         if not is_second(self.client, self.run_id):
             return False
+        self._closed = True
         pulse.stop(self.run_id)
         self.client.set_terminated(self.run_id, "KILLED")
         self.client.delete_run(self.run_id)
@@ -137,19 +140,20 @@ class Recorder:
     def tag(self, key: str, value: str) -> None:
         """Sets a tag of the run, with the next points that are sent."""
         if self._tags.get(key) != value:
-            self._tags[key] = self._news[key] = value
+            self._tags[key] = value
+            self._outbox.tag(key, value)
 
     def record(self, step: Step) -> None:
         """Takes in one training step."""
         self._readings.add(step)
         for point in self._curves.points(step):
-            self._metric(*point)
+            self._outbox.point(*point)
         if step.evaluation is not None:
-            self._news["solved"] = str(step.evaluation.solved).lower()
+            self._outbox.tag("solved", str(step.evaluation.solved).lower())
         if step.diverged:
-            self._news |= {"diverged": "true", "diverged_at_step": str(step.step)}
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._try_flush()
+            self._outbox.tag("diverged", "true")
+            self._outbox.tag("diverged_at_step", str(step.step))
+        self._outbox.try_flush()
 
     def _create(self) -> str:
         """The id of a new run, made once however often it is asked for: an answer may be lost on
@@ -177,55 +181,19 @@ class Recorder:
         self.client.log_batch(self.run_id, params=params, tags=tags)
         self.client.log_dict(self.run_id, e.resolved(), "config.yaml")
 
-    def _metric(self, key: str, value: float, step: int) -> None:
-        """Buffers one point; what is not finite stays out (the store would return ±inf as ±1.8e308)
-        and is named.
-        """
-        from mlflow.entities import Metric
-
-        if math.isfinite(value):
-            self._pending.append(Metric(key, value, int(time.time() * 1000), step))
-        else:
-            self._left_out.append((key, value, step))
-
-    def _try_flush(self) -> None:
-        """Sends what is buffered while the run goes on; later if the store is away or locked."""
-        try:
-            with store.patience(0):
-                self._flush()
-        except store.UnreachableError as error:
-            if not self._waits:
-                tqdm.write(f"gradpath: {error}; the run goes on, and what it measures is sent later", file=sys.stderr)
-            self._waits, self._flushed = True, time.monotonic()
-        else:
-            self._waits = False
-
-    def _flush(self) -> None:
-        """Sends what is buffered, points by the thousand and tags: a hundred times faster than one
-        by one.
-        """
-        from mlflow.entities import RunTag
-
-        while self._pending or self._news:
-            tags = [RunTag(key, value) for key, value in self._news.items()]
-            self.client.log_batch(self.run_id, metrics=self._pending[:BATCH], tags=tags)
-            del self._pending[:BATCH]
-            self._news.clear()
-        self._flushed = time.monotonic()
-
     def _finish(self) -> None:
         """The curves over the lag, the summary numbers, and the artifact."""
         series, diverged_at = self._readings.series, self._readings.diverged_at
         points, zeros = lag_curves(self.experiment, series, diverged_at)
         for point in points:
-            self._metric(*point)
+            self._outbox.point(*point)
         if zeros:
-            self._news["true_zeros"] = "; ".join(f"{key}: {text}" for key, text in zeros.items())[:TAG]
-        if non_finite := non_finite_points(self._left_out) | non_finite_readings(self.experiment, series):
-            self._news["not_finite"] = "; ".join(f"{key}: {text}" for key, text in non_finite.items())[:TAG]
+            self._outbox.tag("true_zeros", "; ".join(f"{key}: {text}" for key, text in zeros.items())[:TAG])
+        if non_finite := non_finite_points(self._outbox.left_out) | non_finite_readings(self.experiment, series):
+            self._outbox.tag("not_finite", "; ".join(f"{key}: {text}" for key, text in non_finite.items())[:TAG])
         for name, value, step in summary(self.experiment, series, self._readings.last_step, diverged_at):
-            self._metric(f"summary/{name}", value, step)
-        self._flush()
+            self._outbox.point(f"summary/{name}", value, step)
+        self._outbox.flush()
         self._artifact()
         self._verdict()
 

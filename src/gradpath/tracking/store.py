@@ -79,7 +79,7 @@ def connect(configured: str | None, create: bool = True, timeout: float = TIMEOU
     """
     uri = tracking_uri(configured)
     limit_requests(timeout)
-    _import_mlflow()
+    import_mlflow()
     from mlflow import MlflowClient
 
     with patience(timeout):
@@ -141,7 +141,7 @@ def _revisions() -> tuple[str, frozenset[str]]:
 
 
 @cache
-def _import_mlflow() -> None:
+def import_mlflow() -> None:
     """Imports MLflow once, keeps its own lines off the terminal, and lets SQLite be waited for in
     Python.
     """

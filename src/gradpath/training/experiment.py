@@ -22,7 +22,7 @@ from gradpath.training.checked_task import check_task
 
 MISSING: Any = "???"
 """What a unit is before the configuration names one."""
-UNRESOLVED = ("tracking", "resume")
+UNRESOLVED = ("tracking", "jobs", "resume")
 """Keys of an experiment that do not change what is computed."""
 
 
@@ -90,6 +90,7 @@ class Experiment(Settings):
     train: Train = field(default_factory=Train)
     tracking: Tracking = field(default_factory=Tracking)
     seed: int = setting(0, "seed of the three streams: initialisation, data, evaluation", ge=0)
+    jobs: int | None = setting(None, "runs of a sweep at once, in processes of their own; null for one a core", ge=1)
     resume: bool = setting(True, "skip runs that have finished with the same code; false runs all of them again")
 
     def __post_init__(self) -> None:

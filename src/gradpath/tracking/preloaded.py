@@ -1,0 +1,7 @@
+"""Imported before processes are forked: all that a run needs of MLflow, once for all of them."""
+
+from gradpath.tracking import store
+
+store.import_mlflow()
+
+import mlflow.store.tracking.sqlalchemy_store  # noqa: E402, F401 - it must come after
