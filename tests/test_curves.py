@@ -14,8 +14,9 @@ from gradpath.commands.execute import execute
 from gradpath.core.trace import Measurement
 from gradpath.tracking import loader
 from gradpath.tracking.mlflow_metrics import POINTS, TrainingCurves, lag_curves, spacing
+from gradpath.training.evaluation import Evaluation
 from gradpath.training.experiment import Experiment
-from gradpath.training.loop import Evaluation, Step, train
+from gradpath.training.loop import Step, train
 
 SMALL = ["task.length=4", "cell.hidden_size=2", "train.batch_size=2", "train.eval_size=5"]
 

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from gradpath.commands.progress import Bar, Display, label, shown
 from gradpath.commands.signals import Terminated, terminable
+from gradpath.commands.signals import check as check_signals
 from gradpath.engine import compiled
 from gradpath.schema import locations, plugins
 from gradpath.schema.settings import ConfigError
@@ -20,6 +21,7 @@ from gradpath.tracking.recorder import Recorder
 from gradpath.training.checked_task import minibatch
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Step, train_seeds
+from gradpath.training.state import TrainingState
 from gradpath.training.threads import thread_count
 
 
@@ -56,11 +58,17 @@ def execute_seeds(
             if not (experiment.resume and recorder.withdrawn()):
                 runs.append((stack, recorder))
         left = [recorder.experiment for _, recorder in runs]
-        for steps in shown(_no_exit(train_seeds(left, threads)), left, display, position) if left else ():
+        states = _restored([recorder for _, recorder in runs])
+        training = train_seeds(left, threads, states)
+        for steps in shown(_no_exit(training), left, display, position) if left else ():
             loop = printable(compiled.loop_used([*in_python]))
+            if states:
+                display.line(f"{name}: goes on at step {states[0].step}")
+                states = []
             if loop != announced:
                 display.line(f"{name}: loop over time: {loop}")
                 announced = loop
+            check_signals()
             for index, step in steps.items():
                 stack, recorder = runs[index]
                 recorder.tag("replay", loop)
@@ -68,6 +76,14 @@ def execute_seeds(
                 if step.diverged:  # its run ends here, whatever becomes of the others
                     stack.close()
     return [recorder for _, recorder in runs]
+
+
+def _restored(recorders: Sequence[Recorder]) -> list[TrainingState]:
+    """Where a training goes on: at the last step of which every run has a checkpoint; nothing where
+    it begins.
+    """
+    common = set.intersection(*[{*recorder.checkpoints} for recorder in recorders]) if recorders else set()
+    return [recorder.restore(max(common)) for recorder in recorders] if common else []
 
 
 def _no_exit(steps: Iterator[dict[int, Step]]) -> Iterator[dict[int, Step]]:

@@ -21,6 +21,7 @@ from gradpath.commands.conclusion import Job
 from gradpath.commands.execute import execute_seeds
 from gradpath.commands.progress import Share, Whole, label
 from gradpath.commands.reasons import reason
+from gradpath.commands.signals import check as check_signals
 from gradpath.commands.signals import ending
 from gradpath.commands.terminal import settle
 from gradpath.schema import plugins
@@ -99,6 +100,7 @@ def run(jobs: Sequence[Job], sweep_id: str) -> None:
             waiting = {submit(index): index for index in range(len(jobs))}
             while waiting:
                 ended, _ = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
+                check_signals()
                 for future in ended:
                     index = waiting.pop(future)
                     error = future.exception()

@@ -21,29 +21,32 @@ def prepare(jobs: Sequence[Job]) -> tuple[str, dict[str, Earlier]]:
     says what is skipped.
     """
     experiments = experiments_of(jobs)
+    identities = {e.config_hash for e in experiments}
     taken: dict[str, Earlier] = {}
-    planned: list[dict[str, plan.Point]] = []
+    begun: list[tuple[str, dict[str, plan.Point]]] = []
     for (uri, name), members in by_experiment(experiments).items():
         client = store.connect(uri, timeout=members[0].tracking.timeout)
         experiment_id = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
         for line in store.reap(client, experiment_id):
             print(printable(line), file=sys.stderr)
-        wanted = {e.config_hash for e in members if e.resume}
-        found = earlier(client, experiment_id, wanted) if wanted else {}
-        sweep_ids = {run.sweep_id for run in found.values()}
-        if len(sweep_ids) == 1:
-            planned.append(plan.read(client.get_experiment(experiment_id).tags, *sweep_ids)[0])
-        taken |= found
-    identities = {e.config_hash for e in experiments}
-    sweep_ids = {run.sweep_id for run in taken.values()}
-    known = {identity for points in planned for identity in points}
+        if wanted := {e.config_hash for e in members if e.resume}:
+            found, sweep_ids = earlier(client, experiment_id, wanted)
+            taken |= found
+            tags = client.get_experiment(experiment_id).tags if sweep_ids else {}
+            begun += [(sweep_id, plan.read(tags, sweep_id)[0]) for sweep_id in sweep_ids]
     # The same command again, or with more points, goes on with the sweep that it began.
-    continued = len(sweep_ids) == 1 and bool(known) and known <= identities
-    sweep_id = sweep_ids.pop() if continued else f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    if not continued or known < identities or any(e.tracking.sweep_id for e in experiments):
+    continued = [(sweep_id, points) for sweep_id, points in begun if points and points.keys() <= identities]
+    sweep_id, points = continued[0] if continued else (_new_id(), dict[str, plan.Point]())
+    known = {(identity, point.run_id) for identity, point in points.items()}
+    others = {(identity, run.run_id) for identity, run in taken.items() if run.sweep_id != sweep_id}
+    if points.keys() != identities or not others <= known or any(e.tracking.sweep_id for e in experiments):
         record(jobs, sweep_id, taken)
     _announce(len(experiments), taken.values())
     return sweep_id, taken
+
+
+def _new_id() -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def record(jobs: Sequence[Job], sweep_id: str, taken: dict[str, Earlier]) -> None:
@@ -60,7 +63,7 @@ def elsewhere(experiments: Iterable[Experiment]) -> dict[str, Earlier]:
         client = store.connect(uri)
         identities = {e.config_hash for e in members if e.resume}
         if identities and (experiment := client.get_experiment_by_name(name)) is not None:
-            found |= earlier(client, experiment.experiment_id, identities)
+            found |= earlier(client, experiment.experiment_id, identities)[0]
     return found
 
 

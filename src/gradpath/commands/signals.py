@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 """That end a command. (Ctrl-C, SIGINT, is Python's KeyboardInterrupt.)"""
@@ -26,9 +26,27 @@ class Terminated(SystemExit):
         return type(self), (self.number,)
 
 
+_received: list[int] = []
+"""The signal that has been raised as an exception and has not yet ended a block of ``terminable``:
+Python drops an exception that is raised while an object is being deleted.
+"""
+
+
 def stop(number: int, frame: FrameType | None) -> NoReturn:
     """A signal's handler that raises it."""
-    raise Terminated(number)
+    _received[:] = [number]
+    raise exception(number)
+
+
+def exception(number: int) -> BaseException:
+    """What a signal is in Python."""
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
+
+
+def check() -> None:
+    """Raises again what has been raised and dropped. Called wherever a long loop begins anew."""
+    if _received:
+        raise exception(_received[0])
 
 
 def ending(error: BaseException) -> BaseException | None:
@@ -50,11 +68,12 @@ def ending(error: BaseException) -> BaseException | None:
 @contextmanager
 def terminable(handler: Callable[[int, FrameType | None], None] = stop) -> Iterator[None]:
     """Turns the signals that end a command into an exception; one that is ignored, as under nohup,
-    stays so.
+    stays so. Ctrl-C too, where Python's own handler would raise it, once and perhaps unheard.
     """
-    previous = {}
+    previous: dict[int, Any] = {}
+    ctrl_c = [signal.SIGINT] * (handler is stop and signal.getsignal(signal.SIGINT) is signal.default_int_handler)
     try:
-        for number in SIGNALS:
+        for number in (*SIGNALS, *ctrl_c):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 previous[number] = signal.signal(number, handler)
     except ValueError:  # not the main thread: nothing to install
@@ -64,3 +83,5 @@ def terminable(handler: Callable[[int, FrameType | None], None] = stop) -> Itera
     finally:
         for number, original in previous.items():
             signal.signal(number, original)
+            if original is not stop:  # the outermost of such blocks
+                _received.clear()

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-VALID = "attributes.status != 'FAILED' and attributes.status != 'KILLED'"
-
 
 @dataclass(frozen=True)
 class Earlier:
@@ -25,21 +23,27 @@ class Earlier:
     diverged: bool
 
 
-def earlier(client: "MlflowClient", experiment_id: str, identities: Collection[str]) -> dict[str, Earlier]:
+def earlier(
+    client: "MlflowClient", experiment_id: str, identities: Collection[str]
+) -> tuple[dict[str, Earlier], list[str]]:
     """The runs of this code with one of these identities (``config_hash``), of each the newest that
-    has finished, else one that is running; in one query, whatever their number.
+    has finished, else one that is running; and the sweeps that have begun any of them, the newest
+    first. In one query, whatever their number.
     """
     runs: dict[str, Earlier] = {}
-    query = " and ".join([VALID, "tags.config_hash != ''", *_same_code()])
+    sweep_ids: dict[str, None] = {}
+    query = " and ".join(["tags.config_hash != ''", *same_code()])
     for run in pages(lambda token: client.search_runs([experiment_id], query, max_results=1000, page_token=token)):
-        identity = run.data.tags["config_hash"]
-        if identity not in identities or (identity in runs and not runs[identity].running):
+        tags, status = run.data.tags, run.info.status
+        if (identity := tags["config_hash"]) not in identities:
             continue
-        running = run.info.status == "RUNNING"
-        if not running or (identity not in runs and not dead(run.data.tags)):
-            diverged = run.data.tags.get("diverged") == "true"
-            runs[identity] = Earlier(run.info.run_id, run.data.tags.get("sweep_id", ""), running, diverged)
-    return runs
+        sweep_id = tags.get("sweep_id", "")
+        sweep_ids[sweep_id] = None
+        if status == "FINISHED" and (identity not in runs or runs[identity].running):
+            runs[identity] = Earlier(run.info.run_id, sweep_id, False, tags.get("diverged") == "true")
+        elif status == "RUNNING" and identity not in runs and not dead(tags):
+            runs[identity] = Earlier(run.info.run_id, sweep_id, True, False)
+    return runs, [*sweep_ids]
 
 
 def is_second(client: "MlflowClient", run_id: str) -> bool:
@@ -47,12 +51,14 @@ def is_second(client: "MlflowClient", run_id: str) -> bool:
     that began at once it is the one whose record is older.
     """
     own = client.get_run(run_id)
-    query = " and ".join([VALID, f"tags.config_hash = '{own.data.tags['config_hash']}'", *_same_code()])
+    unfailed = ["attributes.status != 'FAILED'", "attributes.status != 'KILLED'"]
+    query = " and ".join([*unfailed, f"tags.config_hash = '{own.data.tags['config_hash']}'", *same_code()])
     runs = pages(lambda token: client.search_runs([own.info.experiment_id], query, page_token=token))
     return any(_age(run) < _age(own) and (run.info.status == "FINISHED" or not dead(run.data.tags)) for run in runs)
 
 
-def _same_code() -> list[str]:
+def same_code() -> list[str]:
+    """The conditions of a query for runs of this very code."""
     return [f"tags.{key} = '{value}'" for key, value in source_tags().items()]
 
 

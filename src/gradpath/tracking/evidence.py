@@ -11,7 +11,7 @@ from gradpath.core.roles import Roles
 from gradpath.instruments import spike
 from gradpath.instruments.reach import decades_lost
 from gradpath.tasks import Task
-from gradpath.training.loop import Evaluation
+from gradpath.training.evaluation import Evaluation
 
 Readings = Mapping[str, tuple[Sequence[str], Sequence[int], Sequence[NDArray]]]
 """By instrument: the columns' names, the training steps of the readings, the readings."""

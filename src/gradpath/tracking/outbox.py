@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -20,13 +21,15 @@ BATCH = 1000
 
 class Outbox:
     """Points and tags of one run that are to be sent. ``left_out``: the points that are not finite,
-    which a store would return as ±1.8e308.
+    which a store would return as ±1.8e308. ``stored``: key → steps at which the store has a point
+    from before.
     """
 
     def __init__(self, client: "MlflowClient") -> None:
         self.client = client
         self.run_id = ""
         self.left_out: list[Point] = []
+        self.stored: dict[str, set[int]] = {}
         self._points: list[Any] = []
         self._tags: dict[str, str] = {}
         self._flushed = time.monotonic()
@@ -40,20 +43,22 @@ class Outbox:
         """Takes in one point of a curve."""
         from mlflow.entities import Metric
 
-        if math.isfinite(value):
-            self._points.append(Metric(key, value, int(time.time() * 1000), step))
-        else:
+        if not math.isfinite(value):
             self.left_out.append((key, value, step))
+        elif step not in self.stored.get(key, ()):
+            self._points.append(Metric(key, value, int(time.time() * 1000), step))
 
-    def try_flush(self) -> None:
-        """Sends what there is while the run goes on, now and then; later if the store is away or
-        locked.
+    def try_flush(self, also: Callable[[], None] | None = None) -> None:
+        """Sends what there is while the run goes on, now and then, or with something else that is
+        to be sent now; later if the store is away or locked.
         """
-        if time.monotonic() - self._flushed <= FLUSH_SECONDS:
+        if also is None and time.monotonic() - self._flushed <= FLUSH_SECONDS:
             return
         try:
             with store.patience(0):
                 self.flush()
+                if also is not None:
+                    also()
         except store.UnreachableError as error:
             if not self._waits:
                 tqdm.write(f"gradpath: {error}; the run goes on, and what it measures is sent later", file=sys.stderr)

@@ -41,12 +41,14 @@ def records(experiments: Iterable[Experiment], sweep_id: str, began: int) -> dic
             continue
         ids, order = [experiment.experiment_id], ["attributes.start_time ASC"]
         for shared in sorted({member.tracking.sweep_id or sweep_id for member in members}):
-            query = f"tags.sweep_id = '{shared}' and attributes.start_time >= {began}"
+            query = f"tags.sweep_id = '{shared}'"
 
             def page(token: str | None, query: str = query) -> Any:
                 return client.search_runs(ids, query, order_by=order, page_token=token)  # noqa: B023 - used in this turn
 
             for run in store.pages(page):
+                if max(run.info.start_time, int(run.data.tags.get("continued", 0))) < began:
+                    continue
                 outcomes[run.data.tags.get("config_hash", "")] = _ended(client, run)
     return outcomes
 

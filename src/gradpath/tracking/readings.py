@@ -10,8 +10,9 @@ from gradpath.tracking import store
 from gradpath.tracking.declarations import as_text
 from gradpath.tracking.evidence import outcome, weigh
 from gradpath.tracking.verdict import Verdict, judge
+from gradpath.training.evaluation import Evaluation
 from gradpath.training.experiment import Experiment
-from gradpath.training.loop import Evaluation, Step
+from gradpath.training.loop import Step
 
 
 def _described(shape: tuple[int, ...], names: Sequence[str]) -> str:
@@ -51,6 +52,10 @@ class Readings:
     def last_step(self) -> int:
         """The last training step that was taken in."""
         return self._losses[-1][0] if self._losses else 0
+
+    def norms(self) -> NDArray:
+        """The log10 gradient norm of every training step."""
+        return np.array([*self._norms.values()])
 
     def verdict(self) -> Verdict | None:
         """The verdict, once the run has come to its end."""

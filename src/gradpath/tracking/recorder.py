@@ -14,27 +14,27 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gradpath.tracking import store
+from gradpath.tracking import checkpoint, store
+from gradpath.tracking.conclusion import conclude
 from gradpath.tracking.earlier import is_second
 from gradpath.tracking.liveness import process_tags, pulse
-from gradpath.tracking.mlflow_metrics import TrainingCurves, lag_curves, non_finite_points, non_finite_readings
+from gradpath.tracking.mlflow_metrics import TrainingCurves
 from gradpath.tracking.outbox import Outbox
 from gradpath.tracking.provenance import source_tags
 from gradpath.tracking.readings import Readings
 from gradpath.tracking.run_parameters import run_parameters
-from gradpath.tracking.summary import summary
 from gradpath.tracking.unsent import add_note, keep
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Step
+from gradpath.training.state import TrainingState
 
 PATIENCE, PATIENCE_INTERRUPTED = 300.0, 3.0
 """Seconds that a run waits for a store that is away or locked: at its start and end, and once it is
 interrupted.
 """
-TAG = 4000
-"""Characters of a tag that every MLflow store takes."""
 
 
 class Recorder:
@@ -49,16 +49,19 @@ class Recorder:
         self._tags |= {"config_hash": experiment.config_hash, "attempt": secrets.token_hex(8)}
         self._outbox = Outbox(self.client)
         self._create_requested = self._closed = False
+        self.checkpoints: dict[int, dict[str, NDArray]] = {}
         self._readings = Readings(experiment)
         self._curves = TrainingCurves(experiment)
 
     def start(self) -> None:
-        """Creates the run. What is to close it is registered before: a signal may come between any
-        two lines.
+        """Creates the run, or goes on with one that has ``checkpoints`` and that a kill has ended.
+        What is to close it is registered before: a signal may come between any two lines.
         """
         try:
             with store.patience(PATIENCE):
-                self.run_id = self._outbox.run_id = store.ask(self.client.tracking_uri, "create a run", self._create)
+                self.run_id = self._outbox.run_id = self._continued() or store.ask(
+                    self.client.tracking_uri, "create a run", self._create
+                )
                 pulse.start(self.client, self.run_id)
                 self._parameters()
         except BaseException as error:
@@ -112,7 +115,7 @@ class Recorder:
                     self.client.set_tag(
                         self.run_id, "error", store.masked(f"{type(error).__name__}: {error}", uri)[:500]
                     )
-                self._finish()
+                self._finish(whole=error is None)
         except BaseException as raised:
             failure = raised
         pulse.stop(self.run_id)
@@ -155,6 +158,36 @@ class Recorder:
             self._outbox.tag("diverged_at_step", str(step.step))
         self._outbox.try_flush()
 
+        if step.state is not None:
+            state = step.state
+            self._outbox.try_flush(lambda: self._checkpoint(state))
+
+    def restore(self, step: int) -> TrainingState:
+        """Takes in what a checkpoint holds; the state of training from which it goes on."""
+        arrays = self.checkpoints[step]
+        for past in checkpoint.steps(arrays):
+            self.record(past)
+        return TrainingState.from_arrays(arrays)
+
+    def _checkpoint(self, state: TrainingState) -> None:
+        turn = state.step // (self.experiment.train.checkpoint_every or 1)
+        arrays = self._readings.arrays() | {checkpoint.NORMS: self._readings.norms()} | state.arrays()
+        checkpoint.save(self.client, self.run_id, arrays, turn)
+        self.client.set_tag(self.run_id, "checkpoint", str(state.step))
+
+    def _continued(self) -> str:
+        """The id of a run that is gone on with, now this process's; nothing where there is none."""
+        e = self.experiment
+        if not (e.resume and e.train.checkpoint_every):
+            return ""
+        run = checkpoint.unfinished(self.client, self.experiment_id, e.config_hash)
+        if run is None:
+            return ""
+        checkpoint.take_over(self.client, run, self._tags)
+        self._outbox.stored = checkpoint.stored_points(self.client, run)
+        self.checkpoints = checkpoint.load(self.client, run)
+        return str(run.info.run_id)
+
     def _create(self) -> str:
         """The id of a new run, made once however often it is asked for: an answer may be lost on
         its way.
@@ -181,21 +214,20 @@ class Recorder:
         self.client.log_batch(self.run_id, params=params, tags=tags)
         self.client.log_dict(self.run_id, e.resolved(), "config.yaml")
 
-    def _finish(self) -> None:
-        """The curves over the lag, the summary numbers, and the artifact."""
-        series, diverged_at = self._readings.series, self._readings.diverged_at
-        points, zeros = lag_curves(self.experiment, series, diverged_at)
-        for point in points:
-            self._outbox.point(*point)
-        if zeros:
-            self._outbox.tag("true_zeros", "; ".join(f"{key}: {text}" for key, text in zeros.items())[:TAG])
-        if non_finite := non_finite_points(self._outbox.left_out) | non_finite_readings(self.experiment, series):
-            self._outbox.tag("not_finite", "; ".join(f"{key}: {text}" for key, text in non_finite.items())[:TAG])
-        for name, value, step in summary(self.experiment, series, self._readings.last_step, diverged_at):
-            self._outbox.point(f"summary/{name}", value, step)
+    def _finish(self, whole: bool) -> None:
+        """The curves over the lag, the summary numbers, and the artifact; the artifact alone of a
+        run that was ended early and may go on.
+        """
+        if not whole and self.experiment.train.checkpoint_every:
+            self._outbox.flush()
+            self._artifact()
+            return
+        conclude(self.experiment, self._readings, self._outbox)
         self._outbox.flush()
         self._artifact()
         self._verdict()
+        if self.experiment.train.checkpoint_every and whole:
+            checkpoint.discard(self.client.get_run(self.run_id))
 
     def _verdict(self) -> None:
         """The verdict, once the run has come to its end. As a parameter too: the UI sorts by those,

@@ -76,9 +76,9 @@ def read_run(client: "MlflowClient", run: "MlflowRun", point: str) -> Run:
     step = tags.get("diverged_at_step")
     if step is not None and not re.fullmatch(r"[0-9]{1,15}", step):
         raise DamagedError(f"its tag diverged_at_step is {printable(step, 40)}, no step of training")
-    with _artifact(client, run, store.ARTIFACT) as path:
+    with artifact_file(client, run, store.ARTIFACT) as path:
         measurements = artifact.measurements(path)
-    with _artifact(client, run, "config.yaml") as path:
+    with artifact_file(client, run, "config.yaml") as path:
         config = artifact.configuration(path, point)
     chance_loss, longest_lag = measurements.chance_loss, measurements.longest_lag
     if chance_loss is None or longest_lag is None:
@@ -105,7 +105,7 @@ def run_name(run: "MlflowRun") -> str:
 
 
 @contextmanager
-def _artifact(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterator[Path]:
+def artifact_file(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterator[Path]:
     """A local path to an artifact: in place where it lies on this machine, also in a store that has
     moved since; else a copy, for as long as it is read.
     """

@@ -47,6 +47,9 @@ class Train(Settings):
     readout: bool = setting(True, "train the readout W_hy, b_y; false holds it, and clipping sees the rest alone")
     eval_every: int | None = setting(None, "evaluate every n steps; null for only after training", ge=1)
     eval_size: int = setting(2000, "sequences of the evaluation set", ge=1, le=1_000_000)
+    checkpoint_every: int | None = setting(
+        None, "store a checkpoint every n steps, from which a run that was killed goes on; null for none", ge=1
+    )
     threads: int | None = setting(None, "threads at most, for seeds or parts of a minibatch; null for two", ge=1)
 
 
@@ -115,7 +118,8 @@ class Experiment(Settings):
         chosen by.
         """
         tree = {key: value for key, value in asdict(self, dict_factory=_plain).items() if key not in UNRESOLVED}
-        tree["train"] = {key: value for key, value in tree["train"].items() if key != "threads"}
+        for key in ("threads", "checkpoint_every"):
+            del tree["train"][key]
         tree["train"]["partitioned"] = self.partitioned
         for key in ("task", "cell", "init", "optimizer", "clip"):
             tree[key] = {"name": unit_name(getattr(self, key))} | tree[key]

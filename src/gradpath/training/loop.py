@@ -18,23 +18,16 @@ from gradpath.core.tape import Batch
 from gradpath.core.trace import Measurement, Trace
 from gradpath.engine.workspace import Workspace
 from gradpath.instruments import WINDOW, spike
-from gradpath.training.checked_task import minibatch, scored
+from gradpath.training.checked_task import minibatch
+from gradpath.training.evaluation import Evaluation, evaluate
 from gradpath.training.experiment import Experiment
-from gradpath.training.passes import evaluated_at_once, splits_large_passes
+from gradpath.training.passes import splits_large_passes
+from gradpath.training.state import TrainingState
 
 CHUNK_ELEMENTS = 2**20
 """Pre-activations, T·B·n·H of each seed, that are differentiated together: 4 MB in float32.
 Measured, 16 LSTMs with H = 64 in one piece took longer than one after another.
 """
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Loss and the task's own score on the evaluation set, which no update ever sees."""
-
-    loss: float
-    score: float
-    solved: bool
 
 
 @dataclass(frozen=True)
@@ -48,6 +41,8 @@ class Step:
     evaluation: Evaluation | None
     diverged: bool
     """Loss or gradient is not finite, and this is the run's last step."""
+    state: TrainingState | None = None
+    """What goes on from here, every ``train.checkpoint_every`` steps."""
 
 
 def train(experiment: Experiment) -> Iterator[Step]:
@@ -61,17 +56,22 @@ def train(experiment: Experiment) -> Iterator[Step]:
         yield from steps.values()
 
 
-def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator[dict[int, Step]]:
+def train_seeds(
+    experiments: Sequence[Experiment], threads: int = 1, states: Sequence[TrainingState] = ()
+) -> Iterator[dict[int, Step]]:
     """Trains experiments that differ in their seed only, side by side as one array axis: at each
     step, index of the experiment → what happened to it. Each gets, bit for bit, what ``train``
     gives it alone; who diverges drops out. Each of the ``threads`` has its share of the seeds; one
-    seed alone has two of them, where its passes are cut in two.
+    seed alone has two of them, where its passes are cut in two. From ``states``, one an experiment
+    and all of the same step, the training goes on.
     """
     if len({replace(experiment, seed=0).config_hash for experiment in experiments}) != 1:
         raise ValueError("experiments that are trained side by side may differ in their seed only")
     first, python_lock, workers = experiments[0], Lock(), min(threads, len(experiments))
     network = _network(first)
     seeds = {index: _Seed(experiment, network) for index, experiment in enumerate(experiments)}
+    for index, state in enumerate(states):
+        seeds[index].restore(state)
     seed_elements = first.task.timesteps * first.train.batch_size * len(first.cell.blocks) * first.cell.hidden_size
     size = max(1, CHUNK_ELEMENTS // seed_elements)
 
@@ -89,7 +89,7 @@ def train_seeds(experiments: Sequence[Experiment], threads: int = 1) -> Iterator
             workspaces = [network.workspace(python_lock) for _ in range(workers)]
         else:
             workspaces = [network.workspace(executor=pool if threads > 1 else None)]
-        for step in range(first.train.steps + 1):
+        for step in range(states[0].step if states else 0, first.train.steps + 1):
             shares = [share.tolist() for share in np.array_split(list(seeds), workers)]
             parts = (pool.map if workers > 1 else map)(advance, repeat(step), workspaces, shares)
             steps = {index: result for part in parts for index, result in part.items()}
@@ -138,6 +138,19 @@ class _Seed:
         self._largest_spike = dict.fromkeys(self._plan, 0.0)
         self._norms: deque[float] = deque(maxlen=WINDOW)
 
+    def restore(self, state: TrainingState) -> None:
+        """Goes back, or forward, to where a training was."""
+        self.theta, self._state = state.theta.copy(), {name: a.copy() for name, a in state.optimizer.items()}
+        self._data.bit_generator.state = state.data
+        self._norms.extend(state.norms)
+        self._largest_read |= state.largest_read
+        self._largest_spike |= state.largest_spike
+
+    def _snapshot(self, step: int) -> TrainingState:
+        data = dict(self._data.bit_generator.state)
+        spikes = dict(self._largest_spike)
+        return TrainingState(step, self.theta, self._state, data, [*self._norms], dict(self._largest_read), spikes)
+
     def batch(self) -> Batch:
         """The next training minibatch."""
         settings = self.experiment.train
@@ -168,15 +181,17 @@ class _Seed:
                 measurements[name] = _checked(name, instrument.measure(network, trace))
                 self._largest_read[name] = max(self._largest_read[name], norm)
                 self._largest_spike[name] = max(self._largest_spike[name], risen)
-        evaluate = last or (settings.eval_every is not None and step % settings.eval_every == 0)
+        scored = last or (settings.eval_every is not None and step % settings.eval_every == 0)
         evaluation = (
-            _evaluate(self.experiment, network, self.theta, self._held_out, workspace)
-            if evaluate and not diverged
+            evaluate(self.experiment, network, self.theta, self._held_out, workspace)
+            if scored and not diverged
             else None
         )
         if not (diverged or last):
             self.theta, self._state = self.experiment.optimizer.update(self.theta, update, self._state, step)
-        return Step(step, trace.tape.loss, norm, measurements, evaluation, diverged)
+        due = settings.checkpoint_every is not None and (step + 1) % settings.checkpoint_every == 0
+        state = self._snapshot(step + 1) if due and not (diverged or last) else None
+        return Step(step, trace.tape.loss, norm, measurements, evaluation, diverged, state)
 
 
 def _advance(step: int, network: Network, workspace: Workspace, seeds: Sequence[_Seed]) -> list[Step]:
@@ -194,25 +209,6 @@ def _differentiate(network: Network, workspace: Workspace, seeds: Sequence[_Seed
     thetas = np.stack([seed.theta for seed in seeds])
     layers, tapes = network.forward_seeds(thetas, [seed.batch() for seed in seeds], workspace)
     return network.backward_seeds(thetas, layers, tapes, workspace)
-
-
-def _evaluate(
-    experiment: Experiment, network: Network, theta: NDArray, held_out: Batch, workspace: Workspace
-) -> Evaluation:
-    """Scores the evaluation set, a minibatch after the other."""
-    losses, scores, weights = [], [], []
-    length, size = held_out.mask.shape
-    chunk = evaluated_at_once(network, length)
-    for start in range(0, size, chunk):
-        part = slice(start, start + chunk)
-        batch = Batch(held_out.inputs[:, part], held_out.targets[:, part], held_out.mask[:, part])
-        tape = network.forward(theta, batch, workspace)
-        losses.append(tape.loss)
-        scores.append(scored(experiment.task, tape))
-        weights.append(int(batch.mask.sum()))
-        del tape  # the next one takes its memory
-    score = float(np.average(scores, weights=weights))
-    return Evaluation(float(np.average(losses, weights=weights)), score, experiment.task.solved(score))
 
 
 def _checked(name: str, read: Any) -> Measurement:

@@ -1,0 +1,111 @@
+"""Checkpoints: what a run that was killed goes on from, among its own artifacts, so that any
+machine that reaches the store can.
+
+Two files that are written in turn, since a kill may leave the one being written in pieces. Each
+holds what was measured so far, as ``measurements.npz`` does, and the state of the training.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradpath.core.trace import Measurement
+from gradpath.tracking import artifact, store
+from gradpath.tracking.decoding import DamagedError, arrays_of, refusing
+from gradpath.tracking.earlier import same_code
+from gradpath.tracking.liveness import dead
+from gradpath.tracking.store_client import pages
+from gradpath.tracking.stored_run import artifact_file
+from gradpath.training.evaluation import Evaluation
+from gradpath.training.loop import Step
+from gradpath.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+FOLDER = "checkpoint"
+FILES = ("0.npz", "1.npz")
+NORMS = "state/log10_grad_norm"
+"""Of every training step so far."""
+
+
+def unfinished(client: "MlflowClient", experiment_id: str, identity: str) -> "Run | None":
+    """The newest run of this code that has not finished, has a checkpoint, and is nobody's now."""
+    query = " and ".join([f"tags.config_hash = '{identity}'", "tags.checkpoint != ''", *same_code()])
+    for run in pages(lambda token: client.search_runs([experiment_id], query, page_token=token)):
+        if run.info.status in ("KILLED", "FAILED") or (run.info.status == "RUNNING" and dead(run.data.tags)):
+            return run
+    return None
+
+
+def take_over(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
+    """Opens a run again, as this process's."""
+    client.update_run(run.info.run_id, "RUNNING")
+    for key, value in {**tags, "continued": f"{time.time() * 1000:.0f}"}.items():
+        client.set_tag(run.info.run_id, key, value)
+    if "error" in run.data.tags:
+        client.delete_tag(run.info.run_id, "error")
+
+
+def stored_points(client: "MlflowClient", run: "Run") -> dict[str, set[int]]:
+    """Of each curve the steps at which it has a point."""
+    histories = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+    return {key: {point.step for point in history} for key, history in histories.items()}
+
+
+def save(client: "MlflowClient", run_id: str, arrays: Mapping[str, NDArray], turn: int) -> None:
+    """Stores a checkpoint beside the one before it; raises StoreError."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / FILES[turn % len(FILES)]
+        store.ask("", "write a temporary file", lambda: np.savez(path, **arrays))  # type: ignore[arg-type]
+        client.log_artifact(run_id, str(path), FOLDER)
+
+
+def load(client: "MlflowClient", run: "Run") -> dict[int, dict[str, NDArray]]:
+    """The checkpoints of a run that are whole, by the training step that comes next."""
+    checkpoints = {}
+    for name in FILES:
+        with suppress(DamagedError), refusing(name), artifact_file(client, run, f"{FOLDER}/{name}") as path:
+            artifact.measurements(path)
+            arrays = arrays_of(path)
+            state = TrainingState.from_arrays(arrays)
+            if len(arrays[NORMS]) != state.step or len(arrays["loss/steps"]) != state.step:
+                raise DamagedError("holds another number of steps than it says")
+            checkpoints[state.step] = dict(arrays)
+    return checkpoints
+
+
+def discard(run: "Run") -> None:
+    """Deletes the checkpoints of a run that has finished, where the store lets us."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    with suppress(Exception):
+        repository: Any = get_artifact_repository(run.info.artifact_uri)
+        repository.delete_artifacts(FOLDER)
+
+
+def steps(arrays: Mapping[str, NDArray]) -> Iterator[Step]:
+    """The training steps that a checkpoint holds, as they were when they happened."""
+    evaluations = {
+        int(step): Evaluation(float(loss), float(score), bool(solved))
+        for step, (loss, score, solved) in zip(arrays["evaluation/steps"], arrays["evaluation/values"], strict=True)
+    }
+    measurements: dict[int, dict[str, Measurement]] = {}
+    for name in _instruments(arrays):
+        names = tuple(arrays[f"{name}/names"].tolist())
+        for step, values in zip(arrays[f"{name}/steps"], arrays[f"{name}/values"], strict=True):
+            measurements.setdefault(int(step), {})[name] = Measurement(names, values)
+    past = zip(arrays["loss/steps"].tolist(), arrays["loss/values"].tolist(), arrays[NORMS].tolist(), strict=True)
+    for step, loss, norm in past:
+        yield Step(step, loss, norm, measurements.get(step, {}), evaluations.get(step), diverged=False)
+
+
+def _instruments(arrays: Mapping[str, NDArray]) -> Sequence[str]:
+    return [key.removesuffix("/names") for key in arrays if key.endswith("/names")]
