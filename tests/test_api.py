@@ -301,14 +301,14 @@ def test_what_cannot_be_is_the_line_of_the_command(home: Path, command: Callable
 def test_a_run_that_fails_is_named_and_the_others_are_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = execute.train_seeds
 
-    def fails(experiments: Any, threads: int) -> Any:
+    def fails(experiments: Any, *arguments: Any) -> Any:
         if experiments[0].seed == 1:
             sys.exit("no such day")
-        return train(experiments, threads)
+        return train(experiments, *arguments)
 
     monkeypatch.setattr(execute, "train_seeds", fails)
     with pytest.raises(gp.RunError, match=r"failed: rnn · adding T=6 · seed 1: .*no such day") as raised:
-        gp.sweep(arm="rnn", seed=[0, 1], **SMALL)
+        gp.sweep(arm="rnn", seed=[0, 1], jobs=1, **SMALL)
     assert [run.seed for run in raised.value.results] == [0]
     assert gp.load().missing == ("rnn · adding T=6 · seed 1",)
 
@@ -322,7 +322,7 @@ def test_a_run_that_diverges_is_a_result(home: Path) -> None:
 
 
 def test_an_interrupted_run_is_killed_and_says_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupts(experiments: Any, threads: int) -> Any:
+    def interrupts(*arguments: Any) -> Any:
         raise KeyboardInterrupt
         yield
 

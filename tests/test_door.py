@@ -295,7 +295,7 @@ def test_whatever_a_unit_raises_the_other_points_run_and_the_point_is_named(
         return sample(self, rng, batch_size)
 
     monkeypatch.setattr(Adding, "sample", odd)
-    status, out, err = command("run", "-m", *SMALL, "train.batch_size=2,3,4", "seed=0,1")
+    status, out, err = command("run", "-m", *SMALL, "train.batch_size=2,3,4", "seed=0,1", "jobs=1")
     assert status == 1
     assert "6 runs of sweep" in out
     assert ": 4 finished, 2 failed." in out
@@ -326,7 +326,7 @@ def test_a_store_that_is_lost_ends_the_sweep_in_one_line(home: Path, command, mo
         raise store.StoreError("tracking.uri=x: is gone")
 
     monkeypatch.setattr(launch, "execute_seeds", lose_store)
-    status, out, err = command("run", "-m", *SMALL, "seed=0,1,2")
+    status, out, err = command("run", "-m", *SMALL, "seed=0,1,2", "jobs=1")
     assert (status, out, err) == (1, "", "gradpath: tracking.uri=x: is gone\n")
     assert len(started) == 1
 
@@ -350,7 +350,7 @@ def test_a_sweep_that_is_stopped_says_how_far_it_came(
         return execute(experiments, *arguments)
 
     monkeypatch.setattr(launch, "execute_seeds", stop_at_second)
-    exit_status, out, err = command("run", "-m", *SMALL, "seed=0,1,2")
+    exit_status, out, err = command("run", "-m", *SMALL, "seed=0,1,2", "jobs=1")
     assert (exit_status, out) == (status, "")
     assert err.splitlines()[-1] == f"gradpath: {outcome}: 1 of 3 runs finished"
     assert "Traceback" not in err

@@ -236,8 +236,8 @@ class Deleted:
 def test_a_signal_that_python_drops_ends_the_run_all_the_same(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gradpath.commands import compose
 
-    def train(experiments: list, threads: int, original: Callable = execute.train_seeds) -> object:
-        for steps in original(experiments, threads):
+    def train(*arguments: object, original: Callable = execute.train_seeds) -> object:
+        for steps in original(*arguments):
             deleted = Deleted()
             del deleted
             yield steps

@@ -18,8 +18,8 @@ FIRST_STEP = f"""
 import gc, sys
 from gradpath.commands import cli, execute
 
-def spied(experiments, threads, train=execute.train_seeds):
-    for step in train(experiments, threads):
+def spied(*arguments, train=execute.train_seeds):
+    for step in train(*arguments):
         print("loaded", *(module for module in {DRAWING} if module in sys.modules))
         print("collects", gc.isenabled(), gc.get_freeze_count() > 100_000)
         raise SystemExit(0)

@@ -18,7 +18,7 @@ import pytest
 
 from conftest import PATIENCE
 from gradpath.commands import compose
-from gradpath.tracking import loader, recorder, store, store_client
+from gradpath.tracking import ending, loader, recorder, store, store_client
 from gradpath.tracking.recorder import Recorder
 from gradpath.training.loop import train
 
@@ -51,8 +51,8 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    monkeypatch.setattr(recorder, "PATIENCE", 3.0)
-    monkeypatch.setattr(recorder, "PATIENCE_INTERRUPTED", 0.1)
+    monkeypatch.setattr(ending, "PATIENCE", 3.0)
+    monkeypatch.setattr(ending, "PATIENCE_INTERRUPTED", 0.1)
     monkeypatch.setattr(store_client, "BUSY", 20)
     clock = Clock()
     monkeypatch.setattr(store_client, "time", clock)
@@ -149,7 +149,7 @@ def test_the_error_of_a_run_is_not_hidden_by_its_store(home: Path, capsys) -> No
 def test_ctrl_c_is_heard_while_a_store_is_waited_for(home: Path, monkeypatch, clock: Clock, moment: str) -> None:
     """An interrupt does not wait again for what does not answer."""
     experiment = compose.experiment(SMALL)
-    monkeypatch.setattr(recorder, "PATIENCE", 3600.0)
+    monkeypatch.setattr(ending, "PATIENCE", 3600.0)
     sleep = clock.sleep
 
     def interrupt(seconds: float) -> None:
@@ -324,7 +324,7 @@ def test_a_database_of_another_program_or_another_mlflow_is_left_as_it_is(
 def test_eight_writers_at_once_lose_nothing(home: Path, monkeypatch) -> None:
     """Each with connections of its own, as processes have; in real time."""
     monkeypatch.setattr(store_client, "time", time)
-    monkeypatch.setattr(recorder, "PATIENCE", 300.0)
+    monkeypatch.setattr(ending, "PATIENCE", 300.0)
     from concurrent.futures import ThreadPoolExecutor
 
     def write(seed: int) -> str:

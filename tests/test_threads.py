@@ -23,8 +23,8 @@ import sys
 from threadpoolctl import threadpool_info
 from gradpath.commands import compose, execute
 
-def spied(experiments, threads, train=execute.train_seeds):
-    for steps in train(experiments, threads):
+def spied(experiments, threads, states, train=execute.train_seeds):
+    for steps in train(experiments, threads, states):
         assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
         print("inside", threads, flush=True)
         sys.stdin.readline()  # until the other process is inside too

@@ -92,8 +92,8 @@ def run_configuration(start: float, arguments: list[str]) -> dict[str, float]:
         clock.count_time(instrument, "measure", "instruments")
     clock.count_time(Network, "forward_seeds", "forward")
     clock.count_time(Network, "backward_seeds", "backward")
-    clock.count_time(loop, "_evaluate", "evaluation")
-    for name in ("__init__", "__enter__", "record", "__exit__"):
+    clock.count_time(loop, "evaluate", "evaluation")
+    for name in ("__init__", "start", "record", "__exit__"):
         clock.count_time(recorder.Recorder, name, "recording")
     training_began: list[float] = []
     train = execute.train_seeds

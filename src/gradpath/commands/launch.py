@@ -75,9 +75,9 @@ def carry_out(options: Options) -> Launched:
         launcher_error = reason(error)
     ended = records(experiments_of(jobs), sweep_id, began)
     lost = [e for job in left for e in job.left if e.config_hash not in ended]
-    if others := resuming.elsewhere(lost):
-        taken |= others
-        resuming.record(jobs, sweep_id, others)
+    if taken_since := resuming.taken_since_start(lost):
+        taken |= taken_since
+        resuming.record(jobs, sweep_id, taken_since)
     return Launched(sweep_id, jobs, ended, taken, launcher_error)
 
 

@@ -94,7 +94,7 @@ def run(jobs: Sequence[Job], sweep_id: str) -> None:
         shares[index] = 0.0
         return pool.schedule(_work, (index, jobs[index].left, sweep_id, places[index], count))
 
-    whole = Whole([len(job.left) for job in jobs], shares)
+    display = Whole([len(job.left) for job in jobs], shares)
     with main_hidden():
         try:
             waiting = {submit(index): index for index in range(len(jobs))}
@@ -106,24 +106,24 @@ def run(jobs: Sequence[Job], sweep_id: str) -> None:
                     error = future.exception()
                     if isinstance(error, ProcessExpired) and attempts[index] < ATTEMPTS:
                         name = f"{places[index]} {label(jobs[index].left)}"
-                        whole.line(f"{name}: its process {_death(error)}; it is tried again")
+                        display.line(f"{name}: its process {_death(error)}; it is tried again")
                         waiting[submit(index)] = index
                         continue
                     outcome = _outcome(future, attempts[index])
                     for line in outcome.lines:
-                        whole.line(line)
+                        display.line(line)
                     if outcome.lost:
                         raise StoreLostError(outcome.reason)
                     jobs[index].reason = outcome.reason
-                    whole.ended(index, failed=bool(outcome.reason))
-                whole.show(running={index for future, index in waiting.items() if future.running()})
+                    display.ended(index, failed=bool(outcome.reason))
+                display.show(running={index for future, index in waiting.items() if future.running()})
             pool.close()
         except BaseException:
             pool.stop()
             raise
         finally:
             pool.join()
-            whole.end()
+            display.end()
 
 
 def _outcome(future: Any, attempts: int) -> Outcome:

@@ -30,16 +30,16 @@ def prepare(jobs: Sequence[Job]) -> tuple[str, dict[str, Earlier]]:
         for line in store.reap(client, experiment_id):
             print(printable(line), file=sys.stderr)
         if wanted := {e.config_hash for e in members if e.resume}:
-            found, sweep_ids = earlier(client, experiment_id, wanted)
-            taken |= found
+            runs, sweep_ids = earlier(client, experiment_id, wanted)
+            taken |= runs
             tags = client.get_experiment(experiment_id).tags if sweep_ids else {}
             begun += [(sweep_id, plan.read(tags, sweep_id)[0]) for sweep_id in sweep_ids]
     # The same command again, or with more points, goes on with the sweep that it began.
     continued = [(sweep_id, points) for sweep_id, points in begun if points and points.keys() <= identities]
     sweep_id, points = continued[0] if continued else (_new_id(), dict[str, plan.Point]())
-    known = {(identity, point.run_id) for identity, point in points.items()}
-    others = {(identity, run.run_id) for identity, run in taken.items() if run.sweep_id != sweep_id}
-    if points.keys() != identities or not others <= known or any(e.tracking.sweep_id for e in experiments):
+    stored = {(identity, point.run_id) for identity, point in points.items()}
+    foreign = {(identity, run.run_id) for identity, run in taken.items() if run.sweep_id != sweep_id}
+    if points.keys() != identities or not foreign <= stored or any(e.tracking.sweep_id for e in experiments):
         record(jobs, sweep_id, taken)
     _announce(len(experiments), taken.values())
     return sweep_id, taken
@@ -52,19 +52,19 @@ def _new_id() -> str:
 def record(jobs: Sequence[Job], sweep_id: str, taken: dict[str, Earlier]) -> None:
     """Stores the plan of a sweep, with the runs of others that stand for points of it."""
     shared = experiments_of(jobs)[0].tracking.sweep_id or sweep_id
-    others = {identity: run.run_id for identity, run in taken.items() if run.sweep_id != shared}
-    plan.record(((job.overrides, job.experiments) for job in jobs), sweep_id, others)
+    foreign = {identity: run.run_id for identity, run in taken.items() if run.sweep_id != shared}
+    plan.record(((job.overrides, job.experiments) for job in jobs), sweep_id, foreign)
 
 
-def elsewhere(experiments: Iterable[Experiment]) -> dict[str, Earlier]:
+def taken_since_start(experiments: Iterable[Experiment]) -> dict[str, Earlier]:
     """Those that another command has computed, or is computing, since this one has begun."""
-    found: dict[str, Earlier] = {}
+    runs: dict[str, Earlier] = {}
     for (uri, name), members in by_experiment(experiments).items():
         client = store.connect(uri)
         identities = {e.config_hash for e in members if e.resume}
         if identities and (experiment := client.get_experiment_by_name(name)) is not None:
-            found |= earlier(client, experiment.experiment_id, identities)[0]
-    return found
+            runs |= earlier(client, experiment.experiment_id, identities)[0]
+    return runs
 
 
 def _announce(runs: int, taken: Iterable[Earlier]) -> None:

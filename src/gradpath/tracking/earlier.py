@@ -50,11 +50,13 @@ def is_second(client: "MlflowClient", run_id: str) -> bool:
     """Does another command compute what this run has just begun to, or has it just done so? Of two
     that began at once it is the one whose record is older.
     """
-    own = client.get_run(run_id)
+    this_run = client.get_run(run_id)
     unfailed = ["attributes.status != 'FAILED'", "attributes.status != 'KILLED'"]
-    query = " and ".join([*unfailed, f"tags.config_hash = '{own.data.tags['config_hash']}'", *same_code()])
-    runs = pages(lambda token: client.search_runs([own.info.experiment_id], query, page_token=token))
-    return any(_age(run) < _age(own) and (run.info.status == "FINISHED" or not dead(run.data.tags)) for run in runs)
+    query = " and ".join([*unfailed, f"tags.config_hash = '{this_run.data.tags['config_hash']}'", *same_code()])
+    runs = pages(lambda token: client.search_runs([this_run.info.experiment_id], query, page_token=token))
+    return any(
+        _age(run) < _age(this_run) and (run.info.status == "FINISHED" or not dead(run.data.tags)) for run in runs
+    )
 
 
 def same_code() -> list[str]:

@@ -169,8 +169,8 @@ def _of_other_sweeps(
     planned: Mapping[str, plan.Point],
 ) -> list["MlflowRun"]:
     """The runs of other sweeps that stand for planned points, as far as they are there."""
-    known = {run.info.run_id for run in members}
-    taken = {point.run_id: identity for identity, point in planned.items() if point.run_id not in {"", *known}}
+    member_ids = {run.info.run_id for run in members}
+    taken = {point.run_id: identity for identity, point in planned.items() if point.run_id not in {"", *member_ids}}
     runs: list[MlflowRun] = []
     for start in range(0, len(taken), IDS):
         listed = ", ".join(f"'{run_id}'" for run_id in [*taken][start : start + IDS])

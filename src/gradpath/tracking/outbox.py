@@ -48,17 +48,17 @@ class Outbox:
         elif step not in self.stored.get(key, ()):
             self._points.append(Metric(key, value, int(time.time() * 1000), step))
 
-    def try_flush(self, also: Callable[[], None] | None = None) -> None:
+    def try_flush(self, last: Callable[[], None] | None = None) -> None:
         """Sends what there is while the run goes on, now and then, or with something else that is
         to be sent now; later if the store is away or locked.
         """
-        if also is None and time.monotonic() - self._flushed <= FLUSH_SECONDS:
+        if last is None and time.monotonic() - self._flushed <= FLUSH_SECONDS:
             return
         try:
             with store.patience(0):
                 self.flush()
-                if also is not None:
-                    also()
+                if last is not None:
+                    last()
         except store.UnreachableError as error:
             if not self._waits:
                 tqdm.write(f"gradpath: {error}; the run goes on, and what it measures is sent later", file=sys.stderr)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gradpath.tracking import checkpoint, store
+from gradpath.tracking import checkpoint, ending, store
 from gradpath.tracking.conclusion import conclude
 from gradpath.tracking.earlier import is_second
 from gradpath.tracking.liveness import process_tags, pulse
@@ -30,11 +30,6 @@ from gradpath.tracking.unsent import add_note, keep
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Step
 from gradpath.training.state import TrainingState
-
-PATIENCE, PATIENCE_INTERRUPTED = 300.0, 3.0
-"""Seconds that a run waits for a store that is away or locked: at its start and end, and once it is
-interrupted.
-"""
 
 
 class Recorder:
@@ -58,7 +53,7 @@ class Recorder:
         What is to close it is registered before: a signal may come between any two lines.
         """
         try:
-            with store.patience(PATIENCE):
+            with store.patience(ending.PATIENCE):
                 self.run_id = self._outbox.run_id = self._continued() or store.ask(
                     self.client.tracking_uri, "create a run", self._create
                 )
@@ -67,9 +62,9 @@ class Recorder:
         except BaseException as error:
             self._closed = True
             pulse.stop(self.run_id)
-            with store.patience(_patience(error)), suppress(store.StoreError):
+            with store.patience(ending.patience_of(error)), suppress(store.StoreError):
                 for run_id in [self.run_id] if self.run_id else self._nameless():
-                    self.client.set_terminated(run_id, _status(error))
+                    self.client.set_terminated(run_id, ending.status_of(error))
             raise
 
     def __enter__(self) -> "Recorder":
@@ -106,23 +101,23 @@ class Recorder:
         """Sends what is left and ends the run; what went wrong with that, if anything did."""
         uri, failure = self.client.tracking_uri, None
         if error is not None and not isinstance(error, Exception):
-            store.limit_requests(PATIENCE_INTERRUPTED)
+            store.limit_requests(ending.PATIENCE_INTERRUPTED)
         try:
             if isinstance(error, store.UnreachableError):
                 raise store.UnreachableError(error.reason)  # another run has waited for it, in vain
-            with store.patience(_patience(error)):
+            with store.patience(ending.patience_of(error)):
                 if error is not None:
                     self.client.set_tag(
                         self.run_id, "error", store.masked(f"{type(error).__name__}: {error}", uri)[:500]
                     )
-                self._finish(whole=error is None)
+                self._finish(complete=error is None)
         except BaseException as raised:
             failure = raised
         pulse.stop(self.run_id)
         try:
             if not isinstance(failure, store.UnreachableError):
-                with store.patience(_patience(failure or error)):
-                    self.client.set_terminated(self.run_id, _status(error or failure))
+                with store.patience(ending.patience_of(failure or error)):
+                    self.client.set_terminated(self.run_id, ending.status_of(error or failure))
                     store.settle(uri)
         except BaseException as raised:
             failure = failure or raised
@@ -214,11 +209,11 @@ class Recorder:
         self.client.log_batch(self.run_id, params=params, tags=tags)
         self.client.log_dict(self.run_id, e.resolved(), "config.yaml")
 
-    def _finish(self, whole: bool) -> None:
+    def _finish(self, complete: bool) -> None:
         """The curves over the lag, the summary numbers, and the artifact; the artifact alone of a
         run that was ended early and may go on.
         """
-        if not whole and self.experiment.train.checkpoint_every:
+        if not complete and self.experiment.train.checkpoint_every:
             self._outbox.flush()
             self._artifact()
             return
@@ -226,7 +221,7 @@ class Recorder:
         self._outbox.flush()
         self._artifact()
         self._verdict()
-        if self.experiment.train.checkpoint_every and whole:
+        if self.experiment.train.checkpoint_every and complete:
             checkpoint.discard(self.client.get_run(self.run_id))
 
     def _verdict(self) -> None:
@@ -247,18 +242,3 @@ class Recorder:
             path = Path(scratch) / file
             store.ask("", "write a temporary file", lambda: np.savez(path, **self._readings.arrays()))  # type: ignore[arg-type]
             self.client.log_artifact(self.run_id, str(path), folder)
-
-
-def _patience(error: BaseException | None) -> float:
-    """How long the end of a run may wait for the store: not long where a user, or the store itself,
-    has ended it.
-    """
-    fault = isinstance(error, Exception) and not isinstance(error, store.StoreError)
-    return PATIENCE if error is None or fault else PATIENCE_INTERRUPTED
-
-
-def _status(error: BaseException | None) -> str:
-    """MLflow's word for how a run ended: a signal or Ctrl-C is no Exception, and the run KILLED and
-    not FAILED.
-    """
-    return "FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED"
