@@ -1,4 +1,4 @@
-"""The command ``gradpath``: run, report, check, ui, new."""
+"""The command ``gradpath``: run, report, check, ui, new, rerun."""
 
 import argparse
 import signal
@@ -23,7 +23,7 @@ def main() -> None:
     from gradpath.commands.signals import Terminated, terminable
 
     settle()
-    commands = dict[str, Callable[[list[str]], int]](run=run, report=report, check=check, ui=ui, new=new)
+    commands = dict[str, Callable[[list[str]], int]](run=run, report=report, check=check, ui=ui, new=new, rerun=rerun)
     completion = {"-sc": complete, "--shell-completion": complete}
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if command.startswith("--plugin"):  # it may stand before the command too
@@ -105,6 +105,15 @@ def run(arguments: list[str]) -> int:
     from gradpath.commands import launch
 
     return launch.launch(options)
+
+
+def rerun(arguments: list[str]) -> int:
+    """``gradpath rerun``: makes a run again, and says whether the bits agree."""
+    from gradpath.commands.rerun import rerun
+    from gradpath.tracking.store import uri_key
+
+    with uri_key("--uri"):
+        return rerun(arguments)
 
 
 def _only_overrides(arguments: list[str]) -> list[str]:

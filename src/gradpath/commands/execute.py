@@ -1,22 +1,21 @@
 """From experiment to MLflow: trains, records, and tells the terminal how far it is."""
 
-import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cache
-from importlib.metadata import version
+from types import MappingProxyType
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from gradpath.commands.progress import Bar, Display, label, shown
+from gradpath.commands.progress import Bar, Display, Logged, label, shown
 from gradpath.commands.signals import Terminated, terminable
 from gradpath.commands.signals import check as check_signals
 from gradpath.engine import compiled
-from gradpath.schema import locations, plugins
+from gradpath.schema import plugins
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import printable
+from gradpath.tracking.provenance import code_version
 from gradpath.tracking.recorder import Recorder
 from gradpath.training.checked_task import minibatch
 from gradpath.training.experiment import Experiment
@@ -37,14 +36,16 @@ def execute_seeds(
     position: str = "",
     jobs: int = 1,
     display: Display | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Recorder]:
     """Trains experiments that differ in their seed only side by side, and records each as a run of
     its own; ``position`` (``3/12``) says where in a sweep they stand, ``jobs`` how many of its jobs
-    run at once. ``display``: None for one that has the terminal to itself.
+    run at once. ``display``: None for one that has the terminal to itself; ``tags``: more of each
+    run.
     """
-    display = display or Bar()
+    display = Logged(display or Bar())
     threads = thread_count(experiments[0], jobs, len(experiments))
-    tags = {"sweep_id": sweep_id, "code_version": code_version(), "threads": str(threads)}
+    tags = {"sweep_id": sweep_id, "code_version": code_version(), "threads": str(threads), **tags}
     if active := plugins.active():
         tags["plugins"] = ", ".join(map(str, active))
     announced, name = "", f"{position} {label(experiments)}".strip()
@@ -52,7 +53,7 @@ def execute_seeds(
         runs: list[tuple[ExitStack, Recorder]] = []
         for experiment in experiments:
             stack = exits.enter_context(ExitStack())
-            recorder = Recorder(experiment, tags)
+            recorder = Recorder(experiment, tags, display.lines)
             stack.push(recorder)
             recorder.start()
             if not (experiment.resume and recorder.withdrawn()):
@@ -115,20 +116,3 @@ def check_loops(experiments: Iterable[Experiment]) -> None:
                 network.backward(theta, network.forward(theta, batch))
     except compiled.ReplayError as error:
         raise ConfigError(str(error)) from None
-
-
-@cache
-def code_version() -> str:
-    """The package's version, with the commit where it runs from a checkout: ``0.2.0+1a2b3c4`` or
-    ``….dirty``.
-    """
-    released = version("gradpath")
-    root = locations.checkout()
-    if root is None:
-        return released
-    try:
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty=.dirty", "--exclude=*"]
-        commit = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return released
-    return f"{released}+{commit}"

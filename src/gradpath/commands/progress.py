@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Collection, Iterator, MutableSequence, Sequence
+from datetime import UTC, datetime
 from statistics import median
 from typing import Protocol
 
@@ -60,6 +61,34 @@ class Bar:
 
     def end(self) -> None:
         self._bar.close()
+
+
+class Logged:
+    """A display whose ``lines`` are kept, with the time of each, for the record of the run."""
+
+    def __init__(self, display: Display) -> None:
+        self.lines: list[str] = []
+        self._display = display
+
+    def begin(self, name: str, total: int) -> None:
+        self._name, self._total = name, total
+        self._log(f"{name}: {total} steps")
+        self._display.begin(name, total)
+
+    def step(self, step: int, state: str, last: bool) -> None:
+        if last:
+            self._log(f"{self._name}: step {step}/{self._total}, {state}")
+        self._display.step(step, state, last)
+
+    def line(self, text: str) -> None:
+        self._log(text)
+        self._display.line(text)
+
+    def end(self) -> None:
+        self._display.end()
+
+    def _log(self, text: str) -> None:
+        self.lines.append(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z {text}")
 
 
 class Share:

@@ -12,6 +12,7 @@ usage: gradpath COMMAND …
   gradpath report [KEY=VALUE …]       draw the figures of the newest sweep
   gradpath check [KEY=VALUE …]        check the gradient of any configuration
   gradpath ui [--port N]              open the MLflow UI
+  gradpath rerun RUN_ID               make a run again, and say whether the bits agree
   gradpath new KIND NAME              write the files of a cell, task, … of your own
 
   gradpath COMMAND --help             what can be set
@@ -29,9 +30,12 @@ usage: gradpath run [-m] [KEY=VALUE …]
 
   gradpath run arm=lstm task=temporal_order task.length=50 seed=3
   gradpath run arm=lstm seed=0..15                           16 networks side by side, each a run of its own in MLflow
-  gradpath run -m arm=rnn,clipped_rnn,lstm seed=0,1,2        a sweep: every combination, one after another
+  gradpath run -m arm=rnn,clipped_rnn,lstm seed=0,1,2        a sweep: every combination, on every core
   gradpath run -m arm=rnn,clipped_rnn,lstm seed=0..15        … with the seeds of each arm side by side
   gradpath run -m +experiment=vanishing                      the sweep of a study
+
+The same command again skips the runs that have finished with the same code (resume=false does not). jobs=1 runs them
+one after another. train.checkpoint_every=1000 lets a run that is killed go on where it was.
 
 --cfg job prints the configuration without running; --hydra-help lists Hydra's own options.
 """

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
+RERUN = "rerun_of"
+"""Tag of a run that ``gradpath rerun`` has made: it stands for no point of any sweep."""
+
+
 @dataclass(frozen=True)
 class Earlier:
     """A run of another command: it has finished, or is ``running`` in a process that is alive."""
@@ -35,7 +39,7 @@ def earlier(
     query = " and ".join(["tags.config_hash != ''", *same_code()])
     for run in pages(lambda token: client.search_runs([experiment_id], query, max_results=1000, page_token=token)):
         tags, status = run.data.tags, run.info.status
-        if (identity := tags["config_hash"]) not in identities:
+        if (identity := tags["config_hash"]) not in identities or RERUN in tags:
             continue
         sweep_id = tags.get("sweep_id", "")
         sweep_ids[sweep_id] = None

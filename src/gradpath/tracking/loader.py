@@ -10,6 +10,7 @@ from gradpath.schema.text import printable
 from gradpath.tracking import plan, store
 from gradpath.tracking.artifact import Series
 from gradpath.tracking.decoding import DamagedError
+from gradpath.tracking.earlier import RERUN
 from gradpath.tracking.stored_run import Run, read_run, run_name
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def newest_sweep(uri: str | None, experiment: str | None, sweep_id: str | None =
     query = f"{finished} and {_is_sweep(sweep_id)}" if sweep_id is not None else finished
     # Mostly the first is one of ours; with other tools' runs among them it is the first that is.
     for run in store.pages(lambda token: client.search_runs(ids, query, max_results=50, page_token=token)):
-        if _identity(run) and sweep_id in (None, run.data.tags["sweep_id"]):
+        if _identity(run) and RERUN not in run.data.tags and sweep_id in (None, run.data.tags["sweep_id"]):
             return experiment_names[run.info.experiment_id], run.data.tags["sweep_id"]
     scope = f" in experiment {printable(experiment)}" if experiment is not None else ""
     if sweep_id is None:

@@ -8,7 +8,7 @@ training step), parameters to group by, tags to filter by, and the resolved conf
 import secrets
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from gradpath.tracking.earlier import is_second
 from gradpath.tracking.liveness import process_tags, pulse
 from gradpath.tracking.mlflow_metrics import TrainingCurves
 from gradpath.tracking.outbox import Outbox
-from gradpath.tracking.provenance import source_tags
+from gradpath.tracking.provenance import code_difference, provenance, source_tags
 from gradpath.tracking.readings import Readings
 from gradpath.tracking.run_parameters import run_parameters
 from gradpath.tracking.unsent import add_note, keep
@@ -33,10 +33,12 @@ from gradpath.training.state import TrainingState
 
 
 class Recorder:
-    """Records one run; a context manager, so that the run never stays open whatever happens."""
+    """Records one run; a context manager, so that it never stays open whatever happens. ``log``:
+    lines about it, which are still being added to.
+    """
 
-    def __init__(self, experiment: Experiment, tags: Mapping[str, str]) -> None:
-        self.experiment = experiment
+    def __init__(self, experiment: Experiment, tags: Mapping[str, str], log: Sequence[str] = ()) -> None:
+        self.experiment, self._log = experiment, log
         self.client = store.connect(experiment.tracking.uri, timeout=experiment.tracking.timeout)
         self.experiment_id = store.experiment_id(self.client, experiment.tracking.experiment)
         self.run_id = ""
@@ -208,6 +210,9 @@ class Recorder:
         tags = [RunTag("arm", e.arm), RunTag("diverged", "false"), RunTag("solved", "false")]
         self.client.log_batch(self.run_id, params=params, tags=tags)
         self.client.log_dict(self.run_id, e.resolved(), "config.yaml")
+        self.client.log_dict(self.run_id, provenance(), "provenance.json")
+        if difference := code_difference():
+            self.client.log_text(self.run_id, difference, "code.diff")
 
     def _finish(self, complete: bool) -> None:
         """The curves over the lag, the summary numbers, and the artifact; the artifact alone of a
@@ -242,3 +247,4 @@ class Recorder:
             path = Path(scratch) / file
             store.ask("", "write a temporary file", lambda: np.savez(path, **self._readings.arrays()))  # type: ignore[arg-type]
             self.client.log_artifact(self.run_id, str(path), folder)
+        self.client.log_text(self.run_id, "".join(f"{line}\n" for line in self._log), "log.txt")
