@@ -32,7 +32,7 @@ def running(client: Any, **tags: str) -> str:
 
 
 def reaped(client: Any) -> list[str]:
-    return store.reap(client, store.experiment_id(client, "gradpath"))
+    return store.reap(client)
 
 
 def ended_process() -> dict[str, str]:
@@ -79,6 +79,14 @@ def test_a_run_of_version_0_1_is_left_alone_and_told_of(client: Any) -> None:
     (line,) = reaped(client)
     assert line.startswith(f"left alone, since nothing proves it dead: a run ({run}), RUNNING without a heartbeat")
     assert client.get_run(run).info.status == "RUNNING"
+
+
+def test_a_dead_run_is_found_in_any_experiment(client: Any) -> None:
+    other = client.create_experiment("another")
+    run = client.create_run(other, tags=liveness.process_tags() | {"config_hash": "0" * 12, "process": "gone 1"})
+    client.set_tag(run.info.run_id, "heartbeat", f"{time.time() - liveness.STALE - 1:.0f}")
+    assert len(store.reap(client)) == 1
+    assert client.get_run(run.info.run_id).info.status == "KILLED"
 
 
 def test_runs_of_other_tools_are_not_touched(client: Any) -> None:

@@ -2,11 +2,11 @@
 of them ended.
 """
 
-import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -63,6 +63,10 @@ def carry_out(options: Options) -> Launched:
             parallel.run(left, sweep_id)
         elif left:
             _run_jobs(options, left, sweep_id)
+    except StoreLostError:
+        with suppress(Exception), store.patience(0):
+            records(experiments_of(jobs), sweep_id, began)  # which closes the runs of processes that are no more
+        raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(*_progress(jobs, sweep_id, began, len(taken))) from None
     except Terminated as stop:
@@ -134,10 +138,6 @@ def _run_jobs(options: Options, jobs: list[Job], sweep_id: str) -> None:
 
     from gradpath.commands.hydra_internals import Callbacks
 
-    # The tracker of semaphores, a process of Python's own, would speak of those that ended workers
-    # have left to it.
-    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
     task = partial(_job, tuple(parallel.positions(jobs)) if options.multirun else ("",), sweep_id)
     with compose.hydra() as hydra:
         if not options.multirun:

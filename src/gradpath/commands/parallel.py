@@ -65,6 +65,11 @@ def start_early() -> None:
     """Has the process that workers are forked from import what they need, while the command goes
     on.
     """
+    # The tracker of semaphores, a process of Python's own, would speak of those that ended workers
+    # have left to it.
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    if quiet not in (told := os.environ.get("PYTHONWARNINGS", "")):
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (told, quiet)))
     if "forkserver" in multiprocessing.get_all_start_methods():
         from multiprocessing import forkserver
 

@@ -23,12 +23,15 @@ def prepare(jobs: Sequence[Job]) -> tuple[str, dict[str, Earlier]]:
     experiments = experiments_of(jobs)
     identities = {e.config_hash for e in experiments}
     taken: dict[str, Earlier] = {}
+    reaped: set[str | None] = set()
     begun: list[tuple[str, dict[str, plan.Point]]] = []
     for (uri, name), members in by_experiment(experiments).items():
         client = store.connect(uri, timeout=members[0].tracking.timeout)
         experiment_id = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
-        for line in store.reap(client, experiment_id):
-            print(printable(line), file=sys.stderr)
+        if uri not in reaped:
+            reaped.add(uri)
+            for line in store.reap(client):
+                print(printable(line), file=sys.stderr)
         if wanted := {e.config_hash for e in members if e.resume}:
             runs, sweep_ids = earlier(client, experiment_id, wanted)
             taken |= runs

@@ -1,6 +1,7 @@
 """The signals that end a command, as exceptions, so that whatever is open is closed."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -65,6 +66,13 @@ def ending(error: BaseException) -> BaseException | None:
     return None
 
 
+def _is_signal(dropped: Any) -> bool:
+    """Is what Python drops a signal's exception? Then ``check`` raises it again, and nothing need
+    be said.
+    """
+    return isinstance(dropped.exc_value, KeyboardInterrupt | Terminated)
+
+
 @contextmanager
 def terminable(handler: Callable[[int, FrameType | None], None] = stop) -> Iterator[None]:
     """Turns the signals that end a command into an exception; one that is ignored, as under nohup,
@@ -78,6 +86,8 @@ def terminable(handler: Callable[[int, FrameType | None], None] = stop) -> Itera
                 previous[number] = signal.signal(number, handler)
     except ValueError:  # not the main thread: nothing to install
         pass
+    told = sys.unraisablehook
+    sys.unraisablehook = lambda dropped: None if _is_signal(dropped) else told(dropped)
     try:
         yield
     finally:
@@ -85,3 +95,4 @@ def terminable(handler: Callable[[int, FrameType | None], None] = stop) -> Itera
             signal.signal(number, original)
             if original is not stop:  # the outermost of such blocks
                 _received.clear()
+        sys.unraisablehook = told

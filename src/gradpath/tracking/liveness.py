@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradpath.tracking.reserve import terminate
 from gradpath.tracking.store_client import pages, patience
 from gradpath.tracking.store_uri import StoreError
 
@@ -99,12 +100,12 @@ class _Pulse:
 pulse = _Pulse()
 
 
-def reap(client: "MlflowClient", experiment: str) -> list[str]:
-    """Marks as KILLED our runs that are RUNNING and proven to be dead, and returns a line for each;
-    and one for those of which nothing proves it.
+def reap(client: "MlflowClient") -> list[str]:
+    """Marks as KILLED our runs that are RUNNING and proven to be dead, in whatever experiment of
+    the store, and returns a line for each; and one for those of which nothing proves it.
     """
     lines, doubtful = [], []
-    for run in _running(client, experiment):
+    for run in _running(client):
         is_dead = dead(run.data.tags)
         if is_dead is None:
             doubtful.append(run)
@@ -112,7 +113,7 @@ def reap(client: "MlflowClient", experiment: str) -> list[str]:
             with suppress(StoreError):
                 current = client.get_run(run.info.run_id)  # it may have ended, or have had a beat, in the meantime
                 if current.info.status == "RUNNING" and dead(current.data.tags):
-                    client.set_terminated(run.info.run_id, "KILLED")
+                    terminate(client, run.info.run_id, "KILLED")
                     lines.append(f"found a run that was killed, now marked so: {run.info.run_name}")
     if doubtful:
         first, others_count = doubtful[0], len(doubtful) - 1
@@ -123,10 +124,11 @@ def reap(client: "MlflowClient", experiment: str) -> list[str]:
     return lines
 
 
-def _running(client: "MlflowClient", experiment: str) -> "list[Run]":
-    """All runs of an experiment that are RUNNING and ours."""
+def _running(client: "MlflowClient") -> "list[Run]":
+    """All runs of a store that are RUNNING and ours."""
+    ids = [e.experiment_id for e in pages(lambda token: client.search_experiments(page_token=token))]
     query = "attributes.status = 'RUNNING' and tags.config_hash != '' and tags.host != ''"
-    runs = pages(lambda token: client.search_runs([experiment], query, max_results=1000, page_token=token))
+    runs = pages(lambda token: client.search_runs(ids, query, max_results=1000, page_token=token))
     return [run for run in runs if re.fullmatch("[0-9a-f]{12}", run.data.tags.get("config_hash", ""))]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradpath.tracking import store
 from gradpath.tracking.liveness import dead
+from gradpath.tracking.reserve import terminate
 from gradpath.training.experiment import Experiment
 
 
@@ -57,7 +58,7 @@ def _ended(client: Any, run: Any) -> Ended:
     """How a run ended; one whose process is no more is closed first."""
     status, tags = run.info.status, run.data.tags
     if status == "RUNNING" and dead(tags):
-        client.set_terminated(run.info.run_id, status := "KILLED")
+        terminate(client, run.info.run_id, status := "KILLED")
     return Ended(status, tags.get("error", ""), tags.get("diverged") == "true")
 
 

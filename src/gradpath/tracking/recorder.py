@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gradpath.tracking import checkpoint, ending, store
+from gradpath.tracking import checkpoint, ending, reserve, store
 from gradpath.tracking.conclusion import conclude
 from gradpath.tracking.earlier import is_second
 from gradpath.tracking.liveness import process_tags, pulse
@@ -47,8 +47,7 @@ class Recorder:
         self._outbox = Outbox(self.client)
         self._create_requested = self._closed = False
         self.checkpoints: dict[int, dict[str, NDArray]] = {}
-        self._readings = Readings(experiment)
-        self._curves = TrainingCurves(experiment)
+        self._readings, self._curves = Readings(experiment), TrainingCurves(experiment)
 
     def start(self) -> None:
         """Creates the run, or goes on with one that has ``checkpoints`` and that a kill has ended.
@@ -59,6 +58,7 @@ class Recorder:
                 self.run_id = self._outbox.run_id = self._continued() or store.ask(
                     self.client.tracking_uri, "create a run", self._create
                 )
+                reserve.keep(self.client.tracking_uri, self.run_id)
                 pulse.start(self.client, self.run_id)
                 self._parameters()
         except BaseException as error:
@@ -66,7 +66,7 @@ class Recorder:
             pulse.stop(self.run_id)
             with store.patience(ending.patience_of(error)), suppress(store.StoreError):
                 for run_id in [self.run_id] if self.run_id else self._nameless():
-                    self.client.set_terminated(run_id, ending.status_of(error))
+                    reserve.terminate(self.client, run_id, ending.status_of(error))
             raise
 
     def __enter__(self) -> "Recorder":
@@ -119,7 +119,7 @@ class Recorder:
         try:
             if not isinstance(failure, store.UnreachableError):
                 with store.patience(ending.patience_of(failure or error)):
-                    self.client.set_terminated(self.run_id, ending.status_of(error or failure))
+                    reserve.terminate(self.client, self.run_id, ending.status_of(error or failure))
                     store.settle(uri)
         except BaseException as raised:
             failure = failure or raised
