@@ -15,6 +15,7 @@ import pytest
 from conftest import PATIENCE
 from gradpath.commands import execute, signals
 from gradpath.commands.progress import Whole
+from gradpath.schema import plugins
 from gradpath.tracking import loader, store
 from gradpath.training import passes
 
@@ -118,8 +119,10 @@ def test_a_killed_process_costs_its_own_point_which_is_tried_again(home: Path) -
 
 
 def test_a_point_that_kills_its_process_fails_in_the_end(
-    home: Path, tmp_path: Path, command: Command, two_cores
+    home: Path, tmp_path: Path, command: Command, two_cores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    monkeypatch.setattr(plugins, "_added", [])
     plugin = tmp_path / "fatal"
     for folder, name, text in (
         ("tasks", "fatal.py", FATAL_TASK),

@@ -109,7 +109,7 @@ def test_other_code_or_another_numpy_is_another_point(home: Path, command: Comma
             tags = provenance.source_tags() | changed
             patch.setattr("gradpath.tracking.recorder.source_tags", lambda tags=tags: tags)
             patch.setattr(earlier, "source_tags", lambda tags=tags: tags)
-            assert "skipped" not in command("run", *SWEEP)[2]
+            assert "skipped" not in command("run", *SWEEP, "jobs=1")[2]
     assert len(runs()) == 12
     assert command("run", *SWEEP)[2].startswith("skipped: 4 of 4")
 
@@ -162,7 +162,7 @@ def test_what_another_command_is_running_is_left_to_it(home: Path, command: Comm
         assert status == 0
         assert "skipped: 1 of 4 runs, which another command is running\n" in errors
         assert "3 finished, 1 left to another command." in output
-        monkeypatch.setattr(recorder, "_finish", lambda: None)
+        monkeypatch.setattr(recorder, "_finish", lambda complete: None)
     assert len(runs("attributes.status = 'FINISHED'")) == 4
     # Its process gone, it is found killed, and run.
     client = store.connect(None)

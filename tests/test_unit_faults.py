@@ -24,7 +24,6 @@ from gradpath.schema import plugins
 from gradpath.schema.settings import ConfigError
 from gradpath.tasks.adding import Adding
 from gradpath.tasks.copy import Copy
-from gradpath.tracking import recorder
 from gradpath.training.loop import start, train
 from test_plugins import FILES, write
 
@@ -241,7 +240,7 @@ def test_a_run_that_fails_says_where_its_readings_are_kept(
     def fails(*_: object) -> None:
         raise ZeroDivisionError("while it was closed")
 
-    monkeypatch.setattr(recorder, "lag_curves", fails)
+    monkeypatch.setattr("gradpath.tracking.conclusion.lag_curves", fails)
     monkeypatch.setattr(Adding, "score", lambda self, tape: None)
     status, _, err = command("run", *SMALL, f"seed={seeds}")
     assert status == 1

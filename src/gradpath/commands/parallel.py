@@ -68,8 +68,8 @@ def start_early() -> None:
     # The tracker of semaphores, a process of Python's own, would speak of those that ended workers
     # have left to it.
     quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
-    if quiet not in (told := os.environ.get("PYTHONWARNINGS", "")):
-        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (told, quiet)))
+    if quiet not in (filters := os.environ.get("PYTHONWARNINGS", "")):
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (filters, quiet)))
     if "forkserver" in multiprocessing.get_all_start_methods():
         from multiprocessing import forkserver
 

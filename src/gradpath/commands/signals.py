@@ -86,8 +86,8 @@ def terminable(handler: Callable[[int, FrameType | None], None] = stop) -> Itera
                 previous[number] = signal.signal(number, handler)
     except ValueError:  # not the main thread: nothing to install
         pass
-    told = sys.unraisablehook
-    sys.unraisablehook = lambda dropped: None if _is_signal(dropped) else told(dropped)
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda dropped: None if _is_signal(dropped) else hook(dropped)
     try:
         yield
     finally:
@@ -95,4 +95,4 @@ def terminable(handler: Callable[[int, FrameType | None], None] = stop) -> Itera
             signal.signal(number, original)
             if original is not stop:  # the outermost of such blocks
                 _received.clear()
-        sys.unraisablehook = told
+        sys.unraisablehook = hook

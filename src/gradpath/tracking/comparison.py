@@ -55,7 +55,7 @@ def _difference(name: str, first: NDArray | None, second: NDArray | None) -> str
         return f"{name}: {first.dtype} {first.shape}, and {second.dtype} {second.shape}"
     if first.tobytes() == second.tobytes():
         return ""
-    if first.dtype.kind != "f":
+    if not np.issubdtype(first.dtype, np.floating):
         return f"{name}: other values"
     finite = np.isfinite(first) & np.isfinite(second)
     largest = float(np.abs(first[finite] - second[finite]).max(initial=0.0))

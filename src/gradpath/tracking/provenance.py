@@ -16,6 +16,7 @@ from gradpath.schema import locations, plugins
 from gradpath.schema.text import without_passwords
 
 PACKAGE = Path(__file__).parents[1]
+SUFFIXES = (".py", ".c")
 CODE = ("src", "conf")
 """The folders of a checkout that hold code and configuration."""
 LARGEST_PATCH = 1 << 20
@@ -39,7 +40,7 @@ def _digest(active: tuple[plugins.Plugin, ...]) -> str:
     digest = hashlib.sha256()
     for root in (PACKAGE, *(plugin.folder for plugin in active)):
         for folder in sorted(COMPUTING):
-            for file in sorted(file for suffix in ("py", "c") for file in (root / folder).rglob(f"*.{suffix}")):
+            for file in sorted(file for suffix in SUFFIXES for file in (root / folder).rglob(f"*{suffix}")):
                 digest.update(f"{file.relative_to(root).as_posix()}\0".encode(errors="surrogatepass"))
                 digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:12]
