@@ -1,7 +1,7 @@
 """From experiment to MLflow: trains, records, and tells the terminal how far it is."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -15,6 +15,7 @@ from gradpath.engine import compiled
 from gradpath.schema import plugins
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import printable
+from gradpath.tracking.earlier import in_turn
 from gradpath.tracking.provenance import code_version
 from gradpath.tracking.recorder import Recorder
 from gradpath.training.checked_task import minibatch
@@ -55,8 +56,10 @@ def execute_seeds(
             stack = exits.enter_context(ExitStack())
             recorder = Recorder(experiment, tags, display.lines)
             stack.push(recorder)
-            recorder.start()
-            if not (experiment.resume and recorder.withdrawn()):
+            with in_turn(recorder.client.tracking_uri) if experiment.resume else nullcontext():
+                recorder.start()
+                withdrawn = experiment.resume and recorder.withdrawn()
+            if not withdrawn:
                 runs.append((stack, recorder))
         left = [recorder.experiment for _, recorder in runs]
         states = _restored([recorder for _, recorder in runs])

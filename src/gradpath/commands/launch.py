@@ -78,7 +78,8 @@ def carry_out(options: Options) -> Launched:
     except Exception as error:  # a launcher's own: a process of it has died
         launcher_error = reason(error)
     ended = records(experiments_of(jobs), sweep_id, began)
-    lost = [e for job in left for e in job.left if e.config_hash not in ended]
+    lost = [e for e in experiments_of(jobs) if e.config_hash not in ended]
+    lost = [e for e in lost if e.config_hash not in taken or taken[e.config_hash].running]
     if taken_since := resuming.taken_since_start(lost):
         taken |= taken_since
         resuming.record(jobs, sweep_id, taken_since)

@@ -1,12 +1,14 @@
 """Runs that a store holds already, which the same command need not do again."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradpath.tracking.liveness import dead
 from gradpath.tracking.provenance import source_tags
 from gradpath.tracking.store_client import pages
+from gradpath.tracking.store_uri import sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,16 +40,29 @@ def earlier(
     sweep_ids: dict[str, None] = {}
     query = " and ".join(["tags.config_hash != ''", *same_code()])
     for run in pages(lambda token: client.search_runs([experiment_id], query, max_results=1000, page_token=token)):
-        tags, status = run.data.tags, run.info.status
+        tags = run.data.tags
         if (identity := tags["config_hash"]) not in identities or RERUN in tags:
             continue
         sweep_id = tags.get("sweep_id", "")
         sweep_ids[sweep_id] = None
-        if status == "FINISHED" and (identity not in runs or runs[identity].running):
-            runs[identity] = Earlier(run.info.run_id, sweep_id, False, tags.get("diverged") == "true")
-        elif status == "RUNNING" and identity not in runs and not dead(tags):
-            runs[identity] = Earlier(run.info.run_id, sweep_id, True, False)
+        if identity in runs and not (runs[identity].running and run.info.status == "FINISHED"):
+            continue
+        if (status := _status(client, run)) in ("FINISHED", "RUNNING"):
+            diverged = tags.get("diverged") == "true"
+            runs[identity] = Earlier(run.info.run_id, sweep_id, status == "RUNNING", diverged)
     return runs, [*sweep_ids]
+
+
+@contextmanager
+def in_turn(uri: str) -> Iterator[None]:
+    """One process after another, of those that write to an SQLite store: records of the same run
+    are made in the order in which their commands then look for each other's.
+    """
+    from filelock import FileLock
+
+    file = sqlite_file(uri)
+    with FileLock(f"{file}.lock") if file is not None else nullcontext():
+        yield
 
 
 def is_second(client: "MlflowClient", run_id: str) -> bool:
@@ -58,9 +73,17 @@ def is_second(client: "MlflowClient", run_id: str) -> bool:
     unfailed = ["attributes.status != 'FAILED'", "attributes.status != 'KILLED'"]
     query = " and ".join([*unfailed, f"tags.config_hash = '{this_run.data.tags['config_hash']}'", *same_code()])
     runs = pages(lambda token: client.search_runs([this_run.info.experiment_id], query, page_token=token))
-    return any(
-        _age(run) < _age(this_run) and (run.info.status == "FINISHED" or not dead(run.data.tags)) for run in runs
-    )
+    older = [run for run in runs if _age(run) < _age(this_run) and RERUN not in run.data.tags]
+    return any(_status(client, run) in ("FINISHED", "RUNNING") for run in older)
+
+
+def _status(client: "MlflowClient", run: "Run") -> str:
+    """How a run stands: one whose process is no more may have finished since it was looked up."""
+    status = str(run.info.status)
+    if status == "RUNNING" and dead(run.data.tags):
+        status = str(client.get_run(run.info.run_id).info.status)
+        return "KILLED" if status == "RUNNING" else status
+    return status
 
 
 def same_code() -> list[str]:

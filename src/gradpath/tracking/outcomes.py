@@ -50,6 +50,8 @@ def records(experiments: Iterable[Experiment], sweep_id: str, began: int) -> dic
             for run in store.pages(page):
                 if max(run.info.start_time, int(run.data.tags.get("continued", 0))) < began:
                     continue
+                if run.info.status == "RUNNING" and not dead(run.data.tags):
+                    continue  # another command's, which shares the sweep
                 outcomes[run.data.tags.get("config_hash", "")] = _ended(client, run)
     return outcomes
 
