@@ -123,7 +123,7 @@ def test_an_argument_of_another_type_is_refused_in_a_line(
         (lambda: gp.draw("x"), "results='x': must be a Result"),
         (lambda: gp.draw(gp.Results([]), 5), "names=5: must be names of figures"),
         (lambda: gp.Results([]).table("loss"), "no runs to read"),
-        (lambda: gp.add_plugin("a\0b"), "embedded null byte"),
+        (lambda: gp.add_plugin("a\0b"), "embedded null"),
         (lambda: gp.add_plugin("~nobody_of_the_kind/x"), "--plugin ~nobody_of_the_kind/x: "),
         (lambda: gp.run(train=[3]), r"train=\[3\]: is a section; its keys are set one by one, as train.KEY=VALUE"),
         (lambda: gp.run("instruments.reach=5"), "instruments.reach=5: is a section; its keys are set one by one"),
