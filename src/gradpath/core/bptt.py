@@ -61,7 +61,7 @@ class LayerWeights:
         return {weights.name: by_row[..., row, :, :] for row, (_, weights) in enumerate(cell.elementwise)}
 
     def elementwise_rows(self, cell: Cell, steps: int) -> list[NDArray]:
-        """The same (S, 1, H) at every step, for a loop over time."""
+        """The elementwise parameters (S, 1, H) repeated at every step, for a loop over time."""
         return [repeated(np.ascontiguousarray(w), steps) for w in self.elementwise_by_name(cell).values()]
 
     def packed(self, cell: Cell, workspace: Workspace) -> NDArray:

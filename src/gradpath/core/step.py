@@ -45,7 +45,7 @@ class Step(NamedTuple):
     pre: NDArray
     """Pre-activations (…, B, n, H)."""
     gates: NDArray
-    """Their activations (…, B, n, H)."""
+    """The activations of the gates (…, B, n, H)."""
     entering: Sequence[NDArray]
     """The states of t−1, (…, B, H) each."""
     leaving: Sequence[NDArray]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.figures import CannotDrawError, Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 COLUMNS = 5
 INSTRUMENT = "state_grad_norm"
-GREY = "#9A9A9A"
 INITIAL: dict[str, Any] = {"lw": 1.5, "ls": (0, (3, 1.5)), "band": 0.1}
 TRAINED: dict[str, Any] = {"lw": 2.2, "ls": "-", "band": 0.22}
 
@@ -71,7 +70,7 @@ class Ablation(Figure):
         return canvas
 
     def _gradient(self, axes: "Axes", group: common.Group, plain: common.Group, floor: float) -> None:
-        for arm, color in ((plain, GREY), (group, group.color)):
+        for arm, color in ((plain, palette.PLAIN_CELL), (group, group.color)):
             for probe, look in ((0, INITIAL), (-1, TRAINED)):
                 curves = [common.carrier_gradient(run, probe) for run in _runs_at(arm, probe)]
                 common.curve(axes, arm.runs[0].lag, curves, floor, color=color, **look)
@@ -89,11 +88,11 @@ class Ablation(Figure):
         axes.set_xlabel("lag  T − t  (steps)")
 
     def _learning(self, axes: "Axes", group: common.Group, plain: common.Group) -> None:
-        for arm, color in ((plain, GREY), (group, group.color)):
+        for arm, color in ((plain, palette.PLAIN_CELL), (group, group.color)):
             steps, losses = _losses(arm)
             common.curve(axes, steps, losses, 0.0, color=color, **TRAINED)
         if group.runs[0].chance_loss > 0:  # 0 where the input does not matter
-            axes.axhline(np.log10(group.runs[0].chance_loss), color="#444444", lw=1, ls="--")
+            axes.axhline(np.log10(group.runs[0].chance_loss), color=palette.REFERENCE, lw=1, ls="--")
         axes.set_xlabel("training step")
         axes.set_title(f"{_solved(group)}/{len(group.runs)} solved", fontsize=10, loc="right", pad=3)
 
@@ -110,15 +109,15 @@ class Ablation(Figure):
         from matplotlib.lines import Line2D
 
         entries: dict[str, dict[str, Any]] = {
-            "at initialisation": {"color": "#333333", "lw": 1.5, "ls": INITIAL["ls"]},
-            stages.trained_label(groups, INSTRUMENT): {"color": "#333333", "lw": 2.2},
-            f"plain {common.plain(groups[0].runs[0].roles.label)}, the same": {"color": GREY, "lw": 2.2},
-            "true zero": {"color": "#333333", "marker": "x", "ls": "", "markersize": 4},
+            "at initialisation": {"color": palette.TEXT, "lw": 1.5, "ls": INITIAL["ls"]},
+            stages.trained_label(groups, INSTRUMENT): {"color": palette.TEXT, "lw": 2.2},
+            f"plain {common.plain(groups[0].runs[0].roles.label)}, the same": {"color": palette.PLAIN_CELL, "lw": 2.2},
+            "true zero": {"color": palette.TEXT, "marker": "x", "ls": "", "markersize": 4},
         }
         handles = [Line2D([], [], label=label, **look) for label, look in entries.items()]
         upper.legend(handles=handles, loc="center left", fontsize=10, bbox_to_anchor=(-0.1, 0.5))
         lower.legend(
-            handles=[Line2D([], [], color="#444444", lw=1, ls="--", label="chance")],
+            handles=[Line2D([], [], color=palette.REFERENCE, lw=1, ls="--", label="chance")],
             loc="center left",
             fontsize=10,
             bbox_to_anchor=(-0.1, 0.5),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.figures import Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.figures._shared.loss_plane import (
     Plane,
     Trajectory,
@@ -32,18 +32,19 @@ FAINTEST = -3.0
 FLOOR = -6.0
 """log10 of the smallest gradient norm that is drawn."""
 BEYOND = 15
-"""Steps after the largest gradient that the surface still shows; more would hide it."""
+"""Steps after the largest gradient that are drawn on the surface; more would hide it."""
 FAR = 1e12
-"""What lies further away is not drawn: the renderer cannot."""
+"""Points whose coordinates exceed this are not drawn, because the renderer cannot."""
 LOWEST = -8.0
 """log10 of the smallest loss after training that is told from 0."""
+START: dict[str, Any] = {"color": palette.BACKGROUND, "markeredgecolor": palette.OUTLINE, "markersize": 6, "zorder": 4}
 
 
 @dataclass
 class Cliff(Figure):
-    """Above: the surface as Pascanu et al. (2013) draw it in their figure 6, and as a map, each
-    with the trajectories of one start and one learning rate, those whose unclipped gradient is the
-    largest of all. Below: the gradient norm along them, and the loss after training of every run.
+    """Above: the surface as Pascanu et al. (2013) draw it in their figure 6, and as a map, both
+    with the trajectories of the one start and learning rate whose unclipped gradient is the largest
+    of all. Below: the gradient norm along these trajectories, and the final loss of every run.
     """
 
     needs = ("parameter_value", "loss_surface", "grad_norm")
@@ -79,7 +80,7 @@ def _surface(axes: Any, plane: Plane, trajectories: list[Trajectory]) -> None:
             if exit_point is not None:
                 axes.plot(*piece[-1][:, None], marker=(3, 0, 0), color=trajectory.group.color, markersize=9, zorder=3)
     start = _on_surface(trajectories[0].points[:1], top)
-    axes.plot(*start.T, "o", color="white", markeredgecolor="black", markersize=6, zorder=4)
+    axes.plot(*start.T, "o", **START)
     axes.view_init(elev=34, azim=72)  # from the low side, so that the wall is seen; w then runs to the left
     axes.invert_xaxis()
     axes.set_xlabel(_label(trajectories[0].run, plane.names[0]))
@@ -105,7 +106,7 @@ def _map(axes: "Axes", plane: Plane, trajectories: list[Trajectory]) -> None:
     bar.set_label("loss")
     common.decades(bar.ax.yaxis)
     if (wall := wall_of(trajectories[0].run, plane)) is not None:
-        axes.plot(*wall, color="black", lw=1, linestyle=":", zorder=1)
+        axes.plot(*wall, color=palette.OUTLINE, lw=1, linestyle=":", zorder=1)
         w, b = wall[:, int(0.8 * wall.shape[1])]
         axes.text(w - 0.08, b - 0.05, "H$_0$ between\nthe two basins", ha="right", va="top", fontsize=8)
     for trajectory in trajectories:
@@ -122,7 +123,7 @@ def _map(axes: "Axes", plane: Plane, trajectories: list[Trajectory]) -> None:
             look: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "top", "fontsize": 8}
             destination = f"to {x}, {y}" if np.isfinite(trajectory.points[-1, :2]).all() else "diverged"
             axes.annotate(destination, tuple(exit_point[:2]), (-12, -8), color=trajectory.group.color, **look)
-    axes.plot(*trajectories[0].points[0, :2], "o", color="white", markeredgecolor="black", markersize=6, zorder=4)
+    axes.plot(*trajectories[0].points[0, :2], "o", **START)
     axes.set_xlim(*plane.box[:, 0])
     axes.set_ylim(*plane.box[:, 1])
     axes.set_xlabel(_label(trajectories[0].run, plane.names[0]))
@@ -137,7 +138,7 @@ def _map(axes: "Axes", plane: Plane, trajectories: list[Trajectory]) -> None:
     middle, half = (points.max(axis=0) + points.min(axis=0)) / 2, 0.65 * np.ptp(points, axis=0)
     inset.set_xlim(middle[0] - half[0], middle[0] + half[0])
     inset.set_ylim(middle[1] - half[1], middle[1] + half[1])
-    axes.indicate_inset_zoom(inset, edgecolor="black")
+    axes.indicate_inset_zoom(inset, edgecolor=palette.OUTLINE)
 
 
 def _paint(axes: "Axes", plane: Plane, trajectories: list[Trajectory]) -> Any:
@@ -162,8 +163,9 @@ def _norms(axes: "Axes", trajectories: list[Trajectory]) -> None:
         axes.plot(steps, np.maximum(trajectory.norm, FLOOR), **trajectory.look, label=trajectory.group.label)
         axes.plot(steps[low][::25], floor[low][::25], "v", color=trajectory.group.color, markersize=4, clip_on=False)
         if (limit := trajectory.run.config["clip"].get("max_norm")) is not None:
-            axes.axhline(np.log10(limit), color="#444444", lw=1, linestyle=":")
-            axes.text(len(steps), np.log10(limit), "max_norm ", ha="right", va="top", fontsize=8, color="#444444")
+            axes.axhline(np.log10(limit), color=palette.REFERENCE, lw=1, linestyle=":")
+            look: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 8, "color": palette.REFERENCE}
+            axes.text(len(steps), np.log10(limit), "max_norm ", **look)
     common.decades(axes.yaxis)
     axes.set_xlabel("training step")
     axes.set_ylabel("gradient norm")

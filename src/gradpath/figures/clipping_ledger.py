@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.figures import CannotDrawError, Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.schema.settings import setting
 from gradpath.tracking.loader import Run
 
@@ -67,7 +67,7 @@ class ClippingLedger(Figure):
         return canvas
 
     def _norms(self, axes: "Axes", group: common.Group) -> None:
-        looks = {"log10_raw_norm": ("raw", "#888888", 1.2), "log10_applied_norm": ("applied", group.color, 1.8)}
+        looks = {"log10_raw_norm": ("raw", palette.RAW_NORM, 1.2), "log10_applied_norm": ("applied", group.color, 1.8)}
         for name, (label, color, width) in looks.items():
             steps, pooled = self._pooled(group, lambda run, name=name: _column(run, name))  # type: ignore[misc]
             low, middle, high = np.array([_quantiles(part) for part in pooled]).T
@@ -114,8 +114,8 @@ class ClippingLedger(Figure):
         cosine.set_title(f"all clipped by value at {max_value}")
         low = min(cosine.get_ylim()[0], 0.9)
         cosine.set_ylim(low, 1 + 0.12 * (1 - low))
-        cosine.axhline(1.0, color="#444444", lw=1, linestyle="--")
-        look: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "#444444"}
+        cosine.axhline(1.0, color=palette.REFERENCE, lw=1, linestyle="--")
+        look: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": palette.REFERENCE}
         cosine.text(0.99, 1.0, "all clipped by norm", transform=cosine.get_yaxis_transform(), **look)
 
     def _caption(self, groups: list[common.Group]) -> str:

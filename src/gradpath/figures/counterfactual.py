@@ -89,7 +89,7 @@ class Counterfactual(Figure):
             if np.isfinite(values).any():
                 middle = np.median(values[np.isfinite(values)])
                 axes.plot(middle, row, "|", color=_color(group, name), markersize=16, markeredgewidth=2)
-        axes.axvline(group.runs[0].chance_loss, color="#777777", lw=1.0, ls=":")
+        axes.axvline(group.runs[0].chance_loss, color=palette.MUTED, lw=1.0, ls=":")
         axes.set_xscale("log")
         axes.set_yticks(range(len(counterfactuals)), [common.plain(name) for name in counterfactuals])
         axes.set_ylim(len(counterfactuals) - 0.5, -0.5)

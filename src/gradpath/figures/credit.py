@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.figures import Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.schema.settings import setting
 from gradpath.tracking.loader import Run
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 STAGES = ("at initialisation", "after training")
 INSTRUMENT = "credit"
 DASHES = dict(zip(STAGES, ("--", "-"), strict=True))
-ZERO_EXPONENT = "#d4d4d4"
-"""The colour of a true zero, lighter than elsewhere: here they are half of the map."""
 
 
 @dataclass
@@ -91,7 +89,7 @@ class Credit(Figure):
                 scored = _scored(group)
                 axes.set_ylim(scored[0] - 0.5, scored[-1] + 0.5)
                 lag, last = group.runs[0].longest_lag, scored[-1]
-                axes.plot([1, last - lag], [1 + lag, last], color="#D55E00", lw=1.6, ls=(0, (2, 1)))
+                axes.plot([1, last - lag], [1 + lag, last], color=palette.TASK_LAG, lw=1.6, ls=(0, (2, 1)))
                 axes.text(0.97, 0.05, _reach_text(group, stage), transform=axes.transAxes, ha="right", fontsize=8)
             row[0].set_ylabel(f"credit {_stage_label(groups, stage)}\n\nloss at step s")
         return image
@@ -109,7 +107,7 @@ class Credit(Figure):
                 curves = [_last_scored(run, stage) for run in _runs_at(group, stage)]
                 label = f"{_stage_label([group], stage)}:\n{_reach_text(group, stage)}"
                 common.curve(axes, t, curves, floor, color=group.color, ls=DASHES[stage], lw=1.6, label=label)
-            axes.axvline(_scored(group)[0] - group.runs[0].longest_lag, color="#D55E00", lw=1.6, ls=(0, (2, 1)))
+            axes.axvline(_scored(group)[0] - group.runs[0].longest_lag, color=palette.TASK_LAG, lw=1.6, ls=(0, (2, 1)))
             axes.set_xlim(0.5, len(t) + 0.5)
             axes.set_ylim(floor - 0.5, (top if np.isfinite(top) else floor) + 0.5)
             axes.legend(loc="lower right", fontsize=7.5)
@@ -156,7 +154,7 @@ def _image(axes: "Axes", group: common.Group, values: NDArray, colors: str, low:
     image = finite.image(
         axes,
         values.T,
-        cmap=matplotlib.colormaps[colors].with_extremes(bad=ZERO_EXPONENT),
+        cmap=matplotlib.colormaps[colors].with_extremes(bad=palette.TRUE_ZERO_IN_CREDIT),
         vmin=low,
         vmax=high,
         origin="lower",

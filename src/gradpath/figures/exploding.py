@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.figures import Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.schema.settings import setting
 from gradpath.tracking.loader import Run, Series
 
@@ -80,13 +80,13 @@ class Exploding(Figure):
 
     def _lines(self, column: Sequence["Axes"], group: common.Group) -> None:
         """Chance on the loss, max_norm on the gradient."""
-        look: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "#444444"}
+        look: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": palette.REFERENCE}
         if group.runs[0].chance_loss > 0:  # 0 where the input does not matter
             chance = np.log10(group.runs[0].chance_loss)
-            column[0].axhline(chance, color="#444444", lw=1, linestyle="--")
+            column[0].axhline(chance, color=palette.REFERENCE, lw=1, linestyle="--")
             column[0].text(0.99, chance, "chance", transform=column[0].get_yaxis_transform(), **look)
         if (limit := group.runs[0].config["clip"].get("max_norm")) is not None:
-            column[1].axhline(np.log10(limit), color="#444444", lw=1, linestyle="--")
+            column[1].axhline(np.log10(limit), color=palette.REFERENCE, lw=1, linestyle="--")
             column[1].text(0.99, np.log10(limit), "max_norm", transform=column[1].get_yaxis_transform(), **look)
 
     def _caption(self, groups: list[common.Group]) -> str:

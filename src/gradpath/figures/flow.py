@@ -11,7 +11,7 @@ import numpy as np
 from gradpath.core import layer_names
 from gradpath.core.drawing import RIGHT
 from gradpath.figures import CannotDrawError, Figure
-from gradpath.figures._shared import cell_diagram, common, finite, stages
+from gradpath.figures._shared import cell_diagram, common, finite, palette, stages
 from gradpath.figures.paths import cosine, parts, probes, read, share
 from gradpath.schema.settings import setting
 from gradpath.tracking.loader import Run
@@ -89,7 +89,7 @@ class Flow(Figure):
         size = sizes["before"]
         total = f"$10^{{{round(size, 1) + 0:g}}}$" if np.isfinite(size) else "0"
         text = f"highway {highway_share}    total {total}"
-        axes.text(RIGHT / 2, -0.75, text, ha="center", va="center", fontsize=8, color="#333333")
+        axes.text(RIGHT / 2, -0.75, text, ha="center", va="center", fontsize=8, color=palette.TEXT)
 
     def _width(self, size: float) -> float:
         """0 … 1 of log10 of a size relative to the start; a little more where the gradient has
@@ -103,11 +103,17 @@ class Flow(Figure):
         steps = np.arange(0, self.decades, max(1, round(self.decades / 4)))
         handles = [
             Line2D(
-                [], [], color="black", lw=max(0.7, cell_diagram.WIDEST * self._width(-s)), label=f"$10^{{{0 - s:g}}}$"
+                [],
+                [],
+                color=palette.OUTLINE,
+                lw=max(0.7, cell_diagram.WIDEST * self._width(-s)),
+                label=f"$10^{{{0 - s:g}}}$",
             )
             for s in steps
         ]
-        handles.append(Line2D([], [], color="black", lw=0.8, ls=":", label=f"less than $10^{{{-self.decades:g}}}$"))
+        handles.append(
+            Line2D([], [], color=palette.OUTLINE, lw=0.8, ls=":", label=f"less than $10^{{{-self.decades:g}}}$")
+        )
         canvas.legend(
             handles=handles,
             loc="upper center",

@@ -103,9 +103,9 @@ class Gates(Figure):
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
         t = np.arange(1, len(group.runs[0].lag) + 1)
-        axes.axhline(group.runs[0].longest_lag, color="#777777", lw=1.2)
+        axes.axhline(group.runs[0].longest_lag, color=palette.MUTED, lw=1.2)
         axes.text(
-            t[0], group.runs[0].longest_lag, "longest lag of the task", va="bottom", fontsize=7.5, color="#555555"
+            t[0], group.runs[0].longest_lag, "longest lag of the task", va="bottom", fontsize=7.5, color=palette.REMARK
         )
         for gate in forget:
             for quantile, width in ((50, 1.6), (90, 0.9)):
@@ -119,7 +119,7 @@ class Gates(Figure):
             axes.yaxis.set_major_locator(LogLocator())
         if not forget:
             text = "no gate that keeps,\nno time constant"
-            axes.text(0.5, 0.4, text, transform=axes.transAxes, ha="center", color="#777777")
+            axes.text(0.5, 0.4, text, transform=axes.transAxes, ha="center", color=palette.MUTED)
 
 
 def _read(group: common.Group, name: str, probe: int) -> NDArray:

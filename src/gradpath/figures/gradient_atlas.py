@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradpath.figures import Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.schema.settings import setting
 from gradpath.tracking.loader import Run
 
@@ -37,7 +37,7 @@ class GradientAtlas(Figure):
 
         groups = common.columns(runs)
         canvas, grid = common.subplots(1, len(groups), figsize=(3.3 * len(groups) + 0.8, 8.0), squeeze=False)
-        colors = matplotlib.colormaps["RdBu_r"].with_extremes(bad=finite.TRUE_ZERO)
+        colors = matplotlib.colormaps["RdBu_r"].with_extremes(bad=palette.TRUE_ZERO)
         norm = TwoSlopeNorm(vmin=self.faintest, vcenter=0, vmax=self.strongest)
         for axes, group in zip(grid[0], groups, strict=True):
             image = self._arm(axes, group, colors, norm)
@@ -67,9 +67,9 @@ class GradientAtlas(Figure):
         axes.set_title(group.heading, color=group.color)
         axes.set_yticks([probes * (i + 0.5) - 0.5 for i in range(len(names))], map(common.plain, names))
         for i in range(1, len(names)):
-            axes.axhline(probes * i - 0.5, color="white", lw=1.6)
+            axes.axhline(probes * i - 0.5, color=palette.BACKGROUND, lw=1.6)
         look: dict[str, Any] = {"ha": "right", "fontsize": 6.5}
-        look["bbox"] = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8}
+        look["bbox"] = {"facecolor": palette.BACKGROUND, "alpha": 0.8, "edgecolor": "none", "pad": 0.8}
         axes.text(lags * 0.99, -0.3, f"step {series.steps[0]}", va="top", **look)
         stopped = stages.stopped(group.runs[0])
         axes.text(lags * 0.99, probes - 0.7, f"step {series.steps[-1]}", va="bottom", **look)

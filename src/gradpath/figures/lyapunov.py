@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradpath.core import layer_names
 from gradpath.core.theory import log_keep
 from gradpath.figures import Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.schema.settings import setting
 from gradpath.tracking.loader import Run
 
@@ -25,7 +25,6 @@ SHARES = {0.0: 2.2, 0.1: 1.5, 0.25: 1.0, 0.45: 0.6}
 """Which singular values are drawn: k/n, and the width of the line."""
 LOOKS: tuple[dict[str, Any], ...] = ({"lw": 1.2, "ls": "--", "band": 0.1}, {"lw": 2.2, "ls": "-", "band": 0.2})
 """Of the spectrum before and after training."""
-THEORY = "#333333"
 INSTRUMENTS = ("lyapunov_spectrum", "jacobian_log_singular_values")
 FLOOR = -20.0
 """Smallest exponent shown: ten decades a step."""
@@ -74,14 +73,14 @@ class Lyapunov(Figure):
     def _spectrum(self, axes: "Axes", group: common.Group) -> None:
         size = len(_spectrum(_runs_at(group, 0)[0], 0))
         x = (np.arange(size) + 0.5) / size
-        axes.axhline(0, color="#777777", lw=1)
-        axes.axhline(-1 / group.runs[0].longest_lag, color="#AAAAAA", lw=1.4)
+        axes.axhline(0, color=palette.MUTED, lw=1)
+        axes.axhline(-1 / group.runs[0].longest_lag, color=palette.LONGEST_LAG, lw=1.4)
         for probe, look in zip((0, -1), LOOKS, strict=True):
             common.curve(
                 axes, x, [_spectrum(run, probe) for run in _runs_at(group, probe)], FLOOR, color=group.color, **look
             )
         expected = theory(group.runs[0])
-        axes.plot(x[: len(expected)], expected, color=THEORY, lw=1.4, ls=":")
+        axes.plot(x[: len(expected)], expected, color=palette.THEORY_OF_ARM, lw=1.4, ls=":")
 
     def _singular_values(self, axes: "Axes", group: common.Group, probe: int) -> None:
         exponents = _median(group, probe)
@@ -91,7 +90,7 @@ class Lyapunov(Figure):
             curves = [_values(run, probe)[1][:, k] for run in _runs_at(group, probe)]
             common.curve(axes, lags, curves, self.faintest, color=group.color, lw=width, band=0.12)
             if np.isfinite(exponents[k]):
-                axes.plot(lags, exponents[k] * lags / np.log(10), color=THEORY, lw=0.9, ls=":")
+                axes.plot(lags, exponents[k] * lags / np.log(10), color=palette.THEORY_OF_ARM, lw=0.9, ls=":")
 
     def _scales(self, grid: NDArray, groups: list[common.Group]) -> None:
         """A symmetric log axis for the exponents, so that time constants of 1 and of 100 steps both
@@ -182,15 +181,15 @@ def _legend(canvas: "Canvas", groups: Sequence[common.Group]) -> None:
     """
     from matplotlib.lines import Line2D
 
-    def line(label: str, color: str = "#777777", **look: Any) -> Line2D:
+    def line(label: str, color: str = palette.CURVE_SAMPLE, **look: Any) -> Line2D:
         look.pop("band", None)
         return Line2D([], [], color=color, label=label, **look)
 
     labels = (STAGES[0], stages.trained_label(groups, *INSTRUMENTS))
     spectrum_handles = [line(f"λ$_k$ {stage}", **look) for stage, look in zip(labels, LOOKS, strict=True)]
     spectrum_handles += [
-        line("theory", THEORY, lw=1.4, ls=":"),
-        line("−1 / longest lag of the task", "#AAAAAA", lw=1.4),
+        line("theory", palette.THEORY_OF_ARM, lw=1.4, ls=":"),
+        line("−1 / longest lag of the task", palette.LONGEST_LAG, lw=1.4),
     ]
     value_handles = [line(f"σ$_k$, k/n = {share:g}", lw=width) for share, width in SHARES.items()]
     for handles, height in ((spectrum_handles, 0.055), (value_handles, 0.03)):

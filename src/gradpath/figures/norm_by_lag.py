@@ -107,7 +107,9 @@ class NormByLag(Figure):
             Line2D([], [], color=look.color, linestyle=look.dash, lw=1.3, label=common.plain(name))
             for name, look in looks
         ]
-        handles.append(Line2D([], [], color="#777777", marker="x", linestyle="", markersize=4, label="true zero"))
+        handles.append(
+            Line2D([], [], color=palette.CURVE_SAMPLE, marker="x", linestyle="", markersize=4, label="true zero")
+        )
         rows = common.legend_rows(canvas, [str(handle.get_label()) for handle in handles])
         canvas.legend(
             handles=handles,

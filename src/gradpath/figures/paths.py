@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-TOTAL, REST, THEORY = "#BBBBBB", "#8C6BB1", "#D55E00"
 INITIAL, TRAINED = 0, 1
 INSTRUMENT = "path_grad_norm"
 ROWS = (
@@ -69,15 +68,15 @@ class Paths(Figure):
                     finite.empty_panel(axes, group)
                 continue
             for part, color, width in (
-                ("total", TOTAL, 3.5),
-                ("rest", REST, 1.4),
+                ("total", palette.TOTAL, 3.5),
+                ("rest", palette.REST, 1.4),
                 ("carousel", palette.HIGHWAY, 1.4),
             ):
                 self._curves(column[0], group, read, part, floor, color=color, lw=width)
             self._curves(column[1], group, share, "carousel", floor, color=palette.HIGHWAY)
             self._prediction(column[0], group)
             for axes, probe in zip(column[2:4], ((INITIAL,), (TRAINED,)), strict=True):
-                self._curves(axes, group, read, "total", floor, probe, color=TOTAL, lw=3.5, ls="-")
+                self._curves(axes, group, read, "total", floor, probe, color=palette.TOTAL, lw=3.5, ls="-")
                 for part in recurrent_parts(group.runs[0]):
                     self._curves(axes, group, read, part, floor, probe, color=_color(group, part), ls="-")
             for axes, kind in zip(column[4:], (share, cosine), strict=True):
@@ -91,7 +90,7 @@ class Paths(Figure):
                 continue
             row[0].set_ylim(*limits)
             for axes in row:
-                axes.axhline(0, color="#777777", lw=0.6, zorder=1)
+                axes.axhline(0, color=palette.MUTED, lw=0.6, zorder=1)
         self._legends(canvas, groups)
         canvas.tight_layout(rect=(0, 0.055, 1, 1))
         common.caption(canvas, self._caption(groups), groups)
@@ -116,7 +115,7 @@ class Paths(Figure):
             dash = {"ls": ("--", "-")[probe], "lw": (1.0, 1.5)[probe], "band": (0.08, 0.15)[probe]}
             if all(np.isneginf(read(run, part, probe)[span]).all() for run in runs_at(group, probe)):
                 if part in ("carousel", "highway") and not axes.texts:
-                    axes.text(0.5, 0.06, "no highway", transform=axes.transAxes, ha="center", color="#777777")
+                    axes.text(0.5, 0.06, "no highway", transform=axes.transAxes, ha="center", color=palette.MUTED)
                 continue
             curves = [kind(run, part, probe)[span] for run in runs_at(group, probe)]
             common.curve(axes, group.runs[0].lag[span], curves, floor, **(dash | look))
@@ -125,7 +124,7 @@ class Paths(Figure):
         """The dotted line, from where the carousel starts."""
         if (curve := predicted(group.runs[0])) is not None:
             start = np.median([read(run, "carousel", INITIAL)[-1] for run in runs_at(group, INITIAL)])
-            axes.plot(group.runs[0].lag, start + curve, color=THEORY, ls=":", lw=1.8, zorder=5)
+            axes.plot(group.runs[0].lag, start + curve, color=palette.THEORY, ls=":", lw=1.8, zorder=5)
 
     def _legends(self, canvas: "Canvas", groups: Sequence[common.Group]) -> None:
         from matplotlib.lines import Line2D
@@ -136,13 +135,13 @@ class Paths(Figure):
         looks = dict.fromkeys(
             (part, _color(group, part)) for group in groups for part in recurrent_parts(group.runs[0])
         )
-        handles = [line(TOTAL, "total", lw=3.5), line(REST, "rest = total − carousel")]
+        handles = [line(palette.TOTAL, "total", lw=3.5), line(palette.REST, "rest = total − carousel")]
         handles += [line(color, common.plain(name.replace("_", " "))) for name, color in looks]
         handles[2].set_label("highway; carousel alone")
-        handles += [line(THEORY, "carousel as the initial bias predicts", ls=":")]
+        handles += [line(palette.THEORY, "carousel as the initial bias predicts", ls=":")]
         handles += [
-            line("#555555", "before training", ls="--"),
-            line("#555555", stages.trained_label(groups, INSTRUMENT)),
+            line(palette.STAGE_SAMPLE, "before training", ls="--"),
+            line(palette.STAGE_SAMPLE, stages.trained_label(groups, INSTRUMENT)),
         ]
         canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.058), ncols=5, fontsize=8.5)
 

@@ -21,8 +21,8 @@ from gradpath.optimizers.sgd import SGD
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import train_seeds
 
-# ``Watched`` and ``Tap`` replace an optimiser and an instrument. They derive from a concrete unit:
-# a direct subclass of ``Optimizer`` or ``Instrument`` would be registered as a unit of its own.
+# ``Watched`` and ``Tap`` replace an optimiser and an instrument. They derive from a concrete unit
+# and not from the base, whose direct subclasses are the units.
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradpath.figures._shared import finite, stages
+from gradpath.figures._shared import finite, palette, stages
 from gradpath.figures._shared.arms import Group, arm_label, columns, groups, plain
 from gradpath.tracking.loader import Run
 
@@ -182,7 +182,7 @@ def caption(canvas: "Canvas", text: str, groups: Sequence[Group]) -> None:
     """
     finite.finish(canvas, groups)
     width = int(canvas.get_figwidth() * 13.5)
-    canvas.text(0.01, -0.01, textwrap.fill(text, width), ha="left", va="top", fontsize=8.5, color="#333333")
+    canvas.text(0.01, -0.01, textwrap.fill(text, width), ha="left", va="top", fontsize=8.5, color=palette.TEXT)
 
 
 def number(values: ArrayLike, form: str, empty: str = "not finite") -> str:

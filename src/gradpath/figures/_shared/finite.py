@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradpath.figures._shared import stages
+from gradpath.figures._shared import palette, stages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,13 +42,9 @@ class Kind(NamedTuple):
     color: str
 
 
-OVERFLOW = Kind("overflow (+∞)", np.isposinf, "^", ">", 0.985, True, "#000000")
-NO_NUMBER = Kind("no number (NaN)", np.isnan, "s", "s", 0.93, False, "#FF3FD0")
+OVERFLOW = Kind("overflow (+∞)", np.isposinf, "^", ">", 0.985, True, palette.OVERFLOW)
+NO_NUMBER = Kind("no number (NaN)", np.isnan, "s", "s", 0.93, False, palette.NO_NUMBER)
 KINDS = (OVERFLOW, NO_NUMBER)
-TRUE_ZERO = "#9A9A9A"
-"""The colour of a true zero in a map."""
-DIVERGED = "#A00020"
-"""The colour of words that say so."""
 
 
 def title(axes: "Axes", text: str) -> None:
@@ -59,22 +55,22 @@ def title(axes: "Axes", text: str) -> None:
     if heading:  # the title's own look is kept, and what is added is its last lines
         axes.set_title(f"{heading}\n{text}", fontsize=8.5, color=axes.title.get_color())
     else:
-        axes.set_title(text, fontsize=8, color=DIVERGED)
+        axes.set_title(text, fontsize=8, color=palette.DIVERGED)
 
 
 def note(axes: "Axes", text: str) -> None:
     """The same inside a panel."""
     if not text:
         return
-    box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0}
-    look: dict[str, Any] = {"transform": axes.transAxes, "va": "bottom", "fontsize": 7.5, "color": DIVERGED}
+    box = {"facecolor": palette.BACKGROUND, "alpha": 0.8, "edgecolor": "none", "pad": 1.0}
+    look: dict[str, Any] = {"transform": axes.transAxes, "va": "bottom", "fontsize": 7.5, "color": palette.DIVERGED}
     axes.text(0.03, 0.1, text, bbox=box, zorder=7, **look)
 
 
 def empty_panel(axes: "Axes", group: "Group") -> None:
     """The words of a panel that has nothing finite to draw."""
     text = stages.lost(group).replace(": ", ":\n")
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9, color=DIVERGED)
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9, color=palette.DIVERGED)
 
 
 def marks(axes: "Axes", x: ArrayLike, y: ArrayLike, color: Any) -> None:
@@ -96,7 +92,7 @@ def marks(axes: "Axes", x: ArrayLike, y: ArrayLike, color: Any) -> None:
                     kind.side_marker if sideways else kind.marker,
                     transform=transform,
                     color=color,
-                    markerfacecolor=color if kind.filled else "white",
+                    markerfacecolor=color if kind.filled else palette.BACKGROUND,
                     markersize=5,
                     clip_on=False,
                     zorder=6,
@@ -153,7 +149,7 @@ def finish(canvas: "Canvas", groups: Sequence["Group"]) -> None:
         width = int(canvas.get_figwidth() * 12)
         lines = [line for text in texts[:6] for line in textwrap.wrap(text, width)]
         lines += [f"… and {len(texts) - 6} groups more"] * (len(texts) > 6)
-        look = {"ha": "left", "va": "bottom", "fontsize": 10, "fontweight": "bold", "color": DIVERGED}
+        look = {"ha": "left", "va": "bottom", "fontsize": 10, "fontweight": "bold", "color": palette.DIVERGED}
         canvas.text(0.01, base, "\n".join(lines), **look)
 
 
@@ -181,7 +177,7 @@ def _mark_lines(axes: "Axes") -> None:
             marks(axes, np.ma.array(points[0], mask=~present), np.ma.array(points[1], mask=~present), line.get_color())
     if bad and not finite and not axes.texts:
         look: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center", "fontsize": 9}
-        axes.text(0.5, 0.5, "not finite", color=DIVERGED, **look)
+        axes.text(0.5, 0.5, "not finite", color=palette.DIVERGED, **look)
 
 
 def _dots(axes: "Axes", line: "Line2D", points: NDArray, valid: NDArray) -> None:
@@ -204,8 +200,10 @@ def _handles(canvas: "Canvas") -> list[Any]:
     for kind in KINDS:
         drawn = canvas.findobj(lambda artist, kind=kind: artist.get_gid() == kind.words)  # type: ignore[misc]
         if any(isinstance(artist, Line2D) for artist in drawn):
-            face = "#444444" if kind.filled else "white"
-            handles.append(Line2D([], [], ls="", marker=kind.marker, color="#444444", mfc=face, label=kind.words))
+            face = palette.KIND_SAMPLE if kind.filled else palette.BACKGROUND
+            handles.append(
+                Line2D([], [], ls="", marker=kind.marker, color=palette.KIND_SAMPLE, mfc=face, label=kind.words)
+            )
         if any(not isinstance(artist, Line2D) for artist in drawn):
             handles.append(Patch(facecolor=kind.color, label=kind.words))
     return handles
