@@ -1,4 +1,4 @@
-"""The cliff: the error surface of one unit, and where training goes on it with and without
+"""The cliff: the error surface of one unit, and the trajectories of training on it with and without
 clipping.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 FAINTEST = -3.0
-"""log10 of the smallest loss that the map tells apart."""
+"""log10 of the smallest loss that the colours of the map distinguish."""
 FLOOR = -6.0
 """log10 of the smallest gradient norm that is drawn."""
 BEYOND = 15
@@ -36,7 +36,7 @@ BEYOND = 15
 FAR = 1e12
 """Points whose coordinates exceed this are not drawn, because the renderer cannot."""
 LOWEST = -8.0
-"""log10 of the smallest loss after training that is told from 0."""
+"""log10 of the smallest loss after training that is distinguished from 0."""
 START: dict[str, Any] = {"color": palette.BACKGROUND, "markeredgecolor": palette.OUTLINE, "markersize": 6, "zorder": 4}
 
 
@@ -81,7 +81,7 @@ def _surface(axes: Any, plane: Plane, trajectories: list[Trajectory]) -> None:
                 axes.plot(*piece[-1][:, None], marker=(3, 0, 0), color=trajectory.group.color, markersize=9, zorder=3)
     start = _on_surface(trajectories[0].points[:1], top)
     axes.plot(*start.T, "o", **START)
-    axes.view_init(elev=34, azim=72)  # from the low side, so that the wall is seen; w then runs to the left
+    axes.view_init(elev=34, azim=72)  # from the low side, so that the wall is visible; w then runs to the left
     axes.invert_xaxis()
     axes.set_xlabel(_label(trajectories[0].run, plane.names[0]))
     axes.set_ylabel(_label(trajectories[0].run, plane.names[1]))
@@ -93,15 +93,15 @@ def _surface(axes: Any, plane: Plane, trajectories: list[Trajectory]) -> None:
 
 
 def _on_surface(points: NDArray, top: float) -> NDArray:
-    """Points (n, 3) whose loss is not finite, or far above the surface, at the surface's own
-    height.
+    """Points (n, 3); those whose loss is not finite, or far above the surface, are moved to the
+    height of the surface.
     """
     far = ~(points[:, 2] < 1e3 * max(top, 1e-3))
     return np.column_stack([points[:, :2], np.where(far, top, points[:, 2])])
 
 
 def _map(axes: "Axes", plane: Plane, trajectories: list[Trajectory]) -> None:
-    """All steps, and in the inset those about the largest gradient."""
+    """The map with all steps, and the inset with those near the largest gradient."""
     bar = axes.figure.colorbar(_paint(axes, plane, trajectories), ax=axes, pad=0.02)
     bar.set_label("loss")
     common.decades(bar.ax.yaxis)
@@ -115,7 +115,7 @@ def _map(axes: "Axes", plane: Plane, trajectories: list[Trajectory]) -> None:
             if exit_point is not None:
                 arrow = {"arrowstyle": "-|>", "color": trajectory.group.color, "lw": 1.1, "mutation_scale": 14}
                 axes.annotate("", tuple(exit_point[:2]), tuple(segment[-1, :2]), arrowprops=arrow)
-        if exit_point is not None:  # and does not come back
+        if exit_point is not None:  # the trajectory does not come back
             x, y = (
                 f"{_symbol(trajectory.run, n)} = {v:,.4g}"
                 for n, v in zip(plane.names, trajectory.points[-1, :2], strict=True)
@@ -194,13 +194,13 @@ def _outcomes(axes: "Axes", arms: list[common.Group]) -> None:
 
 
 def _final(run: Run) -> float:
-    """log10 of the last loss, not below LOWEST; inf and NaN as they are."""
+    """log10 of the last loss, but not below LOWEST; inf and NaN are unchanged."""
     loss = float(run.loss.values[-1])
     return float(np.log10(max(loss, 10.0**LOWEST))) if np.isfinite(loss) else loss
 
 
 def _symbol(run: Run, name: str) -> str:
-    """As Pascanu et al. write it: w and b of the one unit."""
+    """The symbol that Pascanu et al. use: w and b of the one unit."""
     parameter = run.roles.parameter(name)
     if parameter is None or run.roles.recurrence is None:
         return common.plain(name)
@@ -241,7 +241,7 @@ def _caption(groups: list[common.Group], trajectories: list[Trajectory], plane: 
 
 
 def _number(decades: float) -> str:
-    """A norm from its log10, which may lie where no float does."""
+    """A norm as text, from its log10, which may be outside the range of float64."""
     if not np.isfinite(decades):
         return "not finite" if not decades < 0 else "0"
     if decades > 300:

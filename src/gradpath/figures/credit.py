@@ -1,4 +1,4 @@
-"""Which step's loss reaches which use of the parameters, and whether the uses agree."""
+"""The credit of each step's loss at each use of the parameters, and the agreement of the uses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ DASHES = dict(zip(STAGES, ("--", "-"), strict=True))
 
 @dataclass
 class Credit(Figure):
-    """A column an arm. Rows: ‖∂L_s/∂θ_t‖, the pull of the loss at step s on the parameters as step
-    t uses them, before and after training (as a curve where one step alone is scored); then the
+    """A column for each arm. Rows: ‖∂L_s/∂θ_t‖, the pull of the loss at step s on the parameters as
+    step t uses them, before and after training (as a curve where a single step is scored); then the
     cosine of the gradients of steps s and t, before and after training.
     """
 
@@ -95,7 +95,7 @@ class Credit(Figure):
         return image
 
     def _curves(self, row: NDArray, groups: list[common.Group]) -> None:
-        """The one scored step's credit over t, before (dashed) and after training."""
+        """The credit of the one scored step over t, before (dashed) and after training."""
         shown = [_last_scored(run, stage) for group in groups for stage in STAGES for run in _runs_at(group, stage)]
         top = max(values.max() for values in shown)
         floor = common.floor_below(shown)
@@ -167,12 +167,12 @@ def _image(axes: "Axes", group: common.Group, values: NDArray, colors: str, low:
 
 
 def _runs_at(group: common.Group, stage: str) -> list[Run]:
-    """The runs that a stage is drawn from."""
+    """The runs from which a stage is drawn."""
     return stages.runs_at(group, stages.FIRST if stage == STAGES[0] else stages.LAST, INSTRUMENT)
 
 
 def _stage_label(groups: Sequence[common.Group], stage: str) -> str:
-    """A stage's name, which is true of every panel beside it."""
+    """The name of a stage, if it is true of every panel in the row."""
     return stage if stage == STAGES[0] else stages.trained_label(groups, INSTRUMENT)
 
 
@@ -182,7 +182,7 @@ def _steps(run: Run) -> NDArray:
 
 
 def _probe(run: Run, stage: str) -> int:
-    """Index of the reading that a stage means."""
+    """The index of the reading for a stage."""
     readings = stages.finite_readings(run, INSTRUMENT)
     return int(readings[0] if stage == STAGES[0] else readings[-1])
 
@@ -200,7 +200,7 @@ def _norms(run: Run, stage: str) -> NDArray:
 
 
 def _scored(group: common.Group) -> NDArray:
-    """The timesteps, counted from 1, at which the loss of some run reaches a parameter."""
+    """The timesteps, counted from 1, at which the loss of at least one run reaches a parameter."""
     reads = [_read(run, "credit", stage) for stage in STAGES for run in _runs_at(group, stage)]
     return _steps(group.runs[0])[np.isfinite(reads).any(axis=(0, 1))] if reads else np.zeros(0, int)
 
@@ -212,7 +212,9 @@ def _last_scored(run: Run, stage: str) -> NDArray:
 
 
 def _reach_text(group: common.Group, stage: str) -> str:
-    """``reach 12.3``, the median over the seeds; ``reach ≥ 49`` where most never fall that far."""
+    """``reach 12.3``, the median over the seeds; ``reach ≥ 49`` where most curves never fall so
+    far.
+    """
     rows = []
     for run in _runs_at(group, stage):
         series, step = run.series["reach"], run.series["credit"].steps[_probe(run, stage)]
@@ -225,8 +227,8 @@ def _reach_text(group: common.Group, stage: str) -> str:
 
 
 def _residual(run: Run, stage: str) -> float | None:
-    """| ΣΣ cos ‖·‖‖·‖ / ‖∂L/∂θ‖² − 1 |, the squared norm from ``grad_norm``; None where not all
-    steps are columns.
+    """| ΣΣ cos ‖·‖‖·‖ / ‖∂L/∂θ‖² − 1 |, where ``grad_norm`` gives the squared norm; None where not
+    all steps are columns.
     """
     cosines, norms = _read(run, "alignment", stage), _norms(run, stage)
     if len(cosines) != cosines.shape[1]:

@@ -1,4 +1,6 @@
-"""How far back a cell learns, over the initial bias of its keeping gate and the task's length."""
+"""The lag over which a cell learns, by the initial bias of its keeping gate and the task's
+length.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ INSTRUMENT = "state_grad_norm"
 GAP = 1.5
 """Distance of the chrono column from the last bias."""
 OFFSET = 0.12
-"""Distance between the points of two lengths, which would lie on each other."""
+"""Distance between the points of two lengths, which would otherwise coincide."""
 
 Cells = dict[tuple[float | None, int], common.Group]
 """(b, or None for chrono; T) → the seeds at that point."""
@@ -36,10 +38,11 @@ Cells = dict[tuple[float | None, int], common.Group]
 
 @dataclass
 class ForgetBias(Figure):
-    """Upper: solved, below chance or at chance over (b × T), b the initial bias of the keeping gate
-    (b_f of the LSTM), with the length up to which a carousel left at its bias would carry,
-    T = −1/ln σ(b). Lower: the slope of log10 ‖∂L/∂C_t‖ against the lag at initialisation, with
-    that of the carousel alone, log10 σ(b). Chrono initialisation beside both.
+    """Upper: solved, below chance or at chance over (b × T), where b is the initial bias of the
+    keeping gate (b_f of the LSTM), with the length over which a carousel would carry if its gate
+    stayed at its bias, T = −1/ln σ(b). Lower: the slope of log10 ‖∂L/∂C_t‖ against the lag at
+    initialisation, with that of the carousel alone, log10 σ(b). Chrono initialisation is drawn
+    beside both.
     """
 
     needs = ("state_grad_norm",)
@@ -64,8 +67,8 @@ class ForgetBias(Figure):
         return canvas
 
     def _diagram(self, axes: "Axes", cells: Cells) -> None:
-        """A square a point, coloured by the mean over seeds of 0 (chance), ½ (below it), 1
-        (solved).
+        """A square for each point, coloured by the mean over seeds of 0 (at chance), ½ (below
+        chance), 1 (solved).
         """
         from matplotlib.colors import LinearSegmentedColormap
         from matplotlib.patches import Patch, Rectangle
@@ -94,7 +97,7 @@ class ForgetBias(Figure):
         axes.plot(b, np.log2(horizon(b)), color=palette.THEORY, lw=2.4, label="T = −1/ln σ(b)")
         slopes = np.array([_slope(cells[bias, lengths[-1]])[0] for bias in biases])
         slopes = np.ma.masked_invalid(slopes)  # where no network could be measured
-        falling = np.minimum(slopes, -1e-9)  # what does not fall reaches beyond the top of the diagram
+        falling = np.minimum(slopes, -1e-9)  # a curve that does not fall reaches beyond the top of the diagram
         axes.plot(
             biases,
             np.log2(-1 / (falling * np.log(10))),
@@ -122,7 +125,7 @@ class ForgetBias(Figure):
         )
 
     def _slopes(self, axes: "Axes", cells: Cells) -> None:
-        """The measured slope of each point, and the carousel's."""
+        """The measured slope of each point, and the slope of the carousel."""
         from matplotlib import colormaps
 
         biases, lengths = _axes(cells)
@@ -166,8 +169,8 @@ def _gate(groups: Sequence[common.Group]) -> str:
 
 
 def _cells(groups: Sequence[common.Group]) -> Cells:
-    """The groups by place in the diagram, in order; raises CannotDrawError where they form no full
-    grid.
+    """The groups by their place in the diagram, in order; raises CannotDrawError where they form no
+    full grid.
     """
     cells: Cells = {}
     for group in groups:
@@ -199,8 +202,8 @@ def _axes(cells: Cells) -> tuple[list[float], list[int]]:
 
 
 def _edges(centres: NDArray) -> NDArray:
-    """The borders of squares around increasing centres: midway, and as far out as in; ±½ around a
-    single one.
+    """The borders of squares around increasing centres: midway between two centres, and as far
+    outside the first and the last; ±½ around a single centre.
     """
     if len(centres) == 1:
         return centres[0] + np.array([-0.5, 0.5])

@@ -1,4 +1,6 @@
-"""Heat map parameter × lag × training step: where and when the gradient dies or blows up."""
+"""Heat map over parameter, lag and training step, which shows where and when the gradient vanishes
+or explodes.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class GradientAtlas(Figure):
-    """A column an arm, one run of it: a band a parameter, in it a row a probe from initialisation
-    (top) to the trained network (bottom), the lag from left to right. The colour is log10
-    ‖∂L/∂θ_t‖; a true zero is grey.
+    """A column for each arm, with one run of it: a band for each parameter, and in it a row for
+    each probe from initialisation (top) to the trained network (bottom), with the lag from left to
+    right. The colour is log10 ‖∂L/∂θ_t‖; a true zero is grey.
     """
 
     faintest: float = setting(-12.0, "log10 norm below which the colour saturates", lt=0)

@@ -1,5 +1,5 @@
-"""The Lyapunov spectrum and the singular values over the lag: in how many directions the gradient
-survives.
+"""The Lyapunov spectrum and the singular values over the lag, which show in how many directions the
+gradient survives.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 STAGES = ("at initialisation", "after training")
 SHARES = {0.0: 2.2, 0.1: 1.5, 0.25: 1.0, 0.45: 0.6}
-"""Which singular values are drawn: k/n, and the width of the line."""
+"""The singular values that are drawn: k/n, and the width of the line."""
 LOOKS: tuple[dict[str, Any], ...] = ({"lw": 1.2, "ls": "--", "band": 0.1}, {"lw": 2.2, "ls": "-", "band": 0.2})
-"""Of the spectrum before and after training."""
+"""The lines of the spectrum before and after training."""
 INSTRUMENTS = ("lyapunov_spectrum", "jacobian_log_singular_values")
 FLOOR = -20.0
 """Smallest exponent shown: ten decades a step."""
@@ -32,10 +32,10 @@ FLOOR = -20.0
 
 @dataclass
 class Lyapunov(Figure):
-    """A column an arm, its bottom layer. First row: the Lyapunov spectrum λ_k against k/n, before
-    (dashed) and after training (solid), with what theory says of the untrained network (dotted) and
-    −1/lag of the task (grey). Below: singular values of ∂s_T/∂s_{T-l} over the lag l, before and
-    after training, with e^(λ_k l) (dotted).
+    """A column for each arm, for its bottom layer. First row: the Lyapunov spectrum λ_k against
+    k/n, before (dashed) and after training (solid), with the prediction for the untrained network
+    (dotted) and −1/lag of the task (grey). Below: the singular values of ∂s_T/∂s_{T-l} over the lag
+    l, before and after training, with e^(λ_k l) (dotted).
     """
 
     faintest: float = setting(-40.0, "log10 of the smallest singular value shown", lt=0)
@@ -93,8 +93,8 @@ class Lyapunov(Figure):
                 axes.plot(lags, exponents[k] * lags / np.log(10), color=palette.THEORY_OF_ARM, lw=0.9, ls=":")
 
     def _scales(self, grid: NDArray, groups: list[common.Group]) -> None:
-        """A symmetric log axis for the exponents, so that time constants of 1 and of 100 steps both
-        show.
+        """A symmetric log axis for the exponents, on which time constants of 1 and of 100 steps are
+        both visible.
         """
         from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -117,13 +117,13 @@ class Lyapunov(Figure):
 
 
 def theory(run: Run) -> NDArray:
-    """The exponents that theory says of the untrained network, the largest first; empty where it
-    says nothing.
+    """The exponents that theory predicts for the untrained network, the largest first; empty where
+    there is no prediction.
 
     Gates that read only their bias keep ln σ(b) in the carrier's share of the directions; under
     chrono initialisation each unit has its own b = ln U[1, t_max − 1], and σ(b) = U/(1 + U). A
     random matrix of spectral radius g has λ_k = ln g + ½ ln(1 − k/n) (Girko's circular law; for
-    independent ones Newman 1986) where tanh is nearly linear, that is for g < 1.
+    independent matrices Newman 1986) where tanh is nearly linear, which requires g < 1.
     """
     width, keeping, init = int(run.config["cell"]["hidden_size"]), run.roles.keeping, run.config["init"]
     share = (np.arange(width) + 0.5) / width
@@ -159,14 +159,14 @@ def _values(run: Run, probe: int) -> tuple[NDArray, NDArray]:
 
 
 def _finite_values(run: Run, instrument: str) -> NDArray:
-    """The readings without NaN, of which the first is the initialisation's and the last the trained
-    network's.
+    """The readings without NaN; the first is that of the initialisation, the last that of the
+    trained network.
     """
     return run.series[instrument].values[stages.finite_readings(run, instrument)]
 
 
 def _median(group: common.Group, probe: int) -> NDArray:
-    """(n,) the exponents' median over the seeds."""
+    """(n,) the median of the exponents over the seeds."""
     return common.median_band(_spectrum(run, probe) for run in _runs_at(group, probe))[0]
 
 
@@ -176,9 +176,7 @@ def _runs_at(group: common.Group, probe: int) -> list[Run]:
 
 
 def _legend(canvas: "Canvas", groups: Sequence[common.Group]) -> None:
-    """What the lines mean, below the panels: those of the spectrum, then those of the singular
-    values.
-    """
+    """The legend below the panels: the lines of the spectrum, then those of the singular values."""
     from matplotlib.lines import Line2D
 
     def line(label: str, color: str = palette.CURVE_SAMPLE, **look: Any) -> Line2D:

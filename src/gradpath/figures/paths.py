@@ -1,4 +1,4 @@
-"""By which way the gradient of the carried state comes back, and how much of it the carousel brings
+"""The paths by which the gradient of the carried state comes back, and the share of the carousel
 alone.
 """
 
@@ -33,8 +33,8 @@ Reading = Callable[[Run, str, int], NDArray]
 
 @dataclass
 class Paths(Figure):
-    """A column an arm. Rows: the carousel alone and the rest against the total over the whole lag,
-    with the line that the initial bias predicts; the carousel's signed share; the split of one
+    """A column for each arm. Rows: the carousel alone and the rest against the total over the whole
+    lag, with the line that the initial bias predicts; the carousel's signed share; the split of one
     step, at initialisation and after training; its signed shares, which add up to 1; the cosines of
     its parts to the total. Bottom layer.
     """
@@ -61,7 +61,10 @@ class Paths(Figure):
             state = carrier(group.runs[0]).rpartition("/")[2]
             column[0].set_title(f"{group.title}\n‖∂L/∂{common.plain(state)}$_t$‖", color=group.color)
             column[-1].set_xlabel("lag  T − t  (steps)")
-            for place in (0, 3):  # what is drawn of the trained network, above it and above its own row
+            for place in (
+                0,
+                3,
+            ):  # the panels that draw the trained network
                 finite.title(column[place], stages.words(group, stages.LAST, INSTRUMENT))
             if not runs_at(group, INITIAL):
                 for axes in column:
@@ -106,10 +109,10 @@ class Paths(Figure):
         selected: Sequence[int] = (INITIAL, TRAINED),
         **look: Any,
     ) -> None:
-        """One part before (dashed, thin) and after training; nothing of a part that is a true zero
-        throughout.
+        """One part before (dashed, thin) and after training; a part that is a true zero throughout
+        is not drawn.
         """
-        # At T itself there is the direct part alone, and no split to show.
+        # At T there is only the direct part, and no split to show.
         span = slice(None) if part == "total" else slice(None, -1)
         for probe in selected:
             dash = {"ls": ("--", "-")[probe], "lw": (1.0, 1.5)[probe], "band": (0.08, 0.15)[probe]}
@@ -121,7 +124,7 @@ class Paths(Figure):
             common.curve(axes, group.runs[0].lag[span], curves, floor, **(dash | look))
 
     def _prediction(self, axes: "Axes", group: common.Group) -> None:
-        """The dotted line, from where the carousel starts."""
+        """The predicted line (dotted), which starts where the carousel starts."""
         if (curve := predicted(group.runs[0])) is not None:
             start = np.median([read(run, "carousel", INITIAL)[-1] for run in runs_at(group, INITIAL)])
             axes.plot(group.runs[0].lag, start + curve, color=palette.THEORY, ls=":", lw=1.8, zorder=5)
@@ -194,7 +197,7 @@ def parts(run: Run) -> list[str]:
 
 
 def recurrent_parts(run: Run) -> list[str]:
-    """The parts of one step that come from the step after."""
+    """The parts of one step that come from the following step."""
     return [part for part in parts(run) if part == "highway" or run.roles.gate_of_path(part)]
 
 
@@ -219,7 +222,7 @@ def read(run: Run, part: str, probe: int) -> NDArray:
 
 
 def cosine(run: Run, part: str, probe: int) -> NDArray:
-    """(T,) cosine of a part to the total."""
+    """(T,) cosine of a part with the total."""
     return read(run, f"{part}/cosine", probe)
 
 
@@ -231,9 +234,9 @@ def share(run: Run, part: str, probe: int) -> NDArray:
 
 
 def predicted(run: Run) -> NDArray | None:
-    """(T,) log10 of what the carousel keeps over each lag by its gates' initial biases alone,
-    σ(b)^lag; None where the cell does not say. Chrono: b = ln u, u ~ U[1, t_max − 1], so that σ(b)
-    = u / (1 + u), and the norm over the units is the root mean square.
+    """(T,) log10 of the factor σ(b)^lag that the carousel keeps over each lag if its gates stay at
+    their initial biases; None where the cell does not declare these. Chrono: b = ln u, u ~ U[1,
+    t_max − 1], so that σ(b) = u / (1 + u), and the norm over the units is the root mean square.
     """
     keeping = run.roles.keeping
     if keeping is None or (keeping.bias is None and keeping.held is None):

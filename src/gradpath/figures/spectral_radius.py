@@ -1,5 +1,5 @@
-"""The slope of the state gradient against the gain of random recurrent weights, with what theory
-says it is.
+"""The slope of the state gradient against the gain of random recurrent weights, with the
+predictions of theory.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Line(NamedTuple):
-    """A theory's name in the store, its words, its look."""
+    """A line of theory: its name in the store, its label, its colour and its dash."""
 
     name: str
     label: str
@@ -38,12 +38,12 @@ LINES = (
 
 @dataclass
 class SpectralRadius(Figure):
-    """Left: slope of ln ‖∂L/∂H_t‖ against the lag, at initialisation, for each gain g, and the
-    three theory lines. Right: the profiles themselves with the mean field.
+    """Left: the slope of ln ‖∂L/∂H_t‖ against the lag, at initialisation, for each gain g, and the
+    three lines of theory. Right: the profiles themselves with the mean field.
 
-    The slope is a least-squares fit over lags up to √H, the mean field's own range: ‖W^l‖²_F / H is
-    g^2l, the average over random matrices, only so far (within 9 % at l = √H); further back the
-    largest eigenvalues of the one W_hh take over.
+    The slope is a least-squares fit over lags up to √H, the range in which the mean field is valid:
+    ‖W^l‖²_F / H equals its average over random matrices, g^2l, only up to this lag (within 9 % at l
+    = √H). At longer lags the largest eigenvalues of the one W_hh dominate.
     """
 
     longest: int | None = setting(None, "fit the slope over lags up to this; null for √H", ge=2)
@@ -75,14 +75,14 @@ class SpectralRadius(Figure):
         return canvas
 
     def _slope(self, run: Run, curve: NDArray) -> float:
-        """Nepers a step over the range of the fit."""
+        """The slope of a curve over the range of the fit, in nepers a step."""
         return theory.slope(run.lag, curve * np.log(10), 0, self._longest(run))
 
     def _longest(self, run: Run) -> int:
         return self.longest or max(2, round(run.config["cell"]["hidden_size"] ** 0.5))
 
     def _residuals(self, runs: Sequence[Run]) -> NDArray:
-        """Mean field − measured of each seed."""
+        """The slope of the mean field minus the measured slope, for each seed."""
         return np.array([self._slope(run, _line(run, "mean_field")) - self._slope(run, _state(run)) for run in runs])
 
     def _slopes(self, axes: "Axes", by_gain: dict[float, list[Run]]) -> None:
@@ -151,7 +151,7 @@ class SpectralRadius(Figure):
 
 
 def _by_gain(runs: Sequence[Run]) -> dict[float, list[Run]]:
-    """The runs of each gain, from the smallest; they may differ in gain and seed alone."""
+    """The runs of each gain, from the smallest; they may differ only in gain and seed."""
     for run in runs:
         if run.roles.recurrence is None:
             raise CannotDrawError(
@@ -172,7 +172,7 @@ def _by_gain(runs: Sequence[Run]) -> dict[float, list[Run]]:
 
 
 def _read(run: Run) -> bool:
-    """Was the run finite at initialisation, with its theory?"""
+    """Was the run finite at initialisation, and its theory recorded?"""
     try:
         return bool(np.isfinite(_line(run, "mean_field")).all() and not np.isposinf(_state(run)).any())
     except CannotDrawError:

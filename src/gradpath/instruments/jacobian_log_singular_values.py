@@ -1,4 +1,4 @@
-"""How much of a change of the state survives a lag, in every direction."""
+"""The factor by which a change of the state survives a lag, in every direction."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -48,7 +48,7 @@ class JacobianLogSingularValues(Instrument):
 
 
 def _read(network: Network, tape: Tape, layer: int, sequence: int, lags: NDArray) -> NDArray:
-    """(lags, n) of one sequence."""
+    """(lags, n) singular values of one sequence."""
     selected = set(lags.tolist())
     factors = adjoint_qr(step_jacobians(network, tape, layer, sequence))
     try:

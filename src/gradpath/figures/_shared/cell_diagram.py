@@ -1,6 +1,4 @@
-"""The computational graph of one step, drawn: where its nodes lie, and which way the gradient takes
-between them.
-"""
+"""Draws the computational graph of one step, with the paths of the gradient between its nodes."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -13,12 +11,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDEST = 9.0
-"""Points, of an arrow whose gradient is as large as the reference."""
+"""Width, in points, of an arrow whose gradient is as large as the reference."""
 
 
 def draw(axes: "Axes", graph: Drawing, roles: Roles, widths: Mapping[str, float]) -> None:
-    """The graph of a cell with its arrows; ``widths`` in 0 … 1 by quantity. What was not measured
-    is left out.
+    """The graph of a cell with its arrows; ``widths`` in 0 … 1 by quantity. Arrows of quantities
+    that were not measured are left out.
     """
     axes.set_xlim(-0.6, 11.2)
     axes.set_ylim(-0.6, 6.0)
@@ -49,13 +47,15 @@ def draw(axes: "Axes", graph: Drawing, roles: Roles, widths: Mapping[str, float]
 
 
 def _color(roles: Roles, path: str) -> str:
-    """Of a way that the gradient takes; the states' own for all that is no gate's."""
+    """The colour of a path of the gradient; the colour of the states for a path that is no
+    gate's.
+    """
     return palette.path(roles, path) if path == "highway" or roles.gate_of_path(path) else palette.STATE_NODE
 
 
 def arrow(axes: "Axes", points: tuple[Point, ...], width: float, color: str) -> None:
-    """A line with its head in the middle of the last leg; dotted where there is next to nothing
-    (``width`` 0).
+    """A line with its head in the middle of the last leg; dotted where the gradient is close to
+    nothing (``width`` 0).
     """
     if width <= 0:
         axes.plot(*zip(*points, strict=True), color=color, lw=0.8, ls=":", zorder=1)
