@@ -1,10 +1,11 @@
 """The dense Jacobians of a layer's step, and their products by QR, accurate at any length.
 
-With s_t the states of a layer end to end, [H_t] or [H_t, C_t], n of them, J_t = ∂s_t/∂s_{t-1} (n,
-n), and the adjoint runs p_{t-1} = p_t J_t. A product of a thousand of them leaves float64 by
-hundreds of decades, and long before that its smaller singular values are lost beside its largest.
-Re-orthonormalising after every step (Benettin et al. 1980; Engelken et al. 2023, for recurrent
-networks) turns it into a product of triangular matrices, whose diagonals are kept as logarithms.
+Let s_t be the concatenated states of a layer, [H_t] or [H_t, C_t], of n elements, and J_t =
+∂s_t/∂s_{t-1} (n, n). The adjoint follows p_{t-1} = p_t J_t. A product of a thousand Jacobians
+leaves float64 by hundreds of decades, and long before that its smaller singular values are lost
+beside the largest. Re-orthonormalisation after every step (Benettin et al. 1980; Engelken et al.
+2023, for recurrent networks) turns the product into one of triangular matrices, whose diagonals are
+kept as logarithms.
 """
 
 from collections.abc import Iterable, Iterator

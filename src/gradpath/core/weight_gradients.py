@@ -6,9 +6,9 @@ result,
 
     ∂L/∂W_t = Σ_b E_{t,b}ᵀ δ_{t,b} (K, n·H)        ∂L/∂W = Σ_t ∂L/∂W_t
 
-T of them at once would be T times the size of the weights; formed one after the other, each is
-still in the cache when it is squared and added. One product over all the steps would give the sum
-alone, and hardly faster.
+The gradients of all T steps at once would be T times as large as the weights. Formed one after the
+other, each is still in the cache when it is squared and added. One product over all the steps would
+give the sum alone, and hardly faster.
 """
 
 from collections.abc import Iterator, Sequence

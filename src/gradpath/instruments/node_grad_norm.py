@@ -41,8 +41,7 @@ def _nodes(network: Network, trace: Trace, layer: int, rows: slice) -> Iterator[
     cell = network.cell
     prefix, delta = network.prefix(layer), trace.deltas[layer].steps(rows)
     states = {name: trace.states[prefix + name].steps(rows) for name in cell.states}
-    # In float64, in which the product of an adjoint and a gate cannot underflow before its factors
-    # do.
+    # The product is computed in float64, in which it cannot underflow before its factors do.
     adjoint = {name: state.array.astype(np.float64) for name, state in states.items()}
     gates = cell.nodes(trace.tape.layers[layer].steps(rows.start, rows.stop), adjoint)
     nodes = {name: Scaled(value, delta.exponent) for name, value in gates.items()}

@@ -31,7 +31,7 @@ underflow.
 @dataclass
 class PathGradNorm(Instrument):
     """log10 norm of each part of ∂L/∂C_t (∂L/∂H_t of the GRU and the RNN), and the cosine of each
-    to the whole.
+    part with the whole.
 
     One step back, with S_t = ∂H_t/∂C_t = O_t ∘ (1 − tanh² C_t), elementwise, and 1 where H itself
     is carried:
@@ -40,18 +40,19 @@ class PathGradNorm(Instrument):
              + Σ_gates (δa_{t+1} W_·hᵀ) ∘ S_t       ``C/input_gate``, ``C/forget_gate`` …
              + ∂⁺L/∂H_t ∘ S_t                       ``C/direct``: the loss's, or the layer above's
 
-    and a gate that reads C by an elementwise parameter w (a peephole) sends back δa ∘ w too, of
-    step t+1 where it reads what enters, of step t where it reads what leaves: parts of its path
+    (the LSTM's adjoint, Hochreiter & Schmidhuber 1997 with F of Gers et al. 2000, by its summands).
+    A gate that reads C by an elementwise parameter w (a peephole) also sends back δa ∘ w as a part
+    of its path: δa of step t+1 where it reads the entering state, δa of step t where it reads the
+    leaving one. At t = T there are only ``direct`` and the parts of gates that read the leaving
+    state. ``C/total`` is δC_t.
 
-    (the LSTM's adjoint, Hochreiter & Schmidhuber 1997 with F of Gers et al. 2000, by its summands);
-    at t = T there is ``direct``, and what gates send back that read what leaves. ``C/total`` is
-    δC_t. Over the whole lag: ``C/carousel`` is what comes back with every way through H_{t-1} of
-    this layer's gates cut (for a last-step loss δC_T ∘ ∏ F), ``C/rest`` what the cut takes away.
-    Either split adds up to the total, to the rounding of the type that the adjoint was
-    computed in.
+    Over the whole lag, ``C/carousel`` is the adjoint that comes back if every path through H_{t-1}
+    of this layer's gates is cut (for a last-step loss δC_T ∘ ∏ F), and ``C/rest`` is the difference
+    of the total and the carousel. Either split adds up to the total, to the rounding of the type in
+    which the adjoint was computed.
 
     ``C/highway/cosine`` is ⟨part, total⟩ / ‖part‖‖total‖ over sequences and units, and 0 where
-    either is a true zero (whose direction is none). A part's signed share ⟨part, total⟩ / ‖total‖²
+    either is a true zero, which has no direction. A part's signed share is ⟨part, total⟩ / ‖total‖²
     = cosine · ‖part‖ / ‖total‖; the shares of a split add up to 1. (T, names); -inf is a true zero.
     """
 

@@ -1,4 +1,4 @@
-"""What a verdict is made of: the numbers of a run, read off its instruments."""
+"""The evidence for a verdict: the numbers of a run, from the readings of its instruments."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from gradpath.tasks import Task
 from gradpath.training.loop import Evaluation
 
 Readings = Mapping[str, tuple[Sequence[str], Sequence[int], Sequence[NDArray]]]
-"""By instrument: the columns' names, the training steps of the readings, the readings."""
+"""For each instrument: the columns' names, the training steps of the readings, the readings."""
 RECENT = 5
 """Number of preceding readings with whose median ``grown`` is compared."""
 
