@@ -36,7 +36,7 @@ ALIASES = {
     "name": "tracking.experiment",
     "sweep": "tracking.sweep_id",
 }
-"""Everyday names of keys."""
+"""The keys of settings that people often call by another name."""
 INSIDES = re.compile(r"\b[A-Z]\w*(Exception|Error|Config|Node|Container)\b|NoneType|expecting \{|<EOF>|<class")
 """Words of Hydra and OmegaConf that mean nothing to a reader who does not know their sources."""
 

@@ -37,8 +37,8 @@ class Network:
     output_size: int
     loss: Loss
     layers: int = 1
-    """Number of layers, each fed by the one below. This field and ``initial_state`` are decisive;
-    the cell's fields of the same names only serve the configuration.
+    """Number of layers, each fed by the one below. An experiment sets this field and
+    ``initial_state`` from the cell's fields of the same names, which the network does not read.
     """
     initial_state: float = 0.0
     """H_0 of every unit; the other states start from 0."""

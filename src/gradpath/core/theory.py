@@ -23,9 +23,9 @@ WEIGHTS = np.exp(-(NODES**2) / 2) / np.exp(-(NODES**2) / 2).sum()
 
 
 def log_bound(recurrent: NDArray, kind: Activation) -> float:
-    """ln(σ_max(W_hh) max φ′). From ‖∂L/∂H_{t-1} − ∂⁺L/∂H_{t-1}‖ ≤ σ_max(W_hh) max φ′ ‖∂L/∂H_t‖
-    (Pascanu et al. 2013, section 2.1) follows that the gradient must vanish if it is negative; if
-    it is positive, the gradient may explode.
+    """ln(σ_max(W_hh) max φ′). Since ‖∂L/∂H_{t-1} − ∂⁺L/∂H_{t-1}‖ ≤ σ_max(W_hh) max φ′ ‖∂L/∂H_t‖
+    (Pascanu et al. 2013, section 2.1), the gradient must vanish if this value is negative, and may
+    explode if it is positive.
     """
     return _log(float(np.linalg.norm(recurrent.astype(np.float64), 2)) * kind.steepest)
 

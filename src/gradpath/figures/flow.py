@@ -81,7 +81,7 @@ class Flow(Figure):
             finite.empty_panel(axes, group)
             return
         seed_sizes = [_sizes(run, stage, lag) for run in members]
-        # A gradient that is a true zero in most seeds is drawn as one, without a number.
+        # Where most seeds have a true zero (-inf), the median is a true zero too.
         sizes = {name: float(common.median_band([sizes[name] for sizes in seed_sizes])[0]) for name in seed_sizes[0]}
         assert roles.drawing
         cell_diagram.draw(axes, roles.drawing, roles, {name: self._width(size) for name, size in sizes.items()})
