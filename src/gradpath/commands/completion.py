@@ -1,4 +1,6 @@
-"""Completion in a shell, by Hydra's own: ``eval "$(gradpath -sc install=bash)"``, fish or zsh."""
+"""Completion in a shell, by Hydra's own completion: ``eval "$(gradpath -sc install=bash)"``, fish
+or zsh.
+"""
 
 import os
 import re
@@ -11,9 +13,9 @@ from gradpath.schema import plugins
 from gradpath.schema.settings import ConfigError
 
 CONFIGURATIONS = {"run": "config", "check": "config", "report": "report"}
-"""What the KEY=VALUE of a command are keys of."""
+"""The configuration whose keys are completed, by command."""
 LINE = "COMP_LINE"
-"""The variable in which a shell says what has been typed."""
+"""The variable in which a shell passes the line that has been typed."""
 
 
 def complete(arguments: list[str]) -> int:
@@ -39,7 +41,7 @@ def complete(arguments: list[str]) -> int:
     try:
         with compose.hydra() as hydra, redirect_stdout(StringIO()) as output:
             hydra.shell_completion(name, arguments)
-    except (ValueError, KeyError):  # KeyError: the variables with which a shell asks for completions
+    except (ValueError, KeyError):  # KeyError: the variables with which a shell asks for completions are missing
         raise ConfigError("--shell-completion: goes with install=SHELL or uninstall=SHELL") from None
-    print(re.sub(r"\S+=_\S+ ?", "", output.getvalue()), end="")  # without the schemas, which nobody chooses
+    print(re.sub(r"\S+=_\S+ ?", "", output.getvalue()), end="")  # without the schemas, which are not to be chosen
     return 0

@@ -1,4 +1,4 @@
-"""``gradpath new``: the files of a unit of a user's own, which is valid as it is written."""
+"""``gradpath new``: writes the files of a user's own unit, which is valid without any change."""
 
 import keyword
 import re
@@ -14,7 +14,9 @@ TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 
 
 class Kind(NamedTuple):
-    """Where the unit's module and its YAML file lie, and the command that tries it."""
+    """The folders of the unit's module and of its YAML file, and the command that tries the
+    unit.
+    """
 
     folder: str
     group: str
@@ -34,7 +36,7 @@ KINDS = {
     "study": Kind("", "experiment", "gradpath run --plugin {plugin} -m +experiment={name}"),
 }
 RESERVED = {"null", "none", "true", "false", "nan", "inf", "default"}
-"""Names that the command line or Hydra reads as something else."""
+"""Names that the command line or Hydra reads as another value."""
 
 HELP = f"""\
 usage: gradpath new KIND NAME [--plugin PATH]
@@ -48,8 +50,8 @@ given. What is written works as it is, passes its tests, and says where to chang
 
 
 def new(arguments: list[str]) -> int:
-    """Writes the files of a unit and prints what to do next; raises ConfigError where a name cannot
-    be or something is there already.
+    """Writes the files of a unit and prints what to do next; raises ConfigError where the name is
+    not allowed or a file exists already.
     """
     if {"-h", "--help"} & set(arguments):
         print(HELP, end="")
@@ -91,7 +93,7 @@ def _check_name(kind: str, name: str, root: Path) -> None:
 
 
 def rendered(kind: str, name: str, plugin: str = ".") -> dict[Path, str]:
-    """The files of a unit, by their place in the plugin."""
+    """The contents of a unit's files, by path in the plugin."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -116,7 +118,7 @@ def rendered(kind: str, name: str, plugin: str = ".") -> dict[Path, str]:
 
 
 def _class_name(name: str, kind: str) -> str:
-    """``my_cell`` → ``MyCell``, other than all names that a template imports."""
+    """``my_cell`` → ``MyCell``, but different from all names that a template imports."""
     camel = "".join(word[:1].upper() + word[1:] for word in name.split("_"))
     template = TEMPLATES / kind / "unit.py.jinja"
     imported = template.read_text(encoding="utf-8") if template.exists() else ""
@@ -124,7 +126,7 @@ def _class_name(name: str, kind: str) -> str:
 
 
 def _create(root: Path, files: dict[Path, str]) -> None:
-    """All files or none; raises ConfigError, and nothing that is there is touched."""
+    """Writes all files or none; raises ConfigError, and changes no existing file."""
     for file in files:
         if (root / file).exists() or (root / file).is_symlink():
             raise ConfigError(f"{root / file}: is there already; nothing is overwritten")

@@ -1,5 +1,5 @@
-"""The YAML files of plugins, each beside the Python file of its unit: what is wrong with one is
-said before Hydra reads it.
+"""The YAML files of plugins, each beside the Python file of its unit. Faults are reported before
+Hydra reads the files.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from gradpath.schema.settings import ConfigError
 
 
 def check_names(active: tuple[plugins.Plugin, ...]) -> None:
-    """Raises ConfigError where two files have one name, of which Hydra would take the first."""
+    """Raises ConfigError where two files have the same name, because Hydra would take the first."""
     first: dict[Path, Path] = {}
     for conf in (locations.conf(), *(plugin.conf for plugin in active)):
         for file in sorted(conf.rglob("*.yaml")):
@@ -26,8 +26,8 @@ def check_names(active: tuple[plugins.Plugin, ...]) -> None:
 
 
 def check(group: str, units: Mapping[str, type], active: tuple[plugins.Plugin, ...]) -> None:
-    """Raises ConfigError where a unit of a plugin has no YAML file, such a file no unit, or does
-    not say whose values it holds.
+    """Raises ConfigError where a plugin's unit has no YAML file, a YAML file has no unit, or a YAML
+    file does not name the unit whose values it holds.
     """
     for plugin in active:
         folder = package_of(GROUPS[group]).rpartition(".")[2]
@@ -43,7 +43,7 @@ def check(group: str, units: Mapping[str, type], active: tuple[plugins.Plugin, .
 
 
 def _is_unit_of_ours(file: Path, units: Mapping[str, type]) -> bool:
-    """Whether the file holds other values for a unit of another name, as ``_lstm``."""
+    """Does the file hold other values for a unit of another name, as ``_lstm``?"""
     defaults = _content(file).get("defaults")
     return isinstance(defaults, list) and any(f"_{name}" in defaults for name in units)
 

@@ -1,14 +1,15 @@
-"""Units of a user's own, beside gradpath's.
+"""Users' own units beside gradpath's.
 
-A plugin is a folder that looks like gradpath's: ``cells/NAME.py`` and ``conf/cell/NAME.yaml``, and
-the same for tasks, instruments, figures, initialisations, optimisers and clippings;
-``conf/arm/*.yaml`` and ``conf/experiment/*.yaml`` too. An installed package names its own by an
-entry point of the group ``gradpath.plugins``, whose value is the package. Any other folder is given
-by ``--plugin`` or in ``$GRADPATH_PLUGINS``, which the processes of a sweep inherit.
+A plugin is a folder with the structure of gradpath's: ``cells/NAME.py`` and
+``conf/cell/NAME.yaml``, and the same for tasks, instruments, figures, initialisations, optimisers
+and clippings, and also ``conf/arm/*.yaml`` and ``conf/experiment/*.yaml``. An installed package
+declares its units by an entry point of the group ``gradpath.plugins``, whose value is the package.
+Any other folder is given by ``--plugin`` or in ``$GRADPATH_PLUGINS``, which the processes of a
+sweep inherit.
 
-The modules of such a folder are imported as ``gradpath.schema.plugins.FOLDER_DIGEST.cells.NAME``:
-nothing is added to ``sys.path``, where a folder could be taken for a package of the same name, and
-another process that unpickles a unit imports this module, and with it the plugins, first.
+The modules of such a folder are imported as ``gradpath.schema.plugins.FOLDER_DIGEST.cells.NAME``.
+Nothing is added to ``sys.path``, where a folder could be taken for a package of the same name.
+Another process that unpickles a unit imports this module first, and with it the plugins.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ from gradpath.schema.text import one_line
 
 ENTRY_POINTS = "gradpath.plugins"
 VARIABLE = "GRADPATH_PLUGINS"
-"""Folders, separated as those of PATH."""
+"""The variable that holds the folders, separated as in PATH."""
 FOLDERS = ("cells", "tasks", "instruments", "figures", "inits", "optimizers", "clippings")
 """The folders of units, named as gradpath's packages."""
 
@@ -42,14 +43,14 @@ class Plugin:
 
     name: str
     package: str
-    """Under which its modules are imported."""
+    """The package under which the plugin's modules are imported."""
     folder: Path
     version: str = ""
-    """Of the distribution that it belongs to, if it is installed."""
+    """The version of the distribution to which the plugin belongs, if it is installed."""
 
     @property
     def conf(self) -> Path:
-        """Its YAML files, in folders as in gradpath's ``conf/``."""
+        """The folder of the plugin's YAML files, with the structure of gradpath's ``conf/``."""
         return self.folder / "conf"
 
     def __str__(self) -> str:
@@ -57,15 +58,15 @@ class Plugin:
 
 
 def active() -> tuple[Plugin, ...]:
-    """The plugins that are installed, then those of ``$GRADPATH_PLUGINS``; raises ConfigError where
-    one cannot be.
+    """The installed plugins, then those of ``$GRADPATH_PLUGINS``; raises ConfigError where one is
+    invalid.
     """
     return _active(os.environ.get(VARIABLE, ""))
 
 
 def add_plugin(path: "str | os.PathLike[str]") -> None:
-    """Makes the folder ``path`` a plugin of this process and of those that it starts; raises
-    ConfigError where it cannot be one.
+    """Makes the folder ``path`` a plugin of this process and of the processes that it starts;
+    raises ConfigError where the folder is no plugin.
     """
     if not isinstance(path, str | os.PathLike):
         raise ConfigError(f"--plugin {path!r}: must be the path of a folder")
@@ -90,12 +91,12 @@ def add_plugin(path: "str | os.PathLike[str]") -> None:
 
 
 def arguments() -> list[str]:
-    """What a command needs to have the plugins that were added to this process."""
+    """The arguments with which a command has the plugins that were added to this process."""
     return [word for folder in _added for word in ("--plugin", folder)]
 
 
 def owner(file: Path) -> Plugin | None:
-    """The plugin that a file belongs to."""
+    """The plugin to which a file belongs."""
     return next((plugin for plugin in active() if file.resolve().is_relative_to(plugin.folder)), None)
 
 
@@ -148,7 +149,8 @@ def _check(origin: str, folder: Path) -> None:
 
 
 def _from_folder(folder: Path) -> Plugin:
-    # Two folders of one name are two packages, and one folder is the same package in every process.
+    # Two folders of the same name are two packages, and a folder is the same package in every
+    # process.
     digest = hashlib.sha256(str(folder).encode(errors="surrogatepass")).hexdigest()[:8]
     name = re.sub(r"\W", "_", folder.name, flags=re.ASCII)
     plugin = Plugin(folder.name or "/", f"{__name__}.{name}_{digest}", folder)
@@ -158,7 +160,7 @@ def _from_folder(folder: Path) -> Plugin:
 
 
 def _package(plugin: Plugin) -> ModuleType:
-    """The folder as a package, its own ``__init__.py`` run where it has one."""
+    """The folder as a package; its own ``__init__.py`` is executed if it has one."""
     initial = plugin.folder / "__init__.py"
     if not initial.exists():
         spec = ModuleSpec(plugin.package, None, is_package=True)
@@ -179,7 +181,9 @@ def _package(plugin: Plugin) -> ModuleType:
 
 
 def failure(error: BaseException, *folders: Path) -> str:
-    """An error that code of a plugin has raised, with the last line of it in these folders."""
+    """The message for an exception from a plugin's code, with the last line of the traceback in
+    these folders.
+    """
     line, place = "", error.__traceback__
     while place is not None:
         file = Path(place.tb_frame.f_code.co_filename)
@@ -192,5 +196,5 @@ def failure(error: BaseException, *folders: Path) -> str:
     return f"{type(error).__name__}: {one_line(str(error))}{line}"
 
 
-with suppress(ConfigError):  # in a process that unpickles a unit; whoever asks again is told
+with suppress(ConfigError):  # raised again for whoever asks for the plugins; here a process may only unpickle a unit
     active()
