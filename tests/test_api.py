@@ -277,6 +277,12 @@ def test_keyword_arguments_become_overrides() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("names", [["reach", "theory"], ("reach",), [["reach"], "theory"], np.array(["reach"])])
+def test_a_plain_list_of_instruments_is_no_sweep(home: Path, names: Any) -> None:
+    with pytest.raises(gp.ConfigError, match=r"instruments=\[.*\]: .*in a sweep .*: instruments=\[\[.*\]\]"):
+        gp.sweep(seed=[0, 1], instruments=names, **SMALL)
+
+
 def test_what_cannot_be_is_the_line_of_the_command(home: Path, command: Callable[..., tuple[int, str, str]]) -> None:
     for overrides, call in (
         (["run", "task.lenght=5"], lambda: gp.run(task={"lenght": 5})),

@@ -20,6 +20,7 @@ from gradpath.core.step import Elementwise
 from gradpath.core.tape import Batch
 from gradpath.core.trace import Measurement
 from gradpath.instruments.grad_norm import GradNorm
+from gradpath.optimizers.sgd import SGD
 from gradpath.schema import plugins
 from gradpath.schema.settings import ConfigError
 from gradpath.tasks.adding import Adding
@@ -230,6 +231,40 @@ def test_readings_that_do_not_fit_together_end_the_run(
     status, _, err = command("run", *SMALL, "instruments=[grad_norm]", "instruments.grad_norm.schedule.every=1")
     assert status == 1
     assert re.search(f"ValueError: instruments.grad_norm: .*{message}", err), err
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((3, 1)), r"ValueError: .*values of shape \(3, 1\); per_timestep, they are \(T, names\) = \(6, 1\)"),
+        (np.zeros(1), r"ValueError: .*values of shape \(1,\); per_timestep"),
+        (np.full((6, 1), "a"), "TypeError: .*values must be a NumPy array of real numbers, they are an array of <U1"),
+        (np.full((6, 1), None), "TypeError: .*values must be a NumPy array of real numbers"),
+        ([[0.0]] * 6, "TypeError: .*values must be a NumPy array of real numbers, they are list"),
+    ],
+)
+def test_a_reading_of_another_length_or_of_no_numbers_ends_the_run(
+    values: object, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GradNorm, "per_timestep", True)
+    monkeypatch.setattr(GradNorm, "measure", lambda self, network, trace: Measurement(("a",), values))
+    with pytest.raises((TypeError, ValueError)) as error:
+        list(train(compose.experiment([*SMALL, "instruments=[grad_norm]"])))
+    assert re.match(message, f"{type(error.value).__name__}: {error.value}"), error.value
+    assert str(error.value).startswith("instruments.grad_norm: ")
+
+
+@pytest.mark.parametrize("key", ["bad key: ä%$", "", " ", "a//b", "../a", "/a", "k" * 251, 3])
+def test_a_key_that_the_store_refuses_names_the_instrument_at_once(
+    home: Path, command: Command, key: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    update = SGD.update
+    monkeypatch.setattr(SGD, "update", lambda self, *given: steps.append(1) or update(self, *given))
+    monkeypatch.setattr(GradNorm, "metric", lambda self, name: key)
+    status, _, err = command("run", *SMALL, "instruments=[grad_norm]", "optimizer=sgd")
+    assert (status, steps) == (1, [])
+    assert re.search(r"ValueError: instruments.grad_norm: metric\('W_ix'\) is .*; MLflow takes", err), err
 
 
 @pytest.mark.parametrize("seeds", ["0", "0..2"])
