@@ -412,6 +412,18 @@ def test_a_figure_is_of_these_runs_and_none_of_pyplots(home: Path) -> None:
         gp.draw(result, ["norm_by_lag"], norm_by_lag={"dpi": 3})
 
 
+def test_a_figure_that_is_saved_plainly_keeps_its_caption(home: Path, tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    figure = gp.run(arm="rnn", **SMALL).figure("norm_by_lag", dpi=40)
+    plain, tight, cut = (tmp_path / name for name in ("plain.png", "tight.png", "cut.png"))
+    figure.savefig(plain)
+    figure.savefig(tight, bbox_inches="tight")
+    figure.savefig(cut, bbox_inches=None)
+    assert plain.read_bytes() == tight.read_bytes()
+    assert len(imread(plain)) > len(imread(cut))
+
+
 def test_the_check_is_that_of_the_command(home: Path, command: Callable[..., tuple[int, str, str]]) -> None:
     check = gp.check(cell={"name": "rnn", "hidden_size": 2}, task={"length": 3})
     status, out, _ = command("check", "cell=rnn", "cell.hidden_size=2", "task.length=3")

@@ -16,6 +16,7 @@ from gradpath.cells.peephole_lstm import PeepholeLSTM
 from gradpath.commands import compose
 from gradpath.core.cell import Cell
 from gradpath.core.network import Network
+from gradpath.core.roles import Keeping, Watched
 from gradpath.core.step import Elementwise
 from gradpath.core.tape import Batch
 from gradpath.core.trace import Measurement
@@ -211,6 +212,58 @@ def test_nor_may_one_be_called_as_the_readout_s(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Twice, "name", "W_hy")
     with pytest.raises(ConfigError, match="gate i names a parameter W_hy, as the readout does"):
         _ = Network(Twice(3), 1, 1, Adding.loss).layout
+
+
+GATES = dict(LSTM(3).blocks)
+
+
+def with_gate(gate: str, **changes: object) -> property:
+    """The LSTM's gates, one of which declares something else."""
+    return property(lambda cell: GATES | {gate: GATES[gate]._replace(**changes)})
+
+
+@dataclass
+class Odd(LSTM):
+    """A cell of which one declaration is another."""
+
+
+ODD_DECLARATIONS = [
+    ("watched", {"Z": Watched("zz")}, "watched Z: 'zz' is no gate; the gates are i, f, o, c"),
+    ("keeping", Keeping("Q"), "keeping: 'Q' is not watched; watched are I, F, O"),
+    ("carrier", "K", "carrier: 'K' is no state; the states are H, C"),
+    ("paths", LSTM.paths | {"q": "queue"}, "paths: 'q' is no gate; the gates are i, f, o, c"),
+    ("initial_bias", lambda self, rng: {"z": 1.0}, "initial_bias: 'z' is no gate; the gates are i, f, o, c"),
+    (
+        "blocks",
+        with_gate("i", elementwise=(Elementwise("p_i", "K"),)),
+        r"blocks: gate i has Elementwise\('p_i', 'K'\); the states are H, C",
+    ),
+    ("blocks", with_gate("i", role="keeper"), "blocks: gate i has the role 'keeper'; there are keep, input"),
+    (
+        "blocks",
+        with_gate("f", h=None),
+        r"blocks: the gates that read H \(i, o, c\) must stand next to each other in i, f, o, c",
+    ),
+    (
+        "blocks",
+        with_gate("o", x=None),
+        r"blocks: the gates that read X \(i, f, c\) must stand next to each other in i, f, o, c",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), ODD_DECLARATIONS, ids=range(len(ODD_DECLARATIONS)))
+def test_what_a_cell_declares_is_checked_when_it_is_composed(
+    home: Path, command: Command, name: str, value: object, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Odd, name, value, raising=False)
+    with pytest.raises(ConfigError, match=f"^cell=test_unit_faults: {message}"):
+        replace(compose.experiment(SMALL), cell=Odd(4))
+    monkeypatch.setattr(LSTM, name, value)
+    for words in ("check", "run"):
+        status, out, err = command(words, *SMALL)
+        assert (status, out) == (2, "")
+        assert re.fullmatch(f"gradpath: cell=lstm: {message}.*\n", err), err
 
 
 @pytest.mark.parametrize(

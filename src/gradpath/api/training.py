@@ -41,7 +41,8 @@ def sweep(*overrides: str, **settings: Any) -> Results:
 
     As :func:`run`, but a list, tuple or range gives the values to choose from: ``arm=["rnn",
     "lstm"], seed=[0, 1]`` are four runs. A list that is itself a value goes into another:
-    ``instruments=[["reach", "theory"]]``; a plain list of instruments is refused. ``experiment="vanishing"`` is the sweep of a study.
+    ``instruments=[["reach", "theory"]]``; a plain list of instruments is refused.
+    ``experiment="vanishing"`` is the sweep of a study.
     All points are checked before the first one runs. Raises what ``run`` raises.
     """
     return _trained(["-m", *assignments(overrides, settings, sweep=True)])
