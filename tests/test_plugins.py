@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gradpath as gp
 from conftest import PATIENCE
 from gradpath.schema import plugins
 from gradpath.tracking import loader
@@ -152,6 +153,28 @@ def test_a_unit_of_each_kind_is_trained_stored_and_drawn(home: Path, folder: Pat
     assert (home / "reports" / "figures" / "gradpath" / "losses.png").is_file(), "drawn without being named"
 
 
+def test_a_cell_that_a_figure_leaves_out_is_named(home: Path, folder: Path, command: Command) -> None:
+    write(folder, {"cells/wide.py": FILES["cells/wide.py"].replace("(LSTM):", "(LSTM):\n    drawing = None")})
+    status, _, stderr = command(
+        "run",
+        "--plugin",
+        str(folder),
+        "-m",
+        "cell=lstm,wide,rnn",
+        "instruments=[path_grad_norm,node_grad_norm]",
+        *SMALL,
+    )
+    assert status == 0, stderr
+    status, output, stderr = command("report", "--plugin", str(folder), "figures=[flow]")
+    assert (status, "flow.png" in output) == (0, True)
+    assert stderr == "not drawn in flow: wide has no drawing\n"
+    status, _, stderr = command(
+        "run", "--plugin", str(folder), "cell=wide", *SMALL, "+instruments=[path_grad_norm,node_grad_norm]"
+    )
+    status, _, stderr = command("report", "--plugin", str(folder), "figures=[flow]")
+    assert (status, stderr) == (1, "not drawn: flow (wide has no drawing)\n")
+
+
 def test_a_study_of_its_own_is_swept(home: Path, folder: Path, command: Command) -> None:
     status, output, stderr = command("run", "-m", "+experiment=mine", "--plugin", str(folder))
     assert status == 0, stderr
@@ -227,6 +250,10 @@ BAD = [
         "{0}/tasks/bad.py: ",
     ),
     ({"cells/lstm.py": FILES["cells/wide.py"]}, "{0}/cells/lstm.py: there is a unit of that name already, "),
+    *(
+        ({f"cells/{name}.py": FILES["cells/wide.py"]}, f"{{0}}/cells/{name}.py: the name of a unit must ")
+        for name in ("null", "true", "123", "a.b", "my cell", "CamelCase", "class", "größe")
+    ),
     ({"conf/arm/rnn.yaml": "{}"}, "{0}/conf/arm/rnn.yaml: there is a configuration of that name already, "),
     ({"conf/config.yaml": "{}"}, "{0}/conf/config.yaml: there is a configuration of that name already, "),
     ({"__init__.py": "1 / 0"}, "{0}/__init__.py: ZeroDivisionError: division by zero (line 1 of __init__.py)"),
@@ -363,3 +390,37 @@ def test_a_run_that_fails_is_whole_where_it_is_asked_for(
     assert status == 1
     assert stderr.count("Traceback") == 1
     assert "half_loss.py" in stderr.partition("failed: ")[0]
+
+
+CLASHES = [
+    {"cells/lstm.py": FILES["cells/wide.py"]},
+    {"conf/arm/rnn.yaml": "{}"},
+    {"tasks/bad.py": "x = 1 +"},
+    {"tasks/bad.py": "import sys; sys.exit(7)"},
+]
+
+
+@pytest.mark.parametrize("files", CLASHES, ids=lambda files: next(iter(files)))
+def test_a_folder_that_clashes_is_not_added_from_python_and_can_be_mended(
+    home: Path, folder: Path, files: dict[str, str]
+) -> None:
+    write(folder, files)
+    with pytest.raises(gp.ConfigError) as error:
+        gp.add_plugin(folder)
+    assert next(iter(files)) in str(error.value)
+    assert (os.environ[plugins.VARIABLE], plugins.arguments()) == ("", [])
+    gp.network("cell=rnn", "cell.hidden_size=2")
+    (folder / next(iter(files))).unlink()
+    gp.add_plugin(folder)
+    assert gp.network("cell=wide", "cell.hidden_size=2").network.cell.extra == 0.25
+
+
+@pytest.mark.parametrize("path", ["nowhere", "a:b", ".", 3, None])
+def test_from_python_no_option_is_named(
+    folder: Path, path: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(gp.ConfigError) as error:
+        gp.add_plugin(path)  # type: ignore[arg-type]
+    assert "--plugin" not in str(error.value)
