@@ -200,6 +200,16 @@ def test_help_and_completion_name_them(folder: Path, command: Command, monkeypat
         ("gradpath run cell=p", "cell=peephole_lstm"),
         ("gradpath run -m arm=wid", "arm=wide"),
         ("gradpath report figures=los", "figures=losses"),
+        ("gradpath report formats=", "formats=[png,svg]"),
+        ("gradpath run train.dtype=", "train.dtype=float32 train.dtype=float64"),
+        (
+            "gradpath check cell=lstm cell.ablation=no_in",
+            "cell.ablation=no_input_gate cell.ablation=no_input_nonlinearity",
+        ),
+        ("gradpath run train.readout=", "train.readout=true train.readout=false"),
+        ("gradpath run train.threads=", "train.threads=null"),
+        ("gradpath run cell=wide cell.extra=", "cell.extra=0.25"),
+        ("gradpath run cell=wide cell.ext", "cell.extra="),
         ("gradpath re", "report"),
         ("gradpath ui x", ""),
         ("gradpath new t", "task"),
@@ -233,6 +243,7 @@ def test_the_option_may_stand_before_the_command(home: Path, folder: Path, comma
 
 
 NO_UNIT = "from gradpath.tasks import Task\n"
+NEEDS = FILES["figures/losses.py"].replace('("half_loss",)', "{0}")
 BAD = [
     ({"tasks/bad.py": "x = 1 +"}, "{0}/tasks/bad.py: SyntaxError: invalid syntax (line 1 of bad.py)"),
     ({"tasks/bad.py": "\nimport nothere"}, "{0}/tasks/bad.py: ModuleNotFoundError: No module named 'nothere' (line 2"),
@@ -250,6 +261,8 @@ BAD = [
         "{0}/tasks/bad.py: ",
     ),
     ({"cells/lstm.py": FILES["cells/wide.py"]}, "{0}/cells/lstm.py: there is a unit of that name already, "),
+    ({"figures/losses.py": NEEDS.format("'half_loss'")}, "{0}/figures/losses.py: needs is 'half_loss'; expected: "),
+    ({"figures/losses.py": NEEDS.format("('half_los',)")}, "losses.py: needs half_los: no such instrument; there are "),
     *(
         ({f"cells/{name}.py": FILES["cells/wide.py"]}, f"{{0}}/cells/{name}.py: the name of a unit must ")
         for name in ("null", "true", "123", "a.b", "my cell", "CamelCase", "class", "größe")
@@ -275,7 +288,13 @@ WRONG_YAML = [
     ("foo: 1", "{0}/conf/arm/bad.yaml: arm: no such key; there are task, cell"),
     ("# @package _global_\ncell: {nokey: 1}", "{0}/conf/arm/bad.yaml: cell.nokey: no such key; there are hidden_size"),
     ("# @package _global_\ncell: {hidden_size: abc}", "{0}/conf/arm/bad.yaml: cell.hidden_size: must be an integer"),
-    ("# @package _global_\ndefaults: [override /cell: nothere]", "cell=nothere: no such name; there are gru"),
+    ("# @package _global_\ndefaults: [override /cell: nothere]",
+        "{0}/conf/arm/bad.yaml: cell=nothere: no such name; there are gru",
+    ),
+    (
+        "# @package _global_\ncell: {hidden_size: '${oc.env:HOME}'}",
+        "{0}/conf/arm/bad.yaml: cell.hidden_size=${{oc.env:HOME}}: must be an integer",
+    ),
 ]  # fmt: skip
 
 
@@ -287,6 +306,37 @@ def test_what_is_wrong_in_a_yaml_file_names_the_file_and_the_key(
     status, _, stderr = command("run", "--plugin", str(folder), "arm=bad")
     assert (status, stderr.count("\n")) == (2, 1)
     assert message.format(folder) in stderr
+
+
+def test_an_interpolation_in_the_file_of_a_unit_names_the_file_and_the_key(
+    home: Path, folder: Path, command: Command
+) -> None:
+    places = {
+        "cell/wide": ("extra: ${oc.env:HOME}", ["cell=wide"], "cell.extra=${oc.env:HOME}: must be a number ≥ 0"),
+        "clip/halved": ("nothing: 1", ["clip=halved"], "nothing: no such key"),
+        "instruments/half_loss": (
+            "schedule: {every: '${oc.env:HOME}'}",
+            ["instruments=[half_loss]"],
+            "instruments.half_loss.schedule.every=${oc.env:HOME}: must be an integer ≥ 1 or null",
+        ),
+    }
+    for place, (line, choice, message) in places.items():
+        file = folder / "conf" / f"{place}.yaml"
+        file.write_text(FILES[f"conf/{place}.yaml"].replace("extra: 0.25\n", "") + line + "\n")
+        status, _, stderr = command("run", "--plugin", str(folder), *choice, *SMALL)
+        assert (status, stderr.count("\n")) == (2, 1)
+        assert stderr.startswith(f"gradpath: {file}: "), stderr
+        assert message in stderr
+
+
+def test_a_unit_that_exits_is_named_with_its_file(home: Path, folder: Path, command: Command) -> None:
+    exiting = FILES["instruments/half_loss.py"].replace(
+        "        return", "        import sys; sys.exit(7)\n        return"
+    )
+    write(folder, {"instruments/half_loss.py": exiting})
+    status, _, stderr = command("run", "--plugin", str(folder), "instruments=[half_loss]", *SMALL)
+    assert status == 1
+    assert "RuntimeError: sys.exit(7) was called (half_loss.py, line 12)" in stderr
 
 
 def test_what_the_code_of_a_unit_raises_is_no_fault_of_the_key(home: Path, folder: Path, command: Command) -> None:
