@@ -312,11 +312,11 @@ def test_an_interpolation_in_the_file_of_a_unit_names_the_file_and_the_key(
     home: Path, folder: Path, command: Command
 ) -> None:
     places = {
-        "cell/wide": ("extra: ${oc.env:HOME}", ["cell=wide"], "cell.extra=${oc.env:HOME}: must be a number ≥ 0"),
+        "cell/wide": ("extra: ${oc.env:HOME}", ["arm=wide"], "cell.extra=${oc.env:HOME}: must be a number ≥ 0"),
         "clip/halved": ("nothing: 1", ["clip=halved"], "nothing: no such key"),
         "instruments/half_loss": (
             "schedule: {every: '${oc.env:HOME}'}",
-            ["instruments=[half_loss]"],
+            ["+instruments=[half_loss]"],
             "instruments.half_loss.schedule.every=${oc.env:HOME}: must be an integer ≥ 1 or null",
         ),
     }
@@ -327,6 +327,18 @@ def test_an_interpolation_in_the_file_of_a_unit_names_the_file_and_the_key(
         assert (status, stderr.count("\n")) == (2, 1)
         assert stderr.startswith(f"gradpath: {file}: "), stderr
         assert message in stderr
+
+
+def test_a_plain_list_for_a_setting_that_is_a_list_is_refused_in_a_sweep(home: Path, folder: Path) -> None:
+    field = "    lags_: list[int] = field(default_factory=lambda: [1], metadata={'help': 'a list'})\n"
+    unit = (
+        FILES["tasks/last_bit.py"].replace("    pass\n", field).replace("import dataclass", "import dataclass, field")
+    )
+    write(folder, {"tasks/last_bit.py": unit})
+    gp.add_plugin(folder)
+    with pytest.raises(gp.ConfigError, match=r"task.lags_=2: must be a list; in gp.sweep a list .*: \[\[…\]\]"):
+        gp.sweep(*SMALL, task={"name": "last_bit", "lags_": [2, 3]})
+    assert len(gp.sweep(*SMALL, task={"name": "last_bit", "lags_": [[2, 3]]})) == 1
 
 
 def test_a_unit_that_exits_is_named_with_its_file(home: Path, folder: Path, command: Command) -> None:

@@ -6,6 +6,7 @@ from gradpath.api import stored
 from gradpath.api.keywords import assignments
 from gradpath.api.result import Result, Results
 from gradpath.api.session import session
+from gradpath.schema.settings import ConfigError
 from gradpath.tracking.store_uri import StoreError
 
 
@@ -45,7 +46,14 @@ def sweep(*overrides: str, **settings: Any) -> Results:
     ``experiment="vanishing"`` is the sweep of a study.
     All points are checked before the first one runs. Raises what ``run`` raises.
     """
-    return _trained(["-m", *assignments(overrides, settings, sweep=True)])
+    arguments = ["-m", *assignments(overrides, settings, sweep=True)]
+    try:
+        return _trained(arguments)
+    except ConfigError as error:
+        if ": must be a list" not in str(error):
+            raise
+        hint = "in gp.sweep a list gives the values to choose from, so a list goes into another: [[…]]"
+        raise ConfigError(f"{error}; {hint}") from None
 
 
 def _trained(arguments: list[str]) -> Results:

@@ -28,27 +28,46 @@ def interpolation(key: str, overrides: Sequence[str]) -> tuple[Path, str] | None
 def choosing(group: str, name: str, overrides: Sequence[str]) -> Path | None:
     """The arm or study whose file chooses this unit; None where none does."""
     for preset, file in _chosen(overrides):
-        defaults = content(file).get("defaults") if preset in PRESETS else None
-        for entry in defaults if isinstance(defaults, list) else []:
-            for key, value in entry.items() if isinstance(entry, dict) else ():
-                chosen = value if isinstance(value, list) else [value]
-                if str(key).rpartition("/")[2] == group and name in map(str, chosen):
-                    return file
+        if preset in PRESETS and (group, name) in _defaults(file):
+            return file
     return None
 
 
 def _chosen(overrides: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """Group and file of each unit and preset that overrides choose; without those that cannot be
-    read, of which others speak.
+    """Group and file of each unit and preset that overrides choose, and of the units that a preset
+    chooses.
     """
     for override in overrides:
         try:
             parsed = parse(override)
-        except ConfigError:
+        except ConfigError:  # of which others speak
             continue
-        if (group := str(parsed.key_or_group)) in CHOSEN and not parsed.is_sweep_override():
-            value = parsed.value()
-            for name in value if isinstance(value, list) else [value]:
-                yield from (
-                    (group, f) for folder in searched(overrides) if (f := folder / group / f"{name}.yaml").is_file()
-                )
+        if parsed.is_sweep_override():
+            continue
+        for group, name in _names(str(parsed.key_or_group), parsed.value()):
+            for file in _files(group, name, overrides):
+                yield group, file
+                for unit in _defaults(file) if group in PRESETS else ():
+                    yield from ((unit[0], f) for f in _files(*unit, overrides))
+
+
+def _names(group: str, value: Any) -> list[tuple[str, str]]:
+    names = value if isinstance(value, list) else [value]
+    return [(group, str(name)) for name in names] if group in CHOSEN else []
+
+
+def _files(group: str, name: str, overrides: Sequence[str]) -> list[Path]:
+    files = [folder / group / f"{name}.yaml" for folder in searched(overrides)]
+    return [file for file in files if file.is_file()]
+
+
+def _defaults(file: Path) -> list[tuple[str, str]]:
+    """Group and name of each unit that the defaults list of a file chooses."""
+    entries = content(file).get("defaults")
+    entries = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return [unit for entry in entries for key, value in entry.items() for unit in _names(_group(key), value)]
+
+
+def _group(key: Any) -> str:
+    """``override /cell`` → ``cell``."""
+    return str(key).rpartition("/")[2]

@@ -24,12 +24,12 @@ def _blocks(cell: Cell) -> Iterator[str]:
     """
     if not cell.blocks:
         yield "blocks: there must be a gate"
-    for what, place in (("read X", 0), ("read H", 1)):
+    for reading, place in (("read X", 0), ("read H", 1)):
         reads = [bool(spec[place]) for spec in cell.blocks.values()]
         readers = [gate for gate, read in zip(cell.blocks, reads, strict=True) if read]
         if readers and not all(reads[reads.index(True) : len(reads) - reads[::-1].index(True)]):
             yield (
-                f"blocks: the gates that {what} ({', '.join(readers)}) must stand next to each other in "
+                f"blocks: the gates that {reading} ({', '.join(readers)}) must stand next to each other in "
                 f"{', '.join(cell.blocks)}; first the gates that do not read H, last those that do not read X"
             )
     for gate, spec in cell.blocks.items():
