@@ -5,6 +5,8 @@ import re
 from contextlib import redirect_stdout
 from io import StringIO
 
+from omegaconf.errors import OmegaConfBaseException
+
 from gradpath.commands import compose
 from gradpath.commands.new import KINDS
 from gradpath.schema import plugins
@@ -58,7 +60,7 @@ def _values(name: str, words: list[str]) -> list[str] | None:
         return None
     try:
         keys = {path: (value, takes) for path, value, takes, _ in compose.settable(compose.load(name, overrides))}
-    except ConfigError:  # what has been typed so far cannot be
+    except (ConfigError, OmegaConfBaseException):  # what has been typed so far cannot be
         return None
     if key not in keys:
         return None
