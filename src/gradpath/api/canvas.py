@@ -49,7 +49,14 @@ def drawn(figure: "Figure", runs: "Sequence[Run]") -> "Canvas":
     # A notebook can show a Figure once pyplot has registered it; until then the Figure shows
     # itself.
     canvas._repr_png_ = partial(png, canvas, figure.dpi)  # type: ignore[attr-defined]
+    # The caption lies below the axes, outside the canvas that matplotlib saves by itself.
+    canvas.savefig = partial(_save_whole, canvas)  # type: ignore[method-assign]
     return canvas
+
+
+def _save_whole(canvas: "Canvas", *arguments: Any, **settings: Any) -> None:
+    """matplotlib's ``savefig``, with all that has been drawn unless ``bbox_inches`` says other."""
+    type(canvas).savefig(canvas, *arguments, **{"bbox_inches": "tight"} | settings)
 
 
 def _open_figures() -> list[int]:

@@ -11,6 +11,8 @@ UNITS = ("task", "cell", "init", "optimizer")
 """The sections for which a unit is chosen: the unit's name goes as ``name`` into a dict of its
 settings.
 """
+LISTS = ("instruments", "figures")
+"""The keys whose value is a list of units: in a sweep, a list of such lists."""
 WORD = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_][\w./-]*", re.ASCII | re.IGNORECASE)
 """A text that Hydra's grammar reads as exactly this text without quotes."""
 
@@ -20,7 +22,8 @@ def assignments(overrides: Iterable[str], settings: Mapping[str, Any], sweep: bo
 
     A dict sets the keys of its section (``task={"length": 50}`` is ``task.length=50``), and with
     ``name`` chooses its unit. In a sweep a list, tuple or range gives the values to choose from;
-    otherwise it is a list. Raises ConfigError for a value that cannot be written as KEY=VALUE.
+    otherwise it is a list. Raises ConfigError for a value that cannot be written as KEY=VALUE, and
+    in a sweep for a plain list of units where each point has a list of them.
     """
     written = list(overrides)
     for override in written:
@@ -43,6 +46,11 @@ def _flat(key: str, value: Any, sweep: bool) -> Iterator[str]:
     values = _items(value) if sweep else None
     if values is not None and not values:
         raise ConfigError(f"{key}={value}: a sweep of no values")
+    if values is not None and key in LISTS and any(_items(item) is None for item in values):
+        items = ",".join(written(key, item) for item in values)
+        raise ConfigError(
+            f"{key}=[{items}]: is a list of its own at every point; in a sweep it goes into another: {key}=[[{items}]]"
+        )
     text = ",".join(written(key, item) for item in values) if values is not None else written(key, value)
     yield f"{'+' if key == 'experiment' else ''}{key}={text}"
 

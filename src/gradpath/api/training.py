@@ -6,6 +6,7 @@ from gradpath.api import stored
 from gradpath.api.keywords import assignments
 from gradpath.api.result import Result, Results
 from gradpath.api.session import session
+from gradpath.schema.settings import ConfigError
 from gradpath.tracking.store_uri import StoreError
 
 
@@ -40,11 +41,19 @@ def sweep(*overrides: str, **settings: Any) -> Results:
     """Trains every combination and records it, as ``gradpath run -m`` does.
 
     Works as :func:`run`, but a list, tuple or range gives the values to choose from: ``arm=["rnn",
-    "lstm"], seed=[0, 1]`` are four runs. (A list that is itself a value is put into another list:
-    ``instruments=[["reach", "theory"]]``.) ``experiment="vanishing"`` is the sweep of a study. All
-    points are checked before the first one runs. Raises the exceptions of ``run``.
+    "lstm"], seed=[0, 1]`` are four runs. A list that is itself a value is put into another list:
+    ``instruments=[["reach", "theory"]]``; a plain list of instruments is refused.
+    ``experiment="vanishing"`` is the sweep of a study. All points are checked before the first one
+    runs. Raises the exceptions of ``run``.
     """
-    return _trained(["-m", *assignments(overrides, settings, sweep=True)])
+    arguments = ["-m", *assignments(overrides, settings, sweep=True)]
+    try:
+        return _trained(arguments)
+    except ConfigError as error:
+        if ": must be a list" not in str(error):
+            raise
+        hint = "in gp.sweep a list gives the values to choose from, so a list goes into another: [[…]]"
+        raise ConfigError(f"{error}; {hint}") from None
 
 
 def _trained(arguments: list[str]) -> Results:

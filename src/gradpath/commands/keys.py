@@ -7,7 +7,7 @@ from dataclasses import Field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from gradpath.schema.settings import allowed
 
@@ -58,6 +58,6 @@ def as_written(value: Any) -> Any:
         return value.name
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{as_written(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
+    if isinstance(value, list | ListConfig):
         return f"[{','.join(str(as_written(item)) for item in value)}]"
     return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value

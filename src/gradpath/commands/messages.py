@@ -15,6 +15,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from yaml import YAMLError
 
+from gradpath.commands import sources
 from gradpath.commands.choices import options, searched
 from gradpath.commands.grammar import unreadable
 from gradpath.commands.hydra_config import default_keys
@@ -137,11 +138,11 @@ def _unknown_name(error: MissingConfigException, overrides: Sequence[str]) -> st
         names = f"; there are {', '.join(available)}" if available else ""
         return f"{group}={name}: no such name, or its plugin is not installed{names}"
     group = group_of(missing)
-    return (
-        no_such_name(group, missing.removeprefix(group).removeprefix("/"), overrides)
-        if group
-        else (f"{suspects(overrides)}: there is no file {missing} to read")
-    )
+    if not group:
+        return f"{suspects(overrides)}: there is no file {missing} to read"
+    name = missing.removeprefix(group).removeprefix("/")
+    file = sources.choosing(group, name, overrides)
+    return (f"{file}: " if file else "") + no_such_name(group, name, overrides)
 
 
 def _hydra_message(error: Exception, overrides: Sequence[str]) -> str:
@@ -179,6 +180,8 @@ def _omegaconf_message(error: OmegaConfBaseException, overrides: Sequence[str]) 
         override = next((o for o in overrides if o.partition("=")[0].endswith(f".{key}")), key)
         key = override.partition("=")[0].lstrip("+~")
     schema_fields = fields_by_name(schema)
+    if source := sources.interpolation(key, overrides):
+        override = f"{source[0]}: {key}={source[1]}"
     if isinstance(error, InterpolationResolutionError) and name not in schema_fields:
         return f"{override}: the interpolation leads nowhere"
     if name in schema_fields:

@@ -1,6 +1,5 @@
 """``gradpath new``: writes the files of a user's own unit, which is valid without any change."""
 
-import keyword
 import re
 import shlex
 from contextlib import suppress
@@ -9,6 +8,7 @@ from typing import NamedTuple
 
 from gradpath.commands.arguments import Parser
 from gradpath.schema.settings import ConfigError
+from gradpath.schema.unit_names import RULE, is_valid
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 
@@ -35,8 +35,6 @@ KINDS = {
     "init": Kind("inits", "init", "gradpath check --plugin {plugin} init={name}"),
     "study": Kind("", "experiment", "gradpath run --plugin {plugin} -m +experiment={name}"),
 }
-RESERVED = {"null", "none", "true", "false", "nan", "inf", "default"}
-"""Names that the command line or Hydra reads as another value."""
 
 HELP = f"""\
 usage: gradpath new KIND NAME [--plugin PATH]
@@ -79,10 +77,8 @@ def _check_name(kind: str, name: str, root: Path) -> None:
     from gradpath.commands.choices import options
     from gradpath.schema import plugins
 
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name) or keyword.iskeyword(name) or name.lower() in RESERVED:
-        raise ConfigError(
-            f"{name}: must be a name in Python, of the letters a to z, digits and _, at most 60, and no reserved word"
-        )
+    if not is_valid(name):
+        raise ConfigError(f"{name}: the name of a {kind} must {RULE}")
     if root.exists() and not root.is_dir():
         raise ConfigError(f"--plugin {root}: is not a folder")
     if any((root / folder).is_dir() for folder in (*plugins.FOLDERS, "conf")):

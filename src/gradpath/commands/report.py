@@ -63,10 +63,11 @@ def write(report: Report, named: bool = False) -> int:
         _replace(out / "verdicts.md", _table(runs, title).encode(errors="backslashreplace"))
     except OSError as error:
         failed.append(f"verdicts.md ({_error_text(error)})")
-    left_out = []
+    left_out, partly = [], []
     for name, figure in tqdm(report.figures.items(), desc="figures", disable=not sys.stderr.isatty()):
         try:
             _draw(name, figure, runs, out, report.formats)
+            partly += [f"{name}: {printable(text, 300)}" for text in figure.undrawn(runs)]
         except CannotDrawError as error:
             left_out.append(f"{name} ({error})")
         except (Exception, SystemExit) as error:  # odd data, or a fault in a user's figure: the others are drawn
@@ -76,6 +77,7 @@ def write(report: Report, named: bool = False) -> int:
             failed.append(f"{name} ({cause})")
     if left_out:
         print(f"not drawn: {', '.join(left_out)}", file=sys.stderr)
+    _print_lines("not drawn in ", partly)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     none_drawn = bool(left_out) and len(left_out) == len(report.figures)

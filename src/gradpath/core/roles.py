@@ -4,7 +4,7 @@ A run stores the roles of its cell beside its measurements, so that they can be 
 cell's code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,12 +105,26 @@ class Roles:
     drawing: Drawing | None = None
 
     def __post_init__(self) -> None:
-        consistent = self.layers >= 1 and {self.output, self.carrier} <= set(self.states)
-        consistent &= all(parameter.gate in {None, *self.gates} for parameter in self.parameters.values())
-        consistent &= all(watched.gate in self.gates for watched in self.watched.values())
-        consistent &= self.keeping is None or self.keeping.gate in {None, *self.watched}
-        if not consistent:
-            raise ValueError("a role refers to what the cell does not have")
+        for problem in self._problems():
+            raise ValueError(problem)
+
+    def _problems(self) -> Iterator[str]:
+        """The names by which a role refers to what the cell does not have."""
+        if self.layers < 1:
+            yield f"layers: {self.layers}; there must be one"
+        for role, state in (("output", self.output), ("carrier", self.carrier)):
+            if state not in self.states:
+                yield f"{role}: {state!r} is no state; the states are {', '.join(self.states)}"
+        gates = ", ".join(self.gates)
+        for name, parameter in self.parameters.items():
+            if parameter.gate not in (None, *self.gates):
+                yield f"parameter {name}: {parameter.gate!r} is no gate; the gates are {gates}"
+        for name, watched in self.watched.items():
+            if watched.gate not in self.gates:
+                yield f"watched {name}: {watched.gate!r} is no gate; the gates are {gates}"
+        if self.keeping is not None and self.keeping.gate not in (None, *self.watched):
+            names = ", ".join(self.watched) or "nothing"
+            yield f"keeping: {self.keeping.gate!r} is not watched; watched are {names}"
 
     def prefix(self, layer: int) -> str:
         """The prefix of the names of a layer; ``layer`` counts from 0."""

@@ -41,6 +41,12 @@ class Figure(Settings, ABC):
             raise TypeError(f"draw must return a matplotlib figure, it returned {type(canvas).__name__}")
         return canvas
 
+    def undrawn(self, runs: Sequence[Run]) -> Sequence[str]:
+        """What a drawn figure leaves out of these runs though it might be expected in it, and why,
+        for the report to say.
+        """
+        return ()
+
     @abstractmethod
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         """A matplotlib figure of the runs; raises CannotDrawError."""

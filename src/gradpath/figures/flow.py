@@ -35,12 +35,18 @@ class Flow(Figure):
 
     needs = ("path_grad_norm", "node_grad_norm")
 
+    def undrawn(self, runs: Sequence[Run]) -> Sequence[str]:
+        missing = [group for group in common.groups(runs) if not group.runs[0].roles.drawing]
+        gated = [g.name for g in missing if any(gate.role != "unit" for gate in g.runs[0].roles.gates.values())]
+        return [f"{name} has no drawing" for name in gated]
+
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         common.theme()
 
         groups = [group for group in common.columns(runs) if group.runs[0].roles.drawing]
         if not groups:
-            raise CannotDrawError("no run of a cell with gates that says how its step is drawn")
+            missing = "; ".join(self.undrawn(runs))
+            raise CannotDrawError(missing or "no run of a cell with gates that says how its step is drawn")
         stages.drawable(groups, *INSTRUMENTS)
         groups = stages.aligned(groups, *INSTRUMENTS)
         lags = _lags(len(groups[0].runs[0].lag))

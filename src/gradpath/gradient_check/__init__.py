@@ -25,6 +25,7 @@ from gradpath.core.tape import Batch
 from gradpath.gradient_check import cases
 from gradpath.gradient_check.comparison import compare
 from gradpath.gradient_check.findings import Findings, Row, merged, place, table
+from gradpath.gradient_check.nonfinite import check_some_compared
 from gradpath.gradient_check.watching import Watch, measured, watched
 from gradpath.instruments import Instrument
 from gradpath.schema.discovery import discover
@@ -47,6 +48,7 @@ def every_case(experiment: Experiment) -> Iterator[tuple[str, list[Row]]]:
         yield f"past the band, {dtype.name}", rows
         for findings in rescaled(experiment, dtype):
             rows += findings.rows
+    check_some_compared(rows)
     yield "", rows
 
 
@@ -82,7 +84,9 @@ def check(network: Network, theta: NDArray, batch: Batch, rng: Generator) -> lis
 
 def unmerged(network: Network, theta: NDArray, batch: Batch, rng: Generator) -> list[Row]:
     """The rows of ``check``, one for each reference instead of one for each quantity."""
-    return compare(_pass(network, theta, batch), "given", differences=True, rng=rng).rows
+    rows = compare(_pass(network, theta, batch), "given", differences=True, rng=rng).rows
+    check_some_compared(rows)
+    return rows
 
 
 def _pass(network: Network, theta: NDArray, batch: Batch) -> Watch:

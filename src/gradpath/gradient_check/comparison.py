@@ -12,7 +12,7 @@ from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Batch
 from gradpath.core.trace import Trace
-from gradpath.gradient_check import declared, training
+from gradpath.gradient_check import declared, nonfinite, training
 from gradpath.gradient_check.columns import total_gradient
 from gradpath.gradient_check.findings import ALLOWED, Findings, adjoint_errors, certain
 from gradpath.gradient_check.recorded import errors
@@ -35,7 +35,7 @@ def compare(watch: Watch, case: str, differences: bool = False, rng: Generator |
         # A separate tape, which no backward pass has changed.
         fresh = network.forward(tape.theta.astype(tape.outputs.dtype), tape.batch.astype(tape.outputs.dtype.type))
         if not np.isfinite(fresh.loss):
-            findings.add("nothing compared: the loss is not finite", certain(0.0))
+            nonfinite.explain(fresh, findings)
             return findings
         reference = Reference(network, fresh)
         declared.forward(fresh, reference, findings)

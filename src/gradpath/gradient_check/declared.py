@@ -81,7 +81,7 @@ def forward(tape: Tape, reference: Reference, findings: Findings) -> None:
         first = reference.network.initial_state
         start = [np.abs(s[0] - (0 if k else first)).max() for k, s in enumerate(layer_tape.states.values())]
         errors[0].append(float(max(start)) / (1 + abs(first)))
-        findings.add("step: gates and states", certain([max(row) for row in errors]), layer)
+        findings.add("step: gates and states", certain([float(np.max(row)) for row in errors]), layer)
         findings.add("step: pointwise", certain(0.0 if derivative.pointwise else np.inf), layer)
     top = tape.layers[-1].states[cell.states[0]][1:][tape.scored].astype(np.float64)
     w_hy, b_y = (w.astype(np.float64) for w in reference.network.packed(tape.theta)[-2:])

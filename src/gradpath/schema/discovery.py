@@ -7,11 +7,13 @@ import inspect
 import pkgutil
 from dataclasses import is_dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 from gradpath.schema import plugins
 from gradpath.schema.settings import ConfigError
+from gradpath.schema.unit_names import RULE, is_valid
 
 Unit = TypeVar("Unit")
 
@@ -49,9 +51,17 @@ def discover(base: type[Unit]) -> dict[str, type[Unit]]:
     return dict(sorted(units.items()))
 
 
+def forget() -> None:
+    """Has the folders of units read again, as after one of them has changed."""
+    _units.cache_clear()
+
+
 @cache
 def _units(base: Any, package_name: str) -> dict[str, Any]:
     package = _imported(package_name)
+    for file in sorted(file for folder in package.__path__ for file in Path(folder).glob("[!._]*.py")):
+        if not is_valid(file.stem):
+            raise ConfigError(f"{file}: the name of a unit must {RULE}; or begin the file's name with _")
     names = [name for _, name, _ in pkgutil.iter_modules(package.__path__) if not name.startswith("_")]
     return {name: _unit(base, _imported(f"{package_name}.{name}")) for name in names}
 
@@ -61,7 +71,7 @@ def _imported(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         plugin = next((p for p in plugins.active() if name.startswith(f"{p.package}.")), None)
         if plugin is None:
             raise

@@ -17,6 +17,7 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,7 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line
@@ -64,16 +66,17 @@ def active() -> tuple[Plugin, ...]:
     return _active(os.environ.get(VARIABLE, ""))
 
 
-def add_plugin(path: "str | os.PathLike[str]") -> None:
+def add_plugin(path: "str | os.PathLike[str]", option: str = "--plugin ", check: Callable[[], Any] = active) -> None:
     """Makes the folder ``path`` a plugin of this process and of the processes that it starts;
-    raises ConfigError where the folder is no plugin.
+    raises ConfigError where the folder is no plugin. If ``check`` raises with the folder in place,
+    things are left as they were. ``option`` stands before the path in a message.
     """
     if not isinstance(path, str | os.PathLike):
-        raise ConfigError(f"--plugin {path!r}: must be the path of a folder")
-    folder = _resolved(f"--plugin {path}", path)
+        raise ConfigError(f"{option}{path!r}: must be the path of a folder")
+    folder = _resolved(f"{option}{path}", path)
     if os.pathsep in str(folder):
-        raise ConfigError(f"--plugin {path}: a {os.pathsep} in the name of a folder separates two of them")
-    _check(f"--plugin {path}", folder)
+        raise ConfigError(f"{option}{path}: a {os.pathsep} in the name of a folder separates two of them")
+    _check(f"{option}{path}", folder)
     previous = os.environ.get(VARIABLE)
     listed = [*filter(None, (previous or "").split(os.pathsep))]
     if str(folder) in listed:
@@ -81,13 +84,23 @@ def add_plugin(path: "str | os.PathLike[str]") -> None:
     os.environ[VARIABLE] = os.pathsep.join([*listed, str(folder)])
     try:
         active()
-    except ConfigError:
+        check()
+    except BaseException:
         if previous is None:
             del os.environ[VARIABLE]
         else:
             os.environ[VARIABLE] = previous
+        _forget(folder)
         raise
     _added.append(str(folder))
+
+
+def _forget(folder: Path) -> None:
+    """The modules of a folder that is no plugin after all: it can be mended and tried again."""
+    package = _package_name(folder)
+    for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
+        del sys.modules[name]
+    _active.cache_clear()
 
 
 def arguments() -> list[str]:
@@ -148,12 +161,16 @@ def _check(origin: str, folder: Path) -> None:
         raise ConfigError(f"{origin}: has none of the folders {', '.join(FOLDERS)}, conf")
 
 
-def _from_folder(folder: Path) -> Plugin:
+def _package_name(folder: Path) -> str:
     # Two folders of the same name are two packages, and a folder is the same package in every
     # process.
     digest = hashlib.sha256(str(folder).encode(errors="surrogatepass")).hexdigest()[:8]
     name = re.sub(r"\W", "_", folder.name, flags=re.ASCII)
-    plugin = Plugin(folder.name or "/", f"{__name__}.{name}_{digest}", folder)
+    return f"{__name__}.{name}_{digest}"
+
+
+def _from_folder(folder: Path) -> Plugin:
+    plugin = Plugin(folder.name or "/", _package_name(folder), folder)
     if plugin.package not in sys.modules:
         sys.modules[plugin.package] = _package(plugin)
     return plugin
@@ -174,7 +191,7 @@ def _package(plugin: Plugin) -> ModuleType:
     package = sys.modules[plugin.package] = importlib.util.module_from_spec(spec_of_file)
     try:
         spec_of_file.loader.exec_module(package)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[plugin.package]
         raise ConfigError(f"{initial}: {failure(error, plugin.folder)}") from error
     return package

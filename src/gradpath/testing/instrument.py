@@ -15,6 +15,7 @@ from gradpath.schema.settings import ConfigError
 from gradpath.testing._arrays import first_difference, unchanged
 from gradpath.testing._runs import recorded
 from gradpath.testing._unit import SMALL, UnitContract, composed
+from gradpath.training.checked_reading import KEYS, valid_key
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import train
 
@@ -179,7 +180,8 @@ class InstrumentContract(UnitContract):
     def test_keys_of_the_mlflow_ui(self) -> None:
         (reading, _), instrument = self.measured(), self.configured()
         keys = [key for name in reading.names if (key := instrument.metric(name)) is not None]
-        assert all(isinstance(key, str) and key.strip() for key in keys), "metric must return a key or None"
+        refused = [key for key in keys if not valid_key(key)]
+        assert not refused, f"metric must return None or a key that MLflow takes, {KEYS}; it returns {refused}"
         double = [key for key, count in Counter(keys).items() if count > 1]
         assert not double, f"metric gives the same key to several names: {double}"
         assert len(keys) <= CURVES, f"{len(keys)} curves in the MLflow UI, more than the {CURVES} that it draws well"

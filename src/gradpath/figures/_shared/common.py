@@ -208,16 +208,20 @@ def setting_text(groups: Sequence[Group]) -> str:
     """The settings of the runs in one line for a caption; where the groups differ in a setting, all
     its values.
     """
+    configs = [group.runs[0].config for group in groups]
 
     def values(section: str, key: str) -> str:
-        settings = [group.runs[0].config[section].get(key) for group in groups]
+        settings = [config[section].get(key) for config in configs]
         shown = [
             f"{v:g}" if isinstance(v, float) else plain(str(v).replace("_", " ")) for v in settings if v is not None
         ]
         return " or ".join(dict.fromkeys(shown))
 
+    keys = dict.fromkeys(key for config in configs for key in config["task"] if key not in ("name", "length"))
+    settings = [(plain(key.replace("_", " ")), values("task", key)) for key in keys]
+    task = "".join(f", {name} {value}" for name, value in settings if value)
     text = (
-        f"{values('task', 'name')} T = {values('task', 'length')}, H = {values('cell', 'hidden_size')}, "
+        f"{values('task', 'name')} T = {values('task', 'length')}{task}, H = {values('cell', 'hidden_size')}, "
         f"init {values('init', 'name')} gain {values('init', 'gain')}, {values('optimizer', 'name')} "
         f"lr {values('optimizer', 'lr')}, B = {values('train', 'batch_size')}, {values('train', 'steps')} updates"
     )
