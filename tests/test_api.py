@@ -95,7 +95,7 @@ WRONG_TYPES = [
     (lambda v: gp.load(study=v), "study=.*: must be text or None"),
     (lambda v: gp.load(sweep=v), "sweep=.*: must be text or None"),
     (lambda v: gp.load(uri=v), "uri=.*: must be text or None"),
-    (lambda v: gp.add_plugin(v), "--plugin .*: must be the path of a folder"),
+    (lambda v: gp.add_plugin(v), ".*: must be the path of a folder"),
     (lambda v: gp.draw(v), "results=.*: must be a Result, several of them, or None"),
     (lambda v: gp.draw([v]), "results=.*: must be a Result, several of them, or None"),
     (lambda v: gp.draw(gp.Results([]), [v]), "names=.*: must be names of figures, or None"),
@@ -123,8 +123,8 @@ def test_an_argument_of_another_type_is_refused_in_a_line(
         (lambda: gp.draw("x"), "results='x': must be a Result"),
         (lambda: gp.draw(gp.Results([]), 5), "names=5: must be names of figures"),
         (lambda: gp.Results([]).table("loss"), "no runs to read"),
-        (lambda: gp.add_plugin("a\0b"), "embedded null byte"),
-        (lambda: gp.add_plugin("~nobody_of_the_kind/x"), "--plugin ~nobody_of_the_kind/x: "),
+        (lambda: gp.add_plugin("a\0b"), "embedded null"),
+        (lambda: gp.add_plugin("~nobody_of_the_kind/x"), "^~nobody_of_the_kind/x: "),
         (lambda: gp.run(train=[3]), r"train=\[3\]: is a section; its keys are set one by one, as train.KEY=VALUE"),
         (lambda: gp.run("instruments.reach=5"), "instruments.reach=5: is a section; its keys are set one by one"),
     ],
@@ -278,6 +278,12 @@ def test_keyword_arguments_become_overrides() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("names", [["reach", "theory"], ("reach",), [["reach"], "theory"], np.array(["reach"])])
+def test_a_plain_list_of_instruments_is_no_sweep(home: Path, names: Any) -> None:
+    with pytest.raises(gp.ConfigError, match=r"instruments=\[.*\]: .*in a sweep .*: instruments=\[\[.*\]\]"):
+        gp.sweep(seed=[0, 1], instruments=names, **SMALL)
+
+
 def test_what_cannot_be_is_the_line_of_the_command(home: Path, command: Callable[..., tuple[int, str, str]]) -> None:
     for overrides, call in (
         (["run", "task.lenght=5"], lambda: gp.run(task={"lenght": 5})),
@@ -405,6 +411,18 @@ def test_a_figure_is_of_these_runs_and_none_of_pyplots(home: Path) -> None:
         result.figure("credit")
     with pytest.raises(gp.ConfigError, match=r"dpi=3: must be ≥ 20"):
         gp.draw(result, ["norm_by_lag"], norm_by_lag={"dpi": 3})
+
+
+def test_a_figure_that_is_saved_plainly_keeps_its_caption(home: Path, tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    figure = gp.run(arm="rnn", **SMALL).figure("norm_by_lag", dpi=40)
+    plain, tight, cut = (tmp_path / name for name in ("plain.png", "tight.png", "cut.png"))
+    figure.savefig(plain)
+    figure.savefig(tight, bbox_inches="tight")
+    figure.savefig(cut, bbox_inches=None)
+    assert plain.read_bytes() == tight.read_bytes()
+    assert len(imread(plain)) > len(imread(cut))
 
 
 def test_the_check_is_that_of_the_command(home: Path, command: Callable[..., tuple[int, str, str]]) -> None:

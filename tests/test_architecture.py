@@ -3,6 +3,7 @@ alone.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import gradpath
 
 SOURCE = Path(gradpath.__file__).parent
 ROOT = SOURCE.parent.parent
+HEX_COLOUR = re.compile(r"#[0-9A-Fa-f]{3,8}\b")
 
 
 FUNCTION_WORDS = set(
@@ -91,4 +93,16 @@ def test_names_are_no_function_words() -> None:
             for line, name in bound(path)
             if name.strip("_") in FUNCTION_WORDS and not name.startswith("__")
         ]
+    assert not places, "\n".join(places)
+
+
+def test_every_colour_of_a_figure_stands_in_the_palette() -> None:
+    """Except those that a cell declares for its own arms, as a plugin's cell must."""
+    places = [
+        f"{path.relative_to(SOURCE).as_posix()}:{number}: {line.strip()}"
+        for path in sorted(SOURCE.rglob("*.py"))
+        if path.name != "palette.py" and path.parent.name != "cells"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if HEX_COLOUR.search(line)
+    ]
     assert not places, "\n".join(places)

@@ -15,7 +15,8 @@ from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Batch
 from gradpath.core.trace import Trace
-from gradpath.gradient_check import Row, cases, check, unmerged
+from gradpath.gradient_check import Row, cases, check, nonfinite, unmerged
+from gradpath.inits.uniform import Uniform
 from gradpath.schema.discovery import discover
 
 
@@ -171,6 +172,51 @@ def test_what_is_wrong_is_named_and_the_exit_status_says_so(
     out = capsys.readouterr().out
     assert "W_ox at t = " in out.splitlines()[-1]
     assert "W_hy at t" not in out
+
+
+class Spoiled(LSTM):
+    """An LSTM whose step makes of ordinary numbers none."""
+
+    def step(self, s):
+        super().step(s)
+        h = s.leaving[0]
+        np.multiply(h, np.nan, out=h)
+
+
+class SpoiledSaved(LSTM):
+    """One whose loss is finite all the same."""
+
+    def step(self, s):
+        super().step(s)
+        np.multiply(s.saved[0], np.nan, out=s.saved[0])
+
+
+class Rooted(LSTM):
+    def step(self, s):
+        super().step(s)
+        np.sqrt(s.leaving[0], out=s.leaving[0])
+
+
+@pytest.mark.parametrize("cell", [Spoiled, Rooted, SpoiledSaved])
+def test_a_step_that_yields_nan_is_wrong(cell: type[LSTM]) -> None:
+    rows = check(network(cell(hidden_size=4)), *shrunk(network()))
+    saved = cell is SpoiledSaved
+    names = ["step: gates and states"] if saved else [nonfinite.NOT_FINITE, nonfinite.NOTHING]
+    assert {row.quantity for row in rows if not row.passed} >= {*names}
+
+
+def test_where_nothing_is_compared_nothing_is_right(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that blow up are no error of the step, but nothing has been checked of it."""
+    monkeypatch.setattr(
+        Uniform, "feedforward", lambda self, rng, rows, columns, hidden: np.full((rows, columns), 1e300)
+    )
+    sizes = ["cell.hidden_size=5", "train.batch_size=3", "task.length=8"]
+    assert cli.check(["cell=lstm", "train.dtype=float64", *sizes]) == 1
+    out = capsys.readouterr().out
+    assert nonfinite.NOT_FINITE not in out
+    assert nonfinite.NOTHING in out.splitlines()[-1]
 
 
 def test_a_truncated_gradient_is_not_checked_against_the_loss() -> None:

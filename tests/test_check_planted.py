@@ -21,10 +21,10 @@ from gradpath.commands import compose
 from gradpath.core import backward, bptt, network, norm_precision, scaled, theory, weight_gradients
 from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
-from gradpath.core.step import Elementwise
+from gradpath.core.step import Elementwise, Step, StepAdjoint
 from gradpath.core.trace import Gradient, Measurement, Trace
 from gradpath.engine.workspace import Workspace
-from gradpath.gradient_check import Row, comparison, full_size, place, rescaled, small
+from gradpath.gradient_check import Row, comparison, full_size, place, rescaled, small, table
 from gradpath.instruments import Instrument, param_grad_norm
 from gradpath.instruments import reach as reach_module
 from gradpath.instruments.clipping_ledger import ClippingLedger
@@ -374,6 +374,26 @@ def test_the_latest_wrong_step_and_not_the_worst(monkeypatch: Patch) -> None:
     location = place(failed_rows("cell=rnn"))
     assert location is not None
     assert location.t == 4
+
+
+@pytest.mark.parametrize("gate", ["i", "f", "o", "c"])
+@pytest.mark.parametrize(("cell", "cls"), [("lstm", LSTM), ("peephole_lstm", PeepholeLSTM)])
+def test_a_wrong_sign_is_named_by_its_gate(cell: str, cls: type[LSTM], gate: str, monkeypatch: Patch) -> None:
+    """With peepholes, an error of the output gate reaches C and the other gates at the same t."""
+    original = cls.step_backward
+
+    def wrong_sign(self: LSTM, s: Step, d: StepAdjoint) -> None:
+        sigmoid_slopes, tanh_slope, *other_slopes = s.slopes
+        signs = np.array([-1 if name == gate else 1 for name in "ifoc"])
+        slopes = [sigmoid_slopes * signs[:3, None], tanh_slope * signs[3], *other_slopes]
+        original(self, s._replace(slopes=slopes), d)
+
+    monkeypatch.setattr(cls, "step_backward", wrong_sign)
+    rows = failed_rows(f"cell={cell}")
+    location = place(rows)
+    assert location is not None
+    assert location.place == f"∂L/∂a (a_{gate}) at t = {location.t}"
+    assert f"back (small, float64): {location.place}, " in table(rows, 1).splitlines()[-1]
 
 
 # --- the adjoint ----------------------------------------------------------------------------------

@@ -102,6 +102,22 @@ UNITS: dict[str, tuple[str, str]] = {
                 pass
         """,
     ),
+    "cells/yields_nan": (
+        "import numpy as np\nfrom gradpath.cells.lstm import LSTM",
+        """
+        class Wrong(LSTM):
+            def step(self, s):
+                super().step(s)
+                np.sqrt(s.leaving[0], out=s.leaving[0])
+        """,
+    ),
+    "cells/unwatched_keeping": (
+        "from gradpath.cells.lstm import LSTM\nfrom gradpath.core.roles import Keeping",
+        """
+        class Wrong(LSTM):
+            keeping = Keeping("Q")
+        """,
+    ),
     "tasks/wrong_chance": (
         "from gradpath.tasks.adding import Adding",
         """
@@ -144,6 +160,14 @@ UNITS: dict[str, tuple[str, str]] = {
         """
         class Wrong(GradNorm):
             per_timestep = True
+        """,
+    ),
+    "instruments/refused_key": (
+        "from gradpath.instruments.grad_norm import GradNorm",
+        """
+        class Wrong(GradNorm):
+            def metric(self, name):
+                return "bad key: %$"
         """,
     ),
     "figures/undeclared_reading": (
@@ -237,6 +261,24 @@ MESSAGES = [
         "test_nothing_given_is_written_to_and_a_second_pass_is_the_same",
         ("T=1",),
         r"activations has written to what it was given: tape.layers\[0\].pre",
+    ),
+    (
+        "cells/yields_nan",
+        "test_gradpath_check_passes",
+        (1,),
+        "wrong from t = 1 .*: step: finite where what enters is at t = 1",
+    ),
+    (
+        "cells/unwatched_keeping",
+        "test_gradpath_check_passes",
+        (1,),
+        "unwatched_keeping: keeping: 'Q' is not watched; watched are I",
+    ),
+    (
+        "instruments/refused_key",
+        "test_keys_of_the_mlflow_ui",
+        (),
+        r"metric must return None or a key that MLflow takes, .*; it returns \['bad key: %\$'",
     ),
     ("cells/unchecked_range", "test_ranges_hold", (), "hidden_size=0: is not refused; .* super"),
     (

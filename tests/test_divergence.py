@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gradpath.commands import compose
 from gradpath.commands.execute import execute
 from gradpath.figures import CannotDrawError, Figure
-from gradpath.figures._shared import arms, common, finite
+from gradpath.figures._shared import arms, common, finite, palette
 from gradpath.instruments import Instrument
 from gradpath.schema.discovery import discover
 from gradpath.testing._runs import as_diverged
@@ -265,7 +265,7 @@ def test_the_atlas_tells_true_zero_overflow_and_no_number_apart() -> None:
         assert (colors[kind.words][:, column] == to_rgba(kind.color)).all()
         assert not colors[kind.words][:, -1, 3].any(), "over a true zero lies nothing"
     assert base.get_array().mask[rows, -1].all(), "and its colour is the map's for what has no logarithm"
-    assert to_rgba(base.get_cmap().get_bad()) == to_rgba(finite.TRUE_ZERO)
+    assert to_rgba(base.get_cmap().get_bad()) == to_rgba(palette.TRUE_ZERO)
     legend = [text.get_text() for text in canvas.legends[0].get_texts()]
     assert legend == [kind.words for kind in finite.KINDS]
     assert "diverged at step 3" in canvas.axes[0].get_title()

@@ -1,5 +1,6 @@
 """Figures are drawn from what MLflow holds and nothing else; the same runs give the same bytes."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,6 +179,13 @@ def test_units_that_differ_are_named_by_their_section(home: Path) -> None:
     text = common.setting_text(groups)
     assert "init orthogonal or uniform" in text
     assert "sgd or adam lr 0.01 or 0.001" in text
+
+
+def test_the_settings_of_a_task_are_in_the_caption(home: Path) -> None:
+    for overrides in (["task=temporal_order", "task.variant=paper"], ["task=constant_target", "task.target=0.25"]):
+        execute(compose.experiment([*SMALL, "arm=rnn", *overrides]), "s")
+    text = common.setting_text(common.groups(loader.load(None, "gradpath", "s")))
+    assert re.match("(.*) T = [0-9]+, (variant paper, target 0.25|target 0.25, variant paper), H = ", text), text
 
 
 def test_a_run_that_diverged_at_once_is_named_and_the_other_figures_are_drawn(home: Path, capsys) -> None:

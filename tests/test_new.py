@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import PATIENCE
-from gradpath.commands import new
+from gradpath.commands import compose, new
 from gradpath.schema import plugins
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +56,15 @@ def test_the_cell_passes_the_check(written: Path, command) -> None:
     assert out.endswith("all right\n")
 
 
+def test_the_instrument_is_read_beside_the_default_ones_as_its_file_says(written: Path) -> None:
+    plugins.add_plugin(str(written))
+    (file,) = (written / "conf" / "instruments").glob("*.yaml")
+    defaults = list(compose.experiment([]).instruments)
+    assert f"`+instruments=[{file.stem}]` adds it" in file.read_text()
+    assert list(compose.experiment([f"+instruments=[{file.stem}]"]).instruments) == [*defaults, file.stem]
+    assert list(compose.experiment([f"instruments=[{file.stem}]"]).instruments) == [file.stem]
+
+
 def test_the_study_is_a_sweep(written: Path, command) -> None:
     from gradpath.commands import compose
 
@@ -91,12 +100,14 @@ def test_it_prints_what_it_wrote_and_what_to_type_next(tmp_path: Path, command) 
     [
         (["cell", "lstm"], "cell=lstm: there is a cell of that name already"),
         (["study", "demo"], "experiment=demo: there is a study of that name already"),
-        (["cell", "class"], "class: must be a name in Python"),
-        (["cell", "null"], "null: must be a name in Python"),
-        (["cell", "1st"], "1st: must be a name in Python"),
-        (["cell", "../up"], "../up: must be a name in Python"),
-        (["cell", "_hidden"], "_hidden: must be a name in Python"),
-        (["cell", "größe"], "größe: must be a name in Python"),
+        (["cell", "class"], "class: the name of a cell must be of the letters a to z, "),
+        (["cell", "null"], "null: the name of a cell must be of the letters a to z, "),
+        (["cell", "1st"], "1st: the name of a cell must be of the letters a to z, "),
+        (["cell", "../up"], "../up: the name of a cell must be of the letters a to z, "),
+        (["cell", "_hidden"], "_hidden: the name of a cell must be of the letters a to z, "),
+        (["cell", "größe"], "größe: the name of a cell must be of the letters a to z, "),
+        (["task", "CamelCase"], "CamelCase: the name of a task must be of the letters a to z, "),
+        (["study", "true"], "true: the name of a study must be of the letters a to z, "),
         (["widget", "mine"], "argument kind: invalid choice: 'widget'"),
         (["cell"], "the following arguments are required: name"),
         (["cell", "mine", "--plugin"], "argument --plugin: expected one argument"),

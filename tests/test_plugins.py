@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gradpath as gp
 from conftest import PATIENCE
 from gradpath.schema import plugins
 from gradpath.tracking import loader
@@ -152,6 +153,28 @@ def test_a_unit_of_each_kind_is_trained_stored_and_drawn(home: Path, folder: Pat
     assert (home / "reports" / "figures" / "gradpath" / "losses.png").is_file(), "drawn without being named"
 
 
+def test_a_cell_that_a_figure_leaves_out_is_named(home: Path, folder: Path, command: Command) -> None:
+    write(folder, {"cells/wide.py": FILES["cells/wide.py"].replace("(LSTM):", "(LSTM):\n    drawing = None")})
+    status, _, stderr = command(
+        "run",
+        "--plugin",
+        str(folder),
+        "-m",
+        "cell=lstm,wide,rnn",
+        "instruments=[path_grad_norm,node_grad_norm]",
+        *SMALL,
+    )
+    assert status == 0, stderr
+    status, output, stderr = command("report", "--plugin", str(folder), "figures=[flow]")
+    assert (status, "flow.png" in output) == (0, True)
+    assert stderr == "not drawn in flow: wide has no drawing\n"
+    status, _, stderr = command(
+        "run", "--plugin", str(folder), "cell=wide", *SMALL, "+instruments=[path_grad_norm,node_grad_norm]"
+    )
+    status, _, stderr = command("report", "--plugin", str(folder), "figures=[flow]")
+    assert (status, stderr) == (1, "not drawn: flow (wide has no drawing)\n")
+
+
 def test_a_study_of_its_own_is_swept(home: Path, folder: Path, command: Command) -> None:
     status, output, stderr = command("run", "-m", "+experiment=mine", "--plugin", str(folder))
     assert status == 0, stderr
@@ -177,6 +200,16 @@ def test_help_and_completion_name_them(folder: Path, command: Command, monkeypat
         ("gradpath run cell=p", "cell=peephole_lstm"),
         ("gradpath run -m arm=wid", "arm=wide"),
         ("gradpath report figures=los", "figures=losses"),
+        ("gradpath report formats=", "formats=[png,svg]"),
+        ("gradpath run train.dtype=", "train.dtype=float32 train.dtype=float64"),
+        (
+            "gradpath check cell=lstm cell.ablation=no_in",
+            "cell.ablation=no_input_gate cell.ablation=no_input_nonlinearity",
+        ),
+        ("gradpath run train.readout=", "train.readout=true train.readout=false"),
+        ("gradpath run train.threads=", "train.threads=null"),
+        ("gradpath run cell=wide cell.extra=", "cell.extra=0.25"),
+        ("gradpath run cell=wide cell.ext", "cell.extra="),
         ("gradpath re", "report"),
         ("gradpath ui x", ""),
         ("gradpath new t", "task"),
@@ -210,6 +243,7 @@ def test_the_option_may_stand_before_the_command(home: Path, folder: Path, comma
 
 
 NO_UNIT = "from gradpath.tasks import Task\n"
+NEEDS = FILES["figures/losses.py"].replace('("half_loss",)', "{0}")
 BAD = [
     ({"tasks/bad.py": "x = 1 +"}, "{0}/tasks/bad.py: SyntaxError: invalid syntax (line 1 of bad.py)"),
     ({"tasks/bad.py": "\nimport nothere"}, "{0}/tasks/bad.py: ModuleNotFoundError: No module named 'nothere' (line 2"),
@@ -227,6 +261,12 @@ BAD = [
         "{0}/tasks/bad.py: ",
     ),
     ({"cells/lstm.py": FILES["cells/wide.py"]}, "{0}/cells/lstm.py: there is a unit of that name already, "),
+    ({"figures/losses.py": NEEDS.format("'half_loss'")}, "{0}/figures/losses.py: needs is 'half_loss'; expected: "),
+    ({"figures/losses.py": NEEDS.format("('half_los',)")}, "losses.py: needs half_los: no such instrument; there are "),
+    *(
+        ({f"cells/{name}.py": FILES["cells/wide.py"]}, f"{{0}}/cells/{name}.py: the name of a unit must ")
+        for name in ("null", "true", "123", "a.b", "my cell", "CamelCase", "class", "größe")
+    ),
     ({"conf/arm/rnn.yaml": "{}"}, "{0}/conf/arm/rnn.yaml: there is a configuration of that name already, "),
     ({"conf/config.yaml": "{}"}, "{0}/conf/config.yaml: there is a configuration of that name already, "),
     ({"__init__.py": "1 / 0"}, "{0}/__init__.py: ZeroDivisionError: division by zero (line 1 of __init__.py)"),
@@ -248,7 +288,13 @@ WRONG_YAML = [
     ("foo: 1", "{0}/conf/arm/bad.yaml: arm: no such key; there are task, cell"),
     ("# @package _global_\ncell: {nokey: 1}", "{0}/conf/arm/bad.yaml: cell.nokey: no such key; there are hidden_size"),
     ("# @package _global_\ncell: {hidden_size: abc}", "{0}/conf/arm/bad.yaml: cell.hidden_size: must be an integer"),
-    ("# @package _global_\ndefaults: [override /cell: nothere]", "cell=nothere: no such name; there are gru"),
+    ("# @package _global_\ndefaults: [override /cell: nothere]",
+        "{0}/conf/arm/bad.yaml: cell=nothere: no such name; there are gru",
+    ),
+    (
+        "# @package _global_\ncell: {hidden_size: '${oc.env:HOME}'}",
+        "{0}/conf/arm/bad.yaml: cell.hidden_size=${{oc.env:HOME}}: must be an integer",
+    ),
 ]  # fmt: skip
 
 
@@ -260,6 +306,49 @@ def test_what_is_wrong_in_a_yaml_file_names_the_file_and_the_key(
     status, _, stderr = command("run", "--plugin", str(folder), "arm=bad")
     assert (status, stderr.count("\n")) == (2, 1)
     assert message.format(folder) in stderr
+
+
+def test_an_interpolation_in_the_file_of_a_unit_names_the_file_and_the_key(
+    home: Path, folder: Path, command: Command
+) -> None:
+    places = {
+        "cell/wide": ("extra: ${oc.env:HOME}", ["arm=wide"], "cell.extra=${oc.env:HOME}: must be a number ≥ 0"),
+        "clip/halved": ("nothing: 1", ["clip=halved"], "nothing: no such key"),
+        "instruments/half_loss": (
+            "schedule: {every: '${oc.env:HOME}'}",
+            ["+instruments=[half_loss]"],
+            "instruments.half_loss.schedule.every=${oc.env:HOME}: must be an integer ≥ 1 or null",
+        ),
+    }
+    for place, (line, choice, message) in places.items():
+        file = folder / "conf" / f"{place}.yaml"
+        file.write_text(FILES[f"conf/{place}.yaml"].replace("extra: 0.25\n", "") + line + "\n")
+        status, _, stderr = command("run", "--plugin", str(folder), *choice, *SMALL)
+        assert (status, stderr.count("\n")) == (2, 1)
+        assert stderr.startswith(f"gradpath: {file}: "), stderr
+        assert message in stderr
+
+
+def test_a_plain_list_for_a_setting_that_is_a_list_is_refused_in_a_sweep(home: Path, folder: Path) -> None:
+    field = "    lags_: list[int] = field(default_factory=lambda: [1], metadata={'help': 'a list'})\n"
+    unit = (
+        FILES["tasks/last_bit.py"].replace("    pass\n", field).replace("import dataclass", "import dataclass, field")
+    )
+    write(folder, {"tasks/last_bit.py": unit})
+    gp.add_plugin(folder)
+    with pytest.raises(gp.ConfigError, match=r"task.lags_=2: must be a list; in gp.sweep a list .*: \[\[…\]\]"):
+        gp.sweep(*SMALL, task={"name": "last_bit", "lags_": [2, 3]})
+    assert len(gp.sweep(*SMALL, task={"name": "last_bit", "lags_": [[2, 3]]})) == 1
+
+
+def test_a_unit_that_exits_is_named_with_its_file(home: Path, folder: Path, command: Command) -> None:
+    exiting = FILES["instruments/half_loss.py"].replace(
+        "        return", "        import sys; sys.exit(7)\n        return"
+    )
+    write(folder, {"instruments/half_loss.py": exiting})
+    status, _, stderr = command("run", "--plugin", str(folder), "instruments=[half_loss]", *SMALL)
+    assert status == 1
+    assert "RuntimeError: sys.exit(7) was called (half_loss.py, line 12)" in stderr
 
 
 def test_what_the_code_of_a_unit_raises_is_no_fault_of_the_key(home: Path, folder: Path, command: Command) -> None:
@@ -363,3 +452,37 @@ def test_a_run_that_fails_is_whole_where_it_is_asked_for(
     assert status == 1
     assert stderr.count("Traceback") == 1
     assert "half_loss.py" in stderr.partition("failed: ")[0]
+
+
+CLASHES = [
+    {"cells/lstm.py": FILES["cells/wide.py"]},
+    {"conf/arm/rnn.yaml": "{}"},
+    {"tasks/bad.py": "x = 1 +"},
+    {"tasks/bad.py": "import sys; sys.exit(7)"},
+]
+
+
+@pytest.mark.parametrize("files", CLASHES, ids=lambda files: next(iter(files)))
+def test_a_folder_that_clashes_is_not_added_from_python_and_can_be_mended(
+    home: Path, folder: Path, files: dict[str, str]
+) -> None:
+    write(folder, files)
+    with pytest.raises(gp.ConfigError) as error:
+        gp.add_plugin(folder)
+    assert next(iter(files)) in str(error.value)
+    assert (os.environ[plugins.VARIABLE], plugins.arguments()) == ("", [])
+    gp.network("cell=rnn", "cell.hidden_size=2")
+    (folder / next(iter(files))).unlink()
+    gp.add_plugin(folder)
+    assert gp.network("cell=wide", "cell.hidden_size=2").network.cell.extra == 0.25
+
+
+@pytest.mark.parametrize("path", ["nowhere", "a:b", ".", 3, None])
+def test_from_python_no_option_is_named(
+    folder: Path, path: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(gp.ConfigError) as error:
+        gp.add_plugin(path)  # type: ignore[arg-type]
+    assert "--plugin" not in str(error.value)

@@ -16,10 +16,12 @@ from gradpath.cells.peephole_lstm import PeepholeLSTM
 from gradpath.commands import compose
 from gradpath.core.cell import Cell
 from gradpath.core.network import Network
+from gradpath.core.roles import Keeping, Watched
 from gradpath.core.step import Elementwise
 from gradpath.core.tape import Batch
 from gradpath.core.trace import Measurement
 from gradpath.instruments.grad_norm import GradNorm
+from gradpath.optimizers.sgd import SGD
 from gradpath.schema import plugins
 from gradpath.schema.settings import ConfigError
 from gradpath.tasks.adding import Adding
@@ -211,6 +213,58 @@ def test_nor_may_one_be_called_as_the_readout_s(monkeypatch: pytest.MonkeyPatch)
         _ = Network(Twice(3), 1, 1, Adding.loss).layout
 
 
+GATES = dict(LSTM(3).blocks)
+
+
+def with_gate(gate: str, **changes: object) -> property:
+    """The LSTM's gates, one of which declares something else."""
+    return property(lambda cell: GATES | {gate: GATES[gate]._replace(**changes)})
+
+
+@dataclass
+class Odd(LSTM):
+    """A cell of which one declaration is another."""
+
+
+ODD_DECLARATIONS = [
+    ("watched", {"Z": Watched("zz")}, "watched Z: 'zz' is no gate; the gates are i, f, o, c"),
+    ("keeping", Keeping("Q"), "keeping: 'Q' is not watched; watched are I, F, O"),
+    ("carrier", "K", "carrier: 'K' is no state; the states are H, C"),
+    ("paths", LSTM.paths | {"q": "queue"}, "paths: 'q' is no gate; the gates are i, f, o, c"),
+    ("initial_bias", lambda self, rng: {"z": 1.0}, "initial_bias: 'z' is no gate; the gates are i, f, o, c"),
+    (
+        "blocks",
+        with_gate("i", elementwise=(Elementwise("p_i", "K"),)),
+        r"blocks: gate i has Elementwise\('p_i', 'K'\); the states are H, C",
+    ),
+    ("blocks", with_gate("i", role="keeper"), "blocks: gate i has the role 'keeper'; there are keep, input"),
+    (
+        "blocks",
+        with_gate("f", h=None),
+        r"blocks: the gates that read H \(i, o, c\) must stand next to each other in i, f, o, c",
+    ),
+    (
+        "blocks",
+        with_gate("o", x=None),
+        r"blocks: the gates that read X \(i, f, c\) must stand next to each other in i, f, o, c",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), ODD_DECLARATIONS, ids=range(len(ODD_DECLARATIONS)))
+def test_what_a_cell_declares_is_checked_when_it_is_composed(
+    home: Path, command: Command, name: str, value: object, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Odd, name, value, raising=False)
+    with pytest.raises(ConfigError, match=f"^cell=test_unit_faults: {message}"):
+        replace(compose.experiment(SMALL), cell=Odd(4))
+    monkeypatch.setattr(LSTM, name, value)
+    for words in ("check", "run"):
+        status, out, err = command(words, *SMALL)
+        assert (status, out) == (2, "")
+        assert re.fullmatch(f"gradpath: cell=lstm: {message}.*\n", err), err
+
+
 @pytest.mark.parametrize(
     ("second", "message"),
     [
@@ -229,6 +283,40 @@ def test_readings_that_do_not_fit_together_end_the_run(
     status, _, err = command("run", *SMALL, "instruments=[grad_norm]", "instruments.grad_norm.schedule.every=1")
     assert status == 1
     assert re.search(f"ValueError: instruments.grad_norm: .*{message}", err), err
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((3, 1)), r"ValueError: .*values of shape \(3, 1\); per_timestep, they are \(T, names\) = \(6, 1\)"),
+        (np.zeros(1), r"ValueError: .*values of shape \(1,\); per_timestep"),
+        (np.full((6, 1), "a"), "TypeError: .*values must be a NumPy array of real numbers, they are an array of <U1"),
+        (np.full((6, 1), None), "TypeError: .*values must be a NumPy array of real numbers"),
+        ([[0.0]] * 6, "TypeError: .*values must be a NumPy array of real numbers, they are list"),
+    ],
+)
+def test_a_reading_of_another_length_or_of_no_numbers_ends_the_run(
+    values: object, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GradNorm, "per_timestep", True)
+    monkeypatch.setattr(GradNorm, "measure", lambda self, network, trace: Measurement(("a",), values))
+    with pytest.raises((TypeError, ValueError)) as error:
+        list(train(compose.experiment([*SMALL, "instruments=[grad_norm]"])))
+    assert re.match(message, f"{type(error.value).__name__}: {error.value}"), error.value
+    assert str(error.value).startswith("instruments.grad_norm: ")
+
+
+@pytest.mark.parametrize("key", ["bad key: ä%$", "", " ", "a//b", "../a", "/a", "k" * 251, 3])
+def test_a_key_that_the_store_refuses_names_the_instrument_at_once(
+    home: Path, command: Command, key: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    update = SGD.update
+    monkeypatch.setattr(SGD, "update", lambda self, *given: steps.append(1) or update(self, *given))
+    monkeypatch.setattr(GradNorm, "metric", lambda self, name: key)
+    status, _, err = command("run", *SMALL, "instruments=[grad_norm]", "optimizer=sgd")
+    assert (status, steps) == (1, [])
+    assert re.search(r"ValueError: instruments.grad_norm: metric\('W_ix'\) is .*; MLflow takes", err), err
 
 
 @pytest.mark.parametrize("seeds", ["0", "0..2"])

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from gradpath import cells, clippings, figures, inits, instruments, optimizers, tasks
     from gradpath.api.drawing import draw
     from gradpath.api.gradients import check, network
+    from gradpath.api.plugins import add_plugin
     from gradpath.api.result import Result, Results
     from gradpath.api.stored import load
     from gradpath.api.training import RunError, run, sweep
     from gradpath.figures import CannotDrawError
-    from gradpath.schema.plugins import add_plugin
     from gradpath.schema.settings import ConfigError
     from gradpath.tracking.store_uri import StoreError
 
@@ -58,7 +58,7 @@ _MODULES = {
     "Results": "api.result",
     "RunError": "api.training",
     "StoreError": "tracking.store_uri",
-    "add_plugin": "schema.plugins",
+    "add_plugin": "api.plugins",
     "check": "api.gradients",
     "draw": "api.drawing",
     "load": "api.stored",

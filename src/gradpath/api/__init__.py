@@ -1,1 +1,1 @@
-"""gradpath from Python: what ``import gradpath as gp`` offers, one module for each name."""
+"""gradpath from Python: the names of ``import gradpath as gp``, one module for each."""

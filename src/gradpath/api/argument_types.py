@@ -1,4 +1,4 @@
-"""The types of what a function is given from Python; of another one it is refused in a line."""
+"""Checks the types of arguments from Python; an argument of another type is refused in one line."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import printable
 
 LONGEST = 100
-"""Characters of a value in a message."""
+"""Largest number of characters of a value in a message."""
 
 
 def check(name: str, value: Any, kinds: type | tuple[type, ...], expected: str) -> None:
-    """Raises ConfigError where the argument ``name`` is none of ``kinds``, which ``expected`` says
-    in words.
+    """Raises ConfigError where the argument ``name`` has none of the types ``kinds``, which
+    ``expected`` names in words.
     """
     if not isinstance(value, kinds):
         raise ConfigError(f"{name}={printable(repr(value), LONGEST)}: must be {expected}")

@@ -1,4 +1,4 @@
-"""Figures of runs as matplotlib's Figure objects, without touching the user's plots."""
+"""Figures of runs as matplotlib's Figure objects, without effects on the user's plots."""
 
 import io
 import sys
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def described(names: Sequence[str] | None, settings: dict[str, Any]) -> "dict[str, Figure]":
-    """The figures of these names, all of the report without names, with ``settings`` by the
-    figure's name; raises ConfigError.
+    """The figures with these names, or all figures of the report where no names are given, with
+    ``settings`` by the figure's name; raises ConfigError.
     """
     from gradpath.commands import compose
 
@@ -32,8 +32,8 @@ def described(names: Sequence[str] | None, settings: dict[str, Any]) -> "dict[st
 def drawn(figure: "Figure", runs: "Sequence[Run]") -> "Canvas":
     """The figure of the runs; raises CannotDrawError where they do not hold its readings.
 
-    matplotlib's settings are as before, and the figure is none of pyplot's: no window opens, and a
-    notebook shows it once, as the value of its cell.
+    matplotlib's settings are restored, and the figure is not one of pyplot's: no window opens, and
+    a notebook shows it once, as the value of its cell.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -42,13 +42,21 @@ def drawn(figure: "Figure", runs: "Sequence[Run]") -> "Canvas":
     with matplotlib.rc_context():
         try:
             canvas = figure.drawn(runs)
-        finally:  # of a figure of the user's own, which may use pyplot
+        finally:  # closes the figures of a user's own figure that uses pyplot
             for number in set(_open_figures()) - open_figures:
                 sys.modules["matplotlib.pyplot"].close(number)
     FigureCanvasAgg(canvas)
-    # A notebook knows how to show a Figure once pyplot has told it; until then the figure says it.
+    # A notebook can show a Figure once pyplot has registered it; until then the Figure shows
+    # itself.
     canvas._repr_png_ = partial(png, canvas, figure.dpi)  # type: ignore[attr-defined]
+    # The caption lies below the axes, outside the canvas that matplotlib saves by itself.
+    canvas.savefig = partial(_save_whole, canvas)  # type: ignore[method-assign]
     return canvas
+
+
+def _save_whole(canvas: "Canvas", *arguments: Any, **settings: Any) -> None:
+    """matplotlib's ``savefig``, with all that has been drawn unless ``bbox_inches`` says other."""
+    type(canvas).savefig(canvas, *arguments, **{"bbox_inches": "tight"} | settings)
 
 
 def _open_figures() -> list[int]:

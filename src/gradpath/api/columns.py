@@ -1,6 +1,6 @@
-"""What the names of an instrument's readings say, as columns of a table.
+"""Splits the names of an instrument's readings into the columns of a table.
 
-A gate is read off the roles that the cell declares, never off a name.
+The gate of a name comes from the roles that the cell declares, never from the name itself.
 """
 
 import re
@@ -14,8 +14,8 @@ from gradpath.core.roles import Roles
 
 @dataclass(frozen=True)
 class Entry:
-    """What one row of a table is made of: ``labels`` that say what was read, and for each column of
-    numbers the place of its name among those that were read, None where there is none.
+    """The parts of one row of a table: ``labels``, which say what was read, and for each column of
+    numbers the index of its name among the names read, None where there is none.
     """
 
     labels: dict[str, Any]
@@ -39,7 +39,7 @@ def layered(name: str) -> tuple[int, str]:
 
 
 def _parameter(name: str, roles: Roles) -> dict[str, Any]:
-    """``layer1/W_fh``; the readout and the norm over all parameters are of no layer."""
+    """``layer1/W_fh``; the readout and the norm over all parameters have no layer."""
     layer, bare = layered(name)
     role = roles.parameter(name)
     in_layer = role is not None and role.role != "readout"
@@ -104,7 +104,7 @@ def _number(text: str, separator: str) -> int | None:
 
 
 def _plain(name: str, roles: Roles) -> dict[str, Any]:
-    """Of an instrument that is not known here."""
+    """The name unchanged, for an instrument that is not known here."""
     layer, bare = layered(name)
     return {"layer": layer if bare != name else None, "name": bare}
 
@@ -123,8 +123,8 @@ def _paths(names: Sequence[str], roles: Roles) -> list[Entry]:
 
 
 def _credit(names: Sequence[str], roles: Roles) -> list[Entry]:
-    """``credit/s`` beside ``alignment/s``, s the timestep of the loss from 1; ``norm`` is of all
-    losses together.
+    """``credit/s`` beside ``alignment/s``, where s is the timestep of the loss, from 1; ``norm``
+    belongs to all losses together.
     """
     rows = []
     for place, name in enumerate(names):
@@ -162,8 +162,10 @@ LONG: dict[str, tuple[Callable[[str, Roles], dict[str, Any]], str]] = {
     "lyapunov_spectrum": (_exponent, "exponent"),
     "jacobian_log_singular_values": (_singular_value, "log10_singular_value"),
 }
-"""Instruments with a row for each name: what the name says, and what its number is."""
+"""Instruments with a row for each name: the function that reads the name, and the column of the
+number.
+"""
 PAIRED: dict[str, Callable[[Sequence[str], Roles], list[Entry]]] = {"path_grad_norm": _paths, "credit": _credit}
-"""Instruments two of whose names make a row."""
+"""Instruments with a row for each pair of names."""
 WIDE = ("clip_scale", "clipping_ledger", "loss_surface", "reach", "theory")
 """Instruments with a column for each name."""

@@ -57,13 +57,13 @@ def draw(
 ) -> Drawings:
     """The figures of ``gradpath report``.
 
-    ``results``: the runs, None for the newest stored sweep. ``names``: which figures, None for all
-    that these runs hold the numbers for; the others are named in ``Drawings.left_out``.
-    ``settings`` by the figure's name: ``norm_by_lag={"dpi": 100}``.
+    ``results``: the runs, None for the newest stored sweep. ``names``: the names of the figures,
+    None for all for which these runs hold the readings; the others are named in
+    ``Drawings.left_out``. ``settings`` by the figure's name: ``norm_by_lag={"dpi": 100}``.
 
-    Raises ConfigError where there is no such figure or setting, or these are no runs, StoreError
-    where there is no stored sweep, and for a figure that was named CannotDrawError where it cannot
-    be drawn.
+    Raises ConfigError where there is no such figure or setting, or where ``results`` are no runs;
+    StoreError where there is no stored sweep; and CannotDrawError where a figure in ``names``
+    cannot be drawn.
     """
     runs = _runs(results)
     names = [names] if isinstance(names, str) else names
@@ -83,7 +83,7 @@ def draw(
         for name, figure in described.items():
             try:
                 drawn[name] = canvas.drawn(figure, records)
-            except Exception as error:  # odd data, or a figure of the user's own: the others are drawn
+            except Exception as error:  # odd data, or a fault in a user's figure: the others are drawn
                 if named:
                     raise
                 left_out[name] = str(error) if isinstance(error, CannotDrawError) else reason(error)
@@ -91,7 +91,7 @@ def draw(
 
 
 def _runs(results: Any) -> list[Result]:
-    """The runs to draw; raises ConfigError where what was given is none."""
+    """The runs to draw; raises ConfigError where the argument holds none."""
     if results is None:
         results = stored.load()
     runs = [results] if isinstance(results, Result) else results

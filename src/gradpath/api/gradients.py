@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Check:
-    """What the gradient check of a configuration has found; as text it is the table that
-    ``gradpath check`` prints.
+    """The result of the gradient check of a configuration; as text it is the table that ``gradpath
+    check`` prints.
     """
 
     title: str
-    """What was checked, and at which sizes."""
+    """The configuration and the sizes at which it was checked."""
     rows: "tuple[Row, ...]"
-    """One a quantity, with its largest error relative to what is allowed (``error``, ``allowed``,
-    ``passed``), and the timestep, layer and case of it.
+    """One row for each quantity, with its largest error relative to the allowed error (``error``,
+    ``allowed``, ``passed``), and the timestep, layer and case of this error.
     """
     text: str
 
@@ -54,11 +54,12 @@ class Check:
 
 def check(*overrides: str, **settings: Any) -> Check:
     """Checks the gradient of a configuration, as ``gradpath check`` does: every number that an
-    instrument stores or the optimiser sees, against central differences and a second backward pass.
+    instrument stores or the optimiser receives is compared with central differences and with a
+    second backward pass.
 
-    Takes what :func:`gradpath.run` takes; nothing is trained or stored. A wrong gradient is a
-    result (``passed`` is False) and no error. Raises ConfigError for what cannot be, and for
-    several seeds or a truncated gradient.
+    Takes the arguments of :func:`gradpath.run`; nothing is trained or stored. A wrong gradient is a
+    result (``passed`` is False) and no exception. Raises ConfigError for an invalid configuration,
+    and for several seeds or a truncated gradient.
     """
     with session():
         from gradpath import gradient_check
@@ -75,11 +76,11 @@ def check(*overrides: str, **settings: Any) -> Check:
 def network(*overrides: str, **settings: Any) -> "Start":
     """The network of a configuration, its drawn parameters and its first minibatch, untrained.
 
-    Takes what :func:`gradpath.run` takes, with one seed. Gives ``(network, theta, batch)``, bit for
-    bit what a run of this configuration begins with: a ``Network``, θ (P,) and a ``Batch`` of
-    inputs (T, B, I), targets and mask (T, B). ``tape = network.forward(theta, batch)`` and ``trace
-    = network.backward(theta, tape)`` are a training step's own passes. Raises ConfigError for what
-    cannot be.
+    Takes the arguments of :func:`gradpath.run`, with one seed. Returns ``(network, theta, batch)``,
+    bit for bit those with which a run of this configuration begins: a ``Network``, θ (P,) and a
+    ``Batch`` of inputs (T, B, I), targets and mask (T, B). ``tape = network.forward(theta, batch)``
+    and ``trace = network.backward(theta, tape)`` are the passes of a training step. Raises
+    ConfigError for an invalid configuration.
     """
     with session():
         from gradpath.commands import compose

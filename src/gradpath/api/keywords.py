@@ -8,19 +8,22 @@ from typing import Any
 from gradpath.schema.settings import ConfigError
 
 UNITS = ("task", "cell", "init", "optimizer")
-"""The sections that a unit is chosen for: its name goes with ``name`` into a dict of its
+"""The sections for which a unit is chosen: the unit's name goes as ``name`` into a dict of its
 settings.
 """
+LISTS = ("instruments", "figures")
+"""The keys whose value is a list of units: in a sweep, a list of such lists."""
 WORD = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_][\w./-]*", re.ASCII | re.IGNORECASE)
-"""A text that Hydra's grammar reads as this very text without quotes."""
+"""A text that Hydra's grammar reads as exactly this text without quotes."""
 
 
 def assignments(overrides: Iterable[str], settings: Mapping[str, Any], sweep: bool = False) -> list[str]:
-    """Overrides as they are, then keyword arguments as overrides.
+    """Overrides unchanged, followed by keyword arguments as overrides.
 
     A dict sets the keys of its section (``task={"length": 50}`` is ``task.length=50``), and with
     ``name`` chooses its unit. In a sweep a list, tuple or range gives the values to choose from;
-    otherwise it is a list. Raises ConfigError for what cannot be written as KEY=VALUE.
+    otherwise it is a list. Raises ConfigError for a value that cannot be written as KEY=VALUE, and
+    in a sweep for a plain list of units where each point has a list of them.
     """
     written = list(overrides)
     for override in written:
@@ -43,20 +46,25 @@ def _flat(key: str, value: Any, sweep: bool) -> Iterator[str]:
     values = _items(value) if sweep else None
     if values is not None and not values:
         raise ConfigError(f"{key}={value}: a sweep of no values")
+    if values is not None and key in LISTS and any(_items(item) is None for item in values):
+        items = ",".join(written(key, item) for item in values)
+        raise ConfigError(
+            f"{key}=[{items}]: is a list of its own at every point; in a sweep it goes into another: {key}=[[{items}]]"
+        )
     text = ",".join(written(key, item) for item in values) if values is not None else written(key, value)
     yield f"{'+' if key == 'experiment' else ''}{key}={text}"
 
 
 def _items(value: Any) -> Sequence[Any] | None:
-    """The items of a list, tuple, range or array; None of anything else."""
-    if hasattr(value, "tolist"):  # of NumPy
+    """The items of a list, tuple, range or array; None for any other value."""
+    if hasattr(value, "tolist"):  # an array of NumPy
         value = value.tolist()
     return value if isinstance(value, list | tuple | range) else None
 
 
 def written(key: str, value: Any) -> str:
-    """A value in Hydra's grammar, text in quotes where it would be read as something else; raises
-    ConfigError for a value of a type that has no form there.
+    """A value in Hydra's grammar, with text in quotes where it would be read as another value;
+    raises ConfigError for a type that has no form there.
     """
     if hasattr(value, "tolist"):
         value = value.tolist()

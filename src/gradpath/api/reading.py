@@ -1,4 +1,4 @@
-"""What one instrument has read in one run, as arrays whose axes have names."""
+"""The readings of one instrument in one run, as arrays with named axes."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ class Evaluations(NamedTuple):
 class Reading:
     """The readings of one instrument.
 
-    ``values`` has the axes that ``axes`` names: ``("step", "t", "name")`` of an instrument that
-    reads every timestep, ``("step", "name")`` of one that reads the training step as a whole,
-    ``("step", "row", "name")`` of one whose reading is a table. Step s is the network after s
+    ``values`` has the axes that ``axes`` names: ``("step", "t", "name")`` for an instrument that
+    reads every timestep, ``("step", "name")`` for one that reads the training step as a whole,
+    ``("step", "row", "name")`` for one whose reading is a table. Step s is the network after s
     updates.
     """
 
@@ -41,14 +41,16 @@ class Reading:
     values: NDArray
     """float64; units are the instrument's own: log10 of a norm where its name says ``norm``."""
     steps: NDArray
-    """(step,) training steps at which it has read."""
+    """(step,) training steps of the readings."""
     lag: NDArray | None
     """(t,) steps from t to the end of the sequence, T − 1 … 0; None without an axis t."""
     names: tuple[str, ...]
-    """What is read, in the order of the last axis."""
+    """The names of the values, in the order of the last axis."""
 
     def column(self, name: str) -> NDArray:
-        """The values under one name, with all axes but the last; KeyError where there are none."""
+        """The values of one name, with all axes but the last; KeyError where there is no such
+        name.
+        """
         if name not in self.names:
             raise KeyError(f"{name}: {self.instrument} has read {', '.join(self.names)}")
         return self.values[..., self.names.index(name)]
@@ -59,7 +61,7 @@ class Reading:
 
 
 def reading(run: "Run", instrument: str) -> Reading:
-    """The readings of an instrument in a stored run; KeyError where it has read nothing."""
+    """The readings of an instrument in a stored run; KeyError where there are none."""
     if instrument not in run.series:
         raise KeyError(f"{instrument}: this run holds readings of {', '.join(run.series)}")
     series = run.series[instrument]
@@ -76,7 +78,9 @@ def reading(run: "Run", instrument: str) -> Reading:
 
 
 def _reads_timesteps(instrument: str, fits: bool) -> bool:
-    """As the instrument says; of one that is not installed here, as the shape suggests."""
+    """Does the instrument read every timestep? Where it is not installed here, the shape
+    decides.
+    """
     from gradpath.instruments import Instrument
     from gradpath.schema.discovery import discover
 

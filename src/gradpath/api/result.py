@@ -1,4 +1,4 @@
-"""One run and several, as they are read back from the store."""
+"""One run and several runs, read back from the store."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Result:
-    """One finished run: its configuration, and everything that was measured.
+    """One finished run: its configuration, and all its measurements.
 
-    Read from the store, whether it was trained just now (``gp.run``) or before (``gp.load``). A run
-    whose training diverged is a result too, up to the step at which it did.
+    It is read from the store, whether it was trained just now (``gp.run``) or before (``gp.load``).
+    A run whose training diverged is a result too, up to the step at which it diverged.
     """
 
     def __init__(self, stored: "Run") -> None:
@@ -36,7 +36,7 @@ class Result:
 
     @property
     def arm(self) -> str:
-        """Cell and clipping, read off the configuration: ``clipped_rnn``."""
+        """Cell and clipping, from the configuration: ``clipped_rnn``."""
         return self.stored.arm
 
     @property
@@ -45,7 +45,9 @@ class Result:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Everything that determines the numbers, as nested dicts; of a unit with its ``name``."""
+        """All settings that determine the numbers, as nested dicts; the dict of a unit has its
+        ``name``.
+        """
         return self.stored.config
 
     @property
@@ -55,7 +57,7 @@ class Result:
 
     @property
     def verdict(self) -> "Verdict":
-        """What became of the training: ``word`` (``solved``, ``vanishing``, …) and ``reason``."""
+        """The outcome of the training: ``word`` (``solved``, ``vanishing``, …) and ``reason``."""
         return self.stored.verdict
 
     @property
@@ -81,7 +83,7 @@ class Result:
 
     @property
     def roles(self) -> "Roles":
-        """What the cell declares of itself: states, carrier, each parameter's role and gate."""
+        """The declarations of the cell: states, carrier, each parameter's role and gate."""
         return self.stored.roles
 
     def table(self, instrument: str = "param_grad_norm") -> "DataFrame":

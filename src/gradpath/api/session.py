@@ -1,4 +1,4 @@
-"""What a call from Python leaves as it was: the state of the process that a command may change."""
+"""Restores the state of the process that a command may change, after a call from Python."""
 
 import contextlib
 import logging
@@ -13,16 +13,19 @@ from gradpath.schema.settings import ConfigError
 from gradpath.tracking.store_uri import StoreError
 
 _LOCK = threading.RLock()
-"""Hydra's state is one for the whole process: calls from several threads run one after another."""
+"""Hydra's state is shared by the whole process; calls from several threads therefore run one after
+another.
+"""
 
 
 @contextmanager
 def session() -> Iterator[None]:
-    """What a command does, done in somebody else's process.
+    """Runs a command's work in the user's process.
 
     Restores environment variables, working directory, standard streams, loggers and Hydra's own
-    state. Raises what ended the call: ConfigError and StoreError with the line that the command
-    prints, KeyboardInterrupt where there was one, whatever a library has raised on top of it.
+    state. Raises the exception that ended the call: ConfigError and StoreError with the line that
+    the command prints, or KeyboardInterrupt where there was one, even if a library raised another
+    exception on top of it.
     """
     with _LOCK, _environment(), _streams(), _loggers(), warnings.catch_warnings(), _hydra():
         from gradpath.commands import compose
@@ -43,16 +46,16 @@ def session() -> Iterator[None]:
                 raise
             if answer := store_answer(error):
                 raise StoreError(answer) from error
-            if isinstance(error, SystemExit):  # of a unit that calls sys.exit
+            if isinstance(error, SystemExit):  # a unit called sys.exit
                 raise RuntimeError(reason(error)) from error
             raise
 
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """The environment variables and the working directory."""
+    """Restores the environment variables and the working directory."""
     variables, folder = dict(os.environ), None
-    with contextlib.suppress(OSError):  # of a folder that is no more
+    with contextlib.suppress(OSError):  # the folder may no longer exist
         folder = os.getcwd()
     try:
         yield
@@ -69,7 +72,7 @@ def _environment() -> Iterator[None]:
 
 @contextmanager
 def _streams() -> Iterator[None]:
-    """Standard output and error, in whose place a command puts streams that cannot fail."""
+    """Restores standard output and error, which a command replaces by streams that cannot fail."""
     streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
     try:
         yield
@@ -83,7 +86,7 @@ def _streams() -> Iterator[None]:
 
 @contextmanager
 def _loggers() -> Iterator[None]:
-    """Level and handlers of every logger that there is."""
+    """Restores level and handlers of every logger."""
     existing = [entry for entry in logging.root.manager.loggerDict.values() if isinstance(entry, logging.Logger)]
     states = [(log, log.level, log.handlers[:], log.propagate, log.disabled) for log in (logging.root, *existing)]
     try:
@@ -97,7 +100,7 @@ def _loggers() -> Iterator[None]:
 
 @contextmanager
 def _hydra() -> Iterator[None]:
-    """Hydra's state of the process, which may be a user's own."""
+    """Restores Hydra's state of the process, which may be the user's own."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.utils import JobRuntime
@@ -108,5 +111,5 @@ def _hydra() -> Iterator[None]:
     try:
         yield
     finally:
-        GlobalHydra.set_instance(running)  # in whose place Hydra has put a copy
+        GlobalHydra.set_instance(running)  # Hydra has replaced the instance by a copy
         running.hydra, config.cfg, runtime.conf = states

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load(study: str | None = None, sweep: str | None = None, uri: str | None = None) -> Results:
-    """The finished runs of a stored sweep, of each point the newest.
+    """The finished runs of a stored sweep; for each point the newest run.
 
     ``study``: the MLflow experiment, None for the one with the newest run; ``sweep``: the sweep_id,
     None for the newest; ``uri``: MLflow's tracking URI, None for ``$MLFLOW_TRACKING_URI`` or else
@@ -32,8 +32,8 @@ def load(study: str | None = None, sweep: str | None = None, uri: str | None = N
 
 
 def results(content: "Sweep", points: "set[str] | None" = None) -> Results:
-    """The runs of a sweep, of ``points`` (their ``config_hash``) alone where these are given;
-    raises StoreError where there is none.
+    """The runs of a sweep; with ``points``, only the runs of these (by ``config_hash``). Raises
+    StoreError where there are none.
     """
     runs = [Result(run) for run in content.newest if points is None or run.config_hash in points]
     if not runs:

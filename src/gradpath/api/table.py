@@ -1,4 +1,4 @@
-"""Readings of runs as tidy tables: a row for each number that was read."""
+"""Readings of runs as tidy tables, with a row for each number."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from gradpath.tracking.stored_run import Run
 
 WHOLE_NUMBERS = ("layer", "index", "loss_t")
-"""Columns of whole numbers in which some are missing."""
+"""Columns of whole numbers in which values may be missing."""
 
 
 def table(run: "Run", instrument: str, settings: dict[str, Any] | None = None) -> "DataFrame":
     """One instrument's readings, with ``settings`` as further columns after the seed; ``loss`` and
-    ``evaluation`` are taken as instruments too. KeyError where it has read nothing.
+    ``evaluation`` are accepted as instruments too. KeyError where there are no readings.
     """
     from pandas import DataFrame
 
@@ -34,8 +34,8 @@ def table(run: "Run", instrument: str, settings: dict[str, Any] | None = None) -
 
 
 def tables(runs: Sequence["Run"], instrument: str) -> "DataFrame":
-    """Those of several runs, one below the other; with a column for every setting in which runs of
-    the same arm differ, seed aside.
+    """The tables of several runs, one below the other, with a column for every setting in which
+    runs of the same arm differ, except the seed.
     """
     import pandas
 
@@ -84,7 +84,7 @@ def _training(run: "Run", name: str) -> tuple[dict[str, NDArray], dict[str, NDAr
 
 
 def _readings(run: "Run", read: Reading) -> tuple[dict[str, NDArray], dict[str, NDArray]]:
-    """The columns of labels, and those of numbers, of every step, every timestep or row, and every
+    """The columns of labels and those of numbers, over every step, every timestep or row, and every
     entry, in this order.
     """
     rows = entries(read.instrument, read.names, run.roles)

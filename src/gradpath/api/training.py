@@ -1,4 +1,4 @@
-"""Training: one network, several seeds of it, or a sweep."""
+"""Training of one network, of several seeds, or of a sweep."""
 
 from typing import Any
 
@@ -6,12 +6,13 @@ from gradpath.api import stored
 from gradpath.api.keywords import assignments
 from gradpath.api.result import Result, Results
 from gradpath.api.session import session
+from gradpath.schema.settings import ConfigError
 from gradpath.tracking.store_uri import StoreError
 
 
 class RunError(Exception):
-    """Runs have failed; the message names each of them and says why. ``results`` holds those that
-    have finished.
+    """Runs have failed; the message names each of them and the reason. ``results`` holds the runs
+    that have finished.
     """
 
     def __init__(self, message: str, results: Results) -> None:
@@ -22,15 +23,15 @@ class RunError(Exception):
 def run(*overrides: str, **settings: Any) -> Result | Results:
     """Trains one network and records it, as ``gradpath run`` does.
 
-    ``overrides`` are those of the command line (``"arm=lstm"``, ``"task.length=50"``); ``settings``
-    the same as keyword arguments, in which a dict sets the keys of a section
-    (``task={"length": 50}``) and None, bool, numbers, text and lists are written as the command
-    line has them. Keyword arguments come after the overrides. What can be set, and in which unit,
-    says ``gradpath run --help``.
+    ``overrides`` are those of the command line (``"arm=lstm"``, ``"task.length=50"``). ``settings``
+    are the same as keyword arguments: a dict sets the keys of a section (``task={"length": 50}``),
+    and None, bool, numbers, text and lists are written as on the command line. Keyword arguments
+    come after the overrides. ``gradpath run --help`` lists the settings of every unit.
 
-    Gives a Result, or for several seeds (``seed="0..15"``, ``seed=[0, 3]``), trained side by side,
-    Results. Raises ConfigError for what cannot be, before anything runs; StoreError where the store
-    cannot be used; RunError where the run fails. KeyboardInterrupt ends the run as KILLED.
+    Returns a Result; for several seeds (``seed="0..15"``, ``seed=[0, 3]``), which are trained side
+    by side, Results. Raises ConfigError for an invalid configuration, before anything runs;
+    StoreError where the store cannot be used; RunError where the run fails. KeyboardInterrupt ends
+    the run as KILLED.
     """
     trained = _trained(assignments(overrides, settings))
     return trained if len(trained) > 1 else trained[0]
@@ -39,16 +40,24 @@ def run(*overrides: str, **settings: Any) -> Result | Results:
 def sweep(*overrides: str, **settings: Any) -> Results:
     """Trains every combination and records it, as ``gradpath run -m`` does.
 
-    As :func:`run`, but a list, tuple or range gives the values to choose from: ``arm=["rnn",
-    "lstm"], seed=[0, 1]`` are four runs. (A list that is itself a value goes into another:
-    ``instruments=[["reach", "theory"]]``.) ``experiment="vanishing"`` is the sweep of a study.
-    All points are checked before the first one runs. Raises what ``run`` raises.
+    Works as :func:`run`, but a list, tuple or range gives the values to choose from: ``arm=["rnn",
+    "lstm"], seed=[0, 1]`` are four runs. A list that is itself a value is put into another list:
+    ``instruments=[["reach", "theory"]]``; a plain list of instruments is refused.
+    ``experiment="vanishing"`` is the sweep of a study. All points are checked before the first one
+    runs. Raises the exceptions of ``run``.
     """
-    return _trained(["-m", *assignments(overrides, settings, sweep=True)])
+    arguments = ["-m", *assignments(overrides, settings, sweep=True)]
+    try:
+        return _trained(arguments)
+    except ConfigError as error:
+        if ": must be a list" not in str(error):
+            raise
+        hint = "in gp.sweep a list gives the values to choose from, so a list goes into another: [[…]]"
+        raise ConfigError(f"{error}; {hint}") from None
 
 
 def _trained(arguments: list[str]) -> Results:
-    """Runs what the arguments of ``gradpath run`` describe, and reads it back."""
+    """Runs what the arguments of ``gradpath run`` describe, and reads the runs back."""
     with session():
         from gradpath.commands import hydra_options, launch
         from gradpath.commands.parallel import StoreLostError

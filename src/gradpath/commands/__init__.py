@@ -1,1 +1,1 @@
-"""The command line: from KEY=VALUE to a run, a report, a check. Hydra is known here alone."""
+"""The command line: from KEY=VALUE to a run, a report, a check. No other package uses Hydra."""

@@ -7,7 +7,9 @@ from gradpath.schema.settings import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses by a ConfigError, where argparse ends the program. ``prog`` is the command."""
+    """A parser that raises ConfigError where argparse would end the program. ``prog`` is the
+    command.
+    """
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")

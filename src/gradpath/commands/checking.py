@@ -12,7 +12,7 @@ from gradpath.training.experiment import Experiment
 
 
 def checkable(overrides: Sequence[str]) -> Experiment:
-    """The one experiment that overrides describe, whose gradient can be checked; raises
+    """The one experiment that overrides describe, if its gradient can be checked; otherwise raises
     ConfigError.
     """
     experiment = compose.experiment(overrides)
@@ -23,13 +23,13 @@ def checkable(overrides: Sequence[str]) -> Experiment:
 
 
 def heading(experiment: Experiment) -> str:
-    """What is checked, and at which sizes, in one line."""
+    """The experiment and the sizes at which it is checked, in one line."""
     return f"{experiment.title}: {gradient_check.cases.sizes(experiment)}"
 
 
 def cases(experiment: Experiment) -> Iterator[tuple[str, list[gradient_check.Row]]]:
-    """Each case's name, before it is computed, and the rows so far; at the end an empty name and
-    all rows.
+    """Each case's name, before the case is computed, and the rows so far; at the end, an empty name
+    and all rows.
     """
     with threadpool_limits(1, "blas"):
         yield from gradient_check.every_case(experiment)

@@ -1,4 +1,4 @@
-"""The names that a configuration group can be chosen by."""
+"""The names in a configuration group."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ def searched(overrides: Sequence[str] = ()) -> list[Path]:
 
 
 def options(group: str, overrides: Sequence[str] = ()) -> list[str]:
-    """What can be chosen in a configuration group."""
+    """The names that can be chosen in a configuration group."""
     if not group:
         return []
     places = [folder / group for folder in searched(overrides)]

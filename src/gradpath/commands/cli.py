@@ -16,9 +16,9 @@ from gradpath.schema.text import one_line
 
 
 def main() -> None:
-    """Entry point; the exit status is 0, 1 where a run or a figure that was asked for failed, 2
-    where the command itself was wrong or its store cannot be used, 128 + n where the signal n ended
-    it. Whatever happens is one line.
+    """Entry point. The exit status is 0; 1 where a requested run or figure failed; 2 where the
+    command was wrong or its store cannot be used; 128 + n where the signal n ended it. Every error
+    is one line.
     """
     from gradpath.commands.signals import Terminated, terminable
 
@@ -26,7 +26,7 @@ def main() -> None:
     commands = dict[str, Callable[[list[str]], int]](run=run, report=report, check=check, ui=ui, new=new, rerun=rerun)
     completion = {"-sc": complete, "--shell-completion": complete}
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
-    if command.startswith("--plugin"):  # it may stand before the command too
+    if command.startswith("--plugin"):  # it may precede the command too
         count = 1 if "=" in command else 2
         option, (command, *arguments) = sys.argv[1 : 1 + count], sys.argv[1 + count :] or ["--help"]
         arguments = [*option, *arguments]
@@ -43,7 +43,7 @@ def main() -> None:
         with terminable():
             sys.exit(_status((commands | completion)[command], arguments))
     except KeyboardInterrupt as error:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending; a second Ctrl-C has nothing to stop
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program is ending; a second Ctrl-C has nothing to stop
         print(": ".join(["gradpath: interrupted", *map(str, error.args)]), file=sys.stderr)
         sys.exit(130)
     except Terminated as error:
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """Runs a command; the one place where errors become a line and a status."""
+    """Runs a command. Errors become a line and an exit status here, and nowhere else."""
     from gradpath.commands.reasons import print_whole, reason, store_answer
     from gradpath.commands.signals import ending
     from gradpath.tracking.store import StoreError
@@ -64,7 +64,7 @@ def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
         if ended := ending(error):
             raise ended from None
         if isinstance(error, ConfigError | StoreError):
-            print_whole(error.__cause__)  # what the code of a unit has raised
+            print_whole(error.__cause__)  # the exception that a unit's code has raised
             print(f"gradpath: {one_line(str(error))}", file=sys.stderr)
             return 2
         if answer := store_answer(error):
@@ -75,7 +75,9 @@ def _status(command: Callable[[list[str]], int], arguments: list[str]) -> int:
 
 
 def with_plugins(arguments: list[str]) -> list[str]:
-    """The arguments without ``--plugin PATH``, each now a plugin; raises ConfigError."""
+    """Adds the plugin of every ``--plugin PATH`` and returns the other arguments; raises
+    ConfigError.
+    """
     if "--plugin" not in " ".join(arguments):
         return arguments
     from gradpath.schema import plugins
@@ -92,7 +94,7 @@ def with_plugins(arguments: list[str]) -> list[str]:
 
 
 def run(arguments: list[str]) -> int:
-    """``gradpath run``: checks every point first, then hands over to Hydra, which runs them."""
+    """``gradpath run``: checks every point, then lets Hydra run them."""
     from gradpath.commands import compose, hydra_options
 
     if {"-h", "--help"} & set(arguments):
@@ -117,7 +119,7 @@ def rerun(arguments: list[str]) -> int:
 
 
 def _only_overrides(arguments: list[str]) -> list[str]:
-    """The arguments of a command that knows no options; raises ConfigError."""
+    """The arguments of a command without options; raises ConfigError."""
     for argument in arguments:
         if argument.startswith("-"):
             raise ConfigError(f"{argument}: this command takes KEY=VALUE and --help only")
@@ -141,8 +143,8 @@ def report(arguments: list[str]) -> int:
 
 
 def check(arguments: list[str]) -> int:
-    """``gradpath check``: the gradient check of what the overrides describe; 1 where it finds an
-    error.
+    """``gradpath check``: the gradient check of the configuration that the overrides describe; the
+    exit status is 1 where it finds an error.
     """
     from gradpath import gradient_check
     from gradpath.commands import checking, compose

@@ -1,9 +1,9 @@
-"""From what the user wrote to a checked Experiment: the one way to it.
+"""Builds a checked Experiment from the user's overrides; there is no other way to build one.
 
-Types are checked by OmegaConf against each unit's dataclass, ranges by the dataclass itself, names
-in ``overrides.py``, the grammar in ``grammar.py``, what Hydra would execute in ``trust.py``;
-whatever refuses, the user reads one line (``messages.py``) that names the key, what was given and
-what is allowed.
+OmegaConf checks types against each unit's dataclass, and the dataclass checks ranges.
+``overrides.py`` checks names, ``grammar.py`` the grammar, and ``trust.py`` refuses what Hydra would
+execute. Every refusal reaches the user as one line (``messages.py``) that names the key, the given
+value and the allowed ones.
 """
 
 import copy
@@ -34,7 +34,7 @@ __all__ = ["GROUPS", "ConfigError", "composed", "hydra", "options", "register", 
 
 
 def trusted(name: str, overrides: Sequence[str]) -> DictConfig:
-    """A configuration with Hydra's own node in it, once it is sure that nothing in it would be
+    """A composed configuration with Hydra's own node, after the check that nothing in it would be
     executed.
     """
     config = composed(name, overrides)
@@ -43,9 +43,9 @@ def trusted(name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 class Composer:
-    """Composes configurations. What decides which files are read, the units and the presets, is
-    composed once for each combination; plain ``key=value`` are set on a copy of it, as Hydra itself
-    does, which takes a fiftieth of the time.
+    """Composes configurations. The overrides that decide which files are read, those of units and
+    presets, are composed once for each combination. Plain ``key=value`` overrides are set on a copy
+    of the result, as Hydra itself does, which takes a fiftieth of the time.
     """
 
     def __init__(self, name: str = "config") -> None:
@@ -62,7 +62,7 @@ class Composer:
         plain = [o for o in ready if self._is_plain(o)]
         composed_overrides = tuple(o for o in ready if not self._is_plain(o))
         if any("${" in o or (o.startswith(("+", "~")) and "." in o.partition("=")[0]) for o in composed_overrides):
-            plain, composed_overrides = [], tuple(ready)  # the order counts
+            plain, composed_overrides = [], tuple(ready)  # the order of overrides counts
         if composed_overrides not in self._bases:
             self._bases[composed_overrides] = without_hydra(trusted(self._name, composed_overrides))
         config = copy.deepcopy(self._bases[composed_overrides])
@@ -81,12 +81,14 @@ class Composer:
 
 _composers: dict[tuple[Hashable, ...], Composer] = {}
 KEPT = 100
-"""Composed bases that a process keeps from one call to the next, of about a megabyte each."""
+"""Number of composed bases that a process keeps from one call to the next; each takes about a
+megabyte.
+"""
 
 
 def forget() -> None:
-    """Has files that have changed read again, in a process that lasts. Of the files in folders that
-    overrides name nobody knows.
+    """Forgets the files that have changed, so that a long-running process reads them again. Changes
+    of files in folders that overrides name are not detected.
     """
     _state.cache_clear()
     if sum(map(len, _composers.values())) > KEPT:
@@ -95,7 +97,7 @@ def forget() -> None:
 
 @cache
 def _state(active: tuple[plugins.Plugin, ...], named_folders: bool) -> Hashable:
-    """Equal to what it was where all files of YAML are as they were."""
+    """A value that is equal between two calls if all YAML files are unchanged."""
     if named_folders:
         return object()
     folders = [locations.conf(), *(plugin.conf for plugin in active)]
@@ -105,14 +107,14 @@ def _state(active: tuple[plugins.Plugin, ...], named_folders: bool) -> Hashable:
 def _stamp(file: Path) -> tuple[str | int, ...]:
     try:
         status = file.stat()
-    except OSError:  # a link to nothing
+    except OSError:  # a broken link
         return (str(file),)
     return str(file), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def load(name: str, overrides: Sequence[str]) -> DictConfig:
-    """The one configuration that overrides describe; raises ConfigError. The process has one
-    composer for as long as the files stay: whoever describes many experiments reads them once.
+    """The one configuration that overrides describe; raises ConfigError. The process keeps one
+    composer while the files are unchanged, so that many experiments read them once.
     """
     active = plugins.active()
     key = name, active, _state(active, any("searchpath" in override for override in overrides))
@@ -120,7 +122,7 @@ def load(name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def experiments(overrides: Sequence[str]) -> list[Experiment]:
-    """The experiments that a list of overrides describes, one a seed; raises ConfigError."""
+    """The experiments that a list of overrides describes, one for each seed; raises ConfigError."""
     config = load("config", overrides)
     replicates: Replicates = messages.explained(overrides, lambda: build(config, overrides))
     return replicates.experiments()
@@ -135,8 +137,8 @@ def experiment(overrides: Sequence[str]) -> Experiment:
 
 
 def report(overrides: Sequence[str]) -> Report:
-    """The report that a list of overrides describes, with the plugins' figures after gradpath's
-    where none are named; raises ConfigError.
+    """The report that a list of overrides describes; raises ConfigError. Where no figures are
+    named, it has gradpath's figures and then the plugins'.
     """
     config = load("report", overrides)
     named = any(override.lstrip("+~").startswith(("figures=", "figures@")) for override in overrides)
@@ -148,17 +150,17 @@ def report(overrides: Sequence[str]) -> Report:
 
 
 def points(overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of every point of a sweep, as Hydra's sweeper expands ``a=1,2`` and a study's
-    own parameters, in its order; Hydra's own overrides, which are those of all points, are left
-    out.
+    """The overrides of every point of a sweep, in the order in which Hydra's sweeper expands
+    ``a=1,2`` and a study's own parameters. Hydra's own overrides, which are the same for all
+    points, are left out.
     """
 
     def expand() -> list[list[str]]:
         with hydra() as running:
             loader = running.config_loader
             hydra_overrides, point_overrides = read_sweep(overrides, loader)
-            # Only for the study's sweep: other overrides may need a cell or task that the sweep
-            # itself chooses.
+            # Only the study's sweep is read here: the other overrides may need a cell or task that
+            # the sweep itself chooses.
             studies = [str(p.input_line) for p in point_overrides if p.key_or_group == "experiment"]
             base = trusted("config", hydra_overrides + studies)
             study = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
@@ -175,8 +177,8 @@ def points(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def jobs_at_once() -> int:
-    """How many jobs of the sweep run beside each other, this one included: ``n_jobs`` of a launcher
-    that has it, as joblib's, in which -1 is all cores.
+    """The number of jobs of the sweep that run at the same time, this one included: ``n_jobs`` of a
+    launcher that has this setting, as joblib's does; -1 means all cores.
     """
     jobs = int(HydraConfig.get().launcher.get("n_jobs") or 1)
     return jobs if jobs > 0 else max(1, passes.cores() + 1 + jobs)
@@ -186,7 +188,9 @@ def build(config: DictConfig, overrides: Sequence[str] = ()) -> Any:
     """The object a composed configuration describes; raises ConfigError."""
 
     def check_names(node: DictConfig, path: tuple[str, ...]) -> None:
-        """+key=value adds what the schema does not have, and OmegaConf would take it."""
+        """Refuses unknown keys: +key=value adds keys that the schema does not have, and OmegaConf
+        accepts them.
+        """
         names = fields_by_name(OmegaConf.get_type(node))
         for key in map(str, node):
             name = ".".join((*path, key))
@@ -211,7 +215,7 @@ def build(config: DictConfig, overrides: Sequence[str] = ()) -> Any:
     check_names(config, ())
     try:
         return OmegaConf.to_object(config)
-    except SettingError:  # now for its whole key, from the leaves up
+    except SettingError:  # raised again below with the whole key, from the leaves up
         in_range(config, ())
         raise
 
@@ -221,8 +225,8 @@ def _raw(node: DictConfig) -> dict[str, Any]:
 
 
 def _assignment(key: str, value: Any, overrides: Sequence[str]) -> str:
-    """``key=value`` as it was written where that was the value taken (seed=1e3), as it was taken
-    otherwise.
+    """``key=value`` as the user wrote it if that gave the value (seed=1e3), otherwise with the
+    value itself.
     """
     original = written(key, overrides)
     if original.startswith(f"{key}=") and "${" not in original:

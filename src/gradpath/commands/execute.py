@@ -97,7 +97,9 @@ def _no_exit(steps: Iterator[dict[int, Step]]) -> Iterator[dict[int, Step]]:
     except Terminated:
         raise
     except SystemExit as error:
-        raise RuntimeError(f"sys.exit({error.code!r}) was called") from error
+        # With the place in the unit's code, which the line about the run names.
+        failure = RuntimeError(f"sys.exit({error.code!r}) was called")
+        raise failure.with_traceback(error.__traceback__) from error
 
 
 def check_loops(experiments: Iterable[Experiment]) -> None:

@@ -1,4 +1,6 @@
-"""KEY=VALUE by Hydra's grammar: one override parsed, and what is wrong with one that cannot be."""
+"""KEY=VALUE by Hydra's grammar: parses one override, and explains what is wrong with one that
+cannot be parsed.
+"""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ SEARCHPATH = "hydra.searchpath"
 
 @lru_cache(4096)
 def parse(override: str) -> Override:
-    """One override by Hydra's grammar, whose reading takes a millisecond; raises ConfigError."""
+    """One override parsed by Hydra's grammar, which takes a millisecond; raises ConfigError."""
     try:
         parsed = OverridesParser.create().parse_override(override)
         if parsed.key_or_group:
@@ -29,12 +31,12 @@ def parse(override: str) -> Override:
 
 
 def is_hydras(override: str) -> bool:
-    """Whether an override is one of Hydra's own settings, the same for every point of a sweep."""
+    """Is an override one of Hydra's own settings, which are the same for every point of a sweep?"""
     return override.lstrip("+~").startswith(("hydra.", "hydra/"))
 
 
 def is_study(override: str) -> bool:
-    """Whether an override chooses a study."""
+    """Does an override choose a study?"""
     return override.lstrip("+").startswith("experiment=")
 
 
@@ -49,7 +51,7 @@ def folders(overrides: Sequence[str]) -> list[str]:
 
 
 def unreadable(override: str) -> str:
-    """What is wrong with an override that Hydra's grammar has no reading for."""
+    """What is wrong with an override that Hydra's grammar cannot parse."""
     key, equals, value = override.partition("=")
     name = key.lstrip("+~").strip()
     if not equals or not name:

@@ -1,4 +1,4 @@
-"""Commands that the program prints, as they can be pasted into a shell."""
+"""Commands that the program prints, in a form that can be pasted into a shell."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ from gradpath.tracking.plan import Point
 
 
 def assignment(key: str, value: str) -> str:
-    """KEY=VALUE that Hydra's grammar reads as this very text."""
+    """KEY=VALUE in a form that Hydra's grammar reads as exactly this text."""
     try:
         if parse(f"{key}={value}").value() == value:
             return f"{key}={value}"
@@ -25,15 +25,15 @@ def assignment(key: str, value: str) -> str:
 
 
 def run_command(study: str | None) -> str:
-    """The command that trains a study, or any run where the name is not one of a study."""
+    """The command that trains a study, or any run where the name is not that of a study."""
     studies = options("experiment")
     words = ["-m", f"+experiment={study}"] if study in studies else []
     return shlex.join(["gradpath", "run", *plugins.arguments(), *words])
 
 
 def point_command(point: Point, sweep_id: str, uri: str | None) -> str:
-    """The command that runs a planned point into its sweep; empty where its overrides are not what
-    a person would paste.
+    """The command that runs a planned point into its sweep; empty where the point's overrides are
+    not fit to be pasted.
     """
     overrides = [o for o in point.overrides if not o.lstrip("+~").startswith(("seed=", "seed@"))]
     if not all(o == printable(o, 1000) and re.match(r"[+~]{0,2}(?!hydra)[A-Za-z_]", o) for o in overrides):
@@ -44,8 +44,8 @@ def point_command(point: Point, sweep_id: str, uri: str | None) -> str:
 
 
 def report_command(study: str, sweep_id: str | None, uri: str | None, *extra: str) -> str:
-    """The command that draws the figures of a sweep, which is named: by the time it is typed
-    another may be newest.
+    """The command that draws the figures of a sweep. It names the sweep, because another one may be
+    the newest by the time the command is typed.
     """
     words = ["gradpath", "report", *plugins.arguments(), assignment("study", study)]
     words += [assignment("sweep", sweep_id)] if sweep_id is not None else []

@@ -1,5 +1,5 @@
-"""Hydra with gradpath's configuration: the schemas, and a configuration as Hydra composes it,
-nothing checked.
+"""Hydra with gradpath's configuration: the schemas, and unchecked configurations as Hydra composes
+them.
 """
 
 import inspect
@@ -30,15 +30,15 @@ from gradpath.training.experiment import Replicates
 
 
 def register() -> None:
-    """Makes every unit's dataclass the schema of its YAML file, under the YAML's name with a ``_``
-    before it; raises ConfigError where a plugin's cannot be.
+    """Makes every unit's dataclass the schema of its YAML file, under the name of the YAML file
+    with a leading ``_``; raises ConfigError where a plugin's dataclass cannot be a schema.
     """
     _register_settings()
     _register_units(plugins.active())
 
 
 class PluginFolders(SearchPathPlugin):
-    """Has Hydra look for YAML files in the plugins, after gradpath's own."""
+    """Makes Hydra look for YAML files in the plugins, after gradpath's own."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for plugin in plugins.active():
@@ -70,7 +70,7 @@ def _register_settings() -> None:
     store.store(name="_report", node=Report)
     Plugins.instance().register(PluginFolders)
     OmegaConf.register_new_resolver("gradpath_home", lambda: str(locations.home()))
-    # A variable that is set to nothing says nothing.
+    # A variable that is set to the empty text counts as not set.
     OmegaConf.register_new_resolver(
         "gradpath_experiment", lambda: os.environ.get("MLFLOW_EXPERIMENT_NAME") or "gradpath"
     )
@@ -78,7 +78,7 @@ def _register_settings() -> None:
 
 @contextmanager
 def hydra() -> Iterator[Any]:
-    """Hydra with the folder conf/, for as long as the outermost of such blocks runs."""
+    """Hydra with the folder conf/, initialised while the outermost of such blocks runs."""
     register()
     if GlobalHydra.instance().is_initialized():
         yield GlobalHydra.instance().hydra
@@ -88,22 +88,22 @@ def hydra() -> Iterator[Any]:
 
 
 def composed(name: str | None, overrides: Sequence[str]) -> DictConfig:
-    """A configuration with Hydra's own node in it, as composed: nothing checked. Without a name
-    it is Hydra's node alone.
+    """An unchecked configuration with Hydra's own node in it; without a name, Hydra's node
+    alone.
     """
     with hydra():
         return compose(name, list(overrides), return_hydra_config=True)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """A composed configuration less Hydra's own node, in place."""
+    """Removes Hydra's own node from a composed configuration, in place."""
     with open_dict(config):
         del config["hydra"]
     return config
 
 
 def default_keys() -> dict[str, str]:
-    """What each key of the configuration with nothing overridden takes, in words."""
+    """The allowed values of each key of the default configuration, in words."""
     return _default_keys(plugins.active())
 
 

@@ -1,5 +1,5 @@
-"""What is used of Hydra that Hydra keeps to itself, in one place; ``tests/test_hydra.py`` names
-what has changed.
+"""The private parts of Hydra that gradpath uses, in one place; ``tests/test_hydra.py`` reports
+which of them have changed.
 """
 
 import hydra

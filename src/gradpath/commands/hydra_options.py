@@ -1,5 +1,5 @@
-"""The options of ``gradpath run`` beside KEY=VALUE: Hydra's own, each of them honoured or refused
-in one line.
+"""The options of ``gradpath run`` other than KEY=VALUE: Hydra's own options, each of them honoured
+or refused in one line.
 """
 
 import argparse
@@ -31,8 +31,8 @@ REFUSED = {
 
 @dataclass
 class Options:
-    """The command line of ``gradpath run``. ``answer`` is what Hydra is asked instead of to run
-    anything.
+    """The command line of ``gradpath run``. ``answer`` is the information that Hydra prints instead
+    of a run, if any was asked for.
     """
 
     overrides: list[str]
@@ -45,7 +45,9 @@ class Answered(Exception):  # noqa: N818 - nothing is wrong
 
 
 def read_options(arguments: list[str]) -> Options:
-    """Hydra's options and the overrides, in any order; raises ConfigError for what cannot be."""
+    """Hydra's options and the overrides, in any order; raises ConfigError for options that are
+    refused.
+    """
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
@@ -87,8 +89,8 @@ def read_options(arguments: list[str]) -> Options:
 
 
 def _with_folder(overrides: list[str], folder: str | None) -> list[str]:
-    """The overrides, with the folder of --config-dir on Hydra's search path, where the check finds
-    it too.
+    """The overrides with the folder of --config-dir added to Hydra's search path, where the check
+    finds the folder too.
     """
     if folder is None:
         return overrides
@@ -100,7 +102,7 @@ def _with_folder(overrides: list[str], folder: str | None) -> list[str]:
 
 
 def _answer(parsed: argparse.Namespace, parser: argparse.ArgumentParser, changes: list[str]) -> None:
-    """Has Hydra print its configuration, or what it knows of itself."""
+    """Makes Hydra print its configuration, or information about itself."""
     if parsed.shell_completion:
         complete(changes)
         return

@@ -1,4 +1,4 @@
-"""The keys of a configuration: what each of them takes, in words, and how a value is written."""
+"""The keys of a configuration: their allowed values in words, and how a value is written."""
 
 import types
 import typing
@@ -7,14 +7,14 @@ from dataclasses import Field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from gradpath.schema.settings import allowed
 
 
 def settable(config: DictConfig, path: str = "") -> Iterator[tuple[str, Any, str, str]]:
-    """Every key that can be set in a composed configuration: (key, value, what it takes, what it
-    means).
+    """Every key that can be set in a composed configuration: (key, value, allowed values,
+    meaning).
     """
     schema = OmegaConf.get_type(config)
     schema_fields = fields_by_name(schema)
@@ -29,7 +29,7 @@ def settable(config: DictConfig, path: str = "") -> Iterator[tuple[str, Any, str
 
 
 def describe(field: Field[Any], annotation: Any) -> str:
-    """What a field takes, in words: ``an integer ≥ 1 or null``."""
+    """The allowed values of a field in words: ``an integer ≥ 1 or null``."""
     if text := field.metadata.get("takes"):
         return str(text)
     words = []
@@ -53,11 +53,11 @@ def fields_by_name(schema: Any) -> dict[str, Field[Any]]:
 
 
 def as_written(value: Any) -> Any:
-    """A value as a person writes it on the command line."""
+    """A value in the form in which a person writes it on the command line."""
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{as_written(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
+    if isinstance(value, list | ListConfig):
         return f"[{','.join(str(as_written(item)) for item in value)}]"
     return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value

@@ -1,7 +1,7 @@
-"""What the user is told: one line that names the key, what was given and what is allowed.
+"""The user's error messages: one line that names the key, the given value and the allowed ones.
 
-Hydra, its parser and OmegaConf speak of their own insides; whatever they raise becomes words of
-gradpath here.
+Exceptions of Hydra, its parser and OmegaConf mention their internals; this module translates them
+into gradpath's terms.
 """
 
 import re
@@ -15,6 +15,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from yaml import YAMLError
 
+from gradpath.commands import sources
 from gradpath.commands.choices import options, searched
 from gradpath.commands.grammar import unreadable
 from gradpath.commands.hydra_config import default_keys
@@ -36,13 +37,13 @@ ALIASES = {
     "name": "tracking.experiment",
     "sweep": "tracking.sweep_id",
 }
-"""What people call a key whose own name is another."""
+"""The keys of settings that people often call by another name."""
 INSIDES = re.compile(r"\b[A-Z]\w*(Exception|Error|Config|Node|Container)\b|NoneType|expecting \{|<EOF>|<class")
-"""Words of Hydra and OmegaConf that say nothing to whoever has not read their sources."""
+"""Words of Hydra and OmegaConf that mean nothing to a reader who does not know their sources."""
 
 
 def explained(overrides: Sequence[str], action: Callable[[], Any]) -> Any:
-    """Runs ``action``, turning whatever is raised on the way into one line for the user."""
+    """Runs ``action``, and turns any exception from it into one line for the user."""
     try:
         return action()
     except (ConfigError, MemoryError):
@@ -72,8 +73,8 @@ def _explanation(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def _fault(error: BaseException) -> str | None:
-    """What the code of a unit has raised, in a line; None where whoever wrote the overrides is to
-    be told what is wrong with them.
+    """An exception from a unit's code, in one line; None where the overrides themselves are
+    wrong.
     """
     folders = unit_folders()
     raised: BaseException | None = error
@@ -90,7 +91,7 @@ def no_such_key(key: str, names: Sequence[str]) -> str:
 
 
 def choices(group: str, overrides: Sequence[str] = ()) -> str:
-    """What can be chosen in a configuration group, as the end of a sentence."""
+    """The names that can be chosen in a configuration group, as the end of a sentence."""
     names = options(group, overrides)
     return f"; there are {', '.join(names)}" if names else ""
 
@@ -103,22 +104,22 @@ def no_such_name(group: str, name: str, overrides: Sequence[str] = ()) -> str:
 
 
 def written(key: str, overrides: Sequence[str]) -> str:
-    """The override as the user wrote it, or the one for a section that the key is in."""
+    """The override as the user wrote it, or the override of a section that contains the key."""
     names = [key.rsplit(".", cut)[0] for cut in range(key.count(".") + 1)]
     by_key = {o.lstrip("+~").split("=")[0].split("@")[0]: o for o in overrides}
     return next((by_key[name] for name in names if name in by_key), key)
 
 
 def suspects(overrides: Sequence[str]) -> str:
-    """The overrides that hold an interpolation, which alone can go round in circles, or else all of
-    them.
+    """The overrides that hold an interpolation, since only these can be circular; all overrides
+    where none does.
     """
     return " ".join([o for o in overrides if "${" in o] or overrides)
 
 
 def _suggestion(key: str, names: Sequence[str]) -> str:
-    """The key that somebody who wrote ``key`` may have had in mind: the same word deeper down, an
-    alias, or close.
+    """The key that a user who wrote ``key`` may have meant: the same word at a deeper level, an
+    alias, or a similar key.
     """
     keys, name = default_keys(), key.rpartition(".")[2]
     if (alias := ALIASES.get(name)) and alias not in names:
@@ -137,16 +138,16 @@ def _unknown_name(error: MissingConfigException, overrides: Sequence[str]) -> st
         names = f"; there are {', '.join(available)}" if available else ""
         return f"{group}={name}: no such name, or its plugin is not installed{names}"
     group = group_of(missing)
-    return (
-        no_such_name(group, missing.removeprefix(group).removeprefix("/"), overrides)
-        if group
-        else (f"{suspects(overrides)}: there is no file {missing} to read")
-    )
+    if not group:
+        return f"{suspects(overrides)}: there is no file {missing} to read"
+    name = missing.removeprefix(group).removeprefix("/")
+    file = sources.choosing(group, name, overrides)
+    return (f"{file}: " if file else "") + no_such_name(group, name, overrides)
 
 
 def _hydra_message(error: Exception, overrides: Sequence[str]) -> str:
-    """What Hydra says, where a person can read it: without its line breaks, links, search paths and
-    insides.
+    """Hydra's message in readable form: without its line breaks, links, search paths and
+    internals.
     """
     joined = " ".join(overrides)
     text = " ".join(re.split(r"See https|Config search path:|Search path:", str(error))[0].split())
@@ -156,7 +157,9 @@ def _hydra_message(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def _file_message(error: HydraException, cause: OmegaConfBaseException, overrides: Sequence[str]) -> str | None:
-    """What is wrong in a YAML file that Hydra names; None where it is not in one of the groups."""
+    """What is wrong in a YAML file that Hydra names; None where the file is in none of the
+    groups.
+    """
     named = re.match(r"In '([^']+)': \w+ raised while composing config", str(error))
     places = [folder / f"{named[1]}.yaml" for folder in searched(overrides)] if named and group_of(named[1]) else []
     if not (file := next((place for place in places if place.is_file()), None)):
@@ -173,10 +176,12 @@ def _omegaconf_message(error: OmegaConfBaseException, overrides: Sequence[str]) 
     if not key:
         return f"{suspects(overrides)}: cannot be what these keys take; see gradpath run --help"
     override = written(key, overrides)
-    if override == key and "." not in key:  # OmegaConf knows the last word of it only
+    if override == key and "." not in key:  # OmegaConf knows only the last word of the key
         override = next((o for o in overrides if o.partition("=")[0].endswith(f".{key}")), key)
         key = override.partition("=")[0].lstrip("+~")
     schema_fields = fields_by_name(schema)
+    if source := sources.interpolation(key, overrides):
+        override = f"{source[0]}: {key}={source[1]}"
     if isinstance(error, InterpolationResolutionError) and name not in schema_fields:
         return f"{override}: the interpolation leads nowhere"
     if name in schema_fields:

@@ -1,6 +1,5 @@
-"""``gradpath new``: the files of a unit of a user's own, which is valid as it is written."""
+"""``gradpath new``: writes the files of a user's own unit, which is valid without any change."""
 
-import keyword
 import re
 import shlex
 from contextlib import suppress
@@ -9,12 +8,15 @@ from typing import NamedTuple
 
 from gradpath.commands.arguments import Parser
 from gradpath.schema.settings import ConfigError
+from gradpath.schema.unit_names import RULE, is_valid
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 
 
 class Kind(NamedTuple):
-    """Where the unit's module and its YAML file lie, and the command that tries it."""
+    """The folders of the unit's module and of its YAML file, and the command that tries the
+    unit.
+    """
 
     folder: str
     group: str
@@ -33,8 +35,6 @@ KINDS = {
     "init": Kind("inits", "init", "gradpath check --plugin {plugin} init={name}"),
     "study": Kind("", "experiment", "gradpath run --plugin {plugin} -m +experiment={name}"),
 }
-RESERVED = {"null", "none", "true", "false", "nan", "inf", "default"}
-"""Names that the command line or Hydra reads as something else."""
 
 HELP = f"""\
 usage: gradpath new KIND NAME [--plugin PATH]
@@ -48,8 +48,8 @@ given. What is written works as it is, passes its tests, and says where to chang
 
 
 def new(arguments: list[str]) -> int:
-    """Writes the files of a unit and prints what to do next; raises ConfigError where a name cannot
-    be or something is there already.
+    """Writes the files of a unit and prints what to do next; raises ConfigError where the name is
+    not allowed or a file exists already.
     """
     if {"-h", "--help"} & set(arguments):
         print(HELP, end="")
@@ -77,10 +77,8 @@ def _check_name(kind: str, name: str, root: Path) -> None:
     from gradpath.commands.choices import options
     from gradpath.schema import plugins
 
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name) or keyword.iskeyword(name) or name.lower() in RESERVED:
-        raise ConfigError(
-            f"{name}: must be a name in Python, of the letters a to z, digits and _, at most 60, and no reserved word"
-        )
+    if not is_valid(name):
+        raise ConfigError(f"{name}: the name of a {kind} must {RULE}")
     if root.exists() and not root.is_dir():
         raise ConfigError(f"--plugin {root}: is not a folder")
     if any((root / folder).is_dir() for folder in (*plugins.FOLDERS, "conf")):
@@ -91,7 +89,7 @@ def _check_name(kind: str, name: str, root: Path) -> None:
 
 
 def rendered(kind: str, name: str, plugin: str = ".") -> dict[Path, str]:
-    """The files of a unit, by their place in the plugin."""
+    """The contents of a unit's files, by path in the plugin."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -116,7 +114,7 @@ def rendered(kind: str, name: str, plugin: str = ".") -> dict[Path, str]:
 
 
 def _class_name(name: str, kind: str) -> str:
-    """``my_cell`` → ``MyCell``, other than all names that a template imports."""
+    """``my_cell`` → ``MyCell``, but different from all names that a template imports."""
     camel = "".join(word[:1].upper() + word[1:] for word in name.split("_"))
     template = TEMPLATES / kind / "unit.py.jinja"
     imported = template.read_text(encoding="utf-8") if template.exists() else ""
@@ -124,7 +122,7 @@ def _class_name(name: str, kind: str) -> str:
 
 
 def _create(root: Path, files: dict[Path, str]) -> None:
-    """All files or none; raises ConfigError, and nothing that is there is touched."""
+    """Writes all files or none; raises ConfigError, and changes no existing file."""
     for file in files:
         if (root / file).exists() or (root / file).is_symlink():
             raise ConfigError(f"{root / file}: is there already; nothing is overwritten")

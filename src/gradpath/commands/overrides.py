@@ -1,4 +1,4 @@
-"""KEY=VALUE as people write it, checked before Hydra acts on it."""
+"""Checks KEY=VALUE as people write it, before Hydra acts on it."""
 
 import dataclasses
 import shlex
@@ -22,7 +22,7 @@ from gradpath.training.experiment import Tracking
 
 
 def read(overrides: Sequence[str]) -> list[str]:
-    """The overrides of one point as Hydra takes them, every one checked; raises ConfigError."""
+    """The overrides of one point in Hydra's form, each of them checked; raises ConfigError."""
     ready = [_as_text(override) for override in overrides]
     for override in ready:
         parsed = parse(override)
@@ -58,7 +58,7 @@ def read_sweep(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[str
 
 
 def _text_keys() -> set[str]:
-    """The keys that take text, in which a person may write 1e5 or größe."""
+    """The keys that take text, for which a person may write 1e5 or größe."""
     keys = {f"tracking.{field.name}" for field in dataclasses.fields(Tracking)}
     hints = typing.get_type_hints(Report)
     return keys | {field.name for field in dataclasses.fields(Report) if hints[field.name] == str | None}
@@ -70,8 +70,8 @@ BRACKETED = {"figures": "figures=[norm_by_lag,gates]", "formats": "formats=[png,
 
 
 def _as_text(override: str) -> str:
-    """The override, quoted where it gives a text that the grammar would take for a number or could
-    not read at all.
+    """The override, in quotes if its value is meant as text but the grammar would read a number or
+    fail.
     """
     key, _, value = override.partition("=")
     if key not in TEXT or not value:
@@ -79,7 +79,7 @@ def _as_text(override: str) -> str:
     try:
         parsed = OverridesParser.create().parse_override(override)
     except (HydraException, AssertionError):
-        if value[0] in "\"'[{" or "${" in value:  # begun as the grammar has it, and not ended so
+        if value[0] in "\"'[{" or "${" in value:  # the value begins as the grammar requires, but does not end so
             return override
         parts = [value] if set(value) & set("\"'()[]{}") else value.split(",")
         return f"{key}={','.join(QuotedString(part, Quote.double).with_quotes() for part in parts)}"
@@ -88,7 +88,7 @@ def _as_text(override: str) -> str:
 
 
 def _multiple_values(override: str, parsed: Override) -> str:
-    """What to say where several values are given and one is meant."""
+    """The message where several values are given and one is expected."""
     if (key := str(parsed.key_or_group)) in TEXT and not key.startswith("tracking."):
         return f"must be a single value; a comma in it goes into quotes: '{key}=\"…\"'"
     if key in BRACKETED:
@@ -97,7 +97,7 @@ def _multiple_values(override: str, parsed: Override) -> str:
 
 
 def _check(override: str, parsed: Override, overrides: Sequence[str]) -> None:
-    """Refuses what Hydra would refuse in words of its own, or take for something else."""
+    """Refuses overrides that Hydra would refuse in its own words or misunderstand."""
     key = str(parsed.key_or_group)
     if key == SEARCHPATH:
         for folder in folders([override]):

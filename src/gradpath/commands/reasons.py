@@ -1,4 +1,4 @@
-"""Why something failed, in a line."""
+"""The reason for which something failed, in one line."""
 
 import os
 import traceback
@@ -12,13 +12,13 @@ SOURCES = Path(__file__).parents[1]
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line, with the place in a unit's code where it was raised, and the first note
-    on it; whole with HYDRA_FULL_ERROR=1.
+    """An error in one line, with the place in a unit's code where it was raised, and its first
+    note; the whole traceback with HYDRA_FULL_ERROR=1.
     """
     print_whole(error)
     notes: list[str] = getattr(error, "__notes__", [])
     suffix = "".join(f"; {note}" for note in notes[:1]) + f", and {len(notes) - 1} more" * (len(notes) > 1)
-    if isinstance(error, ConfigError):  # says itself whose fault it is
+    if isinstance(error, ConfigError):  # its message names the cause itself
         return one_line(f"{error}{suffix}")
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     frames = traceback.extract_tb(error.__traceback__)
@@ -29,24 +29,24 @@ def reason(error: BaseException) -> str:
 
 
 def _in_unit(file: Path) -> bool:
-    """Whether a file is a unit's; the base class of the units is in ``__init__.py``."""
+    """Does a file belong to a unit? The base class of the units is in ``__init__.py``."""
     return file.name != "__init__.py" and any(file.is_relative_to(folder) for folder in unit_folders())
 
 
 def unit_folders() -> list[Path]:
-    """Where the code of units lies, gradpath's own and the plugins'."""
+    """The folders with the code of units, gradpath's own and the plugins'."""
     return [SOURCES / name for name in plugins.FOLDERS] + [plugin.folder for plugin in plugins.active()]
 
 
 def print_whole(error: BaseException | None) -> None:
-    """The traceback of an error, where ``HYDRA_FULL_ERROR=1`` asks for it."""
+    """Prints the traceback of an error, where ``HYDRA_FULL_ERROR=1`` asks for it."""
     if error is not None and os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
 
 
 def store_answer(error: BaseException) -> str:
-    """An error of MLflow's, or of what it speaks to its store with, in one line; empty for any
-    other error.
+    """An error of MLflow or of the libraries with which it accesses its store, in one line; empty
+    for any other error.
     """
     if not type(error).__module__.startswith(("mlflow.", "sqlalchemy.", "requests.")):
         return ""

@@ -1,4 +1,4 @@
-"""The report: verdicts and figures drawn from what MLflow holds, and nothing else."""
+"""The report: verdicts and figures, drawn from the contents of MLflow alone."""
 
 import html
 import io
@@ -24,11 +24,11 @@ from gradpath.tracking.loader import Run, Sweep
 from gradpath.tracking.verdict import ORDER, Verdict
 
 LINES = 20
-"""Up to this many runs the verdicts take a line each, above it a line a group of seeds: a screen,
-not more.
+"""Largest number of runs whose verdicts have a line each; above it, each group of seeds has a line.
+The list should fit on a screen.
 """
 NAMED = 5
-"""Up to this many missing points or passed-over runs are named, the others counted."""
+"""Largest number of missing points or skipped runs that are named; the others are counted."""
 
 
 def write(report: Report, named: bool = False) -> int:
@@ -53,8 +53,8 @@ def write(report: Report, named: bool = False) -> int:
     print(f"{len(runs)} run{'s'[: len(runs) != 1]} of {title}")
     for heading, lines in (("", doubts), ("passed over: ", stored.passed_over), ("left out: ", stored.damaged)):
         _print_lines(heading, lines)
-    # A terminal is spared the ends of long reasons; whole they are in verdicts.md, and where the
-    # output is kept.
+    # The terminal shows shortened reasons. They are complete in verdicts.md, and where the output
+    # is redirected.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in verdicts(runs):
         print(line if width is None or len(line) <= width else line[: width - 1] + "…")
@@ -63,19 +63,21 @@ def write(report: Report, named: bool = False) -> int:
         _replace(out / "verdicts.md", _table(runs, title).encode(errors="backslashreplace"))
     except OSError as error:
         failed.append(f"verdicts.md ({_error_text(error)})")
-    left_out = []
+    left_out, partly = [], []
     for name, figure in tqdm(report.figures.items(), desc="figures", disable=not sys.stderr.isatty()):
         try:
             _draw(name, figure, runs, out, report.formats)
+            partly += [f"{name}: {printable(text, 300)}" for text in figure.undrawn(runs)]
         except CannotDrawError as error:
             left_out.append(f"{name} ({error})")
-        except (Exception, SystemExit) as error:  # odd data, or a figure of the user's own: the others are drawn
+        except (Exception, SystemExit) as error:  # odd data, or a fault in a user's figure: the others are drawn
             if ended := ending(error):
                 raise ended from None
             cause = _error_text(error) if isinstance(error, OSError) else printable(reason(error), 300)
             failed.append(f"{name} ({cause})")
     if left_out:
         print(f"not drawn: {', '.join(left_out)}", file=sys.stderr)
+    _print_lines("not drawn in ", partly)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     none_drawn = bool(left_out) and len(left_out) == len(report.figures)
@@ -83,8 +85,8 @@ def write(report: Report, named: bool = False) -> int:
 
 
 def chosen_sweep(study: str | None, sweep_id: str | None, uri: str | None) -> tuple[str, str]:
-    """(MLflow experiment, sweep_id) of the runs that are meant, the newest where none is named;
-    raises StoreError where there is none.
+    """(MLflow experiment, sweep_id) of the runs to report, of the newest ones where none is named;
+    raises StoreError where there are none.
     """
     if study is not None and sweep_id is not None:
         return study, sweep_id
@@ -95,8 +97,8 @@ def chosen_sweep(study: str | None, sweep_id: str | None, uri: str | None) -> tu
 
 
 def verdicts(runs: list[Run]) -> list[str]:
-    """The verdicts as aligned lines from good to bad: one a run, or where there are many one a
-    group of seeds.
+    """The verdicts as aligned lines from good to bad: one line for each run, or, if there are many,
+    for each group of seeds.
     """
     judged = _judged(runs)
     if len(runs) <= LINES:
@@ -123,13 +125,13 @@ def _judged(runs: list[Run]) -> list[tuple[str, Run, Verdict]]:
 
 
 def _table(runs: list[Run], title: str) -> str:
-    """The verdicts as a page of Markdown, in which a store's text is text and nothing else."""
+    """The verdicts as a page of Markdown, in which the store's text is escaped."""
     rows = [f"| {_cell(label)} · seed {run.seed} | {v.word} | {_cell(v.reason)} |" for label, run, v in _judged(runs)]
     return "\n".join([f"# Verdicts: {_cell(title)}", "", "| run | verdict | why |", "|---|---|---|", *rows, ""])
 
 
 def _cell(text: str) -> str:
-    """No HTML, no end of a cell, no code, no link or image."""
+    """Escapes HTML, the end of a cell, code, links and images."""
     return re.sub(r"([\\|`\[\]])", r"\\\1", html.escape(text, quote=False))
 
 
@@ -139,12 +141,13 @@ def _draw(name: str, figure: Figure, runs: list[Run], out: Path, formats: list[s
 
     try:
         canvas = figure.drawn(runs)
-        # In one order, for the layout of a file starts from that of the file before.
+        # The formats have a fixed order, because the layout of a file starts from that of the file
+        # before.
         for suffix in sorted(formats, key=[*FORMATS].index):
             buffer = io.BytesIO()
             canvas.savefig(buffer, format=suffix, dpi=figure.dpi, bbox_inches="tight", metadata=FORMATS[suffix])
             _replace(out / f"{name}.{suffix}", buffer.getvalue())
-    finally:  # also of what a figure had begun before it found that it cannot be drawn
+    finally:  # also the canvas of a figure that could not be completed
         pyplot.close("all")
     print(printable(out / f"{name}.{formats[0]}", 4096))
 
@@ -154,23 +157,23 @@ def _title(experiment: str, sweep_id: str) -> str:
 
 
 def _folder(chosen: str | None, experiment: str) -> Path:
-    """The folder for the figures, made where it is not there. Without a choice of the user's it
-    lies in the reports' folder, whatever the experiment of a shared store is called and whatever
-    has been put there.
+    """The folder for the figures, created if it does not exist. Without the user's choice it lies
+    in the reports' folder, whatever the experiment of a shared store is called, and whatever has
+    been put there.
     """
     out = Path(chosen) if chosen else locations.figures(experiment)
     try:
         if not chosen and not out.resolve().is_relative_to(locations.figures().resolve()):
             raise store.StoreError(f"{printable(out, 4096)}: leads out of the reports' folder; choose one with out=")
         out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError, RuntimeError) as error:  # ValueError: NUL; RuntimeError: a link that leads in a circle
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: NUL; RuntimeError: a circular link
         raise store.StoreError(f"out={printable(out, 4096)}: cannot be written: {_error_text(error)}") from error
     return out
 
 
 def _replace(file: Path, content: bytes) -> None:
-    """Writes a file that is whole or not there: under another name until its last byte is on the
-    disk.
+    """Writes a file that is either complete or absent: it has another name until its last byte is
+    on the disk.
     """
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -189,7 +192,7 @@ def _error_text(error: BaseException) -> str:
 
 
 def _print_lines(heading: str, lines: list[str]) -> None:
-    """Says something of several runs, the first few by name."""
+    """Prints a message about several runs, and names the first few."""
     for line in lines[:NAMED]:
         print(heading + line, file=sys.stderr)
     if len(lines) > NAMED:
@@ -197,8 +200,8 @@ def _print_lines(heading: str, lines: list[str]) -> None:
 
 
 def _complete(stored: Sweep, experiment: str, sweep_id: str, report: Report) -> tuple[list[Run], list[str]]:
-    """The runs to draw, and what must be said of them; refuses a sweep with holes (a point that did
-    not finish) or doubles (the same point twice), and names them.
+    """The runs to draw, and the remarks about them. Refuses a sweep with missing points (a point
+    that did not finish) or duplicates (the same point twice), and names them.
     """
     title = _title(experiment, sweep_id)
     doubts = [] if stored.planned else ["no plan of this sweep is stored: points that never began cannot be named"]
@@ -208,7 +211,7 @@ def _complete(stored: Sweep, experiment: str, sweep_id: str, report: Report) -> 
     missing = []
     for identity, name in stored.missing.items():
         planned = stored.planned.get(identity)
-        ambiguous = planned is not None and names[planned.name] > 1  # a sweep over what is not in the name
+        ambiguous = planned is not None and names[planned.name] > 1  # a sweep over a setting that the name leaves out
         missing.append(f"{name} ({printable(' '.join(planned.overrides))})" if planned and ambiguous else name)
     partial_command = printable(report_command(experiment, sweep_id, report.uri, "partial=true"), 4096)
     first_command = ""

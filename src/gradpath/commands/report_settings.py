@@ -6,14 +6,14 @@ from gradpath.figures import Figure
 from gradpath.schema.settings import SettingError, Settings, setting
 
 FORMATS: dict[str, dict[str, None]] = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
-"""File format → the metadata that it goes without, so that the same runs give the same bytes."""
+"""File format → the metadata to leave out, so that the same runs give the same bytes."""
 
 ALLOWED = "a list of png, svg and pdf, each once"
 
 
 @dataclass
 class Report(Settings):
-    """Which runs, and which figures. Without a choice: the newest sweep."""
+    """The runs and figures of a report; by default the newest sweep."""
 
     figures: dict[str, Figure] = field(default_factory=dict)
     study: str | None = setting(None, "MLflow experiment, named after its study; null for the one with the newest run")

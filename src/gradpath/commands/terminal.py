@@ -1,4 +1,4 @@
-"""The terminal: output that never stops the work."""
+"""Terminal output that never stops the work."""
 
 import codecs
 import contextlib
@@ -12,16 +12,16 @@ from typing import Any, TextIO
 from gradpath.schema.text import escape
 
 PLAIN = {"…": "...", "·": "-", "−": "-", "–": "-", "×": "x", "→": "->", "≥": ">=", "≤": "<=", "‖": "||", "∂": "d"}
-"""What stands for a character in an encoding that has none for it; others are written as
+"""Replacements for characters that an encoding does not have; other characters are written as
 ``\\u2207``.
 """
 
 
 def settle() -> None:
-    """Makes standard output and error safe to write to, for the rest of the process: a reader that
-    has gone (``| head -1``), a full disk or a closed descriptor drops what cannot be shown and
-    nothing else, and a character that the encoding lacks is replaced. The exit status tells of the
-    work, not of who read about it.
+    """Makes standard output and error safe to write to, for the rest of the process. Where the
+    reader has gone (``| head -1``), the disk is full or a descriptor is closed, only the output is
+    lost; a character that the encoding does not have is replaced. The exit status describes the
+    work, not the output.
     """
     for descriptor in (0, 1, 2):  # a closed one (``>&-``) would be given to the next file opened: the database
         try:
@@ -30,12 +30,12 @@ def settle() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
-        if stream is None or stream is getattr(sys, f"__{name}__"):  # not where a test or a notebook has put its own
+        if stream is None or stream is getattr(sys, f"__{name}__"):  # a test or a notebook may have replaced the stream
             setattr(sys, name, tolerant(descriptor, stream))
 
 
 def tolerant(descriptor: int, stream: TextIO | None = None) -> TextIO:
-    """A text stream on a descriptor that drops what cannot be written, in the encoding of
+    """A text stream on a descriptor that drops output that cannot be written, in the encoding of
     ``stream``.
     """
     encoding, terminal = "utf-8", os.isatty(descriptor)
@@ -52,16 +52,16 @@ def tolerant(descriptor: int, stream: TextIO | None = None) -> TextIO:
 
 
 def in_notebook() -> bool:
-    """Does the kernel of a notebook run this?"""
+    """Does this code run in the kernel of a notebook?"""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return shell is not None and "IPKernelApp" in shell.config
 
 
 def bar_class() -> Any:
-    """tqdm, or in a notebook the form of it that the notebook shows."""
+    """tqdm, or in a notebook the class of tqdm that the notebook shows."""
     if in_notebook():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # without ipywidgets it is the plain bar
+            warnings.simplefilter("ignore")  # without ipywidgets, the class is the plain bar
             from tqdm.auto import tqdm as notebook_bar
         return notebook_bar
     from tqdm import tqdm
@@ -70,11 +70,11 @@ def bar_class() -> Any:
 
 
 class _Dropping(io.FileIO):
-    """A descriptor that takes everything; what the system refuses is lost."""
+    """A descriptor that accepts all output; the output that the system refuses is lost."""
 
     def write(self, data: Any) -> int:
         try:
-            while (written := super().write(data)) is None:  # a non-blocking descriptor that is full for now
+            while (written := super().write(data)) is None:  # a non-blocking descriptor that is full at the moment
                 select.select([], [self], [])
         except OSError:
             return len(data)
@@ -82,7 +82,7 @@ class _Dropping(io.FileIO):
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Codec error handler: the plain spelling of what an encoding lacks."""
+    """Codec error handler: the replacement for characters that an encoding does not have."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]

@@ -1,10 +1,11 @@
-"""Nothing that an override or a file holds is executed.
+"""Refuses configurations in which an override or a file names something that would be executed.
 
-Hydra instantiates what ``_target_`` names under ``hydra.launcher``, ``hydra.sweeper`` and
-``hydra.callbacks``, Python's logging what ``class`` and ``()`` of a handler or a formatter name,
-and ``hydra.job.env_set`` decides which ``git`` a run calls. Whatever composed a configuration,
-these sections must be what gradpath's own files and the installed plugins say for the names that
-were chosen (``hydra/launcher=joblib``); their other values are free.
+Hydra instantiates the classes that ``_target_`` names under ``hydra.launcher``, ``hydra.sweeper``
+and ``hydra.callbacks``; Python's logging instantiates the ``class`` and ``()`` of a handler or a
+formatter; and ``hydra.job.env_set`` decides which ``git`` a run calls. In these sections a
+configuration must therefore equal the files of gradpath and of the installed plugins for the names
+that were chosen (``hydra/launcher=joblib``), whatever the configuration was composed from. The
+values of a launcher or sweeper that are not called are free.
 """
 
 from collections.abc import Iterator
@@ -24,8 +25,8 @@ CALLED = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 
 
 def check(config: DictConfig) -> None:
-    """Raises ConfigError where a composed configuration, with Hydra's node in it, would have
-    something executed.
+    """Raises ConfigError where a composed configuration, Hydra's node included, would execute
+    something that neither gradpath nor an installed plugin names.
     """
     chosen = {key: name for key, name in config.hydra.runtime.choices.items() if key.startswith("hydra/")}
     trusted = _trusted(tuple(sorted((key, name) for key, name in chosen.items() if name is not None)))
@@ -52,8 +53,8 @@ def check(config: DictConfig) -> None:
 
 @lru_cache(64)
 def _trusted(chosen: tuple[tuple[str, str], ...]) -> DictConfig:
-    """Hydra's node for the names that were chosen, from the files of Hydra and its plugins alone:
-    of what is compared gradpath's own files say nothing but such names.
+    """Hydra's node for the names that were chosen, composed from the files of Hydra and its plugins
+    alone. gradpath's own files set nothing in the compared sections except such names.
     """
     overrides = [f"{group}={name}" for group, name in chosen if group in ("hydra/launcher", "hydra/sweeper")]
     overrides += [f"{group}={name}" for group, name in chosen if group.endswith("_logging") or group == "hydra/output"]
@@ -65,7 +66,7 @@ def _plain(node: Any, resolve: bool = False) -> Any:
 
 
 def _calls(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """(path, value) of everything in a section that is called when it is instantiated."""
+    """(path, value) of every key upon which Hydra acts when it instantiates a section."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key in CALLED:

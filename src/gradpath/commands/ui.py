@@ -1,4 +1,4 @@
-"""Opens the MLflow UI on the store, where its charts are."""
+"""Opens the MLflow UI on the store, which shows the charts."""
 
 import contextlib
 import errno
@@ -31,9 +31,9 @@ def links(uri: str | None, base: str) -> list[tuple[str, str]]:
 
 
 def serve(uri: str | None, host: str, port: int) -> int:
-    """Prints the deep links and serves the MLflow UI until interrupted, in this very process:
-    whatever ends it, a kill included, leaves nothing running. Raises ConfigError where it cannot
-    listen.
+    """Prints the deep links and serves the MLflow UI until interrupted. It runs in this process, so
+    that nothing is left running when the process ends or is killed. Raises ConfigError where the
+    address cannot be used.
     """
     resolved = store.tracking_uri(uri)
     served = not resolved.startswith(store.SERVERS)
@@ -50,12 +50,12 @@ def serve(uri: str | None, host: str, port: int) -> int:
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     from mlflow.server import constants
 
-    # As `mlflow ui` tells its servers, which are processes of their own and outlive it.
+    # As `mlflow ui` configures its servers, which are separate processes and outlive it.
     os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = store.backend_uri(resolved)
     os.environ[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
     if root := store.artifact_root(resolved):
         os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = root
-    warnings.simplefilter("ignore", DeprecationWarning)  # between the libraries of MLflow's server
+    warnings.simplefilter("ignore", DeprecationWarning)  # a warning among the libraries of MLflow's server
     import uvicorn
 
     server = uvicorn.Server(
@@ -69,8 +69,8 @@ def serve(uri: str | None, host: str, port: int) -> int:
         received.append(number)
         server.should_exit = True
 
-    # Ctrl-C, the way to end it, and SIGTERM the server takes itself, and raises again once it has
-    # closed.
+    # The server handles Ctrl-C, the usual way to end it, and SIGTERM itself, and raises them again
+    # once it has closed.
     with contextlib.suppress(KeyboardInterrupt), terminable(end):
         server.run()
     if received:
@@ -79,7 +79,7 @@ def serve(uri: str | None, host: str, port: int) -> int:
 
 
 def _listens(host: str, port: int) -> None:
-    """Raises ConfigError where nobody can listen at this address."""
+    """Raises ConfigError where no server can listen at this address."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:

@@ -1,5 +1,5 @@
-"""The groups of units that a configuration chooses from: a folder of conf/, a package of gradpath,
-a base class.
+"""The groups of units in a configuration: for each a folder of conf/, a package of gradpath and a
+base class.
 """
 
 from gradpath.clippings import Clipping
@@ -20,12 +20,12 @@ GROUPS: dict[str, type] = {
     "figures": Figure,
 }
 SEVERAL = ("instruments", "figures")
-"""The groups of which a configuration holds several."""
+"""The groups from which a configuration chooses several units."""
 PRESETS = ("arm", "experiment")
 """The groups of YAML files that set keys of other sections."""
 CHOSEN = (*GROUPS, *PRESETS)
 
 
 def group_of(path: str) -> str:
-    """The group that a configuration file belongs to, if any."""
+    """The group to which a configuration file belongs, if any."""
     return next((group for group in CHOSEN if path == group or path.startswith(group + "/")), "")

@@ -1,4 +1,4 @@
-"""What the commands say of themselves."""
+"""The help texts of the commands."""
 
 from typing import Any
 
@@ -66,8 +66,8 @@ drawn or a damaged run was left out; 2 where the sweep is refused because points
 
 
 def print_help(usage: str, name: str, groups: dict[str, Any], excluded: str = "", extra: tuple[str, ...] = ()) -> None:
-    """What can be set: the units to choose from, then every key with its value, what it takes and
-    what it means.
+    """Prints the available settings: the units to choose from, then every key with its value, its
+    allowed values and its meaning.
     """
     from gradpath.commands import compose
 

@@ -57,7 +57,7 @@ def derivative(kind: Activation, x: NDArray) -> NDArray:
     last, so that no intermediate result underflows before φ′ itself does.
     """
     if kind is Activation.relu:
-        return np.heaviside(x, x.dtype.type(0))  # NaN stays: a unit that has blown up is not one that is off
+        return np.heaviside(x, x.dtype.type(0))  # NaN stays NaN: a unit that has blown up is not off
     with np.errstate(under="ignore"):
         e = np.abs(x)
         e *= -1 if kind is Activation.tanh else -0.5
@@ -95,7 +95,7 @@ def mend_slope(kind: Activation, x: NDArray, slope: NDArray) -> float:
     """
     if kind is Activation.relu:
         return 1.0
-    if slope.min(initial=1) >= MIN_ACCURATE_SLOPE:  # not so with a NaN, which must not hide the others
+    if slope.min(initial=1) >= MIN_ACCURATE_SLOPE:  # false where there is a NaN, which must not hide the others
         return MIN_ACCURATE_SLOPE
     flat = slope < MIN_ACCURATE_SLOPE
     mended = derivative(kind, x[flat])

@@ -73,7 +73,7 @@ def backward(
     if has_direct is None:
         has_direct = magnitude(direct.array.reshape(steps, -1), 1) > ZERO_EXPONENT
     has_direct = np.concatenate([[False], has_direct])  # index i: at H_i, and not at H_0
-    if 2 * has_direct.sum() > steps:  # then zeros are added at the other steps too, so that the loop keeps one body
+    if 2 * has_direct.sum() > steps:  # zeros are then added at the other steps too, so that the loop keeps one body
         has_direct[1:] = True
     length = min(max(1, CHUNK_ELEMENTS * steps // delta.size), steps)
 
@@ -99,7 +99,7 @@ def backward(
         )
 
     rows = parts(tape, workspace)
-    sweeps = [sweep(part, sequences) for part, sequences in enumerate(rows)]  # buffers serve one thread
+    sweeps = [sweep(part, sequences) for part, sequences in enumerate(rows)]  # the buffers serve a single thread
     workspace.for_each(lambda part, _: sweeps[part].run(), rows)
     return LayerAdjoint(
         Scaled(delta, exponent[1:]),

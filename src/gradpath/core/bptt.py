@@ -1,25 +1,25 @@
 """Backpropagation through time of one layer of any cell: the loop over t, the matrix products, the
 shift by one.
 
-Derived by hand; see the cells for the pointwise part. With δa_t (B, n·H) the gradient at the
-pre-activations,
+The equations are derived by hand; the pointwise part is in the cells. With δa_t (B, n·H) the
+gradient at the pre-activations,
 
     δH_{t-1} = δa_t W_hᵀ + ∂⁺L/∂H_{t-1} + (the cell's own term outside the gates)
     δX_t = δa_t W_xᵀ
 
-(Werbos 1990). The adjoint of each sequence is carried with a power-of-two exponent of its own
+(Werbos 1990). The adjoint of each sequence has a power-of-two exponent of its own
 (:mod:`gradpath.core.scaled`), so that it neither rounds to zero nor overflows at any length. Where
 plain floating point would not either, the result is bit-identical to the plain recursion, because
 scaling by a power of two is exact.
 
-Networks of S seeds run side by side: every array has an axis S after the time axis, and each
-product is one matrix product a timestep and seed, of the same shape whatever S is. So a seed's
-numbers do not depend on the other seeds.
+Networks of S seeds run side by side: every array has an axis S after the time axis. Each timestep
+and seed has a matrix product of its own, whose shape does not depend on S. A seed's numbers
+therefore do not depend on the other seeds.
 
 The bodies of both loops, forwards here and backwards in :mod:`gradpath.core.backward`, call only
 ufuncs, so that they can be recorded once and replayed (:mod:`gradpath.engine.replay`). The
-sequences of a minibatch are independent, so in a large pass two threads can compute half of them
-each (:mod:`gradpath.engine.partition`).
+sequences of a minibatch are independent; in a large pass, two threads can therefore compute half of
+them each (:mod:`gradpath.engine.partition`).
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ class LayerWeights:
         return {weights.name: by_row[..., row, :, :] for row, (_, weights) in enumerate(cell.elementwise)}
 
     def elementwise_rows(self, cell: Cell, steps: int) -> list[NDArray]:
-        """The same (S, 1, H) at every step, for a loop over time."""
+        """The elementwise parameters (S, 1, H) repeated at every step, for a loop over time."""
         return [repeated(np.ascontiguousarray(w), steps) for w in self.elementwise_by_name(cell).values()]
 
     def packed(self, cell: Cell, workspace: Workspace) -> NDArray:

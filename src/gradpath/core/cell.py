@@ -29,8 +29,9 @@ from gradpath.schema.settings import setting
 
 @dataclass
 class Cell(ImmutableSettings, ABC):
-    """Base of the cells: what a new one must declare. Arrays of a step are (…, B, H), gates (…, B,
-    n, H), with or without leading axes; so count axes from the right: ``gates[..., 0, :]``.
+    """Base of the cells, with all that a new cell must declare. Arrays of a step are (…, B, H) and
+    gates (…, B, n, H), with or without leading axes; axes are therefore counted from the right:
+    ``gates[..., 0, :]``.
 
     A cell is immutable and hashable, so that an equal cell can use the loops recorded for it.
     """
@@ -50,11 +51,11 @@ class Cell(ImmutableSettings, ABC):
     label: ClassVar[str] = ""
     """The cell's name in figures and reports; if empty, the name of its module."""
     colors: ClassVar[dict[str, str] | None] = None
-    """Colours of its plain form by the kind of clipping, with the keys ``""``, ``clipped`` and
-    ``value_clipped``. None: chosen by the figure.
+    """Colours of the cell's plain form by the kind of clipping, with the keys ``""``, ``clipped``
+    and ``value_clipped``; None lets the figure choose.
     """
     drawing: ClassVar[Drawing | None] = None
-    """How its step is drawn."""
+    """How the cell's step is drawn."""
 
     @property
     @abstractmethod
@@ -111,13 +112,14 @@ class Cell(ImmutableSettings, ABC):
 
     @cached_property
     def roles(self) -> Roles:
-        """All that the cell declares, as data that is stored with a run."""
+        """All declarations of the cell, as data that is stored with a run."""
         parameters = {
             name: Parameter("elementwise" if isinstance(source, Elementwise) else source, gate)
             for gate, spec in self.blocks.items()
             for name, source in spec.sources.items()
         }
-        # A cell that is built on another has that one's label and colours only by saying so.
+        # A cell that derives from another has the other's label and colours only if it declares
+        # them again.
         declared = vars(type(self))
         return Roles(
             label=declared.get("label") or type(self).__module__.rpartition(".")[2],

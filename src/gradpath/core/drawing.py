@@ -1,21 +1,21 @@
-"""How a step of a cell is drawn: data alone, in the units of a panel 11 wide and 6 high."""
+"""The drawing of a cell's step, as data alone, in the units of a panel 11 wide and 6 high."""
 
 from dataclasses import dataclass
 
 Point = tuple[float, float]
 TOP, MIDDLE, BOTTOM, LEFT, RIGHT, OUT = 5.2, 2.75, 0.75, 0.5, 9.5, 10.9
 """Heights of the carrier, the gates and the output; x of the entering states, of the leaving
-states, and of the panel's right end, where their gradients come from.
+states, and of the right end of the panel, from which the gradients of the leaving states come.
 """
 MAX_COORDINATE = 100.0
-"""Larger coordinates are refused."""
+"""Largest coordinate that is accepted."""
 LANES = (1.5, 1.0, 0.5, 0.0)
 """Heights of the lines along which the gates' gradients run to H_{t-1}."""
 
 
 @dataclass(frozen=True)
 class DrawnState:
-    """A state as it enters (t − 1) or as it leaves the step (t)."""
+    """A state as it enters the step (t − 1) or as it leaves the step (t)."""
 
     name: str
     enters: bool
@@ -25,7 +25,7 @@ class DrawnState:
 
 @dataclass(frozen=True)
 class DrawnGate:
-    """A gate, drawn where the run has measured it; in the colour of its ``path``."""
+    """A gate, drawn where the run has measured it, in the colour of its ``path``."""
 
     place: Point
     path: str
@@ -33,9 +33,9 @@ class DrawnGate:
 
 @dataclass(frozen=True)
 class Edge:
-    """An arrow along ``points``, against the direction of the computation. ``quantity`` says how
-    wide: a node of ``node_grad_norm``, a part of ``path_grad_norm``, or one of ``arrives``,
-    ``carrier``, ``through_H`` and ``through_H_before``. ``path`` says whose colour.
+    """An arrow along ``points``, against the direction of the computation. ``quantity`` determines
+    its width: a node of ``node_grad_norm``, a part of ``path_grad_norm``, or one of ``arrives``,
+    ``carrier``, ``through_H`` and ``through_H_before``. ``path`` determines its colour.
     """
 
     quantity: str

@@ -34,15 +34,15 @@ CHUNK_ELEMENTS = 2**22
 
 
 def untied_loss(network: Network, thetas: Sequence[NDArray] | NDArray, batch: Batch) -> float:
-    """The loss with a θ of its own at every step: ``thetas`` (T, P). The equations as a textbook
-    writes them.
+    """The loss with a separate θ for every step, ``thetas`` (T, P), by the equations of a
+    textbook.
     """
     return float(untied_losses(network, thetas, batch))
 
 
 def untied_losses(network: Network, thetas: Sequence[NDArray] | NDArray, batch: Batch) -> NDArray:
-    """The same for many networks at once: the θ of a step is (P,), shared by all of them, or (…,
-    P).
+    """The untied losses of many networks at once: the θ of a step is (P,), shared by all networks,
+    or (…, P).
     """
     cell, (steps, sequences) = network.cell, batch.mask.shape
     by_step = [list(network.layer_weights(theta)) for theta in thetas]
@@ -118,9 +118,9 @@ def tangent_terms(
     """The contribution of each scored timestep to the derivative of the loss when θ_start moves
     along ``direction``: (value, power) for value · 2^power.
 
-    The tangent J v is propagated forwards, linear parts exactly, the cell's step by central
-    differences, and rescaled by a power of two after every step. So it is accurate even where it is
-    so small that differences of the loss are only rounding.
+    The tangent J v is propagated forwards and rescaled by a power of two after every step; linear
+    parts are exact, the cell's step uses central differences. The result is accurate even where it
+    is so small that differences of the loss are only rounding.
     """
     cell = network.cell
     scored = {int(t): row for row, t in enumerate(tape.scored)}
@@ -204,9 +204,9 @@ def _step_tangent(
 
 
 def assembled(factor: Factor, steps: int) -> Scaled:
-    """∂L/∂θ_t of a packed matrix at all T steps, (T, n, K, H) or (T, n, H) for a bias, with an
-    exponent a step; 0 where the matrix is not used. T times the size of the weights: for small
-    networks.
+    """∂L/∂θ_t of a packed matrix at all T steps, (T, n, K, H) or (T, n, H) for a bias, with one
+    exponent for each step; 0 where the matrix is not used. The result is T times as large as the
+    weights, and therefore meant for small networks.
     """
     values, exponents = np.zeros(0), np.zeros(steps, np.int32)
     for rows, step in factor.per_step():

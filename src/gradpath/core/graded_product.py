@@ -19,7 +19,7 @@ PRECONDITION = 4
 SWEEPS = 60
 """Upper limit, not reached in practice: the sweeps converge quadratically, in three to eight."""
 TOLERANCE = 1e-13
-"""Cosine of the angle between two rows up to which they count as orthogonal."""
+"""Largest cosine of the angle between two rows that count as orthogonal."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Graded:
         return cls(np.zeros(size), np.eye(size))
 
     def times(self, factor: NDArray) -> "Graded":
-        """``factor`` (r′, r), upper trapezoidal with a positive diagonal, times this: with R =
-        diag(R) V,
+        """``factor`` (r′, r), upper trapezoidal with a positive diagonal, times this product: with
+        R = diag(R) V,
 
             D′ = diag(R) D        U′ = D⁻¹ V D U
 
@@ -75,15 +75,15 @@ class Graded:
         return np.sort(np.concatenate([scale, np.full(size - rows, -np.inf)]))[::-1]
 
     def _rows(self) -> tuple[NDArray, NDArray]:
-        """The rows as logarithm of the length and unit vector, the longest first."""
+        """The log lengths and the unit vectors of the rows, the longest row first."""
         length = np.linalg.norm(self.unit, axis=1)
         scale = self.log_scale + np.log(length)
         order = np.argsort(-scale, kind="stable")
         return scale[order], self.unit[order] / length[order, None]
 
     def _transposed(self) -> "Graded":
-        """R of the QR decomposition of the transpose: the same singular values, and rows nearer to
-        orthogonal.
+        """The transpose of R in its QR decomposition: it has the same singular values, and rows
+        that are nearer to orthogonal.
         """
         scale, unit = self._rows()
         _, r = np.linalg.qr(unit.T)

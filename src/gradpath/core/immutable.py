@@ -18,8 +18,8 @@ class ImmutableSettings(Settings):
         cls.__hash__ = ImmutableSettings.__hash__  # type: ignore[method-assign]  # where a class has none, ``dataclass`` makes it None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Not by ``dataclass(frozen=True)``, for OmegaConf takes a frozen schema for values that
-        # nobody may override.
+        # ``dataclass(frozen=True)`` would not do, because OmegaConf treats the values of a frozen
+        # schema as read-only.
         if name in vars(self):
             raise AttributeError(
                 f"{name} of a {type(self).__name__} cannot be changed: dataclasses.replace makes another"

@@ -1,10 +1,11 @@
 """The dense Jacobians of a layer's step, and their products by QR, accurate at any length.
 
-With s_t the states of a layer end to end, [H_t] or [H_t, C_t], n of them, J_t = ∂s_t/∂s_{t-1} (n,
-n), and the adjoint runs p_{t-1} = p_t J_t. A product of a thousand of them leaves float64 by
-hundreds of decades, and long before that its smaller singular values are lost beside its largest.
-Re-orthonormalising after every step (Benettin et al. 1980; Engelken et al. 2023, for recurrent
-networks) turns it into a product of triangular matrices, whose diagonals are kept as logarithms.
+Let s_t be the concatenated states of a layer, [H_t] or [H_t, C_t], of n elements, and J_t =
+∂s_t/∂s_{t-1} (n, n). The adjoint follows p_{t-1} = p_t J_t. A product of a thousand Jacobians
+leaves float64 by hundreds of decades, and long before that its smaller singular values are lost
+beside the largest. Re-orthonormalisation after every step (Benettin et al. 1980; Engelken et al.
+2023, for recurrent networks) turns the product into one of triangular matrices, whose diagonals are
+kept as logarithms.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,8 +21,8 @@ from gradpath.core.tape import LayerTape, Tape
 CHUNK_ELEMENTS = 2**20
 """Elements of the arrays in which the Jacobians of a chunk of steps are computed."""
 CANCELS = 2.0**-30
-"""A pivot so much smaller than the largest element of its column: what a reflection leaves of it in
-Q would have lost that many digits.
+"""Ratio of a pivot to the largest element of its column below which Householder's reflection would
+lose that many digits of the pivot's element in Q.
 """
 DEPENDENT = 1e-12
 """If a diagonal element of R is smaller than this times its largest element, the rank of the
@@ -34,12 +35,12 @@ def step_jacobians(network: Network, tape: Tape, layer: int, sequence: int) -> I
     first.
 
     Element [i, j] is the derivative of the i-th state that leaves with respect to the j-th that
-    enters; s is the concatenation of ``cell.states``, so that an LSTM's Jacobian is (2H, 2H): that
-    of H alone never sees the forget gate. In a stack it is the layer's own recurrence, its input
-    from the layer below held fixed.
+    enters. s is the concatenation of ``cell.states``, so that an LSTM's Jacobian is (2H, 2H); the
+    Jacobian of H alone would not contain the forget gate. In a stack, it is the recurrence of the
+    layer itself, with its input from the layer below held fixed.
 
-    Row i is the vector-Jacobian product of the i-th unit vector, so that every cell's own
-    ``step_backward`` gives it, with the unit vectors in the place of the sequences. Raises
+    Row i is the vector-Jacobian product of the i-th unit vector. It comes from the cell's own
+    ``step_backward``, with the unit vectors in the place of the sequences. Raises
     FloatingPointError where the network has blown up.
     """
     cell, width = network.cell, network.cell.hidden_size
@@ -114,13 +115,13 @@ def adjoint_qr(jacobians: Iterable[NDArray]) -> Iterator[NDArray]:
 
 
 def _sorted_qr(matrix: NDArray) -> tuple[NDArray, NDArray]:
-    """Q and R, R with a positive diagonal, by way of the rows in order of size and without those
-    that are 0.
+    """Q and R with a positive diagonal in R. The rows are first sorted by size, and rows of 0 are
+    left out.
 
-    Where a pivot is tiny beside its column, the rows are in the order of the largest elements of
-    the columns instead. A reflection computes its pivot's element of Q as the difference of numbers
-    of size 1, so that one of 10^-16 would have no digit; and that one is all that is left of the
-    gradient if the next Jacobian is 0 in the other directions.
+    Where a pivot is tiny beside its column, the rows are sorted by the largest elements of the
+    columns instead. A reflection computes the pivot's element of Q as a difference of numbers of
+    size 1, so that an element of 10^-16 would have no correct digit. This element is all that is
+    left of the gradient if the next Jacobian is 0 in the other directions.
     """
     size = np.abs(matrix).max(axis=1, initial=0)
     order = np.argsort(-size, kind="stable")[: np.count_nonzero(size)]
@@ -136,7 +137,7 @@ def _sorted_qr(matrix: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def _pivots(elements: NDArray) -> NDArray:
-    """An order of the rows in which the k-th has the largest element of column k that is left,
+    """An order of the rows in which the k-th row has the largest remaining element of column k,
     from the absolute values (m, n).
     """
     left, order = np.ones(len(elements), bool), []
@@ -147,7 +148,7 @@ def _pivots(elements: NDArray) -> NDArray:
 
 
 def _rank(matrix: NDArray) -> int:
-    """Rank to rounding, columns brought to one length."""
+    """The rank to rounding, with the columns scaled to one length."""
     lengths = np.abs(matrix).max(axis=0)
     values = np.linalg.svd(matrix / np.where(lengths > 0, lengths, 1), compute_uv=False)
     return int(np.sum(values > len(matrix) * np.finfo(np.float64).eps * values[0]))

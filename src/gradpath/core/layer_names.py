@@ -6,11 +6,13 @@ import re
 
 
 def prefix(layer: int, layers: int) -> str:
-    """What the names of a layer begin with; ``layer`` counts from 0."""
+    """The prefix of the names of a layer; ``layer`` counts from 0."""
     return f"layer{layer + 1}/" if layers > 1 else ""
 
 
 def split(name: str) -> tuple[int, str]:
-    """(layer from 0, the name without it); 0 for the name of a single layer, or of the readout."""
+    """(layer from 0, the name without its layer); 0 for the name in a single layer, or of the
+    readout.
+    """
     match = re.match(r"layer([1-9]\d*)/", name)
     return (int(match[1]) - 1, name[match.end() :]) if match else (0, name)

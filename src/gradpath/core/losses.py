@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 POSITIONS = (-3, -2, -1)
-"""The axes that a loss is the mean over."""
+"""The axes over which a loss is averaged."""
 
 
 class Loss(Enum):

@@ -37,19 +37,21 @@ class Network:
     output_size: int
     loss: Loss
     layers: int = 1
-    """Layers, each fed by the one below. This field and ``initial_state`` count, not the cell's
-    fields of the same names, from which an experiment sets them.
+    """Number of layers, each fed by the one below. An experiment sets this field and
+    ``initial_state`` from the cell's fields of the same names, which the network does not read.
     """
     initial_state: float = 0.0
     """H_0 of every unit; the other states start from 0."""
     splits_large_passes: bool = False
-    """Are its large passes cut in two (:mod:`gradpath.engine.partition`)? The last bits depend on
-    it.
+    """Are large passes of the network cut in two (:mod:`gradpath.engine.partition`)? The last bits
+    depend on it.
     """
 
     @cached_property
     def layout(self) -> tuple[PackedMatrix, ...]:
-        """Where each packed matrix lies: those of each layer from the bottom, then W_hy and b_y."""
+        """The places of the packed matrices: those of each layer from the bottom, then W_hy and
+        b_y.
+        """
         prefixes = [self.prefix(layer) for layer in range(self.layers)]
         return parameters.layout(self.cell, self.input_size, self.output_size, prefixes)
 
@@ -88,7 +90,7 @@ class Network:
             yield bptt.LayerWeights(*packed[self._places(layer)])
 
     def _places(self, layer: int) -> slice:
-        """Where in ``layout`` a layer's packed weights are."""
+        """The indices in ``layout`` of a layer's packed weights."""
         kinds = 4 if self.cell.elementwise else 3
         return slice(kinds * layer, kinds * (layer + 1))
 
@@ -99,8 +101,9 @@ class Network:
         return Workspace(self.splits_large_passes, python_lock, executor)
 
     def forward(self, theta: NDArray, batch: Batch, workspace: Workspace | None = None) -> Tape:
-        """Runs the stack over a minibatch, and computes the outputs and the loss. In this and the
-        other passes ``workspace`` saves time where several are computed; the numbers are the same.
+        """Runs the stack over a minibatch, and computes the outputs and the loss. Here and in the
+        other passes, a ``workspace`` saves time where several passes are computed; it does not
+        change the numbers.
         """
         _, (tape,) = self.forward_seeds(theta[None], [batch], workspace)
         return tape
@@ -137,7 +140,7 @@ class Network:
         return layers
 
     def _in_float64(self, tape: Tape, workspace: Workspace) -> Tape:
-        """The same forward pass with gates and states in float64; ∂L/∂Y is kept from ``tape``."""
+        """The same forward pass with gates and states in float64; ∂L/∂Y is taken from ``tape``."""
         theta, batch = tape.theta.astype(np.float64), tape.batch.astype(np.float64)
         layers = tuple(layer.seed(0) for layer in self._run(theta[None], batch.inputs[:, None], workspace))
         gradient = tape.loss_gradient.astype(np.float64)
@@ -150,11 +153,11 @@ class Network:
         tapes: Sequence[Tape],
         workspace: Workspace | None = None,
     ) -> list[Trace]:
-        """The backward passes of S networks side by side, from what ``forward_seeds`` has returned.
+        """The backward passes of S networks side by side, from the result of ``forward_seeds``.
 
-        Where a gate of a network is so nearly closed that float32 cannot represent it, or the
-        adjoint behind it, this network's forward and backward pass are repeated in float64, and its
-        trace is of these.
+        Where float32 cannot represent a nearly closed gate of a network, or the adjoint behind it,
+        the network's forward and backward pass are repeated in float64, and its trace holds the
+        results of the repeated passes.
         """
         workspace = workspace or self.workspace()
         output, d_outputs = self.cell.states[0], list(readout.output_adjoints(tapes))
@@ -184,7 +187,7 @@ class Network:
         return traces
 
     def state_adjoints(self, theta: NDArray, tape: Tape, workspace: Workspace | None = None) -> dict[str, Scaled]:
-        """``Trace.states`` of ``backward`` alone, without the gradients of the weights."""
+        """``Trace.states`` as ``backward`` computes them, without the gradients of the weights."""
         workspace = workspace or self.workspace()
         layers = [layer.with_seed_axis() for layer in tape.layers]
         d_outputs = list(readout.output_adjoints([tape]))
@@ -225,7 +228,7 @@ class Network:
         return adjoints, directs
 
     def _states(self, adjoints: Sequence[LayerAdjoint], s: int) -> dict[str, Scaled]:
-        """The total derivatives of one seed's states under their names."""
+        """The total derivatives of one seed's states by name."""
         states: dict[str, Scaled] = {}
         for layer, adjoint in enumerate(adjoints):
             states |= {self.prefix(layer) + name: value.seed(s) for name, value in adjoint.states.items()}
@@ -236,8 +239,8 @@ class Network:
         norms.
         """
         *cell, _ = trace.packed
-        # Not from the total of all: beside a far larger gradient of the readout it may have
-        # rounded.
+        # Not derived from the total of all parameters, which may have rounded beside a far larger
+        # gradient of the readout.
         (gradient,) = lay_end_to_end(self.layout, cell)
         array = np.zeros(self.size, gradient.scaled.array.dtype)
         array[: self.layout[-2].start] = gradient.scaled.array

@@ -1,6 +1,6 @@
-"""The norms of ∂L/∂θ_t, accurate to rounding: from the squares that the backward pass has computed,
-and where these may be inaccurate, from the gradient formed again in float64, in which products of
-float32 factors are exact.
+"""The norms of ∂L/∂θ_t, accurate to rounding. They come from the squares that the backward pass has
+computed; where these may be inaccurate, the gradient is formed again in float64, in which products
+of float32 factors are exact.
 """
 
 import numpy as np
@@ -11,14 +11,15 @@ from gradpath.core.trace import WeightGradients
 from gradpath.engine.partition import chunks
 
 MAX_ROUNDING_ERROR = 2.0**-14
-"""Relative rounding error of a norm above which it is formed again in float64."""
+"""Relative rounding error of a norm above which the norm is computed again in float64."""
 
 
 def log10_norms(gradients: WeightGradients) -> NDArray:
     """log10 ‖∂L/∂θ_t‖_F (R, S, names); -inf is a true zero.
 
-    Formed in float64 where the sequences' gradients cancel so far that the relative error of their
-    sum may exceed ``MAX_ROUNDING_ERROR``, or where squares leave the range of the type of δ.
+    The norm is computed again in float64 where the sequences' gradients cancel so far that the
+    relative error of their sum may exceed ``MAX_ROUNDING_ERROR``, or where squares leave the range
+    of the type of δ.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         square = gradients.weight_sq_norms.swapaxes(-1, -2).astype(np.float64)
@@ -32,36 +33,38 @@ def log10_norms(gradients: WeightGradients) -> NDArray:
 
 
 def unreliable_norms(gradients: WeightGradients, square: NDArray) -> NDArray:
-    """(R, S, slices, n) bool: must the norm be formed again, because its ``square`` may be
+    """(R, S, slices, n) bool: must the norm be computed again, because its ``square`` may be
     inaccurate and is no true zero?
     """
     limits = np.finfo(gradients.weight_sq_norms.dtype)
-    unreliable = ~((square > float(limits.tiny) * 2.0**12) & (square < float(limits.max) * 2.0**-12))
-    out_of_range, is_float32 = unreliable, limits.dtype == np.float32
+    is_float32 = limits.dtype == np.float32
+    out_of_range = ~((square > float(limits.tiny) * 2.0**12) & (square < float(limits.max) * 2.0**-12))
+    unreliable = out_of_range.copy()
     if is_float32:
-        # √(Σ_b ‖E_b‖² Σ_b ‖δ_b‖²) is an upper bound of the norm without cancellation. First with
-        # twice ‖E_b‖² of all inputs, which is more than any slice's; where that does not suffice,
-        # slice by slice.
+        # Without cancellation the square of the norm is at most Σ_b ‖E_b‖² Σ_b ‖δ_b‖². While this
+        # bound is at most ``largest_bound``, the rounding error of the norm is small enough. The
+        # first bound takes twice ‖E_b‖² of all inputs, which exceeds the value of every slice.
+        # Norms that fail it are tested against the bound of their own slice below.
         rounding = float(limits.eps) / 2 * np.sqrt(gradients.inputs.shape[2])
-        certain = square * (MAX_ROUNDING_ERROR / rounding) ** 2
+        largest_bound = square * (MAX_ROUNDING_ERROR / rounding) ** 2
         delta_square = gradients.delta_sq_norms.sum(axis=2, dtype=np.float64)
         input_square = 2 * np.einsum("rsbk,rsbk->rs", gradients.inputs, gradients.inputs).astype(np.float64)
-        unreliable = out_of_range | (certain < (input_square[..., None] * delta_square)[:, :, None])
+        unreliable |= largest_bound < (input_square[..., None] * delta_square)[:, :, None]
     selected = np.nonzero(unreliable.any(axis=(2, 3)))
     if len(selected[0]):
         inputs = gradients.inputs[selected]
         has_delta = np.logical_or.reduce(gradients.delta.array[selected], axis=(1, 3))
         slice_inputs = [inputs[..., part.rows] for part in gradients.slices]
-        # Where all inputs are 0, as H_0, or all of δ is, as of the forget gate at C_0 = 0, the norm
-        # is a true zero.
+        # The norm is a true zero where all inputs are 0 (H_0 is), or where all of δ is 0 (as in the
+        # forget gate at C_0 = 0).
         has_input = np.stack([values.any(axis=(1, 2)) for values in slice_inputs], axis=1)
         unreliable[selected] &= has_input[:, :, None] & has_delta[:, None, :]
         if is_float32:
             slice_square = np.stack(
                 [np.vecdot(values, values).sum(axis=-1, dtype=np.float64) for values in slice_inputs], axis=1
             )
-            bound = slice_square[:, :, None] * delta_square[selected][:, None]
-            unreliable[selected] &= out_of_range[selected] | (certain[selected] < bound)
+            slice_bound = slice_square[:, :, None] * delta_square[selected][:, None]
+            unreliable[selected] &= out_of_range[selected] | (largest_bound[selected] < slice_bound)
     return unreliable
 
 
@@ -78,8 +81,8 @@ def _in_float64(gradients: WeightGradients, selected: tuple[NDArray, NDArray]) -
 
 
 def _normalised(array: NDArray, leading: int) -> tuple[NDArray, NDArray]:
-    """``array · 2^−e``, of size 1 at each of the ``leading`` indices, so that products of two such
-    arrays stay in the range of the type; and the exponents e.
+    """``array · 2^−e`` and the exponents e: the result has magnitude 1 at every index of the first
+    ``leading`` axes, so that products of two such arrays stay in the range of the type.
     """
     size = magnitude(array, leading)
     size[size == ZERO_EXPONENT] = 0

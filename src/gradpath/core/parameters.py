@@ -11,10 +11,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from gradpath.core import cell_declarations
 from gradpath.core.cell import Cell
 from gradpath.core.roles import READOUT
-from gradpath.schema.discovery import unit_name
-from gradpath.schema.settings import ConfigError
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,10 @@ class PackedMatrix:
 
 def layout(cell: Cell, input_size: int, output_size: int, prefixes: Sequence[str]) -> tuple[PackedMatrix, ...]:
     """The places of x, h and b of every layer from the bottom, whose names begin with ``prefixes``,
-    and of its elementwise parameters if there are any; then W_hy, b_y. Raises ConfigError where two
-    parameters have one name.
+    and of its elementwise parameters if there are any; then W_hy, b_y. Raises ConfigError where
+    what the cell declares does not fit together.
     """
-    _check_names(cell)
+    cell_declarations.check(cell)
     width, blocks = cell.hidden_size, cell.blocks.values()
     places: list[PackedMatrix] = []
 
@@ -56,18 +55,6 @@ def layout(cell: Cell, input_size: int, output_size: int, prefixes: Sequence[str
     place(READOUT[:1], width, 1, output_size)
     place(READOUT[1:], 1, output_size)
     return tuple(places)
-
-
-def _check_names(cell: Cell) -> None:
-    first = dict.fromkeys(READOUT, "the readout")
-    for gate, spec in cell.blocks.items():
-        for name in [*filter(None, spec[:3]), *(weights.name for weights in spec.elementwise)]:
-            if name in first:
-                raise ConfigError(
-                    f"cell={unit_name(cell)}: gate {gate} names a parameter {name}, as {first[name]} does; "
-                    "each parameter needs a name of its own"
-                )
-            first[name] = f"gate {gate}"
 
 
 def packed(places: Sequence[PackedMatrix], theta: NDArray) -> list[NDArray]:

@@ -21,8 +21,8 @@ from gradpath.engine.workspace import Workspace
 
 @dataclass(frozen=True)
 class OutputAdjoint:
-    """∂L/∂Y (R, S, B, O) of consecutive ``seeds`` with the same ``scored`` timesteps (R,). With one
-    exponent a network, because the 1/N of a mean over N positions may leave the band of
+    """∂L/∂Y (R, S, B, O) of consecutive ``seeds`` with the same ``scored`` timesteps (R,). It has
+    one exponent for each network, because the 1/N of a mean over N positions may leave the band of
     :mod:`gradpath.core.scaled`.
     """
 
@@ -73,7 +73,7 @@ def hidden_adjoint(
             arriving[:, adjoint.seeds] = 0
         is_view = isinstance(rows, slice)
         out = arriving[rows, adjoint.seeds] if is_view else np.empty_like(arriving[rows, adjoint.seeds])
-        if weights.shape[-1] == 1:  # then a stack of products would be several times as slow
+        if weights.shape[-1] == 1:  # a stack of products would be several times as slow here
             np.einsum("rsbo,sho->rsbh", adjoint.gradient.array, weights[adjoint.seeds], out=out)
         else:
             np.matmul(adjoint.gradient.array, weights[adjoint.seeds].swapaxes(-1, -2), out=out)
@@ -83,8 +83,8 @@ def hidden_adjoint(
 
 
 def gradients(workspace: Workspace, width: int, augmented_input: NDArray, adjoint: OutputAdjoint) -> WeightGradients:
-    """The gradients of W_hy and b_y at the scored timesteps. [H_t, 1] is the front of
-    ``augmented_input`` (T, S, B, K), which is that of step t + 1.
+    """The gradients of W_hy and b_y at the scored timesteps. [H_t, 1] is the front part of
+    ``augmented_input`` (T, S, B, K) at step t + 1.
     """
     slices = (
         ParameterSlice(READOUT[:1], slice(0, width), slice(0, 1)),

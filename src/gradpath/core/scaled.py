@@ -78,7 +78,9 @@ class Scaled:
         return Scaled(shift(self.array, self.exponent - common), common.squeeze(shared))
 
     def plain(self) -> NDArray:
-        """The value as an ordinary array: what underflows becomes 0, what overflows becomes inf."""
+        """The value as an ordinary array; elements that underflow become 0, and elements that
+        overflow become inf.
+        """
         return shift(self.array, self.exponent) if self.exponent.any() else self.array
 
     def log10_norm_by_step(self) -> NDArray:
@@ -119,8 +121,8 @@ def log10_of_root(square: NDArray, exponent: NDArray) -> NDArray:
 
 
 def combined(log10_norms: NDArray) -> NDArray:
-    """log10 √Σ_k 10^(2 n_k) over the last axis: the log10 norm of the whole from those of its parts
-    n_k; without overflow.
+    """log10 √Σ_k 10^(2 n_k) over the last axis, without overflow: the log10 norm of a whole from
+    the log10 norms n_k of its parts.
     """
     largest = log10_norms.max(axis=-1)
     base = np.where(np.isfinite(largest), largest, 0)
@@ -142,8 +144,8 @@ def shift(array: NDArray, exponent: NDArray) -> NDArray:
 
 
 def magnitude(array: NDArray, leading: int) -> NDArray:
-    """Exponent e with max|array| in [2^(e-1), 2^e) for each of the ``leading`` indices,
-    ``ZERO_EXPONENT`` of a 0.
+    """Exponent e with max|array| in [2^(e-1), 2^e) for each of the ``leading`` indices;
+    ``ZERO_EXPONENT`` where all elements are 0.
     """
     axes = tuple(range(leading, array.ndim))
     largest = np.maximum(array.max(axis=axes, initial=0), -array.min(axis=axes, initial=0))

@@ -1,4 +1,4 @@
-"""The arrays that a cell's step reads and writes, and what a cell declares of each gate."""
+"""The arrays that a cell's step reads and writes, and the declarations of each gate."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -10,8 +10,9 @@ from gradpath.core.roles import GateRole, ParameterRole
 
 
 class Elementwise(NamedTuple):
-    """A parameter w (H,) that adds w ∘ s to a gate's pre-activation, with s the ``state`` of t−1,
-    or with ``leaving`` that of t. The peepholes of Gers & Schmidhuber (2000) are of this kind.
+    """A parameter w (H,) that adds w ∘ s to a gate's pre-activation, where s is the ``state`` of
+    t−1, or with ``leaving`` the state of t. The peepholes of Gers & Schmidhuber (2000) are of this
+    kind.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Step(NamedTuple):
     pre: NDArray
     """Pre-activations (…, B, n, H)."""
     gates: NDArray
-    """Their activations (…, B, n, H)."""
+    """The activations of the gates (…, B, n, H)."""
     entering: Sequence[NDArray]
     """The states of t−1, (…, B, H) each."""
     leaving: Sequence[NDArray]
@@ -62,8 +63,8 @@ class StepAdjoint(NamedTuple):
     """The adjoints of one step's arrays, of the same shapes."""
 
     leaving: Sequence[NDArray]
-    """Of the states of t, from all later steps, the layer above and the loss."""
+    """The adjoints of the states of t, from all later steps, the layer above and the loss."""
     pre: NDArray
     """The gradient at the pre-activations."""
     entering: Sequence[NDArray]
-    """Of the states of t−1."""
+    """The adjoints of the states of t−1."""

@@ -1,4 +1,4 @@
-"""The records of the forward pass: Batch → Tape. Each is immutable once it is complete.
+"""The records of the forward pass: Batch → Tape. Each record is immutable once it is complete.
 
 Axes: T time, B sequences, I inputs, H hidden units, O outputs, n gates of a cell, R scored
 timesteps, S seeds side by side.
@@ -52,20 +52,22 @@ class LayerTape:
         return self.augmented_input[:-1, ..., self.gates.shape[-1] + 1 :]
 
     def state(self, name: str, leaving: bool) -> NDArray:
-        """A state (T, B, H) as it enters each step, or as it leaves it."""
+        """A state (T, B, H), at the beginning of each step or at its end (``leaving``)."""
         return self.states[name][leaving:][: len(self.pre)]
 
     def _map_arrays(
         self, change_states: Callable[[NDArray], NDArray], change_steps: Callable[[NDArray], NDArray]
     ) -> "LayerTape":
-        """``change_states`` of each array with T+1 rows, ``change_steps`` of each with T."""
+        """The tape with ``change_states`` applied to each array of T+1 rows, and ``change_steps``
+        to each of T rows.
+        """
         states = {name: change_states(value) for name, value in self.states.items()}
         saved = {name: change_steps(value) for name, value in self.saved.items()}
         augmented_input = change_states(self.augmented_input)
         return LayerTape(augmented_input, states, change_steps(self.pre), change_steps(self.gates), saved)
 
     def map(self, change: Callable[[NDArray], NDArray]) -> "LayerTape":
-        """The same change made to every array."""
+        """The tape with ``change`` applied to every array."""
         return self._map_arrays(change, change)
 
     def seed(self, s: int) -> "LayerTape":
@@ -94,7 +96,7 @@ class Tape:
     """
 
     theta: NDArray
-    """θ (P,) that the pass was made with."""
+    """θ (P,), the parameters of the pass."""
     batch: Batch
     layers: tuple[LayerTape, ...]
     scored: NDArray

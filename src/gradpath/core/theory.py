@@ -23,17 +23,17 @@ WEIGHTS = np.exp(-(NODES**2) / 2) / np.exp(-(NODES**2) / 2).sum()
 
 
 def log_bound(recurrent: NDArray, kind: Activation) -> float:
-    """ln(σ_max(W_hh) max φ′), of which ‖∂L/∂H_{t-1} − ∂⁺L/∂H_{t-1}‖ ≤ σ_max(W_hh) max φ′ ‖∂L/∂H_t‖
-    is a consequence (Pascanu et al. 2013, section 2.1): negative, the gradient must vanish;
-    positive, it may explode.
+    """ln(σ_max(W_hh) max φ′). Since ‖∂L/∂H_{t-1} − ∂⁺L/∂H_{t-1}‖ ≤ σ_max(W_hh) max φ′ ‖∂L/∂H_t‖
+    (Pascanu et al. 2013, section 2.1), the gradient must vanish if this value is negative, and may
+    explode if it is positive.
     """
     return _log(float(np.linalg.norm(recurrent.astype(np.float64), 2)) * kind.steepest)
 
 
 def log_radius(recurrent: NDArray, kind: Activation) -> float:
-    """ln(ρ(W_hh) max φ′), ρ the largest modulus of an eigenvalue: the slope at long lags where
-    every unit stands at its steepest. With max φ′, which is φ′(0) for tanh and sigmoid, the slope
-    around rest; for relu, whose φ′(0) is a convention, it is that of an active unit.
+    """ln(ρ(W_hh) max φ′), where ρ is the largest modulus of an eigenvalue: the slope at long lags
+    if every unit is at its steepest. For tanh and sigmoid max φ′ is φ′(0), which gives the slope
+    near rest; for relu, whose φ′(0) is a convention, it gives the slope of active units.
     """
     return _log(float(np.abs(np.linalg.eigvals(recurrent.astype(np.float64))).max()) * kind.steepest)
 
@@ -71,7 +71,7 @@ def gaussian_moments(kind: Activation, mean: float, variance: float) -> tuple[fl
         if deviation:
             ratio = mean / deviation
             active, density = erfc(-ratio / sqrt(2)) / 2, exp(-ratio * ratio / 2) / sqrt(2 * pi)
-        # Far below the corner the two terms cancel, and rounding may leave less than nothing.
+        # Far below the corner the two terms cancel, and rounding may make the difference negative.
         return max((mean * mean + variance) * active + mean * deviation * density, 0.0), active
     points = mean + deviation * NODES
     steepness = derivative(kind, points)
@@ -87,9 +87,9 @@ def log_keep(bias: float | NDArray) -> NDArray:
 
 
 def horizon(forget_bias: float | NDArray) -> NDArray:
-    """−1/ln σ(b_f), in steps, elementwise: after so many the carousel keeps 1/e of its gradient, if
-    the forget gate is left at its bias (Tallec & Ollivier 2018, section 2, for the time constant of
-    a gate). About e^b_f for large b_f.
+    """−1/ln σ(b_f), in steps, elementwise: the lag at which the carousel keeps 1/e of its gradient
+    if the forget gate stays at its bias (Tallec & Ollivier 2018, section 2, for the time constant
+    of a gate). It is about e^b_f for large b_f.
     """
     with np.errstate(divide="ignore"):
         return -1 / log_keep(forget_bias)

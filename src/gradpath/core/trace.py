@@ -58,7 +58,7 @@ class ParameterSlice:
     rows: slice
     blocks: slice
     reads: bool = True
-    """False for a bias, whose row of the inputs is 1."""
+    """False for a bias, which multiplies 1."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class WeightGradients:
     delta_sq_norms: NDArray
     """Σ_h δ² (R, S, B, n), likewise."""
     exponent: NDArray
-    """(R, S) exponents of ∂L/∂W_t."""
+    """Exponents (R, S) of ∂L/∂W_t."""
     total: NDArray
     """Σ_t ∂L/∂W_t (S, K, n, H)."""
     total_exponents: NDArray
-    """(S, slices) exponents of the total of each slice."""
+    """Exponents (S, slices) of the total of each slice."""
 
     def seeds(self, index: slice) -> "WeightGradients":
         """Some of the networks, as views."""
@@ -130,11 +130,13 @@ class Gradient:
     log10_norm: float
     """log10 ‖∂L/∂θ‖ over all parameters; -inf for a true zero."""
     parts: Sequence[tuple[tuple[str, ...], Scaled]]
-    """Its matrices (K, n, H) with an exponent each, and the names of their blocks."""
+    """The matrices (K, n, H) of the gradient with an exponent each, and the names of their
+    blocks.
+    """
 
     @cached_property
     def by_parameter(self) -> dict[str, float]:
-        """log10 of the norm of every parameter's own gradient."""
+        """log10 of the norm of each parameter's own gradient."""
         norms: dict[str, float] = {}
         for names, total in self.parts:
             blocks = np.moveaxis(total.array, -2, 0)
@@ -167,7 +169,9 @@ class Trace:
     clipping.
     """
     trained: Gradient | None = field(default=None)
-    """∂L/∂θ with true zeros for what is held fixed: what clipping sees; None outside training."""
+    """∂L/∂θ with true zeros for the parameters that are held fixed: the gradient that is clipped;
+    None outside training.
+    """
     applied: NDArray | None = field(default=None)
     """The gradient (P,) as training hands it to the optimiser, after clipping; None outside
     training.

@@ -6,9 +6,9 @@ result,
 
     ∂L/∂W_t = Σ_b E_{t,b}ᵀ δ_{t,b} (K, n·H)        ∂L/∂W = Σ_t ∂L/∂W_t
 
-T of them at once would be T times the size of the weights; formed one after the other, each is
-still in the cache when it is squared and added. One product over all the steps would give the sum
-alone, and hardly faster.
+The gradients of all T steps at once would be T times as large as the weights. Formed one after the
+other, each is still in the cache when it is squared and added. One product over all the steps would
+give the sum alone, and hardly faster.
 """
 
 from collections.abc import Iterator, Sequence
@@ -81,7 +81,7 @@ def elementwise_gradients(
     if (largest > MAX_INPUT_EXPONENT).any():
         largest[largest <= MAX_INPUT_EXPONENT] = 0
         exponent = exponent + largest
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):  # of a network that has blown up
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):  # a network may have blown up
         for index, (gate, state) in enumerate(states):
             values = state if exponent is delta.exponent else shift(state, -largest)
             np.multiply(delta.array[..., gate, :], values, out=product[..., index, :], dtype=np.float64)
@@ -207,7 +207,7 @@ def _row_scales(
     sizes = np.maximum(input_exponents, MIN_INPUT_EXPONENT) + exponent[..., None]
     size = np.where(contributes, sizes, ZERO_EXPONENT)
     largest = np.maximum(sums, size.max(axis=0))
-    # What is subnormal beside the largest is lost in the sum anyway, and would slow it tenfold.
+    # Numbers that are subnormal beside the largest are lost in the sum, and would slow it tenfold.
     counts = (size > ZERO_EXPONENT) & (size - largest >= np.finfo(delta.dtype).minexp)
     power = np.where(counts, np.ldexp(delta.dtype.type(1), np.where(counts, exponent[..., None] - largest, 0)), 0)
     _rescale_total(slices, total, sums, largest)

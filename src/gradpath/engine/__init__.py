@@ -1,3 +1,3 @@
-"""How a pass is computed: the compiled loop over time, memory, layout in memory and partition.
-Knows no cell.
+"""How a pass is computed: the compiled loop over time, memory, memory layout and partition. No
+module of this package knows a cell.
 """

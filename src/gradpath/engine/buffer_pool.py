@@ -68,7 +68,7 @@ class BufferPool:
 
     def _fresh(self, size: int) -> Block:
         if 4 * self.free > size + self.size:
-            self.release()  # their sizes differ from the one needed, as when credit runs through many lengths
+            self.release()  # the unused blocks have other sizes, as when credit runs through many lengths
         self.size += size
         memory = np.empty(size + LINE, np.uint8)
         return PickleBuffer(memory.data), -memory.ctypes.data % LINE

@@ -1,7 +1,7 @@
-"""Which loop over time runs, the compiled one or Python's, and why; both give the same bits.
+"""Chooses the loop over time that runs, the compiled one or Python's; both give the same bits.
 
 ``GRADPATH_REPLAY=0`` runs Python's loops. ``1``, the default, runs the compiled loop where it is
-built and was proved on this version of NumPy. ``require`` refuses to run without it.
+built and was proved on this version of NumPy. ``require`` refuses to run without the compiled loop.
 """
 
 import os
@@ -26,12 +26,12 @@ class ReplayError(RuntimeError):
 @dataclass(frozen=True)
 class Choice:
     module: Any = None
-    """The compiled loop, where it runs."""
+    """The module of the compiled loop, if the compiled loop runs."""
     reason: str = ""
-    """Why it does not."""
+    """The reason for which the compiled loop does not run."""
     required: bool = False
     refusal: str = ""
-    """Why nothing may run at all."""
+    """The reason for which no loop may run at all."""
 
 
 def choose(setting: str, numpy: str) -> Choice:

@@ -1,4 +1,5 @@
-"""How the n gates of a layer lie in memory: side by side in one matrix, or in n separate matrices.
+"""The layout of the n gates of a layer in memory: side by side in one matrix, or in n separate
+matrices.
 
 An array over the gates always has the shape (…, B, n, H). For the matrix products it is viewed as
 (…, g, B, n/g·H): one group of all columns (g = 1), or one group for each gate (g = n). Side by

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 ARGS, OUTER, CORE, ARRAYS = 4, 3, 3, 64
-"""As in ``_replay.c``: a call's arguments, outer loops and core dimensions, and the arrays of a
-step.
+"""Constants of ``_replay.c``: the arguments, outer loops and core dimensions of a call, and the
+arrays of a step.
 """
 
 Body = Callable[[Sequence[Any]], None]
@@ -34,7 +34,7 @@ class Calls:
 
 
 class CannotRecordError(Exception):
-    """The body does what a list of ufunc calls cannot say."""
+    """The body does something that a list of ufunc calls cannot express."""
 
 
 def recorded(body: Body, rows: Sequence[NDArray], guarded: Sequence[int]) -> Calls:

@@ -42,7 +42,7 @@ class Loop:
         self.python_lock: Lock | None = None
         self._recording: Any = None
         self.reason = ""
-        """Why the loop runs in Python; empty if it does not."""
+        """The reason for which the loop runs in Python; empty if it runs compiled."""
         if _replay is None:
             self.reason = compiled.CHOICE.reason or "not built"
             return

@@ -1,5 +1,5 @@
-"""Figures of the report. A figure is drawn from stored runs alone, without input or output of its
-own.
+"""Figures of the report. A figure is drawn from stored runs alone; it neither reads nor writes
+files itself.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 class CannotDrawError(Exception):
-    """These runs do not hold what the figure needs; the message says what is missing."""
+    """These runs do not hold the readings that the figure needs; the message says what is
+    missing.
+    """
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Figure(Settings, ABC):
     dpi: int = setting(150, "resolution of the PNG", ge=20, le=1200)
 
     needs: ClassVar[tuple[str, ...]] = ()
-    """Instruments without whose readings there is nothing to draw."""
+    """The instruments without whose readings the figure cannot be drawn."""
 
     def drawn(self, runs: Sequence[Run]) -> "Canvas":
         """The figure of the runs, once they hold what it ``needs``; raises CannotDrawError where
@@ -38,6 +40,12 @@ class Figure(Settings, ABC):
         if not hasattr(canvas, "savefig"):
             raise TypeError(f"draw must return a matplotlib figure, it returned {type(canvas).__name__}")
         return canvas
+
+    def undrawn(self, runs: Sequence[Run]) -> Sequence[str]:
+        """What a drawn figure leaves out of these runs though it might be expected in it, and why,
+        for the report to say.
+        """
+        return ()
 
     @abstractmethod
     def draw(self, runs: Sequence[Run]) -> "Canvas":

@@ -1,5 +1,5 @@
-"""What each part of a cell does for the gradient and for the task: the same curves with the part
-taken away.
+"""The effect of each part of a cell on the gradient and on the task: the same curves without that
+part.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.figures import CannotDrawError, Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 COLUMNS = 5
 INSTRUMENT = "state_grad_norm"
-GREY = "#9A9A9A"
 INITIAL: dict[str, Any] = {"lw": 1.5, "ls": (0, (3, 1.5)), "band": 0.1}
 TRAINED: dict[str, Any] = {"lw": 2.2, "ls": "-", "band": 0.22}
 
 
 @dataclass
 class Ablation(Figure):
-    """Two panels an arm, the plain cell in grey behind. Upper: the total derivative ‖∂L/∂C_t‖ of
-    the carrier against the lag, at initialisation dashed, after training solid; the axis is that
-    of the cell and its variants, and what leaves it says how far it goes. Lower: the loss on the
-    evaluation set over training, and how many seeds have solved the task.
+    """Two panels for each arm, with the plain cell in grey behind. Upper: the total derivative
+    ‖∂L/∂C_t‖ of the carrier against the lag, dashed at initialisation, solid after training. The
+    axis fits the cell and its variants; where a curve leaves it, a number says how far the curve
+    goes. Lower: the loss on the evaluation set over training, and the number of seeds that solved
+    the task.
     """
 
     needs = ("state_grad_norm",)
@@ -39,7 +39,7 @@ class Ablation(Figure):
         stages.drawable(groups, INSTRUMENT)
         common.theme()
 
-        blocks = -(-(len(groups) + 1) // COLUMNS)  # one place is the legend's
+        blocks = -(-(len(groups) + 1) // COLUMNS)  # one place is for the legend
         columns = min(len(groups) + 1, COLUMNS)
         canvas, grid = common.subplots(
             2 * blocks, columns, figsize=(2.75 * columns, 5.2 * blocks), sharey="row", squeeze=False
@@ -53,7 +53,7 @@ class Ablation(Figure):
         for (upper, lower), group in zip(places, groups, strict=False):
             upper.set_title(group.title, color=group.color)
             finite.note(upper, stages.words(group, stages.LAST, INSTRUMENT))
-            upper.set_ylim(floor, top + 0.05 * (top - floor))  # without gates, a cell would squeeze the others flat
+            upper.set_ylim(floor, top + 0.05 * (top - floor))  # a cell without gates would compress the other curves
             self._gradient(upper, group, groups[0], floor)
             self._learning(lower, group, groups[0])
         for row, label in zip(
@@ -71,7 +71,7 @@ class Ablation(Figure):
         return canvas
 
     def _gradient(self, axes: "Axes", group: common.Group, plain: common.Group, floor: float) -> None:
-        for arm, color in ((plain, GREY), (group, group.color)):
+        for arm, color in ((plain, palette.PLAIN_CELL), (group, group.color)):
             for probe, look in ((0, INITIAL), (-1, TRAINED)):
                 curves = [common.carrier_gradient(run, probe) for run in _runs_at(arm, probe)]
                 common.curve(axes, arm.runs[0].lag, curves, floor, color=color, **look)
@@ -89,16 +89,16 @@ class Ablation(Figure):
         axes.set_xlabel("lag  T − t  (steps)")
 
     def _learning(self, axes: "Axes", group: common.Group, plain: common.Group) -> None:
-        for arm, color in ((plain, GREY), (group, group.color)):
+        for arm, color in ((plain, palette.PLAIN_CELL), (group, group.color)):
             steps, losses = _losses(arm)
             common.curve(axes, steps, losses, 0.0, color=color, **TRAINED)
         if group.runs[0].chance_loss > 0:  # 0 where the input does not matter
-            axes.axhline(np.log10(group.runs[0].chance_loss), color="#444444", lw=1, ls="--")
+            axes.axhline(np.log10(group.runs[0].chance_loss), color=palette.REFERENCE, lw=1, ls="--")
         axes.set_xlabel("training step")
         axes.set_title(f"{_solved(group)}/{len(group.runs)} solved", fontsize=10, loc="right", pad=3)
 
     def _same_limits(self, panels: Sequence["Axes"]) -> None:
-        """One vertical axis for every arm, also across the blocks."""
+        """The same vertical axis for every arm, also across the blocks."""
         low = min(axes.get_ylim()[0] for axes in panels)
         high = max(axes.get_ylim()[1] for axes in panels)
         for axes in panels:
@@ -106,19 +106,19 @@ class Ablation(Figure):
             common.decades(axes.yaxis)
 
     def _legend(self, upper: "Axes", lower: "Axes", groups: Sequence[common.Group]) -> None:
-        """The place after the last arm says how to read the others."""
+        """Draws the legend in the place after the last arm."""
         from matplotlib.lines import Line2D
 
         entries: dict[str, dict[str, Any]] = {
-            "at initialisation": {"color": "#333333", "lw": 1.5, "ls": INITIAL["ls"]},
-            stages.trained_label(groups, INSTRUMENT): {"color": "#333333", "lw": 2.2},
-            f"plain {common.plain(groups[0].runs[0].roles.label)}, the same": {"color": GREY, "lw": 2.2},
-            "true zero": {"color": "#333333", "marker": "x", "ls": "", "markersize": 4},
+            "at initialisation": {"color": palette.TEXT, "lw": 1.5, "ls": INITIAL["ls"]},
+            stages.trained_label(groups, INSTRUMENT): {"color": palette.TEXT, "lw": 2.2},
+            f"plain {common.plain(groups[0].runs[0].roles.label)}, the same": {"color": palette.PLAIN_CELL, "lw": 2.2},
+            "true zero": {"color": palette.TEXT, "marker": "x", "ls": "", "markersize": 4},
         }
         handles = [Line2D([], [], label=label, **look) for label, look in entries.items()]
         upper.legend(handles=handles, loc="center left", fontsize=10, bbox_to_anchor=(-0.1, 0.5))
         lower.legend(
-            handles=[Line2D([], [], color="#444444", lw=1, ls="--", label="chance")],
+            handles=[Line2D([], [], color=palette.REFERENCE, lw=1, ls="--", label="chance")],
             loc="center left",
             fontsize=10,
             bbox_to_anchor=(-0.1, 0.5),
@@ -140,8 +140,8 @@ class Ablation(Figure):
 
 
 def _ordered(runs: Sequence[Run]) -> list[common.Group]:
-    """The plain cell, its ablations, the other cells; raises CannotDrawError where one of the first
-    two is missing.
+    """The plain cell, its ablations, the other cells; raises CannotDrawError where the plain cell
+    or its ablations are missing.
     """
     groups = common.groups(runs)
     ablated = [group for group in groups if group.runs[0].roles.variant]
@@ -162,12 +162,12 @@ def _ordered(runs: Sequence[Run]) -> list[common.Group]:
 
 
 def _cell(group: common.Group) -> str:
-    """What the group's cell was chosen by."""
+    """The name by which the group's cell was chosen."""
     return str(group.runs[0].config["cell"]["name"])
 
 
 def _losses(group: common.Group) -> tuple[NDArray, list[NDArray]]:
-    """Training steps of the evaluations and log10 of their loss for each seed; masked where a seed
+    """Training steps of the evaluations and log10 of their loss for each seed, masked where a seed
     had diverged.
     """
     steps = np.unique(np.concatenate([run.evaluation.steps for run in group.runs]))
@@ -181,7 +181,7 @@ def _losses(group: common.Group) -> tuple[NDArray, list[NDArray]]:
 
 
 def _solved(group: common.Group) -> int:
-    """Seeds that have solved the task at the end of training."""
+    """The number of seeds that have solved the task at the end of training."""
     return sum(map(stages.solved, group.runs))
 
 

@@ -1,4 +1,4 @@
-"""The cliff: the error surface of one unit, and where training goes on it with and without
+"""The cliff: the error surface of one unit, and the trajectories of training on it with and without
 clipping.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.figures import Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.figures._shared.loss_plane import (
     Plane,
     Trajectory,
@@ -28,22 +28,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 FAINTEST = -3.0
-"""log10 of the smallest loss that the map tells apart."""
+"""log10 of the smallest loss that the colours of the map distinguish."""
 FLOOR = -6.0
 """log10 of the smallest gradient norm that is drawn."""
 BEYOND = 15
-"""Steps after the largest gradient that the surface still shows; more would hide it."""
+"""Steps after the largest gradient that are drawn on the surface; more would hide it."""
 FAR = 1e12
-"""What lies further away is not drawn: the renderer cannot."""
+"""Points whose coordinates exceed this are not drawn, because the renderer cannot."""
 LOWEST = -8.0
-"""log10 of the smallest loss after training that is told from 0."""
+"""log10 of the smallest loss after training that is distinguished from 0."""
+START: dict[str, Any] = {"color": palette.BACKGROUND, "markeredgecolor": palette.OUTLINE, "markersize": 6, "zorder": 4}
 
 
 @dataclass
 class Cliff(Figure):
-    """Above: the surface as Pascanu et al. (2013) draw it in their figure 6, and as a map, each
-    with the trajectories of one start and one learning rate, those whose unclipped gradient is the
-    largest of all. Below: the gradient norm along them, and the loss after training of every run.
+    """Above: the surface as Pascanu et al. (2013) draw it in their figure 6, and as a map, both
+    with the trajectories of the one start and learning rate whose unclipped gradient is the largest
+    of all. Below: the gradient norm along these trajectories, and the final loss of every run.
     """
 
     needs = ("parameter_value", "loss_surface", "grad_norm")
@@ -79,8 +80,8 @@ def _surface(axes: Any, plane: Plane, trajectories: list[Trajectory]) -> None:
             if exit_point is not None:
                 axes.plot(*piece[-1][:, None], marker=(3, 0, 0), color=trajectory.group.color, markersize=9, zorder=3)
     start = _on_surface(trajectories[0].points[:1], top)
-    axes.plot(*start.T, "o", color="white", markeredgecolor="black", markersize=6, zorder=4)
-    axes.view_init(elev=34, azim=72)  # from the low side, so that the wall is seen; w then runs to the left
+    axes.plot(*start.T, "o", **START)
+    axes.view_init(elev=34, azim=72)  # from the low side, so that the wall is visible; w then runs to the left
     axes.invert_xaxis()
     axes.set_xlabel(_label(trajectories[0].run, plane.names[0]))
     axes.set_ylabel(_label(trajectories[0].run, plane.names[1]))
@@ -92,20 +93,20 @@ def _surface(axes: Any, plane: Plane, trajectories: list[Trajectory]) -> None:
 
 
 def _on_surface(points: NDArray, top: float) -> NDArray:
-    """Points (n, 3) whose loss is not finite, or far above the surface, at the surface's own
-    height.
+    """Points (n, 3); those whose loss is not finite, or far above the surface, are moved to the
+    height of the surface.
     """
     far = ~(points[:, 2] < 1e3 * max(top, 1e-3))
     return np.column_stack([points[:, :2], np.where(far, top, points[:, 2])])
 
 
 def _map(axes: "Axes", plane: Plane, trajectories: list[Trajectory]) -> None:
-    """All steps, and in the inset those about the largest gradient."""
+    """The map with all steps, and the inset with those near the largest gradient."""
     bar = axes.figure.colorbar(_paint(axes, plane, trajectories), ax=axes, pad=0.02)
     bar.set_label("loss")
     common.decades(bar.ax.yaxis)
     if (wall := wall_of(trajectories[0].run, plane)) is not None:
-        axes.plot(*wall, color="black", lw=1, linestyle=":", zorder=1)
+        axes.plot(*wall, color=palette.OUTLINE, lw=1, linestyle=":", zorder=1)
         w, b = wall[:, int(0.8 * wall.shape[1])]
         axes.text(w - 0.08, b - 0.05, "H$_0$ between\nthe two basins", ha="right", va="top", fontsize=8)
     for trajectory in trajectories:
@@ -114,7 +115,7 @@ def _map(axes: "Axes", plane: Plane, trajectories: list[Trajectory]) -> None:
             if exit_point is not None:
                 arrow = {"arrowstyle": "-|>", "color": trajectory.group.color, "lw": 1.1, "mutation_scale": 14}
                 axes.annotate("", tuple(exit_point[:2]), tuple(segment[-1, :2]), arrowprops=arrow)
-        if exit_point is not None:  # and does not come back
+        if exit_point is not None:  # the trajectory does not come back
             x, y = (
                 f"{_symbol(trajectory.run, n)} = {v:,.4g}"
                 for n, v in zip(plane.names, trajectory.points[-1, :2], strict=True)
@@ -122,7 +123,7 @@ def _map(axes: "Axes", plane: Plane, trajectories: list[Trajectory]) -> None:
             look: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "top", "fontsize": 8}
             destination = f"to {x}, {y}" if np.isfinite(trajectory.points[-1, :2]).all() else "diverged"
             axes.annotate(destination, tuple(exit_point[:2]), (-12, -8), color=trajectory.group.color, **look)
-    axes.plot(*trajectories[0].points[0, :2], "o", color="white", markeredgecolor="black", markersize=6, zorder=4)
+    axes.plot(*trajectories[0].points[0, :2], "o", **START)
     axes.set_xlim(*plane.box[:, 0])
     axes.set_ylim(*plane.box[:, 1])
     axes.set_xlabel(_label(trajectories[0].run, plane.names[0]))
@@ -137,7 +138,7 @@ def _map(axes: "Axes", plane: Plane, trajectories: list[Trajectory]) -> None:
     middle, half = (points.max(axis=0) + points.min(axis=0)) / 2, 0.65 * np.ptp(points, axis=0)
     inset.set_xlim(middle[0] - half[0], middle[0] + half[0])
     inset.set_ylim(middle[1] - half[1], middle[1] + half[1])
-    axes.indicate_inset_zoom(inset, edgecolor="black")
+    axes.indicate_inset_zoom(inset, edgecolor=palette.OUTLINE)
 
 
 def _paint(axes: "Axes", plane: Plane, trajectories: list[Trajectory]) -> Any:
@@ -162,8 +163,9 @@ def _norms(axes: "Axes", trajectories: list[Trajectory]) -> None:
         axes.plot(steps, np.maximum(trajectory.norm, FLOOR), **trajectory.look, label=trajectory.group.label)
         axes.plot(steps[low][::25], floor[low][::25], "v", color=trajectory.group.color, markersize=4, clip_on=False)
         if (limit := trajectory.run.config["clip"].get("max_norm")) is not None:
-            axes.axhline(np.log10(limit), color="#444444", lw=1, linestyle=":")
-            axes.text(len(steps), np.log10(limit), "max_norm ", ha="right", va="top", fontsize=8, color="#444444")
+            axes.axhline(np.log10(limit), color=palette.REFERENCE, lw=1, linestyle=":")
+            look: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 8, "color": palette.REFERENCE}
+            axes.text(len(steps), np.log10(limit), "max_norm ", **look)
     common.decades(axes.yaxis)
     axes.set_xlabel("training step")
     axes.set_ylabel("gradient norm")
@@ -192,13 +194,13 @@ def _outcomes(axes: "Axes", arms: list[common.Group]) -> None:
 
 
 def _final(run: Run) -> float:
-    """log10 of the last loss, not below LOWEST; inf and NaN as they are."""
+    """log10 of the last loss, but not below LOWEST; inf and NaN are unchanged."""
     loss = float(run.loss.values[-1])
     return float(np.log10(max(loss, 10.0**LOWEST))) if np.isfinite(loss) else loss
 
 
 def _symbol(run: Run, name: str) -> str:
-    """As Pascanu et al. write it: w and b of the one unit."""
+    """The symbol that Pascanu et al. use: w and b of the one unit."""
     parameter = run.roles.parameter(name)
     if parameter is None or run.roles.recurrence is None:
         return common.plain(name)
@@ -239,7 +241,7 @@ def _caption(groups: list[common.Group], trajectories: list[Trajectory], plane: 
 
 
 def _number(decades: float) -> str:
-    """A norm from its log10, which may lie where no float does."""
+    """A norm as text, from its log10, which may be outside the range of float64."""
     if not np.isfinite(decades):
         return "not finite" if not decades < 0 else "0"
     if decades > 300:

@@ -1,5 +1,5 @@
-"""The clipping ledger: the gradient before and after clipping, how often and how hard it engaged,
-what it did to the direction.
+"""The clipping ledger: the gradient before and after clipping, the frequency and the factor of
+clipping, and its effect on the direction.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.figures import CannotDrawError, Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.schema.settings import setting
 from gradpath.tracking.loader import Run
 
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class ClippingLedger(Figure):
-    """Above, a panel an arm: the norm of the gradient, raw and as applied, over training. Below:
-    share of the steps at which clipping engaged; share of the steps at which it shortened the
-    gradient to a factor or less; cosine to the raw gradient, had the same minibatches been clipped
-    by norm or by value. An arm without clipping shows what clipping its norm would have done.
+    """Above, a panel for each arm: the norm of the gradient, raw and as applied, over training.
+    Below: the share of the steps at which clipping engaged; the share of the steps at which it
+    shortened the gradient to a given factor or less; and the cosine to the raw gradient if the same
+    minibatches were clipped by norm or by value. An arm without clipping shows the effect that
+    clipping by norm would have.
     """
 
     windows: int = setting(100, "training is drawn in this many windows", ge=2)
@@ -67,7 +68,7 @@ class ClippingLedger(Figure):
         return canvas
 
     def _norms(self, axes: "Axes", group: common.Group) -> None:
-        looks = {"log10_raw_norm": ("raw", "#888888", 1.2), "log10_applied_norm": ("applied", group.color, 1.8)}
+        looks = {"log10_raw_norm": ("raw", palette.RAW_NORM, 1.2), "log10_applied_norm": ("applied", group.color, 1.8)}
         for name, (label, color, width) in looks.items():
             steps, pooled = self._pooled(group, lambda run, name=name: _column(run, name))  # type: ignore[misc]
             low, middle, high = np.array([_quantiles(part) for part in pooled]).T
@@ -78,13 +79,13 @@ class ClippingLedger(Figure):
             finite.marks(axes, lost, np.full(len(lost), np.nan), group.color)
 
     def _over_training(self, axes: "Axes", group: common.Group, read: Callable, reduce: Callable, **look: Any) -> None:
-        """One line an arm: a number a window, from the steps of all seeds together."""
+        """One line for each arm: a number for each window, from the steps of all seeds together."""
         steps, pooled = self._pooled(group, read)
         axes.plot(steps, np.ma.array([reduce(part) for part in pooled], dtype=float), lw=1.6, **look)
 
     def _factors(self, axes: "Axes", group: common.Group, dash: str) -> None:
-        """The distribution function of the factor: it ends on the right at the share of steps that
-        were clipped.
+        """The distribution function of the factor, which ends on the right at the share of clipped
+        steps.
         """
         factors = np.sort(np.concatenate([_factor(run) for run in group.runs]))
         cumulative = np.arange(1, len(factors) + 1) / len(factors)
@@ -94,8 +95,8 @@ class ClippingLedger(Figure):
         )
 
     def _pooled(self, group: common.Group, read: Callable[[Run], NDArray]) -> tuple[NDArray, list[NDArray]]:
-        """(first training step of each window, values of all seeds in it), without the windows that
-        hold none.
+        """(first training step of each window, values of all seeds in it), without empty
+        windows.
         """
         steps = np.concatenate([_steps(run) for run in group.runs])
         values = np.concatenate([read(run) for run in group.runs])
@@ -114,8 +115,8 @@ class ClippingLedger(Figure):
         cosine.set_title(f"all clipped by value at {max_value}")
         low = min(cosine.get_ylim()[0], 0.9)
         cosine.set_ylim(low, 1 + 0.12 * (1 - low))
-        cosine.axhline(1.0, color="#444444", lw=1, linestyle="--")
-        look: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "#444444"}
+        cosine.axhline(1.0, color=palette.REFERENCE, lw=1, linestyle="--")
+        look: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": palette.REFERENCE}
         cosine.text(0.99, 1.0, "all clipped by norm", transform=cosine.get_yaxis_transform(), **look)
 
     def _caption(self, groups: list[common.Group]) -> str:
@@ -144,27 +145,27 @@ class ClippingLedger(Figure):
 
 
 def _quantiles(values: NDArray) -> NDArray:
-    """The 5 %, 50 % and 95 % quantile of what is not NaN."""
+    """The 5 %, 50 % and 95 % quantile of the values that are not NaN."""
     valid = values[~np.isnan(values)]
     return np.quantile(valid, (0.05, 0.5, 0.95)) if valid.size else np.full(3, np.nan)
 
 
 def _nanmedian(values: NDArray) -> Any:
-    """The median of what is not NaN; masked where that is nothing, since a true zero has no
-    direction.
+    """The median of the values that are not NaN; masked where there are none, since a true zero has
+    no direction.
     """
     valid = values[~np.isnan(values)]
     return np.median(valid) if valid.size else np.ma.masked
 
 
 def _clipped(run: Run) -> bool:
-    """By a threshold that is set, or by a rule of another name."""
+    """Was the gradient clipped, by a threshold that is set or by a rule of another name?"""
     settings = dict(run.config["clip"])
     return settings.pop("name", "threshold") != "threshold" or any(value is not None for value in settings.values())
 
 
 def _finite(run: Run) -> NDArray:
-    """Which readings are finite; those that are not are counted apart, in the caption."""
+    """Which readings are finite? The others are counted in the caption."""
     series = run.series["clipping_ledger"]
     norms = [series.column(name) for name in series.names if "log10" in name]
     return (series.column("non_finite") == 0) & (np.array(norms) < np.inf).all(axis=0)
@@ -183,16 +184,18 @@ def _by_value(run: Run) -> NDArray:
 
 
 def _factor(run: Run) -> NDArray:
-    """log10 ‖applied‖/‖raw‖ of the run's own clipping, or where it has
-    none of clipping the norm.
+    """log10 ‖applied‖/‖raw‖ of the run's own clipping; for a run without clipping, of clipping by
+    norm.
     """
     name = "log10_applied_norm" if _clipped(run) else "norm_clip/log10_norm"
-    with np.errstate(invalid="ignore"):  # a true zero is -inf before and after
+    with np.errstate(invalid="ignore"):  # the log10 norm of a true zero is -inf before and after clipping
         return np.where(_engaged(run) > 0, _column(run, name) - _column(run, "log10_raw_norm"), 0.0)
 
 
 def _engaged(run: Run) -> NDArray:
-    """1 where the run's own clipping engaged, or where it has none clipping the norm would have."""
+    """1 where the run's own clipping engaged; for a run without clipping, where clipping by norm
+    would have engaged.
+    """
     if _clipped(run):
         return _column(run, "engaged")
     limit = run.config["instruments"]["clipping_ledger"]["max_norm"]
@@ -200,6 +203,6 @@ def _engaged(run: Run) -> NDArray:
 
 
 def _threshold(groups: list[common.Group], name: str) -> str:
-    """The ledger's own threshold, as text."""
+    """The threshold of the ledger itself, as text."""
     thresholds = {group.runs[0].config["instruments"]["clipping_ledger"][name] for group in groups}
     return " or ".join(f"{value:g}" for value in sorted(thresholds))

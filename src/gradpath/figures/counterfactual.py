@@ -1,4 +1,4 @@
-"""The trained network with a gate held: what the gradient would be then, and what the loss."""
+"""The gradient and the loss of the trained network with a gate held."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ ROWS = ("at initialisation", "after training")
 
 @dataclass
 class Counterfactual(Figure):
-    """A column an arm with gates. The gradient of the carried state against the lag, as it is and
-    with a gate held, at initialisation and after training, each relative to its own size at lag 0;
-    and the minibatch's loss. Bottom layer.
+    """A column for each arm with gates. The gradient of the carried state against the lag,
+    unchanged and with a gate held, at initialisation and after training, each relative to its own
+    size at lag 0; and the minibatch's loss. Bottom layer.
     """
 
     needs = ("counterfactual", "counterfactual_loss")
@@ -79,8 +79,8 @@ class Counterfactual(Figure):
         return canvas
 
     def _losses(self, axes: "Axes", group: common.Group) -> None:
-        """A row of dots a counterfactual, one a seed, with the median; the line is the task's
-        chance.
+        """A row of dots for each counterfactual, one dot for each seed, with the median; the line
+        is the chance loss of the task.
         """
         counterfactuals = names(group.runs[0])
         for row, name in enumerate(counterfactuals):
@@ -89,7 +89,7 @@ class Counterfactual(Figure):
             if np.isfinite(values).any():
                 middle = np.median(values[np.isfinite(values)])
                 axes.plot(middle, row, "|", color=_color(group, name), markersize=16, markeredgewidth=2)
-        axes.axvline(group.runs[0].chance_loss, color="#777777", lw=1.0, ls=":")
+        axes.axvline(group.runs[0].chance_loss, color=palette.MUTED, lw=1.0, ls=":")
         axes.set_xscale("log")
         axes.set_yticks(range(len(counterfactuals)), [common.plain(name) for name in counterfactuals])
         axes.set_ylim(len(counterfactuals) - 0.5, -0.5)
@@ -120,7 +120,7 @@ class Counterfactual(Figure):
 
 
 def names(run: Run) -> list[str]:
-    """``factual`` and the counterfactuals."""
+    """The names ``factual`` and those of the counterfactuals."""
     return list(run.series["counterfactual_loss"].names)
 
 
@@ -132,7 +132,7 @@ def relative(run: Run, name: str, stage: int) -> NDArray:
     """(T,) log10 ‖∂L/∂C_t‖ less its value at T, before (0) or after training (1); -inf is a true
     zero.
 
-    Of a diverged run the last finite reading.
+    For a diverged run, it is the last finite reading.
     """
     probe = probes(run, "counterfactual")[stage]
     column = run.series["counterfactual"].column(f"{name}/{run.roles.bottom_carrier}")[probe]
@@ -140,7 +140,7 @@ def relative(run: Run, name: str, stage: int) -> NDArray:
 
 
 def _loss(run: Run, name: str) -> float:
-    """The loss at the last reading, as it was, or masked where the minibatch was not read with this
-    gate held.
+    """The loss at the last reading, or masked where the minibatch was not read with this gate
+    held.
     """
     return float(run.series["counterfactual_loss"].column(name)[-1])

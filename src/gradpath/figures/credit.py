@@ -1,4 +1,4 @@
-"""Which step's loss reaches which use of the parameters, and whether the uses agree."""
+"""The credit of each step's loss at each use of the parameters, and the agreement of the uses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.figures import Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.schema.settings import setting
 from gradpath.tracking.loader import Run
 
@@ -20,14 +20,12 @@ if TYPE_CHECKING:
 STAGES = ("at initialisation", "after training")
 INSTRUMENT = "credit"
 DASHES = dict(zip(STAGES, ("--", "-"), strict=True))
-ZERO_EXPONENT = "#d4d4d4"
-"""The colour of a true zero, lighter than elsewhere: here they are half of the map."""
 
 
 @dataclass
 class Credit(Figure):
-    """A column an arm. Rows: ‖∂L_s/∂θ_t‖, the pull of the loss at step s on the parameters as step
-    t uses them, before and after training (as a curve where one step alone is scored); then the
+    """A column for each arm. Rows: ‖∂L_s/∂θ_t‖, the pull of the loss at step s on the parameters as
+    step t uses them, before and after training (as a curve where a single step is scored); then the
     cosine of the gradients of steps s and t, before and after training.
     """
 
@@ -91,13 +89,13 @@ class Credit(Figure):
                 scored = _scored(group)
                 axes.set_ylim(scored[0] - 0.5, scored[-1] + 0.5)
                 lag, last = group.runs[0].longest_lag, scored[-1]
-                axes.plot([1, last - lag], [1 + lag, last], color="#D55E00", lw=1.6, ls=(0, (2, 1)))
+                axes.plot([1, last - lag], [1 + lag, last], color=palette.TASK_LAG, lw=1.6, ls=(0, (2, 1)))
                 axes.text(0.97, 0.05, _reach_text(group, stage), transform=axes.transAxes, ha="right", fontsize=8)
             row[0].set_ylabel(f"credit {_stage_label(groups, stage)}\n\nloss at step s")
         return image
 
     def _curves(self, row: NDArray, groups: list[common.Group]) -> None:
-        """The one scored step's credit over t, before (dashed) and after training."""
+        """The credit of the one scored step over t, before (dashed) and after training."""
         shown = [_last_scored(run, stage) for group in groups for stage in STAGES for run in _runs_at(group, stage)]
         top = max(values.max() for values in shown)
         floor = common.floor_below(shown)
@@ -109,7 +107,7 @@ class Credit(Figure):
                 curves = [_last_scored(run, stage) for run in _runs_at(group, stage)]
                 label = f"{_stage_label([group], stage)}:\n{_reach_text(group, stage)}"
                 common.curve(axes, t, curves, floor, color=group.color, ls=DASHES[stage], lw=1.6, label=label)
-            axes.axvline(_scored(group)[0] - group.runs[0].longest_lag, color="#D55E00", lw=1.6, ls=(0, (2, 1)))
+            axes.axvline(_scored(group)[0] - group.runs[0].longest_lag, color=palette.TASK_LAG, lw=1.6, ls=(0, (2, 1)))
             axes.set_xlim(0.5, len(t) + 0.5)
             axes.set_ylim(floor - 0.5, (top if np.isfinite(top) else floor) + 0.5)
             axes.legend(loc="lower right", fontsize=7.5)
@@ -156,7 +154,7 @@ def _image(axes: "Axes", group: common.Group, values: NDArray, colors: str, low:
     image = finite.image(
         axes,
         values.T,
-        cmap=matplotlib.colormaps[colors].with_extremes(bad=ZERO_EXPONENT),
+        cmap=matplotlib.colormaps[colors].with_extremes(bad=palette.TRUE_ZERO_IN_CREDIT),
         vmin=low,
         vmax=high,
         origin="lower",
@@ -169,12 +167,12 @@ def _image(axes: "Axes", group: common.Group, values: NDArray, colors: str, low:
 
 
 def _runs_at(group: common.Group, stage: str) -> list[Run]:
-    """The runs that a stage is drawn from."""
+    """The runs from which a stage is drawn."""
     return stages.runs_at(group, stages.FIRST if stage == STAGES[0] else stages.LAST, INSTRUMENT)
 
 
 def _stage_label(groups: Sequence[common.Group], stage: str) -> str:
-    """A stage's name, which is true of every panel beside it."""
+    """The name of a stage, if it is true of every panel in the row."""
     return stage if stage == STAGES[0] else stages.trained_label(groups, INSTRUMENT)
 
 
@@ -184,7 +182,7 @@ def _steps(run: Run) -> NDArray:
 
 
 def _probe(run: Run, stage: str) -> int:
-    """Index of the reading that a stage means."""
+    """The index of the reading for a stage."""
     readings = stages.finite_readings(run, INSTRUMENT)
     return int(readings[0] if stage == STAGES[0] else readings[-1])
 
@@ -202,7 +200,7 @@ def _norms(run: Run, stage: str) -> NDArray:
 
 
 def _scored(group: common.Group) -> NDArray:
-    """The timesteps, counted from 1, at which the loss of some run reaches a parameter."""
+    """The timesteps, counted from 1, at which the loss of at least one run reaches a parameter."""
     reads = [_read(run, "credit", stage) for stage in STAGES for run in _runs_at(group, stage)]
     return _steps(group.runs[0])[np.isfinite(reads).any(axis=(0, 1))] if reads else np.zeros(0, int)
 
@@ -214,7 +212,9 @@ def _last_scored(run: Run, stage: str) -> NDArray:
 
 
 def _reach_text(group: common.Group, stage: str) -> str:
-    """``reach 12.3``, the median over the seeds; ``reach ≥ 49`` where most never fall that far."""
+    """``reach 12.3``, the median over the seeds; ``reach ≥ 49`` where most curves never fall so
+    far.
+    """
     rows = []
     for run in _runs_at(group, stage):
         series, step = run.series["reach"], run.series["credit"].steps[_probe(run, stage)]
@@ -227,8 +227,8 @@ def _reach_text(group: common.Group, stage: str) -> str:
 
 
 def _residual(run: Run, stage: str) -> float | None:
-    """| ΣΣ cos ‖·‖‖·‖ / ‖∂L/∂θ‖² − 1 |, the squared norm from ``grad_norm``; None where not all
-    steps are columns.
+    """| ΣΣ cos ‖·‖‖·‖ / ‖∂L/∂θ‖² − 1 |, where ``grad_norm`` gives the squared norm; None where not
+    all steps are columns.
     """
     cosines, norms = _read(run, "alignment", stage), _norms(run, stage)
     if len(cosines) != cosines.shape[1]:

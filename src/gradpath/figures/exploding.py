@@ -1,5 +1,5 @@
-"""Loss and gradient-norm spikes without clipping, the same seeds clipped,
-and the clipping ledger.
+"""Spikes of loss and gradient norm without clipping, the same seeds with clipping, and the clipping
+ledger.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradpath.figures import Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.schema.settings import setting
 from gradpath.tracking.loader import Run, Series
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Exploding(Figure):
-    """A column an arm, one line a seed: a spike in one seed is the point, and a median over seeds
-    would remove it. Rows: loss; gradient norm; and the ledger, the factor by which clipping
-    shortened the gradient.
+    """A column for each arm, with a line for each seed: the figure shows the spikes of single
+    seeds, which a median over seeds would remove. Rows: loss; gradient norm; and the ledger, the
+    factor by which clipping shortened the gradient.
     """
 
     windows: int = setting(250, "training is drawn in this many windows: median loss, largest norm, hardest clip", ge=2)
@@ -62,15 +62,15 @@ class Exploding(Figure):
             axes.plot(*self._windowed(series.steps, values, reduce), color=color, lw=0.9, alpha=0.85)
             infinite = ~(
                 values < np.inf
-            )  # a window keeps its finite steps, and what is not finite is marked at its own
+            )  # a window keeps its finite steps; a step that is not finite is marked at its own place
             finite.marks(axes, series.steps[infinite], values[infinite], color)
         if (stopped := stages.stopped(run)) is not None:
             for axes in column:
                 axes.axvline(stopped, color=color, lw=0.8, linestyle=":")
 
     def _windowed(self, steps: NDArray, values: NDArray, reduce: Callable) -> tuple[NDArray, NDArray]:
-        """One point a window that holds finite steps; where training is shorter than the windows,
-        every step.
+        """One point for each window that holds finite steps; every step, where training is shorter
+        than the windows.
         """
         valid = values < np.inf
         steps, values = steps[valid], values[valid]
@@ -79,14 +79,14 @@ class Exploding(Figure):
         return np.array([steps[part[0]] for part in parts]), np.array([reduce(values[part]) for part in parts])
 
     def _lines(self, column: Sequence["Axes"], group: common.Group) -> None:
-        """Chance on the loss, max_norm on the gradient."""
-        look: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "#444444"}
+        """Reference lines: chance in the row of the loss, max_norm in the row of the gradient."""
+        look: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": palette.REFERENCE}
         if group.runs[0].chance_loss > 0:  # 0 where the input does not matter
             chance = np.log10(group.runs[0].chance_loss)
-            column[0].axhline(chance, color="#444444", lw=1, linestyle="--")
+            column[0].axhline(chance, color=palette.REFERENCE, lw=1, linestyle="--")
             column[0].text(0.99, chance, "chance", transform=column[0].get_yaxis_transform(), **look)
         if (limit := group.runs[0].config["clip"].get("max_norm")) is not None:
-            column[1].axhline(np.log10(limit), color="#444444", lw=1, linestyle="--")
+            column[1].axhline(np.log10(limit), color=palette.REFERENCE, lw=1, linestyle="--")
             column[1].text(0.99, np.log10(limit), "max_norm", transform=column[1].get_yaxis_transform(), **look)
 
     def _caption(self, groups: list[common.Group]) -> str:

@@ -1,5 +1,5 @@
-"""The cell's computational graph, with arrows as wide as the gradient
-that flows back along them.
+"""The cell's computational graph, with arrows as wide as the gradient that flows back along
+them.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from gradpath.core import layer_names
 from gradpath.core.drawing import RIGHT
 from gradpath.figures import CannotDrawError, Figure
-from gradpath.figures._shared import cell_diagram, common, finite, stages
+from gradpath.figures._shared import cell_diagram, common, finite, palette, stages
 from gradpath.figures.paths import cosine, parts, probes, read, share
 from gradpath.schema.settings import setting
 from gradpath.tracking.loader import Run
@@ -26,21 +26,27 @@ INSTRUMENTS = ("path_grad_norm", "node_grad_norm")
 
 @dataclass
 class Flow(Figure):
-    """Two rows an arm with gates, before and after training; a column a lag. The gradient flows
-    from right to left. Its size along an arrow, relative to ‖∂L/∂C_T‖ with which it starts, gives
-    the width, on a log scale. Bottom layer.
+    """Two rows for each arm with gates, before and after training; a column for each lag. The
+    gradient flows from right to left. Its size along an arrow, relative to the initial ‖∂L/∂C_T‖,
+    gives the width, on a log scale. Bottom layer.
     """
 
     decades: float = setting(4.0, "how many decades below the start an arrow is drawn dotted", gt=0, le=100)
 
     needs = ("path_grad_norm", "node_grad_norm")
 
+    def undrawn(self, runs: Sequence[Run]) -> Sequence[str]:
+        missing = [group for group in common.groups(runs) if not group.runs[0].roles.drawing]
+        gated = [g.name for g in missing if any(gate.role != "unit" for gate in g.runs[0].roles.gates.values())]
+        return [f"{name} has no drawing" for name in gated]
+
     def draw(self, runs: Sequence[Run]) -> "Canvas":
         common.theme()
 
         groups = [group for group in common.columns(runs) if group.runs[0].roles.drawing]
         if not groups:
-            raise CannotDrawError("no run of a cell with gates that says how its step is drawn")
+            missing = "; ".join(self.undrawn(runs))
+            raise CannotDrawError(missing or "no run of a cell with gates that says how its step is drawn")
         stages.drawable(groups, *INSTRUMENTS)
         groups = stages.aligned(groups, *INSTRUMENTS)
         lags = _lags(len(groups[0].runs[0].lag))
@@ -81,7 +87,7 @@ class Flow(Figure):
             finite.empty_panel(axes, group)
             return
         seed_sizes = [_sizes(run, stage, lag) for run in members]
-        # A true zero in most seeds is one, and stands for nothing.
+        # Where most seeds have a true zero (-inf), the median is a true zero too.
         sizes = {name: float(common.median_band([sizes[name] for sizes in seed_sizes])[0]) for name in seed_sizes[0]}
         assert roles.drawing
         cell_diagram.draw(axes, roles.drawing, roles, {name: self._width(size) for name, size in sizes.items()})
@@ -89,10 +95,10 @@ class Flow(Figure):
         size = sizes["before"]
         total = f"$10^{{{round(size, 1) + 0:g}}}$" if np.isfinite(size) else "0"
         text = f"highway {highway_share}    total {total}"
-        axes.text(RIGHT / 2, -0.75, text, ha="center", va="center", fontsize=8, color="#333333")
+        axes.text(RIGHT / 2, -0.75, text, ha="center", va="center", fontsize=8, color=palette.TEXT)
 
     def _width(self, size: float) -> float:
-        """0 … 1 of log10 of a size relative to the start; a little more where the gradient has
+        """0 … 1 from log10 of a size relative to the start; a little more where the gradient has
         grown.
         """
         return float(np.clip(1 + size / self.decades, 0, 1.25)) if size > -self.decades else 0.0
@@ -103,11 +109,17 @@ class Flow(Figure):
         steps = np.arange(0, self.decades, max(1, round(self.decades / 4)))
         handles = [
             Line2D(
-                [], [], color="black", lw=max(0.7, cell_diagram.WIDEST * self._width(-s)), label=f"$10^{{{0 - s:g}}}$"
+                [],
+                [],
+                color=palette.OUTLINE,
+                lw=max(0.7, cell_diagram.WIDEST * self._width(-s)),
+                label=f"$10^{{{0 - s:g}}}$",
             )
             for s in steps
         ]
-        handles.append(Line2D([], [], color="black", lw=0.8, ls=":", label=f"less than $10^{{{-self.decades:g}}}$"))
+        handles.append(
+            Line2D([], [], color=palette.OUTLINE, lw=0.8, ls=":", label=f"less than $10^{{{-self.decades:g}}}$")
+        )
         canvas.legend(
             handles=handles,
             loc="upper center",
@@ -120,8 +132,8 @@ class Flow(Figure):
 
 
 def _lags(steps: int) -> list[int]:
-    """One, a quarter, half, and nearly all of the sequence: the furthest at which there is a step
-    before.
+    """One, a quarter, half, and nearly all of the sequence; the longest lag is the longest that has
+    a preceding step.
     """
     if steps < 2:
         raise CannotDrawError("a sequence of one step has no step before it")
@@ -129,8 +141,8 @@ def _lags(steps: int) -> list[int]:
 
 
 def _sizes(run: Run, stage: int, lag: int) -> dict[str, float]:
-    """log10 of the gradient along every arrow of the step that ends at a lag, relative to the
-    carried state's at T.
+    """log10 of the gradient along every arrow of the step that ends at a lag, relative to that of
+    the carried state at T.
     """
     nodes, probe = run.series["node_grad_norm"], probes(run, "node_grad_norm")[stage]
     current, previous = -1 - lag, -2 - lag
@@ -147,7 +159,7 @@ def _sizes(run: Run, stage: int, lag: int) -> dict[str, float]:
 
 
 def _less_highway(run: Run, stage: int, index: int) -> float:
-    """log10 ‖total − highway‖, which is what comes through H, by the cosine rule."""
+    """log10 ‖total − highway‖, the part that comes through H, by the law of cosines."""
     total, part = read(run, "total", stage)[index], read(run, "highway", stage)[index]
     if np.isneginf(total):
         return -np.inf

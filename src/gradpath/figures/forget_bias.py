@@ -1,4 +1,6 @@
-"""How far back a cell learns, over the initial bias of its keeping gate and the task's length."""
+"""The lag over which a cell learns, by the initial bias of its keeping gate and the task's
+length.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 
 from gradpath.core.theory import horizon, log_keep
 from gradpath.figures import CannotDrawError, Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, palette, stages
 from gradpath.tracking.loader import Run
 
 if TYPE_CHECKING:
@@ -18,14 +20,17 @@ if TYPE_CHECKING:
 
 LEARNT = 0.9
 """A final loss below this share of chance counts as having learnt something."""
-STATES = {0.0: ("at chance", "#F3E3D7"), 0.5: ("below chance", "#7FB2D6"), 1.0: ("solved", "#0B4F8A")}
-DIVERGED = "diverged", "#FFFFFF"
+STATES = {
+    0.0: ("at chance", palette.AT_CHANCE),
+    0.5: ("below chance", palette.BELOW_CHANCE),
+    1.0: ("solved", palette.SOLVED),
+}
+DIVERGED = "diverged", palette.BACKGROUND
 INSTRUMENT = "state_grad_norm"
-THEORY = "#D55E00"
 GAP = 1.5
 """Distance of the chrono column from the last bias."""
 OFFSET = 0.12
-"""Distance between the points of two lengths, which would lie on each other."""
+"""Distance between the points of two lengths, which would otherwise coincide."""
 
 Cells = dict[tuple[float | None, int], common.Group]
 """(b, or None for chrono; T) → the seeds at that point."""
@@ -33,10 +38,11 @@ Cells = dict[tuple[float | None, int], common.Group]
 
 @dataclass
 class ForgetBias(Figure):
-    """Upper: solved, below chance or at chance over (b × T), b the initial bias of the keeping gate
-    (b_f of the LSTM), with the length up to which a carousel left at its bias would carry,
-    T = −1/ln σ(b). Lower: the slope of log10 ‖∂L/∂C_t‖ against the lag at initialisation, with
-    that of the carousel alone, log10 σ(b). Chrono initialisation beside both.
+    """Upper: solved, below chance or at chance over (b × T), where b is the initial bias of the
+    keeping gate (b_f of the LSTM), with the length over which a carousel would carry if its gate
+    stayed at its bias, T = −1/ln σ(b). Lower: the slope of log10 ‖∂L/∂C_t‖ against the lag at
+    initialisation, with that of the carousel alone, log10 σ(b). Chrono initialisation is drawn
+    beside both.
     """
 
     needs = ("state_grad_norm",)
@@ -61,8 +67,8 @@ class ForgetBias(Figure):
         return canvas
 
     def _diagram(self, axes: "Axes", cells: Cells) -> None:
-        """A square a point, coloured by the mean over seeds of 0 (chance), ½ (below it), 1
-        (solved).
+        """A square for each point, coloured by the mean over seeds of 0 (at chance), ½ (below
+        chance), 1 (solved).
         """
         from matplotlib.colors import LinearSegmentedColormap
         from matplotlib.patches import Patch, Rectangle
@@ -77,25 +83,25 @@ class ForgetBias(Figure):
             states = [_state(run) for run in group.runs if not _lost(run)]
             lost = len(group.runs) - len(states)
             state = float(np.mean(states)) if states else 0.0
-            look: dict[str, Any] = {"facecolor": tint(state), "edgecolor": "white", "lw": 2}
+            look: dict[str, Any] = {"facecolor": tint(state), "edgecolor": palette.BACKGROUND, "lw": 2}
             if not states:
-                look |= {"facecolor": DIVERGED[1], "edgecolor": finite.DIVERGED, "hatch": "xx", "lw": 0}
+                look |= {"facecolor": DIVERGED[1], "edgecolor": palette.DIVERGED, "hatch": "xx", "lw": 0}
             size = (right - left, rows[row + 1] - rows[row])
             axes.add_patch(Rectangle((left, rows[row]), *size, **look))
             text = f"{sum(state == 1 for state in states)}/{len(group.runs)}" + f"\n{lost} diverged" * bool(lost)
             center = ((left + right) / 2, np.mean(rows[row : row + 2]))
-            ink = "white" if state > 0.6 else "#333333"
+            ink = palette.BACKGROUND if state > 0.6 else palette.TEXT
             box = {"facecolor": look["facecolor"], "edgecolor": "none", "pad": 1.5}
             axes.text(*center, text, ha="center", va="center", color=ink, bbox=box, zorder=4)
         b = np.linspace(columns[0], columns[-1], 400)
-        axes.plot(b, np.log2(horizon(b)), color=THEORY, lw=2.4, label="T = −1/ln σ(b)")
+        axes.plot(b, np.log2(horizon(b)), color=palette.THEORY, lw=2.4, label="T = −1/ln σ(b)")
         slopes = np.array([_slope(cells[bias, lengths[-1]])[0] for bias in biases])
         slopes = np.ma.masked_invalid(slopes)  # where no network could be measured
-        falling = np.minimum(slopes, -1e-9)  # what does not fall reaches beyond the top of the diagram
+        falling = np.minimum(slopes, -1e-9)  # a curve that does not fall reaches beyond the top of the diagram
         axes.plot(
             biases,
             np.log2(-1 / (falling * np.log(10))),
-            color=THEORY,
+            color=palette.THEORY,
             lw=1.6,
             ls=":",
             label="measured at initialisation",
@@ -108,7 +114,7 @@ class ForgetBias(Figure):
         handles = [*(Patch(facecolor=color, label=name) for name, color in STATES.values()), *axes.lines]
         if any(_lost(run) for group in cells.values() for run in group.runs):
             name, color = DIVERGED
-            handles.insert(3, Patch(facecolor=color, edgecolor=finite.DIVERGED, hatch="xx", lw=0, label=name))
+            handles.insert(3, Patch(facecolor=color, edgecolor=palette.DIVERGED, hatch="xx", lw=0, label=name))
         axes.legend(
             handles=handles,
             ncols=len(handles),
@@ -119,7 +125,7 @@ class ForgetBias(Figure):
         )
 
     def _slopes(self, axes: "Axes", cells: Cells) -> None:
-        """The measured slope of each point, and the carousel's."""
+        """The measured slope of each point, and the slope of the carousel."""
         from matplotlib import colormaps
 
         biases, lengths = _axes(cells)
@@ -132,8 +138,8 @@ class ForgetBias(Figure):
             error = (middle - low, high - middle)
             axes.errorbar(x + offset, middle, error, fmt="o", ms=4.5, color=color, label=f"T = {length}")
         b = np.linspace(biases[0], biases[-1], 400)
-        axes.plot(b, log_keep(b) / np.log(10), color=THEORY, lw=2.4, label="carousel alone, log$_{10}$ σ(b)")
-        axes.axhline(0, color="#444444", lw=1)
+        axes.plot(b, log_keep(b) / np.log(10), color=palette.THEORY, lw=2.4, label="carousel alone, log$_{10}$ σ(b)")
+        axes.axhline(0, color=palette.REFERENCE, lw=1)
         axes.set_ylabel("slope of ‖∂L/∂C$_t$‖ at initialisation\n(decades a step)")
         axes.legend(loc="lower right", fontsize=9.5)
 
@@ -163,8 +169,8 @@ def _gate(groups: Sequence[common.Group]) -> str:
 
 
 def _cells(groups: Sequence[common.Group]) -> Cells:
-    """The groups by place in the diagram, in order; raises CannotDrawError where they form no full
-    grid.
+    """The groups by their place in the diagram, in order; raises CannotDrawError where they form no
+    full grid.
     """
     cells: Cells = {}
     for group in groups:
@@ -196,8 +202,8 @@ def _axes(cells: Cells) -> tuple[list[float], list[int]]:
 
 
 def _edges(centres: NDArray) -> NDArray:
-    """The borders of squares around increasing centres: midway, and as far out as in; ±½ around a
-    single one.
+    """The borders of squares around increasing centres: midway between two centres, and as far
+    outside the first and the last; ±½ around a single centre.
     """
     if len(centres) == 1:
         return centres[0] + np.array([-0.5, 0.5])

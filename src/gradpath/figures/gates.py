@@ -1,4 +1,4 @@
-"""What the gates do over time, against the lags that the task needs."""
+"""The activations of the gates over time, compared with the lags that the task needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ INSTRUMENT = "gate_activation"
 
 @dataclass
 class Gates(Figure):
-    """A column an arm. Rows: activation of each gate over the sequence, before (dashed) and after
-    training (solid); share of saturated units; for gated cells the time constant −1/ln F of what
-    keeps the carrier against the lag the task needs. Of a cell without gates φ′ takes their place:
-    where it is 0, no gradient passes.
+    """A column for each arm. Rows: the activation of each gate over the sequence, before (dashed)
+    and after training (solid); the share of saturated units; for gated cells, the time constant
+    −1/ln F of the carrier's gate against the lag that the task needs. For a cell without gates, φ′
+    is drawn in their place: where φ′ is 0, no gradient passes.
     """
 
     needs = ("gate_activation",)
@@ -90,9 +90,7 @@ class Gates(Figure):
     def _saturation(self, axes: "Axes", group: common.Group, gate: str) -> None:
         t = np.arange(1, len(group.runs[0].lag) + 1)
         axes.plot(t, _read(group, f"{gate}/below_0.1", -1), color=_color(group, gate), lw=1.4)
-        if not group.runs[0].roles.is_slope(
-            layer_names.split(gate)[1]
-        ):  # φ′ near its largest value is the opposite of saturated
+        if not group.runs[0].roles.is_slope(layer_names.split(gate)[1]):  # a large φ′ is the opposite of saturated
             axes.plot(t, _read(group, f"{gate}/above_0.9", -1), color=_color(group, gate), lw=1.4, linestyle=":")
 
     def _time_constant(self, axes: "Axes", group: common.Group, forget: list[str]) -> None:
@@ -103,9 +101,9 @@ class Gates(Figure):
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
         t = np.arange(1, len(group.runs[0].lag) + 1)
-        axes.axhline(group.runs[0].longest_lag, color="#777777", lw=1.2)
+        axes.axhline(group.runs[0].longest_lag, color=palette.MUTED, lw=1.2)
         axes.text(
-            t[0], group.runs[0].longest_lag, "longest lag of the task", va="bottom", fontsize=7.5, color="#555555"
+            t[0], group.runs[0].longest_lag, "longest lag of the task", va="bottom", fontsize=7.5, color=palette.REMARK
         )
         for gate in forget:
             for quantile, width in ((50, 1.6), (90, 0.9)):
@@ -115,11 +113,11 @@ class Gates(Figure):
                     np.divide(-1, np.log(f), out=tau, where=f < 1)
                     axes.plot(t, tau, color=_color(group, gate), lw=width, linestyle=dash)
         low, high = axes.get_ylim()
-        if high > 1e4 * low:  # there is no room for 2 and 5 then, and the locator would leave out all
+        if high > 1e4 * low:  # there is no room for 2 and 5 then, and the locator would leave out all labels
             axes.yaxis.set_major_locator(LogLocator())
         if not forget:
             text = "no gate that keeps,\nno time constant"
-            axes.text(0.5, 0.4, text, transform=axes.transAxes, ha="center", color="#777777")
+            axes.text(0.5, 0.4, text, transform=axes.transAxes, ha="center", color=palette.MUTED)
 
 
 def _read(group: common.Group, name: str, probe: int) -> NDArray:
@@ -133,7 +131,7 @@ def _read(group: common.Group, name: str, probe: int) -> NDArray:
 
 
 def _kept(group: common.Group, gate: str, quantile: int, probe: int) -> NDArray:
-    """(T,) a quantile of what keeps: of the gate, or of its complement."""
+    """(T,) a quantile of the carrier's factor: of the gate, or of its complement."""
     keeping = group.runs[0].roles.keeping
     if keeping is not None and keeping.complement:
         return 1 - _read(group, f"{gate}/q{100 - quantile}", probe)
@@ -141,7 +139,7 @@ def _kept(group: common.Group, gate: str, quantile: int, probe: int) -> NDArray:
 
 
 def _keepers(groups: Sequence[common.Group]) -> str:
-    """``F (Z of GRU)``: what keeps, for a caption."""
+    """``F (Z of GRU)``: the gates that keep the carrier, for a caption."""
     cells: dict[str, str] = {}
     for roles in (group.runs[0].roles for group in groups):
         if roles.keeping is not None and roles.keeping.gate is not None:
@@ -159,7 +157,7 @@ def _color(group: common.Group, gate: str) -> str:
 
 
 def _label(group: common.Group, gate: str) -> str:
-    """``input gate``, ``φ′ of RNN``: what is drawn in one colour, in words."""
+    """``input gate``, ``φ′ of RNN``: the label of the curves of one colour."""
     roles, name = group.runs[0].roles, layer_names.split(gate)[1]
     if roles.is_slope(name):
         return f"φ′ of {common.plain(roles.label)}"

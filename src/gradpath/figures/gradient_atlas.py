@@ -1,4 +1,6 @@
-"""Heat map parameter × lag × training step: where and when the gradient dies or blows up."""
+"""Heat map over parameter, lag and training step, which shows where and when the gradient vanishes
+or explodes.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradpath.figures import Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.schema.settings import setting
 from gradpath.tracking.loader import Run
 
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class GradientAtlas(Figure):
-    """A column an arm, one run of it: a band a parameter, in it a row a probe from initialisation
-    (top) to the trained network (bottom), the lag from left to right. The colour is log10
-    ‖∂L/∂θ_t‖; a true zero is grey.
+    """A column for each arm, with one run of it: a band for each parameter, and in it a row for
+    each probe from initialisation (top) to the trained network (bottom), with the lag from left to
+    right. The colour is log10 ‖∂L/∂θ_t‖; a true zero is grey.
     """
 
     faintest: float = setting(-12.0, "log10 norm below which the colour saturates", lt=0)
@@ -37,7 +39,7 @@ class GradientAtlas(Figure):
 
         groups = common.columns(runs)
         canvas, grid = common.subplots(1, len(groups), figsize=(3.3 * len(groups) + 0.8, 8.0), squeeze=False)
-        colors = matplotlib.colormaps["RdBu_r"].with_extremes(bad=finite.TRUE_ZERO)
+        colors = matplotlib.colormaps["RdBu_r"].with_extremes(bad=palette.TRUE_ZERO)
         norm = TwoSlopeNorm(vmin=self.faintest, vcenter=0, vmax=self.strongest)
         for axes, group in zip(grid[0], groups, strict=True):
             image = self._arm(axes, group, colors, norm)
@@ -67,9 +69,9 @@ class GradientAtlas(Figure):
         axes.set_title(group.heading, color=group.color)
         axes.set_yticks([probes * (i + 0.5) - 0.5 for i in range(len(names))], map(common.plain, names))
         for i in range(1, len(names)):
-            axes.axhline(probes * i - 0.5, color="white", lw=1.6)
+            axes.axhline(probes * i - 0.5, color=palette.BACKGROUND, lw=1.6)
         look: dict[str, Any] = {"ha": "right", "fontsize": 6.5}
-        look["bbox"] = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8}
+        look["bbox"] = {"facecolor": palette.BACKGROUND, "alpha": 0.8, "edgecolor": "none", "pad": 0.8}
         axes.text(lags * 0.99, -0.3, f"step {series.steps[0]}", va="top", **look)
         stopped = stages.stopped(group.runs[0])
         axes.text(lags * 0.99, probes - 0.7, f"step {series.steps[-1]}", va="bottom", **look)

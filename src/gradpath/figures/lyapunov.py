@@ -1,5 +1,5 @@
-"""The Lyapunov spectrum and the singular values over the lag: in how many directions the gradient
-survives.
+"""The Lyapunov spectrum and the singular values over the lag, which show in how many directions the
+gradient survives.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradpath.core import layer_names
 from gradpath.core.theory import log_keep
 from gradpath.figures import Figure
-from gradpath.figures._shared import common, finite, stages
+from gradpath.figures._shared import common, finite, palette, stages
 from gradpath.schema.settings import setting
 from gradpath.tracking.loader import Run
 
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
 STAGES = ("at initialisation", "after training")
 SHARES = {0.0: 2.2, 0.1: 1.5, 0.25: 1.0, 0.45: 0.6}
-"""Which singular values are drawn: k/n, and the width of the line."""
+"""The singular values that are drawn: k/n, and the width of the line."""
 LOOKS: tuple[dict[str, Any], ...] = ({"lw": 1.2, "ls": "--", "band": 0.1}, {"lw": 2.2, "ls": "-", "band": 0.2})
-"""Of the spectrum before and after training."""
-THEORY = "#333333"
+"""The lines of the spectrum before and after training."""
 INSTRUMENTS = ("lyapunov_spectrum", "jacobian_log_singular_values")
 FLOOR = -20.0
 """Smallest exponent shown: ten decades a step."""
@@ -33,10 +32,10 @@ FLOOR = -20.0
 
 @dataclass
 class Lyapunov(Figure):
-    """A column an arm, its bottom layer. First row: the Lyapunov spectrum λ_k against k/n, before
-    (dashed) and after training (solid), with what theory says of the untrained network (dotted) and
-    −1/lag of the task (grey). Below: singular values of ∂s_T/∂s_{T-l} over the lag l, before and
-    after training, with e^(λ_k l) (dotted).
+    """A column for each arm, for its bottom layer. First row: the Lyapunov spectrum λ_k against
+    k/n, before (dashed) and after training (solid), with the prediction for the untrained network
+    (dotted) and −1/lag of the task (grey). Below: the singular values of ∂s_T/∂s_{T-l} over the lag
+    l, before and after training, with e^(λ_k l) (dotted).
     """
 
     faintest: float = setting(-40.0, "log10 of the smallest singular value shown", lt=0)
@@ -74,14 +73,14 @@ class Lyapunov(Figure):
     def _spectrum(self, axes: "Axes", group: common.Group) -> None:
         size = len(_spectrum(_runs_at(group, 0)[0], 0))
         x = (np.arange(size) + 0.5) / size
-        axes.axhline(0, color="#777777", lw=1)
-        axes.axhline(-1 / group.runs[0].longest_lag, color="#AAAAAA", lw=1.4)
+        axes.axhline(0, color=palette.MUTED, lw=1)
+        axes.axhline(-1 / group.runs[0].longest_lag, color=palette.LONGEST_LAG, lw=1.4)
         for probe, look in zip((0, -1), LOOKS, strict=True):
             common.curve(
                 axes, x, [_spectrum(run, probe) for run in _runs_at(group, probe)], FLOOR, color=group.color, **look
             )
         expected = theory(group.runs[0])
-        axes.plot(x[: len(expected)], expected, color=THEORY, lw=1.4, ls=":")
+        axes.plot(x[: len(expected)], expected, color=palette.THEORY_OF_ARM, lw=1.4, ls=":")
 
     def _singular_values(self, axes: "Axes", group: common.Group, probe: int) -> None:
         exponents = _median(group, probe)
@@ -91,11 +90,11 @@ class Lyapunov(Figure):
             curves = [_values(run, probe)[1][:, k] for run in _runs_at(group, probe)]
             common.curve(axes, lags, curves, self.faintest, color=group.color, lw=width, band=0.12)
             if np.isfinite(exponents[k]):
-                axes.plot(lags, exponents[k] * lags / np.log(10), color=THEORY, lw=0.9, ls=":")
+                axes.plot(lags, exponents[k] * lags / np.log(10), color=palette.THEORY_OF_ARM, lw=0.9, ls=":")
 
     def _scales(self, grid: NDArray, groups: list[common.Group]) -> None:
-        """A symmetric log axis for the exponents, so that time constants of 1 and of 100 steps both
-        show.
+        """A symmetric log axis for the exponents, on which time constants of 1 and of 100 steps are
+        both visible.
         """
         from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -118,13 +117,13 @@ class Lyapunov(Figure):
 
 
 def theory(run: Run) -> NDArray:
-    """The exponents that theory says of the untrained network, the largest first; empty where it
-    says nothing.
+    """The exponents that theory predicts for the untrained network, the largest first; empty where
+    there is no prediction.
 
     Gates that read only their bias keep ln σ(b) in the carrier's share of the directions; under
     chrono initialisation each unit has its own b = ln U[1, t_max − 1], and σ(b) = U/(1 + U). A
     random matrix of spectral radius g has λ_k = ln g + ½ ln(1 − k/n) (Girko's circular law; for
-    independent ones Newman 1986) where tanh is nearly linear, that is for g < 1.
+    independent matrices Newman 1986) where tanh is nearly linear, which requires g < 1.
     """
     width, keeping, init = int(run.config["cell"]["hidden_size"]), run.roles.keeping, run.config["init"]
     share = (np.arange(width) + 0.5) / width
@@ -160,14 +159,14 @@ def _values(run: Run, probe: int) -> tuple[NDArray, NDArray]:
 
 
 def _finite_values(run: Run, instrument: str) -> NDArray:
-    """The readings without NaN, of which the first is the initialisation's and the last the trained
-    network's.
+    """The readings without NaN; the first is that of the initialisation, the last that of the
+    trained network.
     """
     return run.series[instrument].values[stages.finite_readings(run, instrument)]
 
 
 def _median(group: common.Group, probe: int) -> NDArray:
-    """(n,) the exponents' median over the seeds."""
+    """(n,) the median of the exponents over the seeds."""
     return common.median_band(_spectrum(run, probe) for run in _runs_at(group, probe))[0]
 
 
@@ -177,20 +176,18 @@ def _runs_at(group: common.Group, probe: int) -> list[Run]:
 
 
 def _legend(canvas: "Canvas", groups: Sequence[common.Group]) -> None:
-    """What the lines mean, below the panels: those of the spectrum, then those of the singular
-    values.
-    """
+    """The legend below the panels: the lines of the spectrum, then those of the singular values."""
     from matplotlib.lines import Line2D
 
-    def line(label: str, color: str = "#777777", **look: Any) -> Line2D:
+    def line(label: str, color: str = palette.CURVE_SAMPLE, **look: Any) -> Line2D:
         look.pop("band", None)
         return Line2D([], [], color=color, label=label, **look)
 
     labels = (STAGES[0], stages.trained_label(groups, *INSTRUMENTS))
     spectrum_handles = [line(f"λ$_k$ {stage}", **look) for stage, look in zip(labels, LOOKS, strict=True)]
     spectrum_handles += [
-        line("theory", THEORY, lw=1.4, ls=":"),
-        line("−1 / longest lag of the task", "#AAAAAA", lw=1.4),
+        line("theory", palette.THEORY_OF_ARM, lw=1.4, ls=":"),
+        line("−1 / longest lag of the task", palette.LONGEST_LAG, lw=1.4),
     ]
     value_handles = [line(f"σ$_k$, k/n = {share:g}", lw=width) for share, width in SHARES.items()]
     for handles, height in ((spectrum_handles, 0.055), (value_handles, 0.03)):

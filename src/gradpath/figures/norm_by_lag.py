@@ -1,4 +1,4 @@
-"""The gradient norm of every parameter against the lag, the arms side by side."""
+"""The gradient norm of every parameter against the lag, with the arms side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 STAGES = ("at initialisation", "at the largest gradient of training", "after training")
 FINITE = {STAGES[1]: "at the largest finite gradient", STAGES[2]: "at the last finite reading"}
-"""What the stages are called where a group diverged."""
+"""The names of the stages where a group diverged."""
 INSTRUMENTS = ("param_grad_norm", "state_grad_norm")
 
 
@@ -26,7 +26,7 @@ INSTRUMENTS = ("param_grad_norm", "state_grad_norm")
 class NormByLag(Figure):
     """Rows: at initialisation, at the training step with the largest gradient, after training.
     First column: the total derivative with respect to the carrier of the bottom layer, ‖∂L/∂C_t‖ of
-    an LSTM. Then a column an arm: ‖∂L/∂θ_t‖ of every recurrent parameter θ.
+    an LSTM. Then a column for each arm: ‖∂L/∂θ_t‖ of every recurrent parameter θ.
     """
 
     needs = ("param_grad_norm", "state_grad_norm", "grad_norm")
@@ -39,8 +39,8 @@ class NormByLag(Figure):
         canvas, grid = common.subplots(
             3, 1 + len(groups), figsize=(3.0 * (1 + len(groups)), 7.6), sharex=True, sharey=True, squeeze=False
         )
-        # The medians set the axis: one seed that fell further must not press all the others
-        # together.
+        # The medians set the axis, so that one seed that fell further does not compress all other
+        # curves.
         medians = [
             common.median_band(_profiles(run, name, stage) for run in members)[0]
             for group in groups
@@ -85,7 +85,7 @@ class NormByLag(Figure):
         return canvas
 
     def _parameters(self, axes: "Axes", group: common.Group, stage: str, floor: float) -> None:
-        """One line a parameter of the cell."""
+        """One line for each parameter of the cell."""
         names, members = _parameter_names(group), _runs_at(group, stage)
         if not members:
             finite.empty_panel(axes, group)
@@ -95,7 +95,9 @@ class NormByLag(Figure):
             common.curve(axes, group.runs[0].lag, curves, floor, color=look.color, ls=look.dash, lw=1.1, band=0.07)
 
     def _legend(self, canvas: "Canvas", groups: list[common.Group]) -> float:
-        """The parameters of all arms, and how much of the figure's height they take."""
+        """Draws the legend with the parameters of all arms, and returns its share of the figure's
+        height.
+        """
         from matplotlib.lines import Line2D
 
         looks = dict.fromkeys(
@@ -107,7 +109,9 @@ class NormByLag(Figure):
             Line2D([], [], color=look.color, linestyle=look.dash, lw=1.3, label=common.plain(name))
             for name, look in looks
         ]
-        handles.append(Line2D([], [], color="#777777", marker="x", linestyle="", markersize=4, label="true zero"))
+        handles.append(
+            Line2D([], [], color=palette.CURVE_SAMPLE, marker="x", linestyle="", markersize=4, label="true zero")
+        )
         rows = common.legend_rows(canvas, [str(handle.get_label()) for handle in handles])
         canvas.legend(
             handles=handles,
@@ -135,12 +139,12 @@ class NormByLag(Figure):
 
 
 def _runs_at(group: common.Group, stage: str) -> list[Run]:
-    """The runs that a stage is drawn from."""
+    """The runs from which a stage is drawn."""
     return stages.runs_at(group, stages.FIRST if stage == STAGES[0] else stages.LAST, *INSTRUMENTS)
 
 
 def _words(group: common.Group, stage: str) -> str:
-    """What a panel must say of its readings."""
+    """The words that a panel needs about its readings."""
     text = stages.words(group, stages.FIRST if stage == STAGES[0] else stages.LAST, *INSTRUMENTS)
     if stage != STAGES[1] or not text.startswith("last finite"):
         return text
@@ -171,7 +175,7 @@ def _state(run: Run, stage: str) -> NDArray:
 
 
 def _probe(run: Run, name: str, stage: str) -> int:
-    """Index of the probe that a stage means."""
+    """The index of the probe for a stage."""
     series, readings = run.series[name], stages.finite_readings(run, name)
     if stage == STAGES[0]:
         return int(readings[0])

@@ -1,4 +1,4 @@
-"""By which way the gradient of the carried state comes back, and how much of it the carousel brings
+"""The paths by which the gradient of the carried state comes back, and the share of the carousel
 alone.
 """
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-TOTAL, REST, THEORY = "#BBBBBB", "#8C6BB1", "#D55E00"
 INITIAL, TRAINED = 0, 1
 INSTRUMENT = "path_grad_norm"
 ROWS = (
@@ -34,8 +33,8 @@ Reading = Callable[[Run, str, int], NDArray]
 
 @dataclass
 class Paths(Figure):
-    """A column an arm. Rows: the carousel alone and the rest against the total over the whole lag,
-    with the line that the initial bias predicts; the carousel's signed share; the split of one
+    """A column for each arm. Rows: the carousel alone and the rest against the total over the whole
+    lag, with the line that the initial bias predicts; the carousel's signed share; the split of one
     step, at initialisation and after training; its signed shares, which add up to 1; the cosines of
     its parts to the total. Bottom layer.
     """
@@ -62,22 +61,25 @@ class Paths(Figure):
             state = carrier(group.runs[0]).rpartition("/")[2]
             column[0].set_title(f"{group.title}\n‖∂L/∂{common.plain(state)}$_t$‖", color=group.color)
             column[-1].set_xlabel("lag  T − t  (steps)")
-            for place in (0, 3):  # what is drawn of the trained network, above it and above its own row
+            for place in (
+                0,
+                3,
+            ):  # the panels that draw the trained network
                 finite.title(column[place], stages.words(group, stages.LAST, INSTRUMENT))
             if not runs_at(group, INITIAL):
                 for axes in column:
                     finite.empty_panel(axes, group)
                 continue
             for part, color, width in (
-                ("total", TOTAL, 3.5),
-                ("rest", REST, 1.4),
+                ("total", palette.TOTAL, 3.5),
+                ("rest", palette.REST, 1.4),
                 ("carousel", palette.HIGHWAY, 1.4),
             ):
                 self._curves(column[0], group, read, part, floor, color=color, lw=width)
             self._curves(column[1], group, share, "carousel", floor, color=palette.HIGHWAY)
             self._prediction(column[0], group)
             for axes, probe in zip(column[2:4], ((INITIAL,), (TRAINED,)), strict=True):
-                self._curves(axes, group, read, "total", floor, probe, color=TOTAL, lw=3.5, ls="-")
+                self._curves(axes, group, read, "total", floor, probe, color=palette.TOTAL, lw=3.5, ls="-")
                 for part in recurrent_parts(group.runs[0]):
                     self._curves(axes, group, read, part, floor, probe, color=_color(group, part), ls="-")
             for axes, kind in zip(column[4:], (share, cosine), strict=True):
@@ -91,7 +93,7 @@ class Paths(Figure):
                 continue
             row[0].set_ylim(*limits)
             for axes in row:
-                axes.axhline(0, color="#777777", lw=0.6, zorder=1)
+                axes.axhline(0, color=palette.MUTED, lw=0.6, zorder=1)
         self._legends(canvas, groups)
         canvas.tight_layout(rect=(0, 0.055, 1, 1))
         common.caption(canvas, self._caption(groups), groups)
@@ -107,25 +109,25 @@ class Paths(Figure):
         selected: Sequence[int] = (INITIAL, TRAINED),
         **look: Any,
     ) -> None:
-        """One part before (dashed, thin) and after training; nothing of a part that is a true zero
-        throughout.
+        """One part before (dashed, thin) and after training; a part that is a true zero throughout
+        is not drawn.
         """
-        # At T itself there is the direct part alone, and no split to show.
+        # At T there is only the direct part, and no split to show.
         span = slice(None) if part == "total" else slice(None, -1)
         for probe in selected:
             dash = {"ls": ("--", "-")[probe], "lw": (1.0, 1.5)[probe], "band": (0.08, 0.15)[probe]}
             if all(np.isneginf(read(run, part, probe)[span]).all() for run in runs_at(group, probe)):
                 if part in ("carousel", "highway") and not axes.texts:
-                    axes.text(0.5, 0.06, "no highway", transform=axes.transAxes, ha="center", color="#777777")
+                    axes.text(0.5, 0.06, "no highway", transform=axes.transAxes, ha="center", color=palette.MUTED)
                 continue
             curves = [kind(run, part, probe)[span] for run in runs_at(group, probe)]
             common.curve(axes, group.runs[0].lag[span], curves, floor, **(dash | look))
 
     def _prediction(self, axes: "Axes", group: common.Group) -> None:
-        """The dotted line, from where the carousel starts."""
+        """The predicted line (dotted), which starts where the carousel starts."""
         if (curve := predicted(group.runs[0])) is not None:
             start = np.median([read(run, "carousel", INITIAL)[-1] for run in runs_at(group, INITIAL)])
-            axes.plot(group.runs[0].lag, start + curve, color=THEORY, ls=":", lw=1.8, zorder=5)
+            axes.plot(group.runs[0].lag, start + curve, color=palette.THEORY, ls=":", lw=1.8, zorder=5)
 
     def _legends(self, canvas: "Canvas", groups: Sequence[common.Group]) -> None:
         from matplotlib.lines import Line2D
@@ -136,13 +138,13 @@ class Paths(Figure):
         looks = dict.fromkeys(
             (part, _color(group, part)) for group in groups for part in recurrent_parts(group.runs[0])
         )
-        handles = [line(TOTAL, "total", lw=3.5), line(REST, "rest = total − carousel")]
+        handles = [line(palette.TOTAL, "total", lw=3.5), line(palette.REST, "rest = total − carousel")]
         handles += [line(color, common.plain(name.replace("_", " "))) for name, color in looks]
         handles[2].set_label("highway; carousel alone")
-        handles += [line(THEORY, "carousel as the initial bias predicts", ls=":")]
+        handles += [line(palette.THEORY, "carousel as the initial bias predicts", ls=":")]
         handles += [
-            line("#555555", "before training", ls="--"),
-            line("#555555", stages.trained_label(groups, INSTRUMENT)),
+            line(palette.STAGE_SAMPLE, "before training", ls="--"),
+            line(palette.STAGE_SAMPLE, stages.trained_label(groups, INSTRUMENT)),
         ]
         canvas.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.058), ncols=5, fontsize=8.5)
 
@@ -195,7 +197,7 @@ def parts(run: Run) -> list[str]:
 
 
 def recurrent_parts(run: Run) -> list[str]:
-    """The parts of one step that come from the step after."""
+    """The parts of one step that come from the following step."""
     return [part for part in parts(run) if part == "highway" or run.roles.gate_of_path(part)]
 
 
@@ -220,7 +222,7 @@ def read(run: Run, part: str, probe: int) -> NDArray:
 
 
 def cosine(run: Run, part: str, probe: int) -> NDArray:
-    """(T,) cosine of a part to the total."""
+    """(T,) cosine of a part with the total."""
     return read(run, f"{part}/cosine", probe)
 
 
@@ -232,9 +234,9 @@ def share(run: Run, part: str, probe: int) -> NDArray:
 
 
 def predicted(run: Run) -> NDArray | None:
-    """(T,) log10 of what the carousel keeps over each lag by its gates' initial biases alone,
-    σ(b)^lag; None where the cell does not say. Chrono: b = ln u, u ~ U[1, t_max − 1], so that σ(b)
-    = u / (1 + u), and the norm over the units is the root mean square.
+    """(T,) log10 of the factor σ(b)^lag that the carousel keeps over each lag if its gates stay at
+    their initial biases; None where the cell does not declare these. Chrono: b = ln u, u ~ U[1,
+    t_max − 1], so that σ(b) = u / (1 + u), and the norm over the units is the root mean square.
     """
     keeping = run.roles.keeping
     if keeping is None or (keeping.bias is None and keeping.held is None):

@@ -1,5 +1,5 @@
-"""The slope of the state gradient against the gain of random recurrent weights, with what theory
-says it is.
+"""The slope of the state gradient against the gain of random recurrent weights, with the
+predictions of theory.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Line(NamedTuple):
-    """A theory's name in the store, its words, its look."""
+    """A line of theory: its name in the store, its label, its colour and its dash."""
 
     name: str
     label: str
@@ -30,23 +30,20 @@ class Line(NamedTuple):
 
 
 LINES = (
-    Line("sigma_max_bound", "bound  ln(σ$_{max}$ max φ′)", "#009E73", "--"),
-    Line("spectral_radius", "ln ρ(W$_{hh}$)", "#CC79A7", ":"),
-    Line("mean_field", "mean field  ½ ln(g² E[φ′²])", "#0072B2", "-"),
+    Line("sigma_max_bound", "bound  ln(σ$_{max}$ max φ′)", palette.SIGMA_MAX_BOUND, "--"),
+    Line("spectral_radius", "ln ρ(W$_{hh}$)", palette.SPECTRAL_RADIUS, ":"),
+    Line("mean_field", "mean field  ½ ln(g² E[φ′²])", palette.MEAN_FIELD, "-"),
 )
-
-
-MEASURED = palette.GATES["unit"]
 
 
 @dataclass
 class SpectralRadius(Figure):
-    """Left: slope of ln ‖∂L/∂H_t‖ against the lag, at initialisation, for each gain g, and the
-    three theory lines. Right: the profiles themselves with the mean field.
+    """Left: the slope of ln ‖∂L/∂H_t‖ against the lag, at initialisation, for each gain g, and the
+    three lines of theory. Right: the profiles themselves with the mean field.
 
-    The slope is a least-squares fit over lags up to √H, the mean field's own range: ‖W^l‖²_F / H is
-    g^2l, the average over random matrices, only so far (within 9 % at l = √H); further back the
-    largest eigenvalues of the one W_hh take over.
+    The slope is a least-squares fit over lags up to √H, the range in which the mean field is valid:
+    ‖W^l‖²_F / H equals its average over random matrices, g^2l, only up to this lag (within 9 % at l
+    = √H). At longer lags the largest eigenvalues of the one W_hh dominate.
     """
 
     longest: int | None = setting(None, "fit the slope over lags up to this; null for √H", ge=2)
@@ -65,7 +62,7 @@ class SpectralRadius(Figure):
         canvas, (left, right) = common.subplots(1, 2, figsize=(10, 4.6), width_ratios=(1, 1.15))
         self._slopes(left, measured)
         for gain in by_gain.keys() - measured.keys():
-            finite.marks(left, [gain], [np.nan], MEASURED)
+            finite.marks(left, [gain], [np.nan], palette.MEASURED)
         self._profiles(right, measured)
         canvas.tight_layout(w_pad=2.5)
         lost = [
@@ -78,14 +75,14 @@ class SpectralRadius(Figure):
         return canvas
 
     def _slope(self, run: Run, curve: NDArray) -> float:
-        """Nepers a step over the range of the fit."""
+        """The slope of a curve over the range of the fit, in nepers a step."""
         return theory.slope(run.lag, curve * np.log(10), 0, self._longest(run))
 
     def _longest(self, run: Run) -> int:
         return self.longest or max(2, round(run.config["cell"]["hidden_size"] ** 0.5))
 
     def _residuals(self, runs: Sequence[Run]) -> NDArray:
-        """Mean field − measured of each seed."""
+        """The slope of the mean field minus the measured slope, for each seed."""
         return np.array([self._slope(run, _line(run, "mean_field")) - self._slope(run, _state(run)) for run in runs])
 
     def _slopes(self, axes: "Axes", by_gain: dict[float, list[Run]]) -> None:
@@ -95,11 +92,11 @@ class SpectralRadius(Figure):
             axes.plot(gains, middle, color=line.color, ls=line.dash, lw=1.8, label=line.label)
         measured = [[self._slope(run, _state(run)) for run in runs] for runs in by_gain.values()]
         center, low, high = (np.array([f(m) for m in measured]) for f in (np.median, np.min, np.max))
-        look: dict[str, Any] = {"fmt": "o", "color": MEASURED, "markersize": 6, "capsize": 3, "zorder": 5}
+        look: dict[str, Any] = {"fmt": "o", "color": palette.MEASURED, "markersize": 6, "capsize": 3, "zorder": 5}
         axes.errorbar(gains, center, yerr=[center - low, high - center], label="measured", **look)
-        axes.axhline(0, color="#444444", lw=0.9)
+        axes.axhline(0, color=palette.REFERENCE, lw=0.9)
         for y, text, va in ((0.02, "explodes", "bottom"), (-0.02, "vanishes", "top")):
-            axes.text(gains[-1], y, text, va=va, ha="right", fontsize=8.5, color="#555555", style="italic")
+            axes.text(gains[-1], y, text, va=va, ha="right", fontsize=8.5, color=palette.REMARK, style="italic")
         axes.set(xlabel="gain g", ylabel="slope of ln ‖∂L/∂H$_t$‖ a step back", title="slope against gain")
         axes.legend(loc="lower right", fontsize=8.5)
 
@@ -115,12 +112,12 @@ class SpectralRadius(Figure):
             curves = [_state(run) - _state(run)[run.lag == 0] for run in runs]
             common.curve(axes, lag, curves, floor, color=shade, lw=1.8, label=f"g = {gain:g}")
             predicted, _, _ = common.median_band([_line(run, "mean_field") for run in runs])
-            axes.plot(lag, predicted, color="black", lw=1, ls="--", zorder=4)
-        axes.axvspan(0, self._longest(runs[0]), color="#888888", alpha=0.15, lw=0)
+            axes.plot(lag, predicted, color=palette.OUTLINE, lw=1, ls="--", zorder=4)
+        axes.axvspan(0, self._longest(runs[0]), color=palette.FIT_RANGE, alpha=0.15, lw=0)
         common.decades(axes.yaxis)
         axes.set(xlabel="lag  T − t  (steps)", ylabel="‖∂L/∂H$_t$‖ / ‖∂L/∂H$_T$‖", title="profiles")
         handles, _ = axes.get_legend_handles_labels()
-        handles = [*reversed(handles), Line2D([], [], color="black", lw=1, ls="--", label="mean field")]
+        handles = [*reversed(handles), Line2D([], [], color=palette.OUTLINE, lw=1, ls="--", label="mean field")]
         axes.legend(handles=handles, loc="lower left", fontsize=8.5)
 
     def _caption(self, by_gain: dict[float, list[Run]]) -> str:
@@ -154,7 +151,7 @@ class SpectralRadius(Figure):
 
 
 def _by_gain(runs: Sequence[Run]) -> dict[float, list[Run]]:
-    """The runs of each gain, from the smallest; they may differ in gain and seed alone."""
+    """The runs of each gain, from the smallest; they may differ only in gain and seed."""
     for run in runs:
         if run.roles.recurrence is None:
             raise CannotDrawError(
@@ -175,7 +172,7 @@ def _by_gain(runs: Sequence[Run]) -> dict[float, list[Run]]:
 
 
 def _read(run: Run) -> bool:
-    """Was the run finite at initialisation, with its theory?"""
+    """Was the run finite at initialisation, and its theory recorded?"""
     try:
         return bool(np.isfinite(_line(run, "mean_field")).all() and not np.isposinf(_state(run)).any())
     except CannotDrawError:

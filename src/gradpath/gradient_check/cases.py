@@ -1,11 +1,11 @@
 """The sizes and types at which a configuration is checked.
 
-*small*: float64, few units, sequences and steps, with a second seed beside the first; the one at
-which differences of the loss can be taken, and at which every instrument there is reads. *as
-asked*: the layers, H, B and type of the experiment, and in float64 once more, with fewer timesteps
-where the whole would take long; whatever depends on the length of a pass, as where it is cut in two
-or computed in chunks, is then scaled so that it does what it does at full length. *past the band*:
-so many steps that the adjoint is rescaled.
+*small*: float64, with few units, sequences and steps, and a second seed beside the first. At this
+size differences of the loss can be taken, and every instrument reads. *as asked*: the layers, H, B
+and type of the experiment, and the same in float64. Where the whole pass would take long, it has
+fewer timesteps; the limits that depend on the length of a pass, such as the size of a chunk, are
+then scaled so that the pass is divided as it is at full length. *past the band*: so many steps that
+the adjoint is rescaled.
 """
 
 from collections.abc import Iterator
@@ -31,15 +31,15 @@ from gradpath.training.experiment import Dtype, Experiment
 
 HIDDEN, SEQUENCES, LENGTHS = 4, 3, range(5, 60)
 WIDEST = 512
-"""H at most: beyond, no other layout is used."""
+"""Largest H of a case: no larger H uses another memory layout."""
 WORK = 2**15
-"""T·B·n·H at most of a case as asked, and T at least what the task can do."""
+"""Largest T·B·n·H of a case *as asked*; T is not reduced below what the task allows."""
 Gains = tuple[tuple[float, float], ...]
 RESCALED: dict[str, tuple[tuple[int, ...], Gains]] = {
     "falls": ((40, 120, 320), ((1.0, 0.0), (0.3, -3.0), (0.02, 0.0))),
     "grows": ((120,), ((1.0, 0.0), (2.0, 0.0), (6.0, 0.0), (2.0, 3.0))),
 }
-"""Lengths, and by what the recurrent weights are multiplied and what is added to the biases, tried
+"""Lengths, and pairs of a gain of the recurrent weights and an offset of the biases; they are tried
 one after the other until the adjoint leaves its band.
 """
 LENGTH_DEPENDENT = (
@@ -50,23 +50,23 @@ LENGTH_DEPENDENT = (
     (credit, "CHUNK_ELEMENTS"),
     (jacobians, "CHUNK_ELEMENTS"),
 )
-"""What depends on the length of a pass."""
+"""Constants that depend on the length of a pass."""
 
 
-# The three that stand in for units derive from one and not from the base, whose own subclasses are
-# the units.
+# The classes below replace units. They derive from a concrete unit and not from the base, whose
+# direct subclasses are the units.
 
 
 @dataclass
 class Perturbed(Uniform):
-    """An initialisation, moved off the special points (zeros, exact symmetries) at which errors can
-    hide.
+    """An initialisation that is moved off the special points (zeros, exact symmetries) at which
+    errors can hide.
     """
 
     init: Init | None = None
     shift: float = 0.0
     recurrent_gain: float = 1.0
-    """Multiplies what is recurrent, and with it how fast the adjoint grows or falls."""
+    """Factor of the recurrent weights, which sets how fast the adjoint grows or falls."""
 
     def draw(self, rng: Generator, network: Network, dtype: DTypeLike) -> NDArray:
         assert self.init is not None
@@ -83,7 +83,7 @@ class Perturbed(Uniform):
 
 @contextmanager
 def scaled_chunks(times: float) -> Iterator[None]:
-    """Chunks and parts as they fall in a pass that is so many times as long."""
+    """Scales the limits of chunks and parts to those of a pass that is ``times`` as long."""
     saved = [(module, name, getattr(module, name)) for module, name in LENGTH_DEPENDENT]
     try:
         for module, name, value in saved:
@@ -95,11 +95,11 @@ def scaled_chunks(times: float) -> Iterator[None]:
 
 
 def shortened(task: Task, length: int) -> Task:
-    """The task at about this length: the next longer one that it can do."""
+    """The task at about this length, or at the next longer one that the task allows."""
     for candidate in range(length, max(length, task.length) + 1):
         try:
             return replace(task, length=min(candidate, task.length))
-        except SettingError:  # too short for this task
+        except SettingError:  # the length is too short for this task
             continue
     return task
 
@@ -118,7 +118,9 @@ def small(experiment: Experiment) -> Experiment:
 
 
 def full_size(experiment: Experiment) -> tuple[Experiment, float]:
-    """The configuration as it is, as long as may be, and by how many times that is shorter."""
+    """The configuration at its own size, with as many timesteps as ``WORK`` allows, and the factor
+    by which it is shortened.
+    """
     cell = replace(experiment.cell, hidden_size=min(WIDEST, experiment.cell.hidden_size))
     per_step = experiment.train.batch_size * len(cell.blocks) * cell.hidden_size * cell.layers
     task = shortened(experiment.task, min(max(WORK // per_step, LENGTHS[0]), experiment.task.length))
@@ -129,7 +131,7 @@ def full_size(experiment: Experiment) -> tuple[Experiment, float]:
 
 def rescaled(experiment: Experiment, dtype: Dtype) -> Iterator[tuple[str, Network, NDArray, Batch]]:
     """A network whose adjoint falls, and one whose adjoint grows, so far that it is rescaled on the
-    way; where none is found within the lengths tried, none.
+    way. A network that none of the lengths tried produces is left out.
     """
     cell = replace(experiment.cell, hidden_size=min(HIDDEN, experiment.cell.hidden_size))
     for kind, (lengths, gains) in RESCALED.items():
@@ -150,8 +152,8 @@ def _rescaled_pass(
         init = Perturbed(init=experiment.init, recurrent_gain=gain, shift=shift)
         theta = init.draw(rng, network, dtype.numpy)
         batch = minibatch(task, rng, SEQUENCES)
-        # Losses in the last quarter alone, so that the adjoint is left to itself; and more of them
-        # in one sequence, so that the sequences' exponents differ.
+        # The losses are in the last quarter alone, so that no loss interferes with the adjoint in
+        # the rest. One sequence has more losses, so that the exponents of the sequences differ.
         late = len(batch.mask) * 3 // 4
         mask = batch.mask & (np.arange(len(batch.mask)) >= late)[:, None]
         mask[late:, 0] |= rng.random(len(mask) - late) < 0.3
@@ -167,7 +169,7 @@ def _rescaled_pass(
 
 
 def sizes(experiment: Experiment) -> str:
-    """At which sizes it is checked, in a line."""
+    """The sizes at which the experiment is checked, in one line."""
     reduced, (full, times) = small(experiment), full_size(experiment)
     texts = [
         f"{name} T = {e.task.timesteps}, B = {e.train.batch_size}, H = {e.cell.hidden_size}"

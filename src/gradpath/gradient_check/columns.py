@@ -1,4 +1,4 @@
-"""What the columns of the readings that are norms must hold, by the definitions in the instruments'
+"""The expected columns of those readings that are norms, by the definitions in the instruments'
 docstrings.
 """
 
@@ -22,18 +22,20 @@ def equal_or_nan(left: NDArray, right: NDArray) -> NDArray:
 
 @dataclass(frozen=True)
 class Column:
-    """What one column of a reading must hold, (T,) or a number, and by how much that is uncertain;
-    ``log``: it is the log10 of a norm.
+    """The expected column of a reading, (T,) or a number, and its uncertainty; ``log``: the column
+    is the log10 of a norm.
     """
 
     value: NDArray
     doubt: NDArray | float = 0.0
     log: bool = False
     nan_expected: bool = False
-    """NaN is what it must read there, not what is unknown."""
+    """Is NaN the expected reading where ``value`` is NaN? Otherwise NaN says that the value is
+    unknown.
+    """
 
     def errors(self, reading: NDArray) -> Errors:
-        unknown = np.isnan(self.value) & (not self.nan_expected)  # as where a cell's step does not tell ∂H_t/∂C_t
+        unknown = np.isnan(self.value) & (not self.nan_expected)  # a cell's step need not determine ∂H_t/∂C_t
         if self.log:
             error = log10_errors(reading, self.value).relative
         else:
@@ -72,7 +74,9 @@ def norm_of_total(values: NDArray, exponent: int) -> Column:
 
 
 def total_gradient(reference: Reference, trace: Trace, readout: bool = True) -> tuple[NDArray, int]:
-    """∂L/∂θ (2, P) in the order of θ, under one exponent; without ``readout`` 0 there."""
+    """∂L/∂θ (2, P) in the order of θ, under one exponent; without ``readout``, the readout's part
+    is 0.
+    """
     network, totals = reference.network, reference.totals
     if not readout:
         readout_names = {name for place in network.layout[-2:] for name in place.names}
@@ -125,9 +129,9 @@ def path_grad_norm(reference: Reference, trace: Trace, _: Instrument) -> Iterato
 
 
 def parts(reference: Reference, layer: int) -> Iterator[tuple[str, Stepwise]]:
-    """The split of the carrier's adjoint at t = 1 … T by the way it came over the last step, then
-    by the whole lag. Two small factors are multiplied when one has been brought to size 1, because
-    their product may underflow where it is a number beside its exponent.
+    """The parts of the carrier's adjoint at t = 1 … T, first by the path over the last step, then
+    by the path over the whole lag. Of two small factors, one is brought to size 1 before they are
+    multiplied, because their product may underflow although it has an exponent of its own.
     """
     cell, layer_reference = reference.cell, reference.layers[layer]
     exponent, width = layer_reference.delta.exponent, cell.hidden_size
@@ -160,13 +164,15 @@ def parts(reference: Reference, layer: int) -> Iterator[tuple[str, Stepwise]]:
 
 
 def _through_output(layer_reference: LayerReference, adjoint: Stepwise) -> Stepwise:
-    """What the carrier gets of an adjoint of the output: times ∂H_t/∂C_t."""
+    """The part of the carrier's adjoint that comes through the output: an adjoint of the output
+    times ∂H_t/∂C_t.
+    """
     unit, power = normalized(adjoint.values)
     return Stepwise(unit * layer_reference.to_carrier, adjoint.exponent + power)
 
 
 def _elementwise_return(reference: Reference, layer: int, gate: int, read: Elementwise) -> Stepwise:
-    """What a gate sends back to the state that it reads by an elementwise parameter."""
+    """The adjoint that a gate returns to a state through an elementwise parameter."""
     cell, layer_reference = reference.cell, reference.layers[layer]
     weights = reference.weights[layer].elementwise_by_name(cell)[read.name].astype(np.float64)
     values = layer_reference.delta.values[:, :, :, gate] * (0 if cell.truncated else weights)
@@ -184,7 +190,7 @@ def _sum(*summands: Stepwise) -> Stepwise:
 
 
 def cosine_of(part: NDArray, total: NDArray) -> NDArray:
-    """(T,); 0 where either is a true zero."""
+    """(T,) cosine of a part with the total; 0 where either is a true zero."""
     left, right = (x.reshape(len(x), -1) for x in (part, total))
     sizes = [np.abs(x).max(axis=1, keepdims=True) for x in (left, right)]
     left, right = (x / np.where(size > 0, size, 1) for x, size in zip((left, right), sizes, strict=True))
@@ -193,7 +199,7 @@ def cosine_of(part: NDArray, total: NDArray) -> NDArray:
 
 
 def clip_scale(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
-    yield "clip_scale", Column(np.asarray(trace.clip_scale))  # itself checked where training is
+    yield "clip_scale", Column(np.asarray(trace.clip_scale))  # the check of training compares the scale itself
 
 
 def parameter_value(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:

@@ -1,4 +1,4 @@
-"""One pass against its references: all that it claims, and all that was recorded of it."""
+"""Compares one pass, its results and the readings of it, with the references."""
 
 from dataclasses import replace
 from itertools import product
@@ -12,7 +12,7 @@ from gradpath.core.network import Network
 from gradpath.core.scaled import Scaled
 from gradpath.core.tape import Batch
 from gradpath.core.trace import Trace
-from gradpath.gradient_check import declared, training
+from gradpath.gradient_check import declared, nonfinite, training
 from gradpath.gradient_check.columns import total_gradient
 from gradpath.gradient_check.findings import ALLOWED, Findings, adjoint_errors, certain
 from gradpath.gradient_check.recorded import errors
@@ -21,25 +21,25 @@ from gradpath.gradient_check.textbook import Stepwise
 from gradpath.gradient_check.watching import Watch
 
 STEPS = (1e-2, 1e-3, 1e-1, 1e-4, 1e-5, 1e-6)
-"""Step sizes of the differences. The smallest error counts: a wide step may cross a corner of relu,
-a narrow one rounds; a wrong gradient is wrong at each.
+"""Step sizes of the differences. The smallest error counts: a wide step may cross a corner of relu
+and a narrow one rounds, but a wrong gradient is wrong at every step size.
 """
 
 
 def compare(watch: Watch, case: str, differences: bool = False, rng: Generator | None = None) -> Findings:
-    """All that one pass claims and all that was recorded of it."""
+    """Compares all results of one pass and all readings of it."""
     network, trace = watch.network, watch.trace
     tape = trace.tape
     findings = Findings(case, ALLOWED[str(tape.outputs.dtype)])
     with np.errstate(all="ignore"):
-        # A tape of its own, which no backward pass has touched.
+        # A separate tape, which no backward pass has changed.
         fresh = network.forward(tape.theta.astype(tape.outputs.dtype), tape.batch.astype(tape.outputs.dtype.type))
         if not np.isfinite(fresh.loss):
-            findings.add("nothing compared: the loss is not finite", certain(0.0))
+            nonfinite.explain(fresh, findings)
             return findings
         reference = Reference(network, fresh)
         declared.forward(fresh, reference, findings)
-        if tape.theta.dtype != tape.outputs.dtype:  # a second pass in float64, of what the first one's loss sends back
+        if tape.theta.dtype != tape.outputs.dtype:  # a second pass in float64, from the loss gradient of the first
             wide = network.forward(tape.theta, tape.batch)
             reference = Reference(
                 network, replace(wide, outputs=fresh.outputs, loss=fresh.loss, loss_gradient=fresh.loss_gradient)
@@ -110,9 +110,9 @@ def _differences(network: Network, trace: Trace, rng: Generator, findings: Findi
 def _by_differences(
     network: Network, theta: NDArray, batch: Batch, name: str, t: int, gradient: NDArray, exponent: int, rng: Generator
 ) -> float:
-    """Error of ⟨∂L/∂θ_t, v⟩ for a random unit v, in which an error of the gradient shows by about
-    ‖error‖/√size; less what rounding of the loss alone may add to a difference, below which this
-    oracle is blind.
+    """The error of ⟨∂L/∂θ_t, v⟩ for a random unit vector v, which shows an error of the gradient by
+    about ‖error‖/√size. The rounding of the loss alone, which differences cannot resolve, is
+    subtracted.
     """
     direction = rng.normal(size=gradient.shape)
     direction /= np.linalg.norm(direction)
@@ -130,7 +130,7 @@ def _by_differences(
     for difference, step in product((central_difference, forward_difference), STEPS):
         blind = 64 * float(np.finfo(np.float64).eps) * max(1.0, base) / step / ALLOWED["float64"]
         slopes = [difference(loss, step)]
-        if difference is forward_difference:  # and backward: nearly at a corner, one of them stays on its side
+        if difference is forward_difference:  # and backward: near a corner, one of them stays on its side
             slopes.append(difference(loss, -step))
         best = min(best, *(float(abs(slope - claim) / (size + blind)) for slope in slopes))
         if best <= ALLOWED["float64"] / 10:

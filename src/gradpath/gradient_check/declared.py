@@ -1,4 +1,4 @@
-"""What a cell says of itself beside its derivative, held to what its own ``step`` does."""
+"""Compares what a cell declares, apart from its derivative, with what its own ``step`` computes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,7 @@ from gradpath.gradient_check.reference import Reference
 
 
 def check(reference: Reference, findings: Findings) -> None:
-    """Every declaration, in every layer."""
+    """Checks every declaration in every layer."""
     cell = reference.cell
     names = [cell.paths.get(name) for name, spec in cell.blocks.items() if spec.h or spec.elementwise]
     taken = {None, "highway", "direct", "carousel", "rest", "total"}
@@ -40,9 +40,9 @@ class _Layer:
 
 
 def forward(tape: Tape, reference: Reference, findings: Findings) -> None:
-    """Each step of a tape by itself, from the states that enter it on the tape: pre-activations,
-    gates, the states that leave, Y and ∂L/∂Y, against the equations in float64. H_0 is
-    ``initial_state`` and whatever else enters is 0.
+    """Checks each step of a tape separately, from the states that enter it on the tape:
+    pre-activations, gates, the states that leave, Y and ∂L/∂Y are compared with the equations in
+    float64. H_0 must be ``initial_state``; all other initial states must be 0.
     """
     cell = reference.cell
     for layer, layer_tape in enumerate(tape.layers):
@@ -81,7 +81,7 @@ def forward(tape: Tape, reference: Reference, findings: Findings) -> None:
         first = reference.network.initial_state
         start = [np.abs(s[0] - (0 if k else first)).max() for k, s in enumerate(layer_tape.states.values())]
         errors[0].append(float(max(start)) / (1 + abs(first)))
-        findings.add("step: gates and states", certain([max(row) for row in errors]), layer)
+        findings.add("step: gates and states", certain([float(np.max(row)) for row in errors]), layer)
         findings.add("step: pointwise", certain(0.0 if derivative.pointwise else np.inf), layer)
     top = tape.layers[-1].states[cell.states[0]][1:][tape.scored].astype(np.float64)
     w_hy, b_y = (w.astype(np.float64) for w in reference.network.packed(tape.theta)[-2:])
@@ -97,7 +97,7 @@ def _largest(error: NDArray) -> NDArray:
 
 
 def _carried(record: _Layer) -> NDArray:
-    """(2, T, B, H) ∂C_t/∂C_{t-1}, C the carrier, the pre-activations held."""
+    """(2, T, B, H) ∂C_t/∂C_{t-1} at fixed pre-activations, where C is the carrier."""
     carrier = record.cell.states.index(record.cell.carrier)
     return record.jacobians[:, :, carrier, len(record.cell.blocks) + carrier]
 
@@ -118,13 +118,13 @@ def _output_wrt_carrier(record: _Layer) -> Errors:
 
 
 def _has_skip_to_h(record: _Layer) -> Errors:
-    """H_{t-1} may reach the next states outside the gates only where the cell says so."""
+    """Does H_{t-1} reach the next states outside the gates only if the cell declares so?"""
     reaches = np.abs(record.jacobians[0][:, :, len(record.cell.blocks)]).reshape(len(record.tape.pre), -1).max(axis=1)
     return certain(np.zeros_like(reaches) if record.cell.has_skip_to_h else reaches)
 
 
 def _keeping(record: _Layer) -> Errors:
-    """``keeping`` against ∂C_t/∂C_{t-1}, both in [0, 1]; a cell need not have one."""
+    """``keeping`` against ∂C_t/∂C_{t-1}, both in [0, 1]; a cell need not declare one."""
     keeping, (expected, _) = record.cell.keeping, _carried(record)
     if keeping is None:
         return certain(np.zeros(len(expected)))
@@ -133,7 +133,7 @@ def _keeping(record: _Layer) -> Errors:
 
 
 def _recurrence(record: _Layer) -> Errors:
-    """H_t = φ(a_t) of a cell that says so, φ its ``recurrence``."""
+    """H_t = φ(a_t), where the cell declares φ as its ``recurrence``."""
     if record.cell.recurrence is None:
         return certain(np.zeros(len(record.tape.pre)))
     value = PHI[record.cell.recurrence](record.tape.pre[..., 0, :].astype(np.float64))
@@ -143,8 +143,8 @@ def _recurrence(record: _Layer) -> Errors:
 
 
 def _nonlinear(record: _Layer) -> Errors:
-    """``activations_used``'s y against φ(x), relative to y: σ(x) = 1/(1 + e^-x), tanh, max(x, 0). A
-    gate that is held is the same everywhere, and no φ.
+    """The y of ``activations_used`` against φ(x), relative to y: σ(x) = 1/(1 + e^-x), tanh, max(x,
+    0). A gate that is held has one value everywhere and is not compared.
     """
     errors, steps = [np.zeros(len(record.tape.pre))], len(record.tape.pre)
     for kind, x, y in record.cell.activations_used(record.tape):
@@ -161,9 +161,9 @@ def _nonlinear(record: _Layer) -> Errors:
 
 
 def _activations(record: _Layer) -> Errors:
-    """What ``gate_activation`` watches is the block of its name (I of i), 1 − that, or φ′ over its
-    largest value; where no block has its name it is one of these of any block. And it lies in [0,
-    1], and is declared in ``watched``.
+    """Every activation that ``gate_activation`` reads must be declared in ``watched``, lie in [0,
+    1], and equal the block of its name (I for i), 1 minus that block, or φ′ over its largest value.
+    Where no block has its name, it must equal one of these for any block.
     """
     gates = dict(zip(record.cell.blocks, np.moveaxis(record.tape.gates.astype(np.float64), -2, 0), strict=True))
     slopes = dict(zip(record.cell.blocks, np.moveaxis(record.slopes, 1, 0), strict=True))
@@ -183,9 +183,9 @@ def _activations(record: _Layer) -> Errors:
 
 
 def _nodes(record: _Layer) -> Errors:
-    """A node's adjoint times its own slope is that of the pre-activation: ∂L/∂a = ∂L/∂n ∘ ∂n/∂a, n
-    the activation of the block of its name (I of i), or where no block has its name that of one of
-    the others.
+    """A node's adjoint times the slope of the node is the adjoint of the pre-activation: ∂L/∂a =
+    ∂L/∂n ∘ ∂n/∂a, where n is the activation of the block of its name (I for i). Where no block has
+    its name, n must be the activation of one of the others.
     """
     reference = record.reference.layers[record.layer]
     delta = dict(zip(record.cell.blocks, np.moveaxis(reference.delta.values, -2, 0), strict=True))
@@ -199,7 +199,7 @@ def _nodes(record: _Layer) -> Errors:
     for name in twins[0]:
         blocks = [name.lower()] if name.lower() in delta else [block for block in delta if block not in named]
         node, moved_node = (np.nan_to_num(twin[name]) for twin in twins)
-        unknown = np.isnan(twins[0][name])  # as where a cell's step does not tell ∂H_t/∂C_t
+        unknown = np.isnan(twins[0][name])  # unknown where a cell's step does not determine ∂H_t/∂C_t
         candidate_errors = []
         for block in blocks:
             value, moved_value = delta[block]
@@ -211,7 +211,7 @@ def _nodes(record: _Layer) -> Errors:
 
 
 def _counterfactuals(record: _Layer) -> Errors:
-    """``X=v`` holds the gate X at v."""
+    """The counterfactual ``X=v`` must hold the gate X at v."""
     errors = [np.zeros(len(record.tape.pre))]
     if record.layer == 0:
         for name, cell in record.cell.counterfactuals().items():

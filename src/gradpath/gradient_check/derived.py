@@ -1,5 +1,5 @@
-"""The same of the readings that are computed from several passes, from Jacobians, or from the
-clipped gradient.
+"""The expected columns of those readings that are computed from several passes, from Jacobians, or
+from the clipped gradient.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,16 +27,17 @@ from gradpath.instruments.jacobian_log_singular_values import JacobianLogSingula
 from gradpath.instruments.lyapunov_spectrum import LyapunovSpectrum
 
 DRAWS = 4
-"""Times that the Jacobians are moved by what is uncertain of them."""
+"""Number of times that the Jacobians are perturbed within their uncertainty."""
 
 
 def clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:
-    """Both kinds of clipping on the textbook's gradient, as trained.
+    """Both kinds of clipping, applied to the textbook's gradient as it is trained.
 
-    A cosine is uncertain by as much as its two directions: |⟨u, v⟩ − ⟨u′, v′⟩| ≤ ‖u − u′‖ + ‖v −
-    v′‖ of unit vectors. The two cosines themselves do not tell: both are about 0 where a direction
-    is unknown. A plain vector below its type's normal numbers rounds, each element by half of the
-    smallest number s at most, which turns it by no more than 2 · (s/2) √P / ‖v‖.
+    The uncertainty of a cosine follows from that of its two directions: for unit vectors |⟨u, v⟩ −
+    ⟨u′, v′⟩| ≤ ‖u − u′‖ + ‖v − v′‖. The difference of the two cosines would not show it, because
+    both are about 0 where a direction is unknown. In a vector below the normal numbers of its type,
+    each element rounds by at most half of the smallest number s, which turns the vector by at most
+    2 · (s/2) √P / ‖v‖.
     """
     assert isinstance(instrument, ClippingLedger)
     trained = trace.gradient if trace.trained is None else trace.trained
@@ -64,7 +65,7 @@ def clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) 
         value = cosine_of(vectors[:1], flat[:1])[0] if vectors[0].any() else np.nan
         turned = [float(np.linalg.norm(moved - unit)) for unit, moved in map(_units, (vectors, flat))]
         doubt = sum(turned) + rounding(vectors)
-        definite = BLAME * doubt < 1  # or else the vector may be a true zero, which has no direction
+        definite = BLAME * doubt < 1  # otherwise the vector may be a true zero, which has no direction
         return Column(np.asarray(value if definite else np.nan), doubt, nan_expected=definite)
 
     yield "log10_raw_norm", raw
@@ -79,7 +80,9 @@ def clipping_ledger(reference: Reference, trace: Trace, instrument: Instrument) 
 
 
 def counterfactual(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
-    """The textbook's passes of the cells with a gate held, from their own forward passes."""
+    """The textbook's backward passes of the cells with a gate held, each from its own forward
+    pass.
+    """
     cell, tape = reference.cell, reference.tape
     for name, variant in {"factual": cell, **cell.counterfactuals()}.items():
         held = reference
@@ -92,9 +95,10 @@ def counterfactual(reference: Reference, trace: Trace, _: Instrument) -> Iterato
 
 
 def jacobians(reference: Reference, layer: int, sequence: int, draw: int) -> Iterator[NDArray]:
-    """The dense ∂s_t/∂s_{t-1} (k·H, k·H) of one sequence, from the last step to the first: of [H,
-    C] by blocks, diag(∂s/∂s) and for H beside it Σ_gates diag(∂s/∂a) W_·hᵀ. Draw 0 is the value;
-    in every other what is uncertain of each local derivative is added with a sign of its own.
+    """The dense ∂s_t/∂s_{t-1} (k·H, k·H) of one sequence, from the last step to the first. In
+    blocks over [H, C], each is diag(∂s/∂s), plus Σ_gates diag(∂s/∂a) W_·hᵀ in the columns of H.
+    Draw 0 is the value; every other draw adds the uncertainty of each local derivative with a
+    random sign.
     """
     rng = np.random.default_rng(draw)
     cell, width = reference.cell, reference.cell.hidden_size
@@ -121,9 +125,9 @@ def jacobians(reference: Reference, layer: int, sequence: int, draw: int) -> Ite
 def _sequence_means(
     reference: Reference, count: int, read: Callable[[Iterator[NDArray]], NDArray]
 ) -> Iterator[tuple[int, NDArray, NDArray]]:
-    """What is read of the factors of the Jacobians' product, averaged over sequences: layer, value,
-    uncertainty. That is the most by which any of several draws moves it: where QR has lost the
-    digits of a direction, one may happen to change nothing.
+    """The readings of the factors of the Jacobians' product, averaged over sequences: layer, value,
+    uncertainty. The uncertainty is the largest change over several draws, because a single draw may
+    happen to change nothing where QR has lost the digits of a direction.
     """
     sequences = min(count, reference.tape.batch.mask.shape[1])
     for layer in range(reference.network.layers):
@@ -168,7 +172,8 @@ def singular_values(reference: Reference, trace: Trace, instrument: Instrument) 
 
 def counterfactual_loss(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
     """The loss of an untied forward pass: in float64, in the tape's type, and in float64 with every
-    weight moved by one rounding of that type, which tells how much of the loss rounding can decide.
+    weight moved by one rounding of that type. The last of these shows how far rounding can change
+    the loss.
     """
     tape, network = reference.tape, reference.network
     dtype = tape.theta.dtype.type
@@ -202,7 +207,9 @@ def credit(reference: Reference, trace: Trace, instrument: Instrument) -> Iterat
 
 
 def _recurrent(reference: Reference) -> Stepwise:
-    """∂L/∂θ_t (2, T, P) of all but the readout's parameters, brought to one exponent a step."""
+    """∂L/∂θ_t (2, T, P) of all parameters except the readout's, under one exponent for each
+    step.
+    """
     gradients = [steps for _, name, steps in reference.gradients() if name not in READOUT]
     exponent = np.max([steps.exponent for steps in gradients], axis=0)
     flat = [
@@ -215,7 +222,7 @@ def _recurrent(reference: Reference) -> Stepwise:
 
 
 def _units(vectors: NDArray) -> NDArray:
-    """Rows brought to norm 1, a true zero left 0."""
+    """The rows scaled to norm 1; a row that is a true zero stays 0."""
     largest = np.abs(vectors).max(axis=1, keepdims=True)
     flat = vectors / np.where(largest > 0, largest, 1)
     norm = np.linalg.norm(flat, axis=1, keepdims=True)

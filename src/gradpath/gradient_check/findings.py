@@ -1,7 +1,8 @@
-"""What a check has found: errors by quantity and timestep, the rows that a person reads, the place
-of what is wrong.
+"""The result of a check: relative errors by quantity and timestep, the rows of the printed table,
+and the place at which an error enters.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,16 +14,16 @@ from gradpath.core.scaled import Scaled
 from gradpath.gradient_check.textbook import Stepwise, log10_norm, ratio
 
 ALLOWED = {"float64": 1e-7, "float32": 1e-4}
-"""Relative errors, in each type."""
+"""Largest allowed relative error, by the type of the pass."""
 BLAME = 30
-"""So many times what uncertainty explains is allowed beside."""
+"""An error may exceed ``ALLOWED`` by this many times the uncertainty of the reference."""
 NAMED = 12
-"""Wrong quantities that the last line names."""
+"""Number of wrong quantities that the last line names."""
 
 
 class Errors(NamedTuple):
-    """Relative errors, at every timestep (T,) or of the whole (), and how much of them uncertainty
-    explains.
+    """Relative errors, one for every timestep (T,) or one for the whole quantity (), and the part
+    of each that the uncertainty of the reference explains.
     """
 
     relative: NDArray
@@ -36,18 +37,18 @@ class Errors(NamedTuple):
 
     @property
     def largest(self) -> "Errors":
-        """Of the whole, the error that is furthest beyond its doubt."""
+        """The error with the largest excess over its doubt."""
         index = np.unravel_index(self.excess.argmax(), self.excess.shape)
         return Errors(np.asarray(self.relative[index]), np.asarray(self.doubt[index]))
 
 
 def certain(relative: NDArray | Sequence[float] | float) -> Errors:
-    """Errors that no uncertainty explains."""
+    """Errors against an exact reference: none of them is explained by uncertainty."""
     return Errors(np.asarray(relative, np.float64), np.zeros(np.shape(relative)))
 
 
 def worst(errors: Iterable[Errors]) -> Errors:
-    """Of several, at every timestep the one that is furthest beyond its doubt."""
+    """At every timestep, the error of the candidate with the largest excess over its doubt."""
     candidates = list(errors)
     index = np.argmax([candidate.excess for candidate in candidates], axis=0)[None]
     relative, doubt = (np.take_along_axis(np.array(values), index, 0)[0] for values in zip(*candidates, strict=True))
@@ -56,23 +57,24 @@ def worst(errors: Iterable[Errors]) -> Errors:
 
 @dataclass(frozen=True)
 class Row:
-    """One quantity: the largest error in it, relative to its norm at that timestep, or where it is
-    wrong that of the latest wrong timestep, since from there it spreads to the earlier ones.
+    """One quantity and its error, relative to the norm of the quantity at that timestep: the
+    largest error, or, if the quantity is wrong, the error at the latest wrong timestep, from which
+    an error spreads to the earlier ones.
     """
 
     quantity: str
     part: str
-    """Which part of it: a parameter, a column; empty where it has none."""
+    """A parameter or a column of the quantity; empty where the quantity has no parts."""
     case: str
     error: float
     allowed: float
     t: int | None
-    """From 1; None where the quantity has no timestep."""
+    """Timestep, counted from 1; None where the quantity has no timestep."""
     layer: int | None
-    """From the bottom, from 0."""
+    """Layer, counted from 0 at the bottom."""
     carried: bool = True
-    """Is an error in it carried from its place to earlier steps and lower layers, and from nowhere
-    else to there?
+    """Does an error of this quantity spread to earlier steps and lower layers only? True of the
+    backward pass; a recorded column may be wrong at any step.
     """
 
     @property
@@ -108,32 +110,43 @@ class Findings:
 
 
 def place(rows: list[Row]) -> Row | None:
-    """Where the error enters: going backwards, the adjoint comes through the top layer first, and
-    through each from the last timestep to the first. So of the first case that is wrong it is the
-    latest wrong timestep of the topmost layer.
+    """The row at which the error enters. The backward pass runs through the top layer first, and
+    through each layer from the last timestep to the first. The error therefore enters at the latest
+    wrong timestep of the topmost wrong layer, in the first case that is wrong.
     """
     wrong = [row for row in rows if not row.passed]
     located = [row for row in wrong if row.case == wrong[0].case and row.t is not None and row.layer is not None]
-    carried = [row for row in located if row.carried]
-    return max(carried or located, key=lambda row: (row.layer, row.t), default=None)
+    return max(located, key=_precedence, default=None)
+
+
+def _precedence(row: Row) -> tuple[bool, int, int, float]:
+    """Largest for the wrong row at which the error enters. At equal timesteps this is the row with
+    the largest error: in a consequence, correct summands dilute it. Errors that only rounding
+    distinguishes are equal, so that the adjoint, which is compared first, precedes its products.
+    """
+    return row.carried, row.layer or 0, row.t or 0, round(math.log10(row.error), 3)
 
 
 def merged(rows: list[Row]) -> list[Row]:
-    """One row a quantity: in the first case in which it is wrong the latest place, or else what
-    comes nearest to it.
+    """One row for every quantity: of a wrong quantity, the row at which the error enters it in the
+    first case that is wrong; of all others, the row that is nearest to its allowed error.
     """
     best: dict[str, Row] = {}
     for row in rows:
-        current = best.setdefault(row.quantity, row)
-        nearer = row.error / row.allowed > current.error / current.allowed
-        later = row.case == current.case and ((row.layer or 0), (row.t or 0)) > ((current.layer or 0), (current.t or 0))
-        if nearer if current.passed and row.passed else not row.passed and (current.passed or later):
+        if _replaces(row, best.setdefault(row.quantity, row)):
             best[row.quantity] = row
     return list(best.values())
 
 
+def _replaces(row: Row, current: Row) -> bool:
+    """Does the row stand for its quantity in the place of an earlier one?"""
+    if row.passed:
+        return current.passed and row.error / row.allowed > current.error / current.allowed
+    return current.passed or (row.case == current.case and _precedence(row) > _precedence(current))
+
+
 def table(rows: list[Row], layers: int) -> str:
-    """The rows as a person reads them, and a verdict."""
+    """The printed table of the rows, and a last line that names what is wrong."""
     shown = merged(rows)
     width = max(len(row.quantity) for row in shown)
     lines = [f"{'quantity':<{width}}  {'error':>8}  {'allowed':>8}  {'at t':>4}  case"]
@@ -148,14 +161,15 @@ def table(rows: list[Row], layers: int) -> str:
     if origin is not None:
         layer_text = f" of layer {(origin.layer or 0) + 1}" if layers > 1 else ""
         enters = f" from t = {origin.t}{layer_text} back ({origin.case})"
+        wrong.sort(key=lambda row: (row.case == origin.case and row.t is not None, _precedence(row)), reverse=True)
     named = ", ".join(row.place for row in wrong[:NAMED])
     suffix = f" and {len(wrong) - NAMED} more" if wrong[NAMED:] else ""
     return "\n".join([*lines, f"wrong{enters}: {named}{suffix}"])
 
 
 def adjoint_errors(claim: Scaled, reference: Stepwise) -> Errors:
-    """(T,) relative error of an adjoint, where the reference is known: ‖claim − reference‖ /
-    ‖reference‖.
+    """(T,) relative error of an adjoint, ‖claim − reference‖ / ‖reference‖, over the elements whose
+    reference is finite.
     """
     exponent = claim.exponent.reshape(claim.exponent.shape + (1,) * (claim.array.ndim - claim.exponent.ndim))
     reference_exponent = reference.exponent.reshape(-1, *(1,) * (claim.array.ndim - 1))
@@ -177,8 +191,8 @@ def value_errors(claim: NDArray, reference: NDArray) -> Errors:
 
 
 def log10_errors(claim: NDArray, expected: NDArray, doubt: NDArray | float = 0.0) -> Errors:
-    """Relative error of a norm from its log10: |10^(claim − expected) − 1|; two true zeros are
-    equal.
+    """Relative error of a norm, |10^(claim − expected) − 1|, from the log10 of the claimed and the
+    expected norm; two true zeros are equal.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(np.expm1((claim - expected) * np.log(10)))

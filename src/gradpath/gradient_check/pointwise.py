@@ -1,12 +1,14 @@
-"""The derivative of a cell's step, found from ``cell.step`` alone: what a textbook pass is made of.
+"""The derivative of a cell's step, found from ``cell.step`` alone; the textbook pass consists of
+these derivatives.
 
-A step is pointwise: of each unit, the k states that leave are functions of its m = n + k inputs,
-the pre-activations and the states that enter. Their Jacobian (k, m) is taken for all units at once
-by a *complex step*, f′(x) = Im f(x + ih) / h (Squire & Trapp 1998), which has no difference to
-cancel and so is right for saturated units too; in extended precision, where the machine has it, so
-that what the step rounds in its own type is seen as uncertainty. Where that does not agree with
-central differences, because a cell takes an absolute value, say, the differences count, of several
-step sizes those of the two that agree best, with their disagreement as the uncertainty.
+A step is pointwise: in each unit, the k states that leave are functions of m = n + k inputs, the
+pre-activations and the states that enter. Their Jacobian (k, m) is computed for all units at once
+by a *complex step*, f′(x) = Im f(x + ih) / h (Squire & Trapp 1998). A complex step takes no
+difference in which digits could cancel, and is therefore right for saturated units too. It is done
+in extended precision where the machine has it, so that the rounding of the step in its own type
+shows as uncertainty. Where the complex step does not agree with central differences, for example
+because a cell takes an absolute value, the differences count: those of the two step sizes that
+agree best, with their disagreement as the uncertainty.
 """
 
 import warnings
@@ -23,23 +25,23 @@ from gradpath.core.tape import LayerTape
 
 STEPS, SIDE = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), 1e-6
 SEVERAL = 4
-"""Sequences in which complex step and differences are compared."""
+"""Number of sequences in which the complex step is compared with differences."""
 IMAGINARY: dict[type[np.complexfloating], float] = {np.clongdouble: 1e-20, np.complex128: 1e-20, np.complex64: 1e-6}
-"""h: its square beside 1 is below rounding, and its product with a slope of 10^-288 (10^-32) is
+"""h, so small that h² is below rounding beside 1, and that h times a slope of 10^-288 (10^-32) is
 still a number.
 """
 HELD = float(np.finfo(np.float64).tiny)
-"""A smaller derivative float64 need not hold: σ(a) = 1/(1 + e^-a) is 0 where e^-a overflows, σ <
-HELD / 4; and a product that underflows rounds by 2^-1074, times 2^40 beside an adjoint that has not
-been rescaled yet: HELD / 2^12.
+"""The smallest derivative that float64 must represent. σ(a) = 1/(1 + e^-a) is 0 where e^-a
+overflows, at σ < HELD / 4. A product that underflows rounds by 2^-1074; beside an adjoint that has
+not been rescaled yet this is 2^-1074 · 2^40 = HELD / 2^12.
 """
 StepResult = tuple[NDArray, NDArray, NDArray]
 
 
 class Derivative:
-    """The local Jacobians of one layer's steps, at the points that lie on its tape. Complex step
-    and differences are compared at the ends and in the middle, unless it is known already whether
-    the complex step is ``exact``.
+    """The local Jacobians of one layer's steps, at the points that lie on its tape. The complex
+    step and differences are compared at both ends and in the middle, unless ``exact`` says already
+    whether the complex step is right.
     """
 
     def __init__(self, cell: Cell, tape: LayerTape, weights: LayerWeights, exact: bool | None = None) -> None:
@@ -56,20 +58,23 @@ class Derivative:
         comparisons = [self._compared(point) for point in points]
         self.exact = all(agree for agree, _ in comparisons) if exact is None else exact
         self.pointwise = all(self._is_pointwise(point, j) for point, (_, j) in zip(points, comparisons, strict=True))
-        """Does no unit of a step see another's inputs but through the matrices?"""
+        """Is every unit of a step independent of the other units' inputs, except through the
+        matrices?
+        """
 
     def jacobian(self, t: int) -> NDArray:
-        """∂(states that leave)/∂(pre-activations, states that enter) (2, k, m, B, H) of step t; and
-        once more with all that is uncertain of it moved at random: the last digits of the point
-        itself, which count where a cell takes a difference of nearly equal numbers, what the tape's
-        own type rounds in such a step, and what differences leave open. What a gate reads by
-        elementwise parameters is part of its pre-activation, which is held.
+        """∂(states that leave)/∂(pre-activations, states that enter) (2, k, m, B, H) of step t: the
+        value, and a twin moved at random within its uncertainty. The uncertainty has three parts:
+        the last digits of the point, which count where a cell subtracts nearly equal numbers; the
+        rounding of the step in the tape's own type; and the disagreement of differences. The inputs
+        that a gate reads through elementwise parameters are part of its pre-activation, which is
+        fixed.
         """
         return self._step_slice(self._jacobians, t)
 
     def with_elementwise(self, jacobian: NDArray) -> NDArray:
-        """The local Jacobian of ``at`` for the whole step, in which pre-activations move with the
-        states that gates read by elementwise parameters.
+        """The local Jacobian of ``jacobian`` for the whole step, in which pre-activations change
+        with the states that gates read through elementwise parameters.
         """
         states = self._cell.states
         for gate, read in self._cell.elementwise:
@@ -93,7 +98,9 @@ class Derivative:
 
     @cached_property
     def _jacobians(self) -> NDArray:
-        """Of all steps side by side, as if they were so many sequences: (2, k, m, T·B, H)."""
+        """The Jacobians of all steps side by side, as if the steps were sequences: (2, k, m, T·B,
+        H).
+        """
         point = self._points
         if self.exact:
             jacobian = self._by_complex_step(point, self._leaving, np.clongdouble)
@@ -106,7 +113,7 @@ class Derivative:
             moved = [self._by_differences(perturbed, self._leaving)[0] for perturbed in self._perturbed(point)]
         error = error + np.max([np.abs(twin - jacobian) for twin in moved], axis=0)
         xi = self._signs((2, *jacobian.shape))
-        underflow = np.where(jacobian == 0, 0, HELD * xi[1])  # of several sizes, because equal ones cancel in a sum
+        underflow = np.where(jacobian == 0, 0, HELD * xi[1])  # of random sizes, because equal ones cancel in a sum
         return np.stack([jacobian, jacobian * (1 + self._eps * xi[0]) + error * np.sign(xi[1]) + underflow])
 
     @cached_property
@@ -123,15 +130,15 @@ class Derivative:
         return [np.concatenate(steps) for steps in zip(*map(self.point, range(len(self._tape.pre))), strict=True)]
 
     def _perturbed(self, point: list[NDArray]) -> Iterator[list[NDArray]]:
-        """The point with its last digits moved: all inputs of a unit in one direction, and the
-        states in the other, so that the rounding of neither a sum nor a difference goes unseen.
+        """The point with its last digits moved: all inputs of a unit in one direction, and its
+        states in the other, so that the rounding of sums shows as well as that of differences.
         """
         xi, state_count = self._eps * self._signs(point[0].shape), len(self._cell.states)
         for sign in (1, -1):
             yield [v * (1 + (sign if i >= len(point) - state_count else 1) * xi) for i, v in enumerate(point)]
 
     def _signs(self, shape: tuple[int, ...]) -> NDArray:
-        """Random numbers of size ½ … 1, of either sign."""
+        """Random numbers of size ½ … 1 with random signs."""
         return self._rng.uniform(0.5, 1, shape) * self._rng.choice([-1, 1], shape)
 
     def point(self, t: int) -> list[NDArray]:
@@ -140,8 +147,8 @@ class Derivative:
         return [value.astype(np.float64) for value in (*pre, *(s[t] for s in self._tape.states.values()))]
 
     def step(self, point: Sequence[NDArray]) -> StepResult:
-        """The states that leave (k, B, H), the gates (B, n, H) and what is saved, of one step from
-        a point.
+        """The result of one step from a point: the states that leave (k, B, H), the gates (B, n, H)
+        and the saved arrays.
         """
         state_count = len(self._cell.states)
         with np.errstate(all="ignore"):
@@ -168,26 +175,28 @@ class Derivative:
         """
         h = IMAGINARY[kind]
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("error")  # as of an imaginary part that is thrown away
+            warnings.simplefilter("error")  # NumPy warns when it discards an imaginary part
             try:
                 result = f(_moved([value.astype(kind) for value in point], 1j * h))
-            except Exception:  # a user's own step may raise anything when it meets a complex number
+            except Exception:  # a plugin's step may raise anything when it meets a complex number
                 return np.full((len(self._cell.states), len(point), *point[0].shape), np.nan)
         return np.asarray((result.imag / np.asarray(h, result.imag.dtype)).astype(np.float64))
 
     def _by_differences(self, point: list[NDArray], f: Callable[[list[NDArray]], NDArray]) -> tuple[NDArray, NDArray]:
-        """The same (…, m, B, H) by central differences, and its uncertainty."""
+        """The Jacobian (…, m, B, H) by central differences, and its uncertainty."""
         return _best_difference(lambda change: f(_moved(point, change)))
 
     def _compared(self, point: list[NDArray]) -> tuple[bool, NDArray]:
-        """Do complex step and differences agree? And the better of the two."""
+        """Do the complex step and the differences agree? And the Jacobian, by the complex step if
+        they agree, otherwise by differences.
+        """
         by_complex = self._by_complex_step(point, self._leaving, np.complex128)
         agree, by_difference = _agrees(lambda change: self._leaving(_moved(point, change)), by_complex)
         return agree, by_complex if agree else by_difference
 
     def _is_pointwise(self, point: list[NDArray], jacobian: NDArray) -> bool:
-        """Moves every unit by a step of its own, and compares with what the units' own Jacobians
-        say.
+        """Moves every unit by a step of its own, and compares the result with the units' own
+        Jacobians.
         """
         direction = [self._rng.uniform(-1, 1, value.shape) for value in point]
         expected = np.einsum("oibh,ibh->obh", jacobian, np.array(direction))
@@ -199,9 +208,9 @@ class Derivative:
 
 
 def _agrees(f: Callable[[float], NDArray], derivative: NDArray) -> tuple[bool, NDArray]:
-    """Is this df/dx at 0, elementwise? By central differences, or by those of one side, because
-    nearly at a corner, as of relu, the derivative is that of one side. And what the central ones
-    say.
+    """Is ``derivative`` equal to df/dx at 0, elementwise? Compared with central differences and
+    with those of each side, because near a corner, such as that of relu, the derivative is that of
+    one side. And the value of the central differences.
     """
     difference, error = _best_difference(f)
     deviation = np.abs(difference - derivative)
@@ -214,7 +223,7 @@ def _agrees(f: Callable[[float], NDArray], derivative: NDArray) -> tuple[bool, N
 
 
 def _moved(point: list[NDArray], change: complex) -> list[NDArray]:
-    """The inputs (m, B, H) of m steps side by side, of which the i-th has its i-th input moved."""
+    """The inputs (m, B, H) of m steps side by side; in the i-th, the i-th input is moved."""
     moved = [np.repeat(value[None], len(point), axis=0) for value in point]
     for index, value in enumerate(moved):
         value[index] += change
@@ -222,8 +231,8 @@ def _moved(point: list[NDArray], change: complex) -> list[NDArray]:
 
 
 def _best_difference(f: Callable[[float], NDArray]) -> tuple[NDArray, NDArray]:
-    """df/dx at 0, elementwise by the step size that suits each element, and its uncertainty: that
-    of rounding, and by how much it differs from that of the next step size.
+    """df/dx at 0, for each element by the step size that suits it, and its uncertainty: rounding,
+    plus the difference from the result of the next step size.
     """
     size = np.abs(f(0.0))
     differences = np.array([central_difference(f, step) for step in STEPS])

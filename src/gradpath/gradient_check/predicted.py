@@ -1,4 +1,9 @@
-"""The same of ``reach`` and ``theory``, from the definitions by other means than theirs."""
+"""The columns that the instruments ``reach`` and ``theory`` must record, computed from their
+definitions by other methods than the instruments use.
+
+Every quantity is computed twice, from the reference value and from its moved twin, which differs by
+rounding alone; the difference of the two is the uncertainty of the result.
+"""
 
 from collections.abc import Iterator
 
@@ -13,57 +18,60 @@ from gradpath.gradient_check.columns import Column
 from gradpath.gradient_check.declared import PHI
 from gradpath.gradient_check.pointwise import HELD, Derivative
 from gradpath.gradient_check.reference import Reference
-from gradpath.gradient_check.textbook import LOG10_2, log10_norm
+from gradpath.gradient_check.textbook import LOG10_2, Stepwise, log10_norm
 from gradpath.instruments import Instrument
 
 SQUARINGS = 40
-"""W to the power 2^40: what is left of the first norms in its logarithm a step is below rounding.
+"""m of W^(2^m) in Gelfand's formula: at 2^40 factors, what the first norms add to the logarithm of
+one factor is below rounding.
 """
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 PANELS, FURTHEST = 150, 12
-"""Gauss-Legendre rules over so many standard deviations, on either side of the mean."""
+"""Points that divide the range of an integral on each side of its centre (one Gauss-Legendre rule
+between two of them), and the standard deviations from the mean at which the range ends.
+"""
 QUADRATURE = 18
-"""Standard deviation of a pre-activation up to which ``theory.mean_field`` says that it is right to
-rounding.
+"""Standard deviation of a pre-activation up to which ``theory.mean_field`` is right to rounding, as
+it promises.
 """
 
 
 def reach(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
-    """From the textbook's pass of the loss of the last scored step alone,
-    of each layer's carrier.
+    """The columns of ``reach``, from the textbook's backward pass of the last scored step's loss
+    alone: the reach in the carrier of the top layer, the decades lost in the bottom layer's.
     """
     tape, last = reference.tape, int(reference.tape.scored[-1])
     last_step = reference if len(tape.scored) == 1 else reference.of_step(len(tape.scored) - 1)
-    carriers = [layer.states[reference.cell.carrier] for layer in last_step.layers]
+    bottom, top = (last_step.layers[index].states[reference.cell.carrier] for index in (0, -1))
+    bottom_curve, moved_bottom_curve = _curves_by_lag(bottom, last)
+    top_curve, moved_top_curve = _curves_by_lag(top, last)
     eps = float(np.finfo(tape.outputs.dtype).eps)
-    curves = [
-        [
-            (log10_norm(carrier.values[row], 1) + carrier.exponent * LOG10_2)[last::-1]
-            for carrier in (carriers[-1], carriers[0])
-        ]
-        for row in range(2)
-    ]
     definite = not any(np.isnan(layer.to_carrier).any() for layer in last_step.layers)
-    (value, moved_value), (censored, moved_censored) = (
-        [pair[k] for pair in (_fallen(top) for top, _ in curves)] for k in (0, 1)
-    )
-    # Each value of the curve may be off by rounding; the lag by so much more the slower the curve
-    # falls.
-    slope = _slope(curves[0][0], value) * np.log(10)
+    value, censored = _efold_lag(top_curve)
+    moved_value, moved_censored = _efold_lag(moved_top_curve)
+    # Every value of the curve may be off by rounding; the slower the curve falls, the more this
+    # moves the lag.
+    slope = _slope(top_curve, value) * np.log(10)
     doubt = abs(value - moved_value) + 4 * eps * (1 / slope if slope else 1)
     yield "reach", Column(np.asarray(value), doubt, nan_expected=definite)
     yield "reach_censored", Column(np.asarray(censored), abs(censored - moved_censored) + float(doubt > 1))
-    lost = [_lost(bottom) for _, bottom in curves]
+    lost, moved_lost = _lost(bottom_curve), _lost(moved_bottom_curve)
     with np.errstate(invalid="ignore"):
-        yield (
-            "decades_lost",
-            Column(np.asarray(lost[0]), np.nan_to_num(abs(lost[0] - lost[1])) + 4 * eps, nan_expected=definite),
-        )
+        lost_doubt = np.nan_to_num(abs(lost - moved_lost)) + 4 * eps
+    yield "decades_lost", Column(np.asarray(lost), lost_doubt, nan_expected=definite)
 
 
-def _fallen(curve: NDArray) -> tuple[float, float]:
-    """Lag by lag: where ln a has fallen by 1, between two lags on the straight line; and is it the
-    end instead?
+def _curves_by_lag(carrier: Stepwise, last: int) -> tuple[NDArray, NDArray]:
+    """log10 a by the lag from the last scored step, where a is the norm of the carrier's adjoint:
+    of the value, and of its moved twin.
+    """
+    value, moved = ((log10_norm(twin, 1) + carrier.exponent * LOG10_2)[last::-1] for twin in carrier.values)
+    return value, moved
+
+
+def _efold_lag(curve: NDArray) -> tuple[float, float]:
+    """The lag at which ln a has fallen by 1, interpolated linearly between two lags, and 0; where
+    the curve never falls so far, its largest lag and 1.
     """
     fall = [(float(a) - float(curve[0])) * np.log(10) for a in curve]
     if curve[0] == -np.inf or np.isnan(curve).any() or np.isposinf(curve).any():
@@ -76,7 +84,9 @@ def _fallen(curve: NDArray) -> tuple[float, float]:
 
 
 def _slope(curve: NDArray, lag: float) -> float:
-    """|Δ log10 a| over the step in which the lag lies; 0 where there is none."""
+    """|Δ log10 a| over the step in which the lag lies; 0 where the lag is not finite or the curve
+    has a single value.
+    """
     if not np.isfinite(lag) or len(curve) < 2:
         return 0.0
     index = min(int(lag), len(curve) - 2)
@@ -85,7 +95,7 @@ def _slope(curve: NDArray, lag: float) -> float:
 
 
 def _lost(curve: NDArray) -> float:
-    """First value that is not a true zero, less the value at the largest lag."""
+    """The first value of the curve that is not a true zero, less the value at the largest lag."""
     if np.isnan(curve).any() or np.isposinf(curve).any():
         return np.nan
     first = next((float(a) for a in curve if a != -np.inf), None)
@@ -93,6 +103,7 @@ def _lost(curve: NDArray) -> float:
 
 
 def theory(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[str, Column]]:
+    """The columns of ``theory``, layer by layer."""
     last, length = int(reference.tape.scored[-1]), reference.tape.length
     for layer in range(reference.network.layers):
         kind = reference.cell.recurrence
@@ -104,7 +115,7 @@ def theory(reference: Reference, trace: Trace, _: Instrument) -> Iterator[tuple[
 
 
 def _recurrence_lines(reference: Reference, layer: int, kind: Activation) -> dict[str, tuple[NDArray, NDArray]]:
-    """The lines, in decades, and by how much each is uncertain."""
+    """The lines of a plain recurrence in decades, by name, each with its uncertainty."""
     last = int(reference.tape.scored[-1])
     recurrent, lags = reference.weights[layer].h.astype(np.float64), last - np.arange(reference.tape.length)
     steepest = np.log10(0.25 if kind is Activation.sigmoid else 1.0)
@@ -146,8 +157,8 @@ def _log10_radius(matrix: NDArray) -> float:
 
 
 def _mean_field(reference: Reference, layer: int, kind: Activation, recurrent: NDArray) -> tuple[NDArray, NDArray]:
-    """The line, from the moments of a Gaussian by Gauss-Legendre rules in the place of a
-    trapezoidal one.
+    """The mean-field line and its uncertainty; the moments of the Gaussian come from Gauss-Legendre
+    rules, where ``theory.mean_field`` uses the trapezoidal rule.
     """
     weights, last = reference.weights[layer], int(reference.tape.scored[-1])
     inputs = reference.layer_inputs(layer).astype(np.float64) @ weights.x.astype(np.float64) + weights.b.astype(
@@ -164,7 +175,7 @@ def _mean_field(reference: Reference, layer: int, kind: Activation, recurrent: N
         slopes.append(0.5 * np.log10(gain * steep))
     for t in reversed(range(last)):
         line[t] = line[t + 1] + slopes[t + 1]
-    # Inputs are summed in their own type, and what rounds there goes into every slope.
+    # The inputs are summed in their own type; the rounding error of these sums is in every slope.
     eps = float(np.finfo(reference.tape.outputs.dtype).eps)
     moved = eps * (1 + np.abs(inputs).max()) * np.maximum(last - np.arange(len(line)), 0)
     doubt[:] = moved if reliable else np.inf
@@ -172,8 +183,8 @@ def _mean_field(reference: Reference, layer: int, kind: Activation, recurrent: N
 
 
 def _moments(kind: Activation, mean: float, deviation: float) -> tuple[float, float]:
-    """E[φ²] and E[φ′²] of N(mean, deviation²); the range is cut at the corner of relu, the centre
-    of the others.
+    """E[φ²] and E[φ′²] under N(mean, deviation²); the range of integration is divided at the
+    pre-activation 0, where relu has its corner and the other functions are steepest.
     """
     if not deviation:
         points, weights = np.array([mean]), np.ones(1)
@@ -193,23 +204,27 @@ def _moments(kind: Activation, mean: float, deviation: float) -> tuple[float, fl
 
 
 def _margin(reference: Reference, layer: int, bound: float) -> tuple[NDArray, NDArray]:
-    """By how many decades what comes through W_hh stays below the bound, in the sequence that comes
-    nearest.
+    """The decades by which the adjoint that comes through W_hh stays below the bound, in the
+    sequence where it comes nearest to the bound; and the uncertainty of this margin.
     """
     layer_reference = reference.layers[layer]
     total = layer_reference.states[reference.cell.output]
-    rows = []
-    for row in range(2):
-        arrives = log10_norm(total.values[row], 2) + total.exponent[:, None] * LOG10_2
-        carried = log10_norm(layer_reference.to_h.values[row], 2) + layer_reference.to_h.exponent[:, None] * LOG10_2
+    recurrent = layer_reference.to_h
+    margins = []
+    for total_twin, recurrent_twin in zip(total.values, recurrent.values, strict=True):
+        arrives = log10_norm(total_twin, 2) + total.exponent[:, None] * LOG10_2
+        carried = log10_norm(recurrent_twin, 2) + recurrent.exponent[:, None] * LOG10_2
         margin = np.where(carried[:-1] == -np.inf, np.inf, bound + arrives[1:] - carried[:-1])
-        rows.append(np.append(margin.min(axis=1), np.inf))
-    doubt = np.where(rows[0] == rows[1], 0, np.abs(rows[0] - rows[1])) + 4 * np.finfo(reference.tape.outputs.dtype).eps
-    return rows[0], doubt
+        margins.append(np.append(margin.min(axis=1), np.inf))
+    value, moved = margins
+    doubt = np.where(value == moved, 0, np.abs(value - moved)) + 4 * np.finfo(reference.tape.outputs.dtype).eps
+    return value, doubt
 
 
 def _carousel_line(reference: Reference, layer: int) -> dict[str, tuple[NDArray, NDArray]]:
-    """Of the cell's own step where all weights are 0: ∂C_t/∂C_{t-1}, the pre-activations held."""
+    """The line of ∂C_t/∂C_{t-1} at fixed pre-activations, from the cell's own step with all weights
+    0; and its uncertainty.
+    """
     weights, cell = reference.weights[layer], reference.cell
     carrier = cell.states.index(cell.carrier)
     theta = reference.tape.theta[None].astype(np.float64)
@@ -220,7 +235,7 @@ def _carousel_line(reference: Reference, layer: int) -> dict[str, tuple[NDArray,
     lags = np.maximum(int(reference.tape.scored[-1]) - np.arange(reference.tape.length), 0)
     with np.errstate(divide="ignore", invalid="ignore", under="ignore"):
         value, moved_value = (np.log10(np.mean(np.abs(f) ** (2 * lags[:, None]), axis=1)) / 2 for f in twins)
-        # A longdouble ends at 10^-4932.
+        # The smallest longdouble is about 10^-4932, so the mean square may underflow below -2400.
         doubt = np.where(value == moved_value, 0, np.abs(value - moved_value)) + np.where(value < -2400, np.inf, 0)
     if ((twins[0] != 0) & (np.abs(twins[0]) < HELD)).any():
         doubt[lags > 0] = np.inf

@@ -1,7 +1,7 @@
-"""What the instruments must have recorded: of those that gradpath brings, by the definition in
-their docstring from the textbook's gradients; of every other, and of those whose reading is a rule
-rather than a norm, what the instrument reads where the textbook's passes stand in the place of the
-network's own.
+"""The columns that the instruments must have recorded. For the instruments of gradpath they follow
+from the definition in the docstring and the textbook's gradients. For every other instrument, and
+for those whose reading is a rule and no norm, they are the instrument's own reading of the
+textbook's passes in the place of the network's.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,12 +37,13 @@ EXPECTED: dict[str, Expectation] = {
     "theory": predicted.theory,
     "loss_surface": surface.loss_surface,
 }
-"""What the columns must hold."""
+"""The expected columns, by the name of the instrument."""
 
 
 def errors(reference: Reference, trace: Trace, instrument: Instrument, reading: Measurement) -> tuple[str, Errors]:
-    """Of what an instrument has read, at every timestep the largest error of its columns (T,), or
-    of a reading of the whole step the largest of all (); and the column in which the largest is.
+    """The errors of an instrument's reading: at every timestep the largest error of its columns
+    (T,), or, for a reading of the whole step, the largest of all (); and the column that has the
+    largest.
     """
     expectation = EXPECTED.get(unit_name(instrument))
     if expectation is None:
@@ -57,7 +58,7 @@ def errors(reference: Reference, trace: Trace, instrument: Instrument, reading: 
 
 
 def _by_stand_in(reference: Reference, trace: Trace, instrument: Instrument, reading: Measurement) -> Errors:
-    """The instrument on the textbook's own trace; and on it moved by what is uncertain."""
+    """The instrument's readings of the textbook's own trace and of its moved twin."""
     readings = []
     for network, stand_in in reference.stand_ins:
         trained = trace.trained
@@ -66,7 +67,7 @@ def _by_stand_in(reference: Reference, trace: Trace, instrument: Instrument, rea
         dressed = replace(stand_in, clip_scale=trace.clip_scale, applied=trace.applied, trained=trained)
         try:
             readings.append(instrument.measure(network, dressed))
-        except RuntimeError:  # as of ``theory``, where what is uncertain moves a gradient beyond what can be
+        except RuntimeError:  # the instrument may refuse the moved twin, as ``theory`` does at an impossible gradient
             if not readings:
                 raise
             readings.append(readings[0])
@@ -77,7 +78,7 @@ def _by_stand_in(reference: Reference, trace: Trace, instrument: Instrument, rea
         error, doubt = np.abs(reading.values - value), np.abs(moved - value)
     error = np.where(equal_or_nan(reading.values, value), 0, error)
     doubt = np.where(equal_or_nan(moved, value), 0, doubt)
-    if any(np.isnan(layer.to_carrier).any() for layer in reference.layers):  # a step does not tell ∂H_t/∂C_t
+    if any(np.isnan(layer.to_carrier).any() for layer in reference.layers):  # a step may leave ∂H_t/∂C_t open
         error = np.where(np.isnan(value), 0, error)
     size = np.maximum(1, np.abs(np.nan_to_num(value)))
     relative = Errors(error / size, np.nan_to_num(doubt, nan=np.inf) / size)

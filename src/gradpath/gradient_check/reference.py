@@ -1,5 +1,5 @@
-"""All that a pass claims, by the textbook: the adjoints, every parameter's gradient at every step,
-and their sum.
+"""The results of a backward pass by the textbook: the adjoints, every parameter's gradient at every
+step, and the sum of these gradients.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,8 +25,8 @@ SUBNORMAL = float(np.finfo(np.float64).smallest_subnormal)
 
 
 class Reference:
-    """What backpropagation from a tape must give; with ``row``, from the loss of that scored
-    timestep alone.
+    """The correct results of backpropagation from a tape; with ``row``, from the loss of that
+    scored timestep alone.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class Reference:
 
     def gradients(self) -> Iterator[tuple[int, str, Stepwise]]:
         """∂L/∂θ_t (2, T, K, H) of every parameter, with its layer: X_tᵀ δa_t, H_{t-1}ᵀ δa_t, Σ_b
-        δa_t, Σ_b δa_t ∘ s_t. One at a time, because each is T times as large as the parameter.
+        δa_t, Σ_b δa_t ∘ s_t. The parameters are yielded one at a time, because each result is T
+        times as large as the parameter.
         """
         cell = self.cell
         for layer, layer_reference in enumerate(self.layers):
@@ -83,8 +84,9 @@ class Reference:
         yield self.network.layers - 1, READOUT[1], self._formed(None, output_gradient, zero)
 
     def _formed(self, enters: NDArray | None, delta: NDArray, exponent: NDArray) -> Stepwise:
-        """Both factors are brought to size 1 first, so that their product does not underflow where
-        it is a number; by what it would if they were not, it is uncertain.
+        """The product, with both factors brought to size 1 first, so that it does not underflow
+        where it can be represented. The part that would underflow without this counts as
+        uncertainty.
         """
         rng = np.random.default_rng(0)
         if enters is None:
@@ -110,7 +112,7 @@ class Reference:
         return {name: total(steps) for _, name, steps in self.gradients()}
 
     def of_step(self, row: int) -> "Reference":
-        """The same of the loss of that scored timestep alone."""
+        """The reference for the loss of that scored timestep alone."""
         return Reference(self.network, self.tape, row, self.derivatives)
 
     @property
@@ -119,8 +121,8 @@ class Reference:
 
     @cached_property
     def stand_ins(self) -> list[tuple[Network, Trace]]:
-        """A network with the textbook's passes in the place of its own, and its trace; and one with
-        what is uncertain moved.
+        """A network whose passes are the textbook's, with its trace; and the same with the moved
+        twins.
         """
         settings = {field.name: getattr(self.network, field.name) for field in fields(Network)}
         networks = [LongHand(**settings, moved=moved, exact=self.exact) for moved in (0, 1)]
@@ -128,14 +130,16 @@ class Reference:
 
 
 def normalized(values: NDArray) -> tuple[NDArray, NDArray]:
-    """(·, T, …) brought to size 1 at every step, and the powers of two that it was (T,)."""
+    """The array (·, T, …) brought to size 1 at every step, and the exponents of two (T,) that were
+    divided out.
+    """
     power = np.frexp(np.abs(values[0]).max(axis=(-1, -2), initial=0))[1]
     return np.ldexp(values, -power[:, None, None]), power
 
 
 def loss_gradient(kind: Loss, tape: Tape) -> NDArray:
     """∂L/∂Y (R, B, O) from the outputs on the tape: 2 (Y − target) / N, or (softmax(Y) − one-hot) /
-    N, in which the target's p − 1 is −Σ of the others' p, that nothing cancels.
+    N. The p − 1 of the target is computed as −Σ of the other p, which avoids cancellation.
     """
     y, mask = tape.outputs.astype(np.float64), tape.batch.mask[tape.scored]
     targets = tape.batch.targets[tape.scored]
@@ -152,14 +156,14 @@ def loss_gradient(kind: Loss, tape: Tape) -> NDArray:
 
 @dataclass(frozen=True)
 class LongHand(Network):
-    """A network whose backward passes are the textbook's: an instrument that reads one must read
-    the same.
+    """A network whose backward passes are the textbook's. An instrument must read the same from
+    this network as from the original.
     """
 
     moved: int = 0
-    """1: by how much what is uncertain moves the reading."""
+    """Index of the twin: 0 for the value, 1 for the moved twin."""
     exact: bool = True
-    """Can the derivative of the cell's step be taken by a complex step?"""
+    """Can a complex step give the derivative of the cell's step?"""
 
     def _adjoints(
         self,
@@ -168,7 +172,7 @@ class LongHand(Network):
         output_adjoints: Sequence[readout.OutputAdjoint],
         workspace: Workspace,
     ) -> tuple[list[LayerAdjoint], list[Scaled]]:
-        """In the place of the layers' own BPTT."""
+        """Replaces the layers' own BPTT."""
         tapes, (adjoint,) = [layer.seed(0) for layer in layers], output_adjoints
         weights = list(self.layer_weights(thetas[0]))
         derivatives = [Derivative(self.cell, *layer, self.exact) for layer in zip(tapes, weights, strict=True)]

@@ -1,4 +1,4 @@
-"""The same of ``loss_surface``."""
+"""The expected columns of ``loss_surface``."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ from gradpath.instruments import Instrument
 from gradpath.instruments.loss_surface import LossSurface
 
 CHUNK_ELEMENTS = 2**18
-"""Sequences times units of a forward pass of several points."""
+"""Sequences times units of a forward pass over several points."""
 
 
 def loss_surface(reference: Reference, trace: Trace, instrument: Instrument) -> Iterator[tuple[str, Column]]:

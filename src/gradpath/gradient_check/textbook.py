@@ -1,17 +1,16 @@
-"""The backward pass a second time, as a textbook writes it: one loop over t in float64, nothing
-recorded, packed, cut in two or computed in chunks, no ``step_backward``. With J_t the local
-Jacobian of :mod:`gradpath.gradient_check.pointwise`, s the states and a the pre-activations of a
-layer's step,
+"""A second backward pass, written as in a textbook: one loop over t in float64, without recorded
+loops, packed matrices, parts, chunks or ``step_backward``. With J_t the local Jacobian of
+:mod:`gradpath.gradient_check.pointwise`, s the states and a the pre-activations of a layer's step,
 
     δa_t = (∂s_t/∂a_t)ᵀ λ_t      λ_{t-1} = (∂s_t/∂s_{t-1})ᵀ λ_t + Σ_gates δa_t W_·hᵀ + ∂⁺L/∂H_{t-1}
 
-where λ_t is what reaches the states from outside step t. It starts from the states on the tape,
-each step of which is checked on its own, so that a chaotic network does not lead the two passes
-apart.
+where λ_t is the adjoint that reaches the states from outside step t. The pass starts from the
+states on the tape, each step of which is checked separately, so that the two passes stay together
+in a chaotic network too.
 
-Everything is computed twice side by side: as it is, and with J and the sums moved at random by what
-is uncertain of them. Where the two differ, rounding alone explains as much, and nobody is blamed
-for it.
+Everything is computed twice side by side: the value, and a moved twin, in which J and the sums are
+changed at random within their uncertainty. The difference of the two shows how much of an error
+rounding alone explains; this much is not counted as an error.
 """
 
 from collections.abc import Sequence
@@ -28,34 +27,32 @@ from gradpath.gradient_check.pointwise import Derivative
 
 LOG10_2 = float(np.log10(2.0))
 SMALLEST_RATIO = 1e-280
-"""A derivative so small says nothing of a ratio."""
+"""A derivative below this size is too small for a ratio."""
 UNCERTAIN = 30
-"""Nor does one that is less than so many times its own uncertainty: 30 times that of the ratio,
-which is what ``findings.BLAME`` allows, would be the ratio itself.
+"""A derivative below this many times its own uncertainty is too uncertain for a ratio: an error of
+``findings.BLAME`` times the uncertainty would be as large as the ratio itself.
 """
 
 
 @dataclass
 class Stepwise:
-    """``values[:, t] · 2^exponent[t]``, (2, T, …): the value, and the value moved by what is
-    uncertain of it.
-    """
+    """``values[:, t] · 2^exponent[t]``, (2, T, …): the value and its moved twin."""
 
     values: NDArray
     exponent: NDArray
 
     def log10_norm(self) -> NDArray:
-        """(T,) of the value; -inf for a true zero."""
+        """(T,) log10 norm of the value; -inf for a true zero."""
         return log10_norm(self.values[0], 1) + self.exponent * LOG10_2
 
     def uncertainty(self) -> NDArray:
-        """(T,) ‖value moved − value‖ / ‖value‖."""
+        """(T,) ‖twin − value‖ / ‖value‖."""
         return ratio(log10_norm(self.values[1] - self.values[0], 1), log10_norm(self.values[0], 1))
 
 
 @dataclass(frozen=True)
 class LayerReference:
-    """What the textbook finds in one layer: adjoints of H_1 … H_T and C_1 … C_T, total, and
+    """The textbook's results for one layer: the total adjoints of H_1 … H_T and C_1 … C_T, and
     ``delta`` (2, T, B, n, H). ``to_h`` is Σ_gates δa_{t+1} W_·hᵀ.
     """
 
@@ -64,9 +61,9 @@ class LayerReference:
     delta: Stepwise
     to_h: Stepwise
     highway: Stepwise
-    """What the carrier of t gets from that of t + 1 outside the gates."""
+    """The part of the carrier's adjoint at t that comes from t + 1 outside the gates."""
     to_carrier: NDArray
-    """∂H_t/∂(carrier of t) (2, T, B, H); NaN where the step does not tell."""
+    """∂H_t/∂(carrier of t) (2, T, B, H); NaN where the step does not determine it."""
 
 
 def log10_norm(values: NDArray, leading: int) -> NDArray:
@@ -79,15 +76,17 @@ def log10_norm(values: NDArray, leading: int) -> NDArray:
 
 
 def ratio(part: NDArray, reference: NDArray) -> NDArray:
-    """10^(part − reference) of two logarithms: 0 where the part is 0, inf where the reference alone
-    is.
+    """10^(part − reference) for two logarithms: 0 where the part is a true zero, inf where only the
+    reference is one.
     """
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         return np.where(np.isneginf(part), 0.0, 10.0 ** (part - reference))
 
 
 class Textbook:
-    """A layer stack's backward pass, from ∂L/∂Y in a type that may be narrower than the tapes'."""
+    """The backward pass of a stack of layers, from ∂L/∂Y in a type that may be narrower than that
+    of the tapes.
+    """
 
     def __init__(
         self, cell: Cell, tapes: Sequence[LayerTape], derivatives: Sequence[Derivative], outputs: DTypeLike
@@ -100,7 +99,7 @@ class Textbook:
     def stack(
         self, weights: Sequence[LayerWeights], w_hy: NDArray, scored: NDArray, outputs: NDArray
     ) -> list[LayerReference]:
-        """Every layer from the bottom; ``outputs`` is ∂L/∂Y (R, B, O) at the
+        """The results of every layer, from the bottom; ``outputs`` is ∂L/∂Y (R, B, O) at the
         ``scored`` timesteps.
         """
         steps, batch, _, width = self._tapes[0].pre.shape
@@ -123,8 +122,8 @@ class Textbook:
     def layer(
         self, layer: int, recurrent: NDArray, direct: Stepwise, cut: bool = False, receiver: int = 0
     ) -> LayerReference:
-        """One layer that receives ``direct`` at the state of index ``receiver``; with ``cut``
-        nothing passes through the gates to the past.
+        """The results of one layer, which receives ``direct`` at the state of index ``receiver``;
+        with ``cut``, nothing passes through the gates to the past.
         """
         cell, derivative = self._cell, self._derivatives[layer]
         cut = cut or cell.truncated
@@ -143,7 +142,7 @@ class Textbook:
                 for block, column in zip(range(*cell.reads_h.indices(99)), columns, strict=False):
                     through_gates += self._product(delta[:, t + 1, :, block], column.T)
             carried[0] += through_gates
-            # By themselves, because beside what arrives they may underflow.
+            # Computed separately, because these sums may underflow beside the adjoint that arrives.
             for part, value in enumerate((through_gates, past)):
                 size = _size(value)
                 parts[part, :, t], part_exponents[part, t] = np.ldexp(value, -size), exponent + size
@@ -163,12 +162,12 @@ class Textbook:
                 held = ratios if step_jacobian is twins else self._ratios(twins)
                 to_carrier[:, t] = held[:, carrier - 1]
             states[:, :, t] = carried
-            for s in range(1, state_count):  # total: with what it gives to H in the same step
+            for s in range(1, state_count):  # total: with the part that goes to H in the same step
                 states[s, :, t] += carried[0] * ratios[:, s - 1]
             entered = np.einsum("zoibh,ozbh->izbh", step_jacobian, carried)
             delta[:, t] = np.moveaxis(entered[:blocks], 0, -2)
             past = entered[blocks + carrier].copy()
-            if step_jacobian is not twins:  # of the carrier's total adjoint, what comes outside the gates
+            if step_jacobian is not twins:  # the part of the carrier's total adjoint that comes outside the gates
                 past = twins[:, carrier, blocks + carrier] * states[carrier, :, t]
             carried = entered[blocks:]
         names = cell.states
@@ -182,10 +181,10 @@ class Textbook:
         )
 
     def _ratios(self, twins: NDArray) -> NDArray:
-        """∂H_t/∂s_t (2, k − 1, B, H) for the states s beside H: ∂H_t over ∂s_t with respect to
-        s_{t-1}, or where that does not reach s_t, or by no more than what is uncertain of it, with
-        respect to a pre-activation that does. NaN where the step does not tell, as where s_{t-1}
-        moves a third state too.
+        """∂H_t/∂s_t (2, k − 1, B, H) for the states s other than H, as a ratio of derivatives: ∂H_t
+        over ∂s_t with respect to s_{t-1}. Where s_{t-1} does not reach s_t, or by no more than its
+        uncertainty, the ratio is taken with respect to a pre-activation that does. NaN where the
+        step does not determine it, as where s_{t-1} moves a third state too.
         """
         ratios, blocks, state_count = [], len(self._cell.blocks), len(self._cell.states)
         for s in range(1, state_count):
@@ -201,14 +200,12 @@ class Textbook:
         return np.stack(ratios, axis=1) if ratios else np.empty((2, 0, *twins.shape[3:]))
 
     def _product(self, delta: NDArray, matrix: NDArray) -> NDArray:
-        """(2, …, K) @ (K, N), the second moved by the rounding of a sum."""
+        """(2, …, K) @ (K, N); the twin is moved by the rounding of a sum."""
         return summed(delta, matrix, self._eps, self._rng)
 
 
 def summed(left: NDArray, right: NDArray, eps: float, rng: Generator) -> NDArray:
-    """left @ right, of the value and of the value moved, the second moved by the rounding of the
-    sum too.
-    """
+    """left @ right for the value and the twin; the twin is moved by the rounding of the sum too."""
     product = left @ right
     bound = 2 * eps * (np.abs(left) @ np.abs(right))[1]
     product[1] += bound * rng.uniform(0.5, 1, bound.shape) * rng.choice([-1, 1], bound.shape)
@@ -216,7 +213,9 @@ def summed(left: NDArray, right: NDArray, eps: float, rng: Generator) -> NDArray
 
 
 def _size(values: NDArray) -> int:
-    """e with the largest element in [2^(e-1), 2^e); 0 where there is none such."""
+    """The exponent e with the largest element in [2^(e-1), 2^e); 0 where no element is finite and
+    nonzero.
+    """
     largest = np.abs(values).max()
     return int(np.frexp(largest)[1]) if 0 < largest < np.inf else 0
 

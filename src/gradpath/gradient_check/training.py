@@ -1,5 +1,5 @@
-"""What clipping gave and the optimiser got, from the textbook's ∂L/∂θ and the rules in their
-docstrings.
+"""Compares the clipped gradient and the optimiser's arguments with the textbook's ∂L/∂θ and the
+rules in the units' docstrings.
 """
 
 import numpy as np
@@ -18,7 +18,9 @@ from gradpath.gradient_check.watching import Watch
 
 
 def check(watch: Watch, reference: Reference, findings: Findings) -> None:
-    """The gradient as trained, as clipped and as the optimiser got it, and its updates."""
+    """Checks the gradient before clipping, after clipping and as the optimiser received it, and the
+    updates.
+    """
     trace = watch.trace
     values, exponent = total_gradient(reference, trace)
     norm = float(log10_norm(values[0], 0) + exponent * LOG10_2)
@@ -47,10 +49,10 @@ def check(watch: Watch, reference: Reference, findings: Findings) -> None:
 
 
 def _clipped(clip: Clipping, values: NDArray, exponent: int, norm: float) -> tuple[Stepwise, float]:
-    """What clipping makes of the textbook's gradient, ``values`` (2, P) · 2^exponent, and its
-    factor. At a threshold: by the norm one factor for all, whatever the size; by the value element
-    by element. Any other rule is asked itself, for its factor is by its definition the ratio of
-    norms.
+    """The textbook's gradient, ``values`` (2, P) · 2^exponent, after clipping, and the factor of
+    the clipping. A threshold on the norm scales all elements by one factor, a threshold on the
+    value limits each element. Any other rule is called on the textbook's gradient; its factor is by
+    definition a ratio of norms.
     """
     with np.errstate(over="ignore", under="ignore"):
         if isinstance(clip, Threshold) and clip.max_norm is not None:
@@ -70,7 +72,7 @@ def _clipped(clip: Clipping, values: NDArray, exponent: int, norm: float) -> tup
 
 
 def _applied(applied: NDArray, expected: Stepwise) -> Errors:
-    """Error of a plain gradient; where it is beyond what its type holds, that is no error."""
+    """The error of a plain gradient; none where its norm is outside the range of its type."""
     size = float(log10_norm(expected.values[0, 0], 0) + expected.exponent[0] * LOG10_2)
     limits = np.finfo(applied.dtype)
     if not np.log10(float(limits.tiny)) + 6 < size < np.log10(float(limits.max)):

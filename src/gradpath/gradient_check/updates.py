@@ -1,5 +1,5 @@
-"""What an optimiser makes of its gradients: of those that gradpath brings, by the closed form of
-their recursions; of every other, that its first step goes downhill.
+"""Checks the updates of an optimiser. The updates of gradpath's optimisers must follow the closed
+form of their recursions; the first step of every other must go downhill.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from gradpath.schema.discovery import unit_name
 
 
 def check(updates: Sequence[Update], findings: Findings) -> None:
-    """``updates``: an optimiser's updates from the first, θ held where it was."""
+    """``updates``: an optimiser's updates from the first one, with θ held constant."""
     first = updates[0]
     change = _change(first)
     downhill = float(np.sum(change * first.gradient.astype(np.float64)))
@@ -35,8 +35,8 @@ def _change(update: Update) -> NDArray:
 
 
 def _error(updates: Sequence[Update], rule: Callable[[Optimizer, NDArray], NDArray]) -> Errors:
-    """Of the last of these updates; θ + change rounds, and that of what is added counts for nothing
-    beside it.
+    """The error of the last of these updates. The rounding of θ + change counts as uncertainty;
+    the rounding of the change itself is negligible beside it.
     """
     last = updates[-1]
     expected = rule(last.optimizer, np.array([update.gradient for update in updates], np.longdouble))
@@ -52,12 +52,12 @@ def _error(updates: Sequence[Update], rule: Callable[[Optimizer, NDArray], NDArr
 
 
 def _weights(decay: float, count: int) -> NDArray:
-    """decay^{t-j} of the gradients j = 1 … t."""
+    """The weights decay^{t-j} of the gradients j = 1 … t."""
     return np.asarray(decay, np.longdouble) ** np.arange(count - 1, -1, -1)
 
 
 def sgd(optimizer: Optimizer, gradients: NDArray) -> NDArray:
-    """−η Σ_j μ^{t-j} g_j: momentum (Polyak 1964; Sutskever et al. 2013) unrolled."""
+    """−η Σ_j μ^{t-j} g_j: momentum (Polyak 1964; Sutskever et al. 2013) without the recursion."""
     assert isinstance(optimizer, SGD)
     return np.asarray(-optimizer.lr * (_weights(optimizer.momentum, len(gradients)) @ gradients))
 
@@ -70,8 +70,9 @@ def rmsprop(optimizer: Optimizer, gradients: NDArray) -> NDArray:
 
 
 def adam(optimizer: Optimizer, gradients: NDArray) -> NDArray:
-    """−η m̂ / (√ŝ + ε), m̂ and ŝ the averages of g_j and g_j² with weights β^{t-j}, which add up to
-    (1 − β^t)/(1 − β): that is what dividing by 1 − β^t comes to (Kingma & Ba 2015, section 3).
+    """−η m̂ / (√ŝ + ε), where m̂ and ŝ are the averages of g_j and g_j² with weights β^{t-j}. These
+    weights add up to (1 − β^t)/(1 − β), which is why the recursion divides by 1 − β^t (Kingma & Ba
+    2015, section 3).
     """
     assert isinstance(optimizer, Adam)
     mean_weights, square_weights = (_weights(beta, len(gradients)) for beta in (optimizer.beta1, optimizer.beta2))

@@ -1,4 +1,6 @@
-"""Training, watched: what its instruments read of one pass, and what the optimiser got."""
+"""Two updates of training under observation: the traces that the instruments read, their readings,
+and the arguments of the optimiser.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
@@ -19,26 +21,26 @@ from gradpath.optimizers.sgd import SGD
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import train_seeds
 
-# The two that stand in for units derive from one and not from the base, whose own subclasses are
-# the units.
+# ``Watched`` and ``Tap`` replace an optimiser and an instrument. They derive from a concrete unit
+# and not from the base, whose direct subclasses are the units.
 
 
 @dataclass
 class Update:
-    """What an optimiser was given and what it made of it."""
+    """The arguments of one call of an optimiser, and its result."""
 
     theta: NDArray
     gradient: NDArray
     updated: NDArray
     touched: bool
-    """Has it written to its arguments?"""
+    """Has the optimiser written to its arguments?"""
     optimizer: Optimizer
 
 
 @dataclass
 class Watched(SGD):
-    """An optimiser that is watched, and whose updates are not made: the
-    network stays where it is.
+    """Records the calls of another optimiser and returns θ unchanged, so that the network stays
+    where it is.
     """
 
     optimizer: Optimizer | None = None
@@ -66,7 +68,7 @@ class Watched(SGD):
 
 @dataclass
 class Tap(ClipScale):
-    """Keeps the traces that the instruments read."""
+    """An instrument that keeps the trace of every pass."""
 
     per_timestep = False
     schedule: Schedule = field(default_factory=lambda: Schedule(every=1))
@@ -82,8 +84,8 @@ class Tap(ClipScale):
 
 @dataclass(frozen=True)
 class Watch:
-    """One pass as it was: what the instruments read of it, and in training
-    what the optimiser got.
+    """One pass: its trace, the readings of the instruments, and in training the calls of the
+    optimiser.
     """
 
     network: Network
@@ -91,23 +93,23 @@ class Watch:
     instruments: Mapping[str, Instrument]
     measurements: dict[str, Measurement | Exception]
     updates: Sequence[Update] = ()
-    """The second pass's last, the first pass's before it."""
+    """The update of the second pass is the last, that of the first pass comes before it."""
     clip: Clipping = field(default_factory=Threshold)
     trains_readout: bool = True
     differs: Collection[str] = ()
-    """Instruments that read of the same pass in training something else than afterwards."""
+    """Instruments whose reading of this pass in training differs from a second reading of it."""
 
 
 def watched(experiment: Experiment, seeds: int) -> list[Watch]:
-    """Trains for two updates, and gives each seed's second pass, which
-    must not add to the first.
+    """Trains for two updates and returns each seed's second pass: it must not add to the numbers of
+    the first.
     """
     settings = replace(experiment.train, steps=2, eval_every=None, eval_size=2)
     reading = {name: _reads_second(instrument) for name, instrument in experiment.instruments.items()}
     configuration = {f.name: getattr(experiment, f.name) for f in fields(Experiment)} | {"train": settings}
     try:
         return _trained(configuration, reading, seeds)
-    except Exception:  # an instrument has refused, as ``theory`` does; what it says is read below
+    except Exception:  # an instrument may refuse, as ``theory`` does; ``measured`` keeps its message
         return _trained(configuration, {}, seeds)
 
 
@@ -127,7 +129,7 @@ def _trained(configuration: dict[str, Any], reading: Mapping[str, Instrument], s
         tap, optimizer = experiment.instruments["tap"], experiment.optimizer
         assert isinstance(tap, Tap)
         assert isinstance(optimizer, Watched)
-        # Where training diverges at once, the first pass is the last.
+        # Where training diverges at the first update, there is one pass only.
         network, trace = tap.passes[:2][-1]
         read = measured(instruments, network, trace)
         differing = {
@@ -150,7 +152,7 @@ def _trained(configuration: dict[str, Any], reading: Mapping[str, Instrument], s
 
 
 def _reads_second(instrument: Instrument) -> Instrument:
-    """The instrument, that reads the second pass and no other."""
+    """A copy of the instrument that reads the second pass only."""
     reading = copy(instrument)
     reading.schedule = Schedule(every=1, first=False, last=False)
     return reading
@@ -167,8 +169,8 @@ def _equal(left: Measurement, right: Measurement | Exception) -> bool:
 def measured(
     instruments: Mapping[str, Instrument], network: Network, trace: Trace
 ) -> dict[str, Measurement | Exception]:
-    """What each instrument reads, or why it refuses: ``theory`` raises at
-    what no gradient can be.
+    """Each instrument's reading, or the exception with which it refuses, as ``theory`` does at a
+    value that no gradient can have.
     """
     read: dict[str, Measurement | Exception] = {}
     for name, instrument in instruments.items():

@@ -1,4 +1,6 @@
-"""Instruments read a finished trace and cannot touch training. Each has a schedule of its own."""
+"""Instruments read a finished trace and cannot affect training. Each instrument has its own
+schedule.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,18 +17,18 @@ from gradpath.schema.namespace import unit_attributes
 from gradpath.schema.settings import SettingError, Settings, setting
 
 WINDOW = 20
-"""Training steps that a spike is measured against: enough for a median that no single minibatch
-moves, and few enough that a gradient which grows slowly, since the network learns, is compared with
-what it has grown to.
+"""Number of training steps with which a spike is compared: enough for a median that no single
+minibatch moves, and few enough that a gradient that grows slowly during learning is compared with
+its recent size.
 """
 FEW = 64
-"""Parameters of a network each of whose parameters can be followed by itself."""
+"""Largest number of parameters of a network whose elements are followed one by one."""
 
 
 @dataclass
 class Schedule(Settings):
-    """At which training steps an instrument reads. Step s is the network after s updates: 0 the
-    initialisation, and the last one the trained network. The rules add up.
+    """The training steps at which an instrument reads. Step s is the network after s updates: step
+    0 is the initialisation, the last step the trained network. The rules add up.
     """
 
     every: int | None = setting(None, "read every n steps", ge=1)
@@ -44,49 +46,55 @@ class Schedule(Settings):
     )
 
     def steps(self, last: int) -> set[int]:
-        """The steps in 0 … ``last`` that are known beforehand."""
+        """The steps in 0 … ``last`` that are known before training."""
         due = set(range(0, last + 1, self.every)) if self.every else set()
         if self.log_spaced:
             due |= {int(step) for step in np.geomspace(1, max(last, 1), self.log_spaced).round() if step <= last}
-        # The other rules must not bring the first or the last step back in when the user has
-        # switched it off.
+        # The other rules must not add the first or the last step again when the user has switched
+        # it off.
         return due - {0, last} | ({0} if self.first else set()) | ({last} if self.last else set())
 
 
 @dataclass
 class Instrument(Settings, ABC):
-    """Base of the instruments: what to read of a trace, and how it is shown."""
+    """Base of the instruments: what an instrument reads of a trace, and how the reading is
+    shown.
+    """
 
     schedule: Schedule = field(default_factory=Schedule)
 
     per_timestep: ClassVar[bool]
-    """Is a reading (T, names), a value at every timestep, or one of the training step: (names,), or
-    a table?
+    """Is a reading (T, names), with a value at every timestep? Otherwise it belongs to the training
+    step as a whole: (names,), or a table.
     """
     snapshot: ClassVar[bool] = False
     """Does MLflow show the curves at initialisation beside the last ones?"""
 
     def check(self, network: Network) -> None:
-        """Refuses a network that it cannot read, before training; raises SettingError."""
+        """Refuses, before training, a network that the instrument cannot read; raises
+        SettingError.
+        """
 
     @abstractmethod
     def measure(self, network: Network, trace: Trace) -> Measurement:
         """Reads a finished trace."""
 
     def metric(self, name: str) -> str | None:
-        """The key under which MLflow shows this curve; None keeps it in the artifact alone."""
+        """The key under which MLflow shows this column; None keeps the column in the artifact
+        alone.
+        """
         return None
 
 
 def spike(previous: Sequence[float], norm: float) -> float:
-    """Decades from the median of the last ``WINDOW`` log10 gradient norms ``previous`` to a step to
-    its own; NaN where nothing came before.
+    """Decades from the median of the last ``WINDOW`` log10 gradient norms, ``previous``, to
+    ``norm``; NaN where ``previous`` is empty.
     """
     return norm - median(previous[-WINDOW:]) if previous else math.nan
 
 
 def few_parameters(network: Network) -> None:
-    """For instruments that read θ element by element; raises SettingError."""
+    """Refuses a network that is too large to read θ element by element; raises SettingError."""
     if network.size > FEW:
         raise SettingError("network", f"{network.size} parameters", f"at most {FEW}; try cell=rnn cell.hidden_size=1")
 

@@ -1,4 +1,4 @@
-"""How hard clipping engaged."""
+"""The factor by which clipping scaled the gradient."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ from gradpath.instruments import Instrument
 @dataclass
 class ClipScale(Instrument):
     """‖gradient as applied‖ / ‖raw gradient‖: min(1, max_norm / ‖∂L/∂θ‖) for norm clipping (Pascanu
-    et al. 2013, algorithm 1), 1 without clipping. Clipping multiplies the whole profile by it and
-    changes no ratio within. (1,)
+    et al. 2013, algorithm 1), 1 without clipping. Clipping multiplies the whole profile by this
+    factor and changes no ratio within the profile. (1,)
     """
 
     per_timestep = False

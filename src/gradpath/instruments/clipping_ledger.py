@@ -1,5 +1,5 @@
-"""The clipping ledger: what clipping did at every step, and what both
-kinds of it would have done.
+"""The clipping ledger: the effect of clipping at every step, and the effect that both kinds of
+clipping would have had.
 """
 
 from dataclasses import dataclass
@@ -29,15 +29,16 @@ NAMES = (
 
 @dataclass
 class ClippingLedger(Instrument):
-    """What the run's own clipping did: log10 ‖g‖ raw and as applied, ``engaged`` (0 or 1) and the
-    cosine between the two; ``non_finite`` (0 or 1): loss, raw or applied gradient is not finite,
-    and then nothing else is said.
+    """The effect of the run's own clipping: log10 ‖g‖ raw and as applied, ``engaged`` (0 or 1) and
+    the cosine between the two gradients; ``non_finite`` (0 or 1): the loss, the raw or the applied
+    gradient is not finite, and all other columns are NaN.
 
-    And on the identical minibatch what both kinds would have done: ``norm_clip``, g · min(1,
-    max_norm / ‖g‖), keeps the direction (Pascanu et al. 2013, algorithm 1); ``value_clip``, max(−v,
-    min(v, g_i)) elementwise (Mikolov 2012), turns it towards a corner of the cube; ``share`` is of
-    the elements cut. Cosines are to the raw gradient, NaN where that is a true zero. The exponent
-    of the scaled gradient is never lost: all this is right where the plain one overflows. (10,)
+    And the effect that both kinds would have had on the same minibatch. ``norm_clip``, g · min(1,
+    max_norm / ‖g‖), keeps the direction (Pascanu et al. 2013, algorithm 1). ``value_clip``, max(−v,
+    min(v, g_i)) elementwise (Mikolov 2012), turns the gradient towards a corner of the cube;
+    ``share`` is the share of the elements that are cut. Cosines are taken with the raw gradient and
+    are NaN where it is a true zero. The exponent of the scaled gradient is kept throughout, so that
+    all columns are right where the plain gradient overflows. (10,)
     """
 
     max_norm: float = setting(1.0, "the norm at which ``norm_clip`` would cut", gt=0)
@@ -77,8 +78,8 @@ class ClippingLedger(Instrument):
 
 
 def _against(raw: NDArray, *vectors: NDArray) -> list[tuple[float, float]]:
-    """(cosine to ``raw``, log10 norm) of each vector, in float64, which holds the squares after
-    division by the largest element; (NaN, -inf) for a zero.
+    """The cosine to ``raw`` and the log10 norm of each vector, in float64, which holds the squares
+    after division by the largest element; (NaN, -inf) for a zero.
     """
     direction, length, _ = _scaled(raw)
     pairs = []
@@ -92,7 +93,9 @@ def _against(raw: NDArray, *vectors: NDArray) -> list[tuple[float, float]]:
 
 
 def _scaled(vector: NDArray) -> tuple[NDArray, float, float]:
-    """A vector divided by its largest element, the norm of that, and the largest element."""
+    """A vector divided by its largest element, the norm of the quotient, and the largest
+    element.
+    """
     largest = float(np.abs(vector).max())
     scaled = vector.astype(np.float64) / (largest or 1.0)
     return scaled, float(np.sqrt(scaled @ scaled)), largest

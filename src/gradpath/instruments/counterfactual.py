@@ -1,4 +1,4 @@
-"""What the gradient would be if a gate of the trained network were held: a causal test beside the
+"""The gradient if a gate of the trained network were held: a causal test beside the
 decomposition.
 """
 
@@ -16,11 +16,11 @@ from gradpath.instruments import Instrument
 
 @dataclass
 class Counterfactual(Instrument):
-    """log10 ‖∂L/∂H_t‖_F (and C_t) of the same θ and minibatch, measured again without training:
-    ``factual/C`` as it is; ``F=1/C``, ``F=0.5/C``, ``I=1/C``, ``O=1/C`` with a gate held, forward
-    and backward; ``truncated/C`` with the forward pass as it is and the adjoint cut at the gates
-    (Hochreiter & Schmidhuber 1997, appendix A.1). The GRU: ``Z=1``, ``Z=0.5``, ``R=1``. (T, names);
-    -inf is a true zero.
+    """log10 ‖∂L/∂H_t‖_F (and C_t) of the same θ and minibatch, computed again without training.
+    ``factual/C`` is the gradient of the unchanged network. In ``F=1/C``, ``F=0.5/C``, ``I=1/C`` and
+    ``O=1/C`` a gate is held, forward and backward. ``truncated/C`` has the unchanged forward pass
+    and an adjoint that is cut at the gates (Hochreiter & Schmidhuber 1997, appendix A.1). For the
+    GRU: ``Z=1``, ``Z=0.5``, ``R=1``. (T, names); -inf is a true zero.
     """
 
     per_timestep = True
@@ -30,7 +30,7 @@ class Counterfactual(Instrument):
         theta, batch = trace.tape.theta, trace.tape.batch
         workspace = network.workspace()
         for name, variant in counterfactual_networks(network):
-            # No two passes at a time: each is as large as the trace, and gone once its norms are
+            # One pass at a time: each is as large as the trace, and is freed once its norms are
             # read.
             tape = variant.forward(theta, batch, workspace)
             columns |= _norms(name, variant.state_adjoints(theta, tape, workspace))

@@ -1,4 +1,4 @@
-"""What the loss would be if a gate of the trained network were held."""
+"""The loss if a gate of the trained network were held."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from gradpath.instruments.counterfactual import counterfactual_networks
 @dataclass
 class CounterfactualLoss(Instrument):
     """The minibatch's loss with the same θ: ``factual``, and under each counterfactual of the cell
-    (``F=1`` …), whose gradient is in ``counterfactual``. Truncating changes the backward pass only,
+    (``F=1`` …), whose gradient is in ``counterfactual``. Truncation changes the backward pass only,
     so that its loss is the factual one. (names,)
     """
 

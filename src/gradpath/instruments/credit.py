@@ -1,4 +1,4 @@
-"""Which step's loss reaches which use of the parameters, and whether the uses agree."""
+"""The credit of each step's loss at each use of the parameters, and the agreement of the uses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,24 +15,24 @@ from gradpath.instruments.param_grad_norm import ParamGradNorm
 from gradpath.schema.settings import setting
 
 CHUNK_ELEMENTS = 2**22
-"""Numbers of per-step gradients that are formed at once."""
+"""Number of elements of per-step gradients that are formed at once."""
 
 
 @dataclass
 class Credit(Instrument):
-    """For θ the parameters of all recurrent layers together, the readout left out; row t, 1 ≤ t ≤
-    T:
+    """θ are the parameters of all recurrent layers together, without the readout; row t, 1 ≤ t ≤ T:
 
-    - ``credit/s``: log10 ‖∂L_s/∂θ_t‖, with L_s what the loss at step s adds to the batch mean L, so
-      that Σ_s ∂L_s/∂θ_t = ∂L/∂θ_t; -inf is a true zero: t > s, or no sequence is scored at s. One
-      backward pass a scored step.
+    - ``credit/s``: log10 ‖∂L_s/∂θ_t‖, where L_s is the part of the batch mean L that comes from
+      step s, so that Σ_s ∂L_s/∂θ_t = ∂L/∂θ_t; -inf is a true zero: t > s, or no sequence is scored
+      at s. Each scored step costs a backward pass.
     - ``alignment/s``: cos(g_s, g_t), with g_t = ∂L/∂θ_t; 0 where one of the two is a true zero.
     - ``norm``: log10 ‖g_t‖, so that Σ_s Σ_t cos(g_s, g_t) ‖g_s‖ ‖g_t‖ = ‖Σ_t g_t‖² = ‖∂L/∂θ‖².
 
-    (T, names). Beyond ``max_steps`` timesteps s runs over that many, evenly spaced from the first
-    to the last, so that there are no more backward passes than that. Memory: at most max(2^22,
-    T·n·H) numbers of per-step gradients are formed at once, and held twice, in float64; beside them
-    the trace of one step's loss, as large as that of the batch.
+    (T, names). In a sequence of more than ``max_steps`` timesteps, s takes only that many values,
+    evenly spaced from the first step to the last, which limits the number of backward passes.
+    Memory: at most max(2^22, T·n·H) elements of per-step gradients are formed at once, and held
+    twice, in float64; beside them there is the trace of one step's loss, as large as that of the
+    batch.
     """
 
     max_steps: int = setting(128, "most timesteps s to tell apart, evenly spaced from the first to the last", ge=1)
@@ -74,8 +74,8 @@ def _alignment(trace: Trace, steps: NDArray) -> tuple[NDArray, NDArray]:
     for factor in _recurrent(trace):
         for part in _parts(factor):
             gradients = np.concatenate([_flat(step, size[rows]) for rows, step in part.per_step()])
-            # With itself where every step is asked for: NumPy then forms one triangle, and the
-            # result is symmetric.
+            # Multiplied by itself where every step is asked for: NumPy then computes one triangle,
+            # and the result is symmetric.
             products += gradients @ (gradients if len(steps) == len(size) else gradients[steps]).T
             squares += np.vecdot(gradients, gradients)
     roots = np.sqrt(squares)
@@ -91,7 +91,9 @@ def _recurrent(trace: Trace) -> tuple[Factor, ...]:
 
 
 def _parts(factor: Factor) -> Iterator[Factor]:
-    """A factor in runs of input columns, of which all T steps' gradients fit into the budget."""
+    """A factor in groups of input columns, each so small that the gradients of all T steps fit into
+    the budget.
+    """
     if factor.inputs is None:
         yield factor
         return
@@ -102,5 +104,5 @@ def _parts(factor: Factor) -> Iterator[Factor]:
 
 
 def _flat(step: Scaled, size: NDArray) -> NDArray:
-    """Gradients (rows, n, K, H) as vectors (rows, n·K·H), over 2^size."""
+    """Gradients (rows, n, K, H) as vectors (rows, n·K·H), divided by 2^size."""
     return shift(step.array, step.exponent - size[:, None]).reshape(len(size), -1)

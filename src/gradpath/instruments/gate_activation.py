@@ -1,4 +1,6 @@
-"""What the gates do at each timestep; for the vanilla RNN, how saturated its units are."""
+"""The activations of the gates at each timestep; for the vanilla RNN, the saturation of its
+units.
+"""
 
 from dataclasses import dataclass
 
@@ -14,9 +16,10 @@ QUANTILES = {"q10": 0.1, "q50": 0.5, "q90": 0.9}
 
 @dataclass
 class GateActivation(Instrument):
-    """For each gate I, F, O over sequences and units, at every timestep: mean, quantiles, and the
-    share saturated, < 0.1 and > 0.9 (Karpathy et al. 2015, section 4.2). For the RNN the same of
-    φ′/max φ′: the share < 0.1 is of units that pass next to nothing back. (T, names)
+    """For each gate I, F, O over sequences and units, at every timestep: the mean, quantiles, and
+    the saturated shares, < 0.1 and > 0.9 (Karpathy et al. 2015, section 4.2). For the RNN these are
+    computed of φ′/max φ′, whose share < 0.1 counts the units that pass hardly any gradient back.
+    (T, names)
     """
 
     per_timestep = True

@@ -11,8 +11,8 @@ from gradpath.instruments import Instrument
 
 @dataclass
 class GradNorm(Instrument):
-    """log10 ‖∂L/∂θ‖_F of every parameter, summed over the timesteps as training uses it, and
-    ``global``: over all of them together, before clipping. (names,)
+    """log10 ‖∂L/∂θ‖_F of every parameter, where ∂L/∂θ is the sum over the timesteps that training
+    uses; and ``global``, the norm of all parameters together. Before clipping. (names,)
     """
 
     per_timestep = False

@@ -1,4 +1,4 @@
-"""How much of a change of the state survives a lag, in every direction."""
+"""The factor by which a change of the state survives a lag, in every direction."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -19,14 +19,14 @@ from gradpath.schema.settings import setting
 class JacobianLogSingularValues(Instrument):
     """log10 σ_k(∂s_T/∂s_{T-l}), k = 1 … n in decreasing order, s = [H] or [H, C] of each layer,
     averaged over the first ``sequences`` of the minibatch, at lags l spaced evenly on a log axis
-    from 1 to T − 1 (Pascanu et al. 2013, section 2.1, bounds σ_1; Pennington et al. 2017 ask for
+    from 1 to T − 1 (Pascanu et al. 2013, section 2.1, bounds σ_1; Pennington et al. 2017 require
     all of them to be 1). (names,), ``lag=10/sigma_1`` …
 
-    Each is right to ten digits of its own at any length (:mod:`gradpath.core.graded_product`) as
-    far as the Jacobians determine it: where units are saturated, the smaller values may move by
-    decades with the last digits of the Jacobians. -inf is a true zero; NaN where the network has
-    blown up. Costs what ``lyapunov_spectrum`` does, and
-    at each lag an SVD by rotations.
+    Each value is right to ten digits of its own at any length (:mod:`gradpath.core.graded_product`)
+    as far as the Jacobians determine it: where units are saturated, the last digits of the
+    Jacobians may move the smaller values by decades. -inf is a true zero; NaN where the network has
+    blown up. A reading costs as much as one of ``lyapunov_spectrum``, and at each lag an SVD by
+    rotations.
     """
 
     sequences: int = setting(2, "sequences of the minibatch to average over", ge=1)
@@ -48,7 +48,7 @@ class JacobianLogSingularValues(Instrument):
 
 
 def _read(network: Network, tape: Tape, layer: int, sequence: int, lags: NDArray) -> NDArray:
-    """(lags, n) of one sequence."""
+    """(lags, n) singular values of one sequence."""
     selected = set(lags.tolist())
     factors = adjoint_qr(step_jacobians(network, tape, layer, sequence))
     try:

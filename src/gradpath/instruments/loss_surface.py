@@ -15,10 +15,10 @@ CHUNK_ELEMENTS = 2**20
 
 @dataclass
 class LossSurface(Instrument):
-    """L(θ) on the trace's own minibatch where two elements of θ take every value of a grid and the
-    others stay (Pascanu et al. 2013, figure 6; the default plane is chosen here, since theirs is
-    not printed). A table (points², 3) with the columns x, y and ``loss``, named after the elements;
-    x runs fastest.
+    """L(θ) on the trace's own minibatch while two elements of θ take every value of a grid and the
+    others stay fixed (Pascanu et al. 2013, figure 6; the default plane is gradpath's choice, since
+    theirs is not printed). A table (points², 3) with the columns x, y and ``loss``, named after the
+    elements; x varies fastest.
     """
 
     x: str = setting("W_hh", "first element of θ: W_hh in a network of one unit, W_hh[0,1] in others")

@@ -1,5 +1,5 @@
-"""The Lyapunov spectrum: by how much a change of the state grows or shrinks a step, in every
-direction.
+"""The Lyapunov spectrum: the rates at which changes of the state grow or shrink at each step, in
+every direction.
 """
 
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class LyapunovSpectrum(Instrument):
         return Measurement(tuple(columns), np.array(list(columns.values())))
 
     def _read(self, network: Network, tape: Tape, layer: int, sequence: int) -> NDArray:
-        """(n,) of one sequence."""
+        """(n,) exponents of one sequence."""
         factors = adjoint_qr(step_jacobians(network, tape, layer, sequence))
         try:
             return lyapunov_exponents(factors, min(self.warm_up, tape.length - 1))

@@ -15,12 +15,12 @@ from gradpath.instruments import Instrument
 @dataclass
 class NodeGradNorm(Instrument):
     """log10 ‖∂L/∂n_t‖_F of every node n of a step, the total derivative: the states (``H``, ``C``),
-    what the gates give out (``I``, ``F``, ``O``, ``G``; GRU ``Z``, ``R``, ``N``), and the
+    the outputs of the gates (``I``, ``F``, ``O``, ``G``; GRU ``Z``, ``R``, ``N``), and the
     pre-activations (``a_i`` … by the blocks' names).
 
-    A gate's derivative is as it acts in step t: ∂L/∂F_t = δC_t ∘ C_{t-1}, ∂L/∂I_t = δC_t ∘ G_t,
-    ∂L/∂G_t = δC_t ∘ I_t, ∂L/∂O_t = δH_t ∘ tanh C_t (the adjoints of Gers et al. 2000, eqs. 2–7).
-    (T, names); -inf is a true zero.
+    A gate's derivative is that of its effect in step t: ∂L/∂F_t = δC_t ∘ C_{t-1}, ∂L/∂I_t = δC_t ∘
+    G_t, ∂L/∂G_t = δC_t ∘ I_t, ∂L/∂O_t = δH_t ∘ tanh C_t (the adjoints of Gers et al. 2000, eqs.
+    2–7). (T, names); -inf is a true zero.
     """
 
     per_timestep = True
@@ -41,8 +41,7 @@ def _nodes(network: Network, trace: Trace, layer: int, rows: slice) -> Iterator[
     cell = network.cell
     prefix, delta = network.prefix(layer), trace.deltas[layer].steps(rows)
     states = {name: trace.states[prefix + name].steps(rows) for name in cell.states}
-    # In float64, in which the product of an adjoint and a gate cannot underflow before its factors
-    # do.
+    # The product is computed in float64, in which it cannot underflow before its factors do.
     adjoint = {name: state.array.astype(np.float64) for name, state in states.items()}
     gates = cell.nodes(trace.tape.layers[layer].steps(rows.start, rows.stop), adjoint)
     nodes = {name: Scaled(value, delta.exponent) for name, value in gates.items()}

@@ -1,4 +1,4 @@
-"""The gradient norm of every parameter at every timestep: the harness exists for this."""
+"""The gradient norm of every parameter at every timestep, the central measurement of gradpath."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,15 @@ from gradpath.instruments import Instrument
 
 @dataclass
 class ParamGradNorm(Instrument):
-    """log10 ‖∂L/∂θ_t‖_F, with θ_t the copy of θ that step t uses, so that Σ_t ∂L/∂θ_t = ∂L/∂θ, for
-    the batch-mean loss.
+    """log10 ‖∂L/∂θ_t‖_F, where θ_t is the copy of θ that step t uses, so that Σ_t ∂L/∂θ_t = ∂L/∂θ,
+    for the batch-mean loss.
 
     (T, names); -inf is a true zero: θ_t has no influence on the loss, or its gradient is 0 in every
     element.
 
-    What float32 cannot hold, a gate σ(a) below a = −30 or a slope as flat, is computed in float64,
-    whose own limit is 10^-295 for what gets through one unit in one step, as at a = −680: beyond it
-    -inf may be a false zero.
+    Gradients that float32 cannot represent, behind a gate σ(a) below a = −30 or an equally flat
+    slope, are computed in float64. The limit of float64 is 10^-295 for the factor of one unit in
+    one step, as at a = −680; below it, -inf may be a false zero.
     """
 
     per_timestep = True

@@ -1,4 +1,4 @@
-"""Where training is: the parameters themselves."""
+"""The values of the parameters during training."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from gradpath.instruments import Instrument, few_parameters
 
 @dataclass
 class ParameterValue(Instrument):
-    """Every element of θ, for networks small enough to follow each: ``W_hh`` of one unit,
-    ``W_hh[0,1]`` of several. (names,), before the step's update.
+    """Every element of θ, for networks that are small enough to follow each element: ``W_hh`` of
+    one unit, ``W_hh[0,1]`` of several. (names,), before the step's update.
     """
 
     per_timestep = False

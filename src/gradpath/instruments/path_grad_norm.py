@@ -1,5 +1,5 @@
-"""The gradient of the carried state, split exactly by the way it came; and the carousel alone
-beside the rest.
+"""The gradient of the carried state, split exactly by the path over which it came; and the carousel
+alone beside the rest.
 """
 
 from collections.abc import Iterator
@@ -19,17 +19,19 @@ from gradpath.engine.partition import chunks
 from gradpath.instruments import Instrument
 
 NOT_SHOWN = ("total", "direct", "rest")
-"""What MLflow does not show: the total is ``state_grad_norm``, the others follow from what is
-shown.
+"""Parts that MLflow does not show: the total is ``state_grad_norm``, and the others follow from the
+parts shown.
 """
 UNDERFLOWS = -960
-"""A row of a product whose largest element is below 2^this may have lost digits to underflow."""
+"""log2 of the largest element of a product's row below which the row may have lost digits to
+underflow.
+"""
 
 
 @dataclass
 class PathGradNorm(Instrument):
     """log10 norm of each part of ∂L/∂C_t (∂L/∂H_t of the GRU and the RNN), and the cosine of each
-    to the whole.
+    part with the whole.
 
     One step back, with S_t = ∂H_t/∂C_t = O_t ∘ (1 − tanh² C_t), elementwise, and 1 where H itself
     is carried:
@@ -38,18 +40,19 @@ class PathGradNorm(Instrument):
              + Σ_gates (δa_{t+1} W_·hᵀ) ∘ S_t       ``C/input_gate``, ``C/forget_gate`` …
              + ∂⁺L/∂H_t ∘ S_t                       ``C/direct``: the loss's, or the layer above's
 
-    and a gate that reads C by an elementwise parameter w (a peephole) sends back δa ∘ w too, of
-    step t+1 where it reads what enters, of step t where it reads what leaves: parts of its path
+    (the LSTM's adjoint, Hochreiter & Schmidhuber 1997 with F of Gers et al. 2000, by its summands).
+    A gate that reads C by an elementwise parameter w (a peephole) also sends back δa ∘ w as a part
+    of its path: δa of step t+1 where it reads the entering state, δa of step t where it reads the
+    leaving one. At t = T there are only ``direct`` and the parts of gates that read the leaving
+    state. ``C/total`` is δC_t.
 
-    (the LSTM's adjoint, Hochreiter & Schmidhuber 1997 with F of Gers et al. 2000, by its summands);
-    at t = T there is ``direct``, and what gates send back that read what leaves. ``C/total`` is
-    δC_t. Over the whole lag: ``C/carousel`` is what comes back with every way through H_{t-1} of
-    this layer's gates cut (for a last-step loss δC_T ∘ ∏ F), ``C/rest`` what the cut takes away.
-    Either split adds up to the total, to the rounding of the type that the adjoint was
-    computed in.
+    Over the whole lag, ``C/carousel`` is the adjoint that comes back if every path through H_{t-1}
+    of this layer's gates is cut (for a last-step loss δC_T ∘ ∏ F), and ``C/rest`` is the difference
+    of the total and the carousel. Either split adds up to the total, to the rounding of the type in
+    which the adjoint was computed.
 
     ``C/highway/cosine`` is ⟨part, total⟩ / ‖part‖‖total‖ over sequences and units, and 0 where
-    either is a true zero (whose direction is none). A part's signed share ⟨part, total⟩ / ‖total‖²
+    either is a true zero, which has no direction. A part's signed share is ⟨part, total⟩ / ‖total‖²
     = cosine · ‖part‖ / ‖total‖; the shares of a split add up to 1. (T, names); -inf is a true zero.
     """
 
@@ -73,9 +76,9 @@ class PathGradNorm(Instrument):
 
 
 def one_step(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
-    """The parts of the carrier's total adjoint at t = 1 … T by the way they came over the last
-    step: (name, (T, B, H) in float64). One at a time, because each is as large as the adjoint
-    itself.
+    """The parts of the carrier's total adjoint at t = 1 … T by the path over the last step: (name,
+    (T, B, H) in float64). The parts are yielded one at a time, because each is as large as the
+    adjoint itself.
     """
     tape, cell = trace.tape.layers[layer], network.cell
     prefix, steps = network.prefix(layer), trace.tape.length
@@ -83,7 +86,7 @@ def one_step(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, 
     carried, delta = trace.states[prefix + cell.carrier], trace.deltas[layer]
     to_carrier = np.broadcast_to(cell.output_wrt_carrier(tape), shape)
     highway = np.broadcast_to(cell.carrier_gain(tape), shape)
-    # Row t holds what step t+1 sends back; at T nothing follows.
+    # Row t holds the adjoint that step t+1 sends back; no step follows T.
     exponent = np.zeros(carried.exponent.shape, np.int32)
     exponent[:-1] = carried.exponent[1:]
     following = np.append(carried.array[1:], np.zeros_like(carried.array[:1]), axis=0)
@@ -123,9 +126,9 @@ def _product(adjoint: Scaled, factor: NDArray) -> Scaled:
 
 
 def elementwise_return(network: Network, trace: Trace, layer: int, gate: int, read: Elementwise) -> Scaled:
-    """What a gate sends back to the state that it reads by an elementwise parameter w, at t = 1 … T
-    (T, B, H) in float64: δa_{t+1} ∘ w to what enters its step, δa_t ∘ w to what leaves it; 0 where
-    the cell's adjoint stops at the gates.
+    """The adjoint that a gate sends back to the state that it reads by an elementwise parameter w,
+    at t = 1 … T (T, B, H) in float64: δa_{t+1} ∘ w to a state that enters its step, δa_t ∘ w to a
+    state that leaves it; 0 where the cell's adjoint stops at the gates.
     """
     w = _weights(network, trace, layer).elementwise_by_name(network.cell)[read.name][0].astype(np.float64)
     delta = trace.deltas[layer]
@@ -139,13 +142,13 @@ def elementwise_return(network: Network, trace: Trace, layer: int, gate: int, re
 
 def whole_lag(network: Network, trace: Trace, layer: int) -> Iterator[tuple[str, Scaled]]:
     """``carousel``: the carrier's adjoint (T, B, H) if nothing passed through this layer's gates to
-    H_{t-1}; ``rest``: its total adjoint less that.
+    H_{t-1}; ``rest``: the difference of its total adjoint and the carousel.
 
-    Not by subtraction, which would leave rounding alone where the two agree. With the gates cut,
-    the recursion is linear in what arrives at the states, and what arrives in truth is ∂⁺L/∂H_t,
-    which makes the carousel, and Σ δa_{t+1} W_·hᵀ, with what gates send back by elementwise
-    parameters, which makes the rest. So each has the relative error of its own recursion in the
-    adjoint's type.
+    The rest is not computed by subtraction, which would leave only rounding where the two agree.
+    With the gates cut, the recursion is linear in the adjoint that arrives at the states. In the
+    complete recursion this adjoint has two summands: ∂⁺L/∂H_t, which gives the carousel, and Σ
+    δa_{t+1} W_·hᵀ plus the adjoint that gates send back by elementwise parameters, which gives the
+    rest. Each therefore has the relative error of its own recursion in the adjoint's type.
     """
     tape, cell = trace.tape.layers[layer].with_seed_axis(), network.cell
     received = trace.direct[network.prefix(layer) + cell.output]
@@ -184,14 +187,14 @@ def _weights(network: Network, trace: Trace, layer: int) -> bptt.LayerWeights:
 
 
 def _cosine(part: Scaled, total: Scaled) -> NDArray:
-    """(T,); beyond ±1 there is rounding only."""
+    """(T,) cosines; the part beyond ±1 is rounding only."""
     runs = chunks(len(part.array), part.array[0].size)
     cosines = [np.vecdot(*(_unit(adjoint.steps(rows).aligned_by_step) for adjoint in (part, total))) for rows in runs]
     return np.clip(np.concatenate(cosines), -1, 1)
 
 
 def _unit(aligned: Scaled) -> NDArray:
-    """(T, B·H) in float64, each row of norm 1, or 0 where the row is."""
+    """(T, B·H) in float64: each row scaled to norm 1; a row that is 0 stays 0."""
     flat = aligned.array.reshape(len(aligned.array), -1).astype(np.float64)
     flat = shift(flat, -np.maximum(magnitude(flat, 1), -(2**15)))
     norm = np.linalg.norm(flat, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""How far back the gradient reaches, as one number."""
+"""The lag over which the gradient reaches, as one number."""
 
 from dataclasses import dataclass
 
@@ -13,19 +13,20 @@ from gradpath.instruments import Instrument
 
 @dataclass
 class Reach(Instrument):
-    """``reach``: the lag l at which a(l) = ‖∂L_s/∂S_{s−l}‖_F has first fallen to a(0)/e, in steps.
-    s is the last scored timestep, L_s its part of the loss alone, S the carrier of the top layer (C
-    of the LSTM, H of the others), the derivative total, the norm over sequences and units. Between
-    steps log a is interpolated linearly, so that a(l) = a(0) g^l has reach −1/ln g, the time
-    constant of the exponential; to a true zero it falls at once.
+    """``reach``: the lag l, in steps, at which a(l) = ‖∂L_s/∂S_{s−l}‖_F has first fallen to a(0)/e.
+    Here s is the last scored timestep, L_s its part of the loss alone, and S the carrier of the top
+    layer (C of the LSTM, H of the others); the derivative is total, the norm is over sequences and
+    units. Between steps log a is interpolated linearly, so that a(l) = a(0) g^l has the reach −1/ln
+    g, the time constant of the exponential. A fall to a true zero is immediate.
 
-    The carrier, because what the loss sends into H_s goes back through C_s, all but the output
-    gate's part. Of H and C together, C_s would add nothing to a(0) but what H_s has passed on to
-    it, and the loss of size on that one passage would count as a fall: with W_·h = 0 and O_s(1 −
-    tanh² C_s) = ½ their reach is 1 − ½ ln 5 ≈ 0.2 of −1/ln F.
+    The curve is that of the carrier, because the gradient that the loss sends into H_s goes back
+    through C_s, all but the output gate's part. A norm of H and C together would not do: C_s would
+    add to a(0) only the part that H_s has passed on to it, and the loss of size in this one passage
+    would count as a fall. With W_·h = 0 and O_s(1 − tanh² C_s) = ½ the reach would be 1 − ½ ln 5 ≈
+    0.2 times −1/ln F.
 
-    Where a stays above a(0)/e, reach is the largest lag there is, s − 1, and ``reach_censored`` is
-    1, else 0. NaN: a(0) is a true zero, or a is not finite where it would have fallen.
+    Where a stays above a(0)/e, ``reach`` is the largest lag, s − 1, and ``reach_censored`` is 1;
+    otherwise 0. NaN: a(0) is a true zero, or a is not finite where it would have fallen.
 
     ``decades_lost``: log10 ‖∂L_s/∂S_s‖ / ‖∂L_s/∂S_1‖ of the carrier of the *bottom* layer, where
     the inputs enter; see :func:`decades_lost`. (names,)
@@ -63,10 +64,10 @@ def reach(curve: NDArray) -> tuple[float, float]:
 
 
 def decades_lost(curve: NDArray) -> float:
-    """What a curve of log10 values over the lag loses from its first value to its last, in decades:
-    negative where it rises, inf where a true zero (-inf) arrives. Steps at which nothing has
-    arrived yet are passed over, as in the bottom of a stack whose upper gates are closed at the
-    last step. NaN where the curve holds NaN or +inf.
+    """Decades that a curve of log10 values over the lag loses from its first value to its last:
+    negative where the curve rises, inf where it ends in a true zero (-inf). True zeros at the start
+    are skipped; they occur in the bottom layer of a stack whose upper gates are closed at the last
+    step. NaN where the curve holds NaN or +inf.
     """
     if np.isnan(curve).any() or np.isposinf(curve).any():
         return np.nan

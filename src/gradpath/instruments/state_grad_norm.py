@@ -11,11 +11,11 @@ from gradpath.instruments import Instrument
 
 @dataclass
 class StateGradNorm(Instrument):
-    """log10 ‖∂L/∂H_t‖_F (and C_t): the *total* derivative, through everything that follows; and, as
-    ``direct/H``, log10 ‖∂⁺L/∂H_t‖_F, what arrives at H_t from the loss or the layer above alone
-    (Werbos 1990; Pascanu et al. 2013, eq. 5, ∂⁺ the immediate derivative). (T, names); -inf is a
-    true zero. Names: the states of each layer from the bottom, in the order of the cell's
-    ``states``, then what each layer receives directly, from the bottom too.
+    """log10 ‖∂L/∂H_t‖_F (and C_t): the *total* derivative, through all later steps; and, as
+    ``direct/H``, log10 ‖∂⁺L/∂H_t‖_F, the part that arrives at H_t from the loss or from the layer
+    above alone (Werbos 1990; Pascanu et al. 2013, eq. 5, ∂⁺ the immediate derivative). (T, names);
+    -inf is a true zero. Names: the states of each layer from the bottom, in the order of the cell's
+    ``states``, then the direct parts of the layers, from the bottom too.
     """
 
     per_timestep = True

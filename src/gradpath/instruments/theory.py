@@ -1,5 +1,5 @@
-"""What theory predicts for the gradient that was measured, and whether the one theorem among it was
-kept.
+"""The predictions of theory for the measured gradient, and the margin of the one theorem among
+them.
 """
 
 from dataclasses import dataclass
@@ -18,17 +18,18 @@ from gradpath.instruments import Instrument
 
 @dataclass
 class Theory(Instrument):
-    """Predicted log10 ‖∂L/∂H_t‖ relative to the last scored step, where it is 0; -inf after it. (T,
-    names), in a stack for every layer. Of a cell that is H_t = φ(a_t) alone ``sigma_max_bound``,
-    ``spectral_radius``, ``mean_field``; of others ``carousel``, of the carrier, its gate at the
-    bias alone. See :mod:`gradpath.core.theory`.
+    """Predicted log10 ‖∂L/∂H_t‖ relative to the last scored step, where it is 0; -inf after that
+    step. (T, names), in a stack for every layer. For a cell of the form H_t = φ(a_t):
+    ``sigma_max_bound``, ``spectral_radius``, ``mean_field``. For other cells: ``carousel``, the
+    prediction for the carrier with its gate at the bias alone. See :mod:`gradpath.core.theory`.
 
-    ``bound_margin``, beside the first three: by how many decades what reaches H_t from step t+1
-    stays below the σ_max bound, in the sequence that comes nearest; inf where nothing arrives.
-    RuntimeError if a gradient exceeds the bound by more than rounding. Per-step losses do not
-    disturb it: the bound is held against δa_{t+1} W_hhᵀ, without the direct part.
+    ``bound_margin``, beside the first three: the decades by which the gradient that reaches H_t
+    from step t+1 stays below the σ_max bound, in the sequence that comes nearest; inf where no
+    gradient arrives. Raises RuntimeError if a gradient exceeds the bound by more than rounding.
+    Losses at every step do not disturb the margin, because the bound is compared with δa_{t+1}
+    W_hhᵀ, without the direct part.
 
-    Costs a singular value and an eigenvalue decomposition of every W_hh, O(H³), a reading.
+    Each reading costs a singular value and an eigenvalue decomposition of every W_hh, O(H³).
     """
 
     per_timestep = True
@@ -73,8 +74,8 @@ def _cumulative(slopes: NDArray, last: int) -> NDArray:
 
 
 def _margin(network: Network, trace: Trace, layer: int, recurrent: NDArray, log10_bound: float) -> NDArray:
-    """(T,) the smallest margin over the sequences, in decades, after asserting the bound for each
-    of them.
+    """(T,) the smallest margin over the sequences, in decades, after a check of the bound for each
+    sequence.
     """
     name = network.prefix(layer) + network.cell.output
     total, direct = (adjoints[name].log10_norm() for adjoints in (trace.states, trace.direct))
@@ -82,10 +83,10 @@ def _margin(network: Network, trace: Trace, layer: int, recurrent: NDArray, log1
     carried = Scaled(delta.array[:, :, 0].astype(np.float64) @ recurrent.T, delta.exponent).log10_norm()[1:]
     limit = log10_bound + total[1:]
     margin = np.where(np.isneginf(carried), np.inf, limit - carried)
-    # What is in the trace is a sum, the direct part included; by the triangle inequality it is at
-    # most this.
+    # The trace holds a sum that includes the direct part; by the triangle inequality the recurrent
+    # part is at most this.
     excess = total[:-1] - np.logaddexp(direct[:-1] * np.log(10), limit * np.log(10)) / np.log(10)
-    # The logarithms round too, in float64, by so much the more the further they are from 0.
+    # The logarithms round too, in float64; the rounding grows with their distance from 0.
     furthest = np.fmax(np.abs(limit), np.where(np.isfinite(direct[:-1]), np.abs(direct[:-1]), 0))
     logarithm_rounding = 8 * np.finfo(np.float64).eps * (1 + furthest)
     tolerance = _tolerance(recurrent, trace.states[name].array.dtype) + logarithm_rounding
@@ -103,8 +104,8 @@ def _margin(network: Network, trace: Trace, layer: int, recurrent: NDArray, log1
 
 def _tolerance(recurrent: NDArray, dtype: np.dtype) -> float:
     """Decades that rounding can add: |fl(δ Wᵀ) − δ Wᵀ| ≤ H ε |δ| |Wᵀ| elementwise (Higham 2002,
-    section 3.5), so at most H ε ‖W‖_F/σ_max of the bound; and a few ε for φ′, its product and the
-    norms.
+    section 3.5), and therefore at most H ε ‖W‖_F/σ_max of the bound; and a few ε for φ′, its
+    product and the norms.
     """
     largest = np.linalg.norm(recurrent, 2)
     spread = np.linalg.norm(recurrent) / largest if largest else 1.0
@@ -112,8 +113,8 @@ def _tolerance(recurrent: NDArray, dtype: np.dtype) -> float:
 
 
 def _carousel(network: Network, trace: Trace, layer: int) -> dict[str, NDArray]:
-    """The line of one layer of a gated cell. Its gate at the bias alone is that of a step in which
-    all weights are 0, which holds for any cell, its ablations and frozen gates.
+    """The line of one layer of a gated cell. The gate at its bias alone is the gate of a step in
+    which all weights are 0, which holds for any cell, its ablations and frozen gates.
     """
     cell, last = network.cell, int(trace.tape.scored[-1])
     weights = list(network.layer_weights(trace.tape.theta[None].astype(np.float64)))[layer]

@@ -1,3 +1,3 @@
-"""What a user can set, where files are, and how text is shown: knows nothing of the rest of
+"""Settings, the locations of files, and the display of text. This package imports nothing else of
 gradpath.
 """

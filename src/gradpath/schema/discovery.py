@@ -7,34 +7,37 @@ import inspect
 import pkgutil
 from dataclasses import is_dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 from gradpath.schema import plugins
 from gradpath.schema.settings import ConfigError
+from gradpath.schema.unit_names import RULE, is_valid
 
 Unit = TypeVar("Unit")
 
 
 def package_of(base: Any) -> str:
-    """The package of gradpath in which the units of ``base`` lie; a plugin's has the same last
-    name.
+    """The package of gradpath that holds the units of ``base``; a plugin's package has the same
+    last name.
     """
     return str(getattr(base, "package", base.__module__))
 
 
 def unit_name(unit: object) -> str:
-    """The name a unit is chosen by on the command line: its module's."""
+    """The name by which a unit is chosen on the command line: that of its module."""
     return type(unit).__module__.rpartition(".")[2]
 
 
 def discover(base: type[Unit]) -> dict[str, type[Unit]]:
-    """Name → class for each unit of ``base``; the name is the module's, so one file is one unit. A
-    module whose name begins with ``_`` is none. A unit may be a subclass of another one.
+    """Name → class for each unit of ``base``. The name is that of the module, so each file is one
+    unit. A module whose name begins with ``_`` is no unit. A unit may be a subclass of another one.
 
-    ``base`` says by ``package`` where its units lie, or lives in that package's ``__init__``:
-    ``gradpath.core.cell.Cell`` finds ``gradpath/cells/*.py``. Raises ConfigError where a plugin's
-    module cannot be imported, defines no unit, or one of a name that is taken.
+    ``base`` names the package of its units by ``package``, or is defined in that package's
+    ``__init__``: ``gradpath.core.cell.Cell`` finds ``gradpath/cells/*.py``. Raises ConfigError
+    where a plugin's module cannot be imported, defines no unit, or defines a unit whose name is
+    taken.
     """
     kind: Any = base
     package = package_of(base)
@@ -48,9 +51,17 @@ def discover(base: type[Unit]) -> dict[str, type[Unit]]:
     return dict(sorted(units.items()))
 
 
+def forget() -> None:
+    """Has the folders of units read again, as after one of them has changed."""
+    _units.cache_clear()
+
+
 @cache
 def _units(base: Any, package_name: str) -> dict[str, Any]:
     package = _imported(package_name)
+    for file in sorted(file for folder in package.__path__ for file in Path(folder).glob("[!._]*.py")):
+        if not is_valid(file.stem):
+            raise ConfigError(f"{file}: the name of a unit must {RULE}; or begin the file's name with _")
     names = [name for _, name, _ in pkgutil.iter_modules(package.__path__) if not name.startswith("_")]
     return {name: _unit(base, _imported(f"{package_name}.{name}")) for name in names}
 
@@ -60,7 +71,7 @@ def _imported(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         plugin = next((p for p in plugins.active() if name.startswith(f"{p.package}.")), None)
         if plugin is None:
             raise
@@ -71,8 +82,8 @@ def _imported(name: str) -> ModuleType:
 
 
 def _unit(base: Any, module: ModuleType) -> Any:
-    """The one unit that a module defines: its only subclass of ``base``, or the one that is built
-    on the others.
+    """The one unit that a module defines: its only subclass of ``base``, or the subclass that
+    derives from all others.
     """
     file, kind = inspect.getfile(module), base.__name__
     defined = [

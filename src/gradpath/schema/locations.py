@@ -1,4 +1,4 @@
-"""Where things are: results, the folder conf/, and folders with names from outside."""
+"""The locations of results and of the folder conf/, and safe names of folders."""
 
 import hashlib
 import os
@@ -8,14 +8,16 @@ from pathlib import Path
 from gradpath.schema.settings import ConfigError
 
 LONGEST_NAME = 120
-"""Bytes of a folder's name that is derived from an experiment's, half of what file systems take."""
+"""Largest number of bytes of a folder's name that is derived from an experiment's name, half of
+what file systems allow.
+"""
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
-"""Names that Windows keeps for devices, also with something after a dot."""
+"""Names that Windows reserves for devices, with or without an extension."""
 
 
 def home() -> Path:
-    """The folder of results: ``$GRADPATH_HOME``, else the checkout gradpath runs from, else the
-    working folder. Raises ConfigError where there is none.
+    """The folder of results: ``$GRADPATH_HOME``, else the checkout from which gradpath runs, else
+    the working folder. Raises ConfigError where there is none.
     """
     chosen = os.environ.get("GRADPATH_HOME")
     if not chosen:
@@ -24,15 +26,15 @@ def home() -> Path:
         folder = Path(chosen).expanduser().resolve()
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"GRADPATH_HOME={chosen}: is not a folder")
-    except (OSError, RuntimeError) as error:  # RuntimeError: no such user, a link that leads in a circle
+    except (OSError, RuntimeError) as error:  # RuntimeError: no such user, a circular link
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"GRADPATH_HOME={chosen}: {reason}") from None
     return folder
 
 
 def keep_home() -> None:
-    """Lets the folder of results stay the same, whatever working folder the program, or a process
-    that it starts, changes to. Raises ConfigError where there is no working folder.
+    """Fixes the folder of results, so that it stays the same when the program, or a process that it
+    starts, changes the working folder. Raises ConfigError where there is no working folder.
     """
     _working_folder()  # Hydra needs one too
     os.environ["GRADPATH_HOME"] = str(home())
@@ -65,14 +67,14 @@ def database() -> Path:
 
 
 def figures(experiment: str | None = None) -> Path:
-    """Where the report writes its figures: all of them, or those of an MLflow experiment."""
+    """The folder into which the report writes its figures: of all experiments, or of one."""
     folder = home() / "reports" / "figures"
     return folder if experiment is None else folder / folder_name(experiment)
 
 
 def folder_name(name: str) -> str:
-    """A name as that of one folder, on every system: as it is where it is harmless; else what is
-    harmless of it and ``~`` with a digest, so that no two names share a folder.
+    """A name as that of one folder, on every system: unchanged where it is safe; otherwise its safe
+    characters and ``~`` with a digest, so that no two names share a folder.
     """
     composed = unicodedata.normalize("NFC", name)
     safe = "".join(c if c.isalnum() or c in " ._-" else "_" for c in composed)
@@ -83,5 +85,5 @@ def folder_name(name: str) -> str:
 
 
 def unsent() -> Path:
-    """Where the measurements of a run lie that its store did not take."""
+    """The folder for the measurements of runs that their store did not accept."""
     return home() / "unsent"

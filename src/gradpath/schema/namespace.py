@@ -9,7 +9,7 @@ from gradpath.schema.text import did_you_mean
 
 def unit_attributes(base: type) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of the package whose units have the base class ``base``:
-    their classes by name, looked for each time, since there may be new ones.
+    their classes by name, looked up at each access, since plugins may add units.
     """
     package = package_of(base)
 
@@ -18,7 +18,8 @@ def unit_attributes(base: type) -> tuple[Callable[[str], Any], Callable[[], list
         return {unit.__name__: unit for unit in units.values()}
 
     def get(name: str) -> Any:
-        # Only a class: a module is what the import system asks for, while units are being imported.
+        # Only classes are found here: while units are being imported, the import system asks for
+        # modules.
         units = classes() if name[:1].isupper() else {}
         if name in units:
             return units[name]

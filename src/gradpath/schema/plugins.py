@@ -1,14 +1,15 @@
-"""Units of a user's own, beside gradpath's.
+"""Users' own units beside gradpath's.
 
-A plugin is a folder that looks like gradpath's: ``cells/NAME.py`` and ``conf/cell/NAME.yaml``, and
-the same for tasks, instruments, figures, initialisations, optimisers and clippings;
-``conf/arm/*.yaml`` and ``conf/experiment/*.yaml`` too. An installed package names its own by an
-entry point of the group ``gradpath.plugins``, whose value is the package. Any other folder is given
-by ``--plugin`` or in ``$GRADPATH_PLUGINS``, which the processes of a sweep inherit.
+A plugin is a folder with the structure of gradpath's: ``cells/NAME.py`` and
+``conf/cell/NAME.yaml``, and the same for tasks, instruments, figures, initialisations, optimisers
+and clippings, and also ``conf/arm/*.yaml`` and ``conf/experiment/*.yaml``. An installed package
+declares its units by an entry point of the group ``gradpath.plugins``, whose value is the package.
+Any other folder is given by ``--plugin`` or in ``$GRADPATH_PLUGINS``, which the processes of a
+sweep inherit.
 
-The modules of such a folder are imported as ``gradpath.schema.plugins.FOLDER_DIGEST.cells.NAME``:
-nothing is added to ``sys.path``, where a folder could be taken for a package of the same name, and
-another process that unpickles a unit imports this module, and with it the plugins, first.
+The modules of such a folder are imported as ``gradpath.schema.plugins.FOLDER_DIGEST.cells.NAME``.
+Nothing is added to ``sys.path``, where a folder could be taken for a package of the same name.
+Another process that unpickles a unit imports this module first, and with it the plugins.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -23,13 +25,14 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line
 
 ENTRY_POINTS = "gradpath.plugins"
 VARIABLE = "GRADPATH_PLUGINS"
-"""Folders, separated as those of PATH."""
+"""The variable that holds the folders, separated as in PATH."""
 FOLDERS = ("cells", "tasks", "instruments", "figures", "inits", "optimizers", "clippings")
 """The folders of units, named as gradpath's packages."""
 
@@ -42,14 +45,14 @@ class Plugin:
 
     name: str
     package: str
-    """Under which its modules are imported."""
+    """The package under which the plugin's modules are imported."""
     folder: Path
     version: str = ""
-    """Of the distribution that it belongs to, if it is installed."""
+    """The version of the distribution to which the plugin belongs, if it is installed."""
 
     @property
     def conf(self) -> Path:
-        """Its YAML files, in folders as in gradpath's ``conf/``."""
+        """The folder of the plugin's YAML files, with the structure of gradpath's ``conf/``."""
         return self.folder / "conf"
 
     def __str__(self) -> str:
@@ -57,22 +60,23 @@ class Plugin:
 
 
 def active() -> tuple[Plugin, ...]:
-    """The plugins that are installed, then those of ``$GRADPATH_PLUGINS``; raises ConfigError where
-    one cannot be.
+    """The installed plugins, then those of ``$GRADPATH_PLUGINS``; raises ConfigError where one is
+    invalid.
     """
     return _active(os.environ.get(VARIABLE, ""))
 
 
-def add_plugin(path: "str | os.PathLike[str]") -> None:
-    """Makes the folder ``path`` a plugin of this process and of those that it starts; raises
-    ConfigError where it cannot be one.
+def add_plugin(path: "str | os.PathLike[str]", option: str = "--plugin ", check: Callable[[], Any] = active) -> None:
+    """Makes the folder ``path`` a plugin of this process and of the processes that it starts;
+    raises ConfigError where the folder is no plugin. If ``check`` raises with the folder in place,
+    things are left as they were. ``option`` stands before the path in a message.
     """
     if not isinstance(path, str | os.PathLike):
-        raise ConfigError(f"--plugin {path!r}: must be the path of a folder")
-    folder = _resolved(f"--plugin {path}", path)
+        raise ConfigError(f"{option}{path!r}: must be the path of a folder")
+    folder = _resolved(f"{option}{path}", path)
     if os.pathsep in str(folder):
-        raise ConfigError(f"--plugin {path}: a {os.pathsep} in the name of a folder separates two of them")
-    _check(f"--plugin {path}", folder)
+        raise ConfigError(f"{option}{path}: a {os.pathsep} in the name of a folder separates two of them")
+    _check(f"{option}{path}", folder)
     previous = os.environ.get(VARIABLE)
     listed = [*filter(None, (previous or "").split(os.pathsep))]
     if str(folder) in listed:
@@ -80,22 +84,32 @@ def add_plugin(path: "str | os.PathLike[str]") -> None:
     os.environ[VARIABLE] = os.pathsep.join([*listed, str(folder)])
     try:
         active()
-    except ConfigError:
+        check()
+    except BaseException:
         if previous is None:
             del os.environ[VARIABLE]
         else:
             os.environ[VARIABLE] = previous
+        _forget(folder)
         raise
     _added.append(str(folder))
 
 
+def _forget(folder: Path) -> None:
+    """The modules of a folder that is no plugin after all: it can be mended and tried again."""
+    package = _package_name(folder)
+    for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
+        del sys.modules[name]
+    _active.cache_clear()
+
+
 def arguments() -> list[str]:
-    """What a command needs to have the plugins that were added to this process."""
+    """The arguments with which a command has the plugins that were added to this process."""
     return [word for folder in _added for word in ("--plugin", folder)]
 
 
 def owner(file: Path) -> Plugin | None:
-    """The plugin that a file belongs to."""
+    """The plugin to which a file belongs."""
     return next((plugin for plugin in active() if file.resolve().is_relative_to(plugin.folder)), None)
 
 
@@ -147,18 +161,23 @@ def _check(origin: str, folder: Path) -> None:
         raise ConfigError(f"{origin}: has none of the folders {', '.join(FOLDERS)}, conf")
 
 
-def _from_folder(folder: Path) -> Plugin:
-    # Two folders of one name are two packages, and one folder is the same package in every process.
+def _package_name(folder: Path) -> str:
+    # Two folders of the same name are two packages, and a folder is the same package in every
+    # process.
     digest = hashlib.sha256(str(folder).encode(errors="surrogatepass")).hexdigest()[:8]
     name = re.sub(r"\W", "_", folder.name, flags=re.ASCII)
-    plugin = Plugin(folder.name or "/", f"{__name__}.{name}_{digest}", folder)
+    return f"{__name__}.{name}_{digest}"
+
+
+def _from_folder(folder: Path) -> Plugin:
+    plugin = Plugin(folder.name or "/", _package_name(folder), folder)
     if plugin.package not in sys.modules:
         sys.modules[plugin.package] = _package(plugin)
     return plugin
 
 
 def _package(plugin: Plugin) -> ModuleType:
-    """The folder as a package, its own ``__init__.py`` run where it has one."""
+    """The folder as a package; its own ``__init__.py`` is executed if it has one."""
     initial = plugin.folder / "__init__.py"
     if not initial.exists():
         spec = ModuleSpec(plugin.package, None, is_package=True)
@@ -172,14 +191,16 @@ def _package(plugin: Plugin) -> ModuleType:
     package = sys.modules[plugin.package] = importlib.util.module_from_spec(spec_of_file)
     try:
         spec_of_file.loader.exec_module(package)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[plugin.package]
         raise ConfigError(f"{initial}: {failure(error, plugin.folder)}") from error
     return package
 
 
 def failure(error: BaseException, *folders: Path) -> str:
-    """An error that code of a plugin has raised, with the last line of it in these folders."""
+    """The message for an exception from a plugin's code, with the last line of the traceback in
+    these folders.
+    """
     line, place = "", error.__traceback__
     while place is not None:
         file = Path(place.tb_frame.f_code.co_filename)
@@ -192,5 +213,5 @@ def failure(error: BaseException, *folders: Path) -> str:
     return f"{type(error).__name__}: {one_line(str(error))}{line}"
 
 
-with suppress(ConfigError):  # in a process that unpickles a unit; whoever asks again is told
+with suppress(ConfigError):  # raised again for whoever asks for the plugins; here a process may only unpickle a unit
     active()

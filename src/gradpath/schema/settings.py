@@ -1,7 +1,7 @@
-"""What a user can set of a unit: a dataclass field that knows its range and explains itself.
+"""The settings of a unit: dataclass fields that declare their range and their meaning.
 
-One declaration serves three readers: the range check at construction, the error line that names the
-key, and ``gradpath run --help``.
+One declaration serves the range check at construction, the error line that names the key, and
+``gradpath run --help``.
 """
 
 import hashlib
@@ -14,8 +14,8 @@ from gradpath.schema.text import one_line
 
 
 class ConfigError(Exception):
-    """What the user wrote cannot be: one line that names the key, what was given and what is
-    allowed.
+    """A configuration is invalid. The message is one line that names the key, the given value and
+    the allowed ones.
     """
 
     def __init__(self, message: str) -> None:
@@ -23,8 +23,8 @@ class ConfigError(Exception):
 
 
 class SettingError(ValueError):
-    """A value outside its range; carries the field's name so that the door
-    can name the whole key.
+    """A value outside its range; it carries the field's name, so that the command line can name the
+    whole key.
     """
 
     def __init__(self, name: str, value: object, allowed: str) -> None:
@@ -62,7 +62,9 @@ def allowed(bounds: dict[str, float]) -> str:
 
 
 class Settings:
-    """Base of every dataclass that a user configures: checks each field's range when it is made."""
+    """Base of every dataclass that a user configures: checks the range of each field at
+    construction.
+    """
 
     def __post_init__(self) -> None:
         for spec in fields(self):  # type: ignore[arg-type]
@@ -77,5 +79,5 @@ class Settings:
 
 
 def fingerprint(resolved: dict[str, Any]) -> str:
-    """Identity of a resolved configuration: equal for equal ones."""
+    """Identity of a resolved configuration: equal for equal configurations."""
     return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:12]

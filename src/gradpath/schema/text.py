@@ -1,28 +1,29 @@
-"""Text of a store, a file or an override, made safe to be shown on a terminal."""
+"""Text from a store, a file or an override, made safe for a terminal."""
 
 import difflib
 import re
 from collections.abc import Iterable
 
 LONGEST = 400
-"""Characters of one piece of a store's text that are shown."""
+"""Largest number of characters that are shown of one text from a store."""
 LONGEST_LINE = 800
-"""Characters of a message, whatever was given."""
+"""Largest number of characters of a message."""
 
 
 def printable(text: object, longest: int = LONGEST) -> str:
-    r"""Text of a store (names, tags, messages that quote them) as one line that does nothing but be
-    read: whatever is not seen but acts (controls, bidi overrides, zero-width characters, line
-    separators, surrogates) is written as Python writes it, ``\x1b``, and what is too long ends in
-    ``…``.
+    r"""Text from a store (names, tags, messages that quote them) as one line without effects on the
+    terminal: invisible characters (controls, bidi overrides, zero-width characters, line
+    separators, surrogates) are written in Python's notation, ``\x1b``, and a text that is too long
+    ends in ``…``.
     """
     content = str(text)
     return _seen(content if len(content) <= longest else content[: longest - 1] + "…")
 
 
 def one_line(text: str) -> str:
-    """A message of ours as one line of bounded length, likewise, without the passwords of what was
-    given; of one that is too long the middle is left out, since what is allowed stands at its end.
+    """A message of gradpath as one line of bounded length, made safe in the same way, and without
+    passwords. A message that is too long loses its middle, since the allowed values stand at its
+    end.
     """
     text = _seen(without_passwords(text))
     return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE // 4]} … {text[-LONGEST_LINE * 3 // 4 + 3 :]}"
@@ -39,8 +40,8 @@ def without_passwords(text: str) -> str:
 
 
 def did_you_mean(word: str, names: Iterable[str], section: str = "") -> str:
-    """`` (did you mean NAME?)``, of the name that ``word`` is close to but for capitals; empty if
-    there is none.
+    """`` (did you mean NAME?)`` with the name that ``word`` resembles, apart from capitals; empty
+    if there is none.
     """
     by_lower = {name.lower(): name for name in names}
     match = difflib.get_close_matches(word[:80].lower(), by_lower, 1)

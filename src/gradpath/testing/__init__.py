@@ -1,6 +1,6 @@
-"""Contract tests: what gradpath relies on in a unit, as test classes to subclass.
+"""Contract tests: the properties of a unit on which gradpath relies, as test classes to subclass.
 
-A repository with units of its own tests them in a module of pytest::
+A repository with its own units tests them in a module of pytest::
 
     from pathlib import Path
     from gradpath.testing import CellContract

@@ -1,4 +1,6 @@
-"""Whether what a unit was given is as it was: all arrays of a record, by their place in it."""
+"""Checks that a unit has not changed its arguments: all arrays of a record, by their place in
+it.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +29,7 @@ def arrays(value: Any, path: str) -> Iterator[tuple[str, NDArray]]:
 
 @contextmanager
 def unchanged(function: str, **records: Any) -> Iterator[None]:
-    """Fails where the function has written to a record; it says where."""
+    """Fails, and says where, if the function has written to a record."""
     original = {path: array.copy() for name, record in records.items() for path, array in arrays(record, name)}
     yield
     current = {path: array for name, record in records.items() for path, array in arrays(record, name)}
@@ -43,7 +45,7 @@ def differ(left: NDArray, right: NDArray) -> bool:
 
 
 def first_difference(left: Any, right: Any, path: str) -> str | None:
-    """Where two records differ first; None where all bits are equal."""
+    """The place of the first difference between two records; None where all bits are equal."""
     one_side, other_side = dict(arrays(left, path)), dict(arrays(right, path))
     if one_side.keys() != other_side.keys():
         return path

@@ -22,7 +22,9 @@ CASES = {
     "T=5, loss at every step": (1, 5, True, Loss.squared_error),
     "T=5, two layers": (2, 5, False, Loss.cross_entropy),
 }
-"""Layers, timesteps, is every step scored (else the last alone), and the loss."""
+"""The number of layers and of timesteps, whether every step is scored (otherwise the last alone),
+and the loss.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""Runs as a store gives them back: through the artifact alone, which takes no time, or through a
-store of their own.
+"""Runs in the form in which a store returns them: through the artifact alone, which takes no time,
+or through a new store.
 """
 
 import atexit
@@ -39,8 +39,8 @@ def recorded(experiment: Experiment) -> Run:
 
 
 def stored(experiments: Sequence[Experiment]) -> list[Run]:
-    """The runs of these seeds, trained side by side and recorded in a new store, as it gives them
-    back.
+    """The runs of these seeds, trained side by side, recorded in a new store and read back from
+    it.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         database = Path(folder) / "mlflow.db"
@@ -53,14 +53,14 @@ def stored(experiments: Sequence[Experiment]) -> list[Run]:
 
 @cache
 def _new_database() -> Path:
-    """A database of MLflow's, made once in a process, since that takes seconds."""
+    """An empty MLflow database, created once for each process, because that takes seconds."""
     folder = tempfile.mkdtemp(prefix="gradpath-contract-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return migrated(Path(folder) / "mlflow.db")
 
 
 def migrated(file: Path) -> Path:
-    """A new database of MLflow's, all of it in the one file, so that it can be copied."""
+    """A new MLflow database in a single file, so that it can be copied."""
     store.connect(f"sqlite:///{file}")
     with sqlite3.connect(file) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -68,8 +68,8 @@ def migrated(file: Path) -> Path:
 
 
 def as_diverged(run: Run, step: int, value: float = np.nan, every: int = 1) -> Run:
-    """The run as if it had diverged at a step: its last readings hold ``value`` in every ``every``
-    th place.
+    """The run as if it had diverged at a step: its last readings hold ``value`` in every
+    ``every``-th element.
     """
 
     def cut_series(series: Series) -> Series:
@@ -87,5 +87,5 @@ def as_diverged(run: Run, step: int, value: float = np.nan, every: int = 1) -> R
     evaluated = run.evaluation.steps < step
     evaluation = Series(run.evaluation.names, run.evaluation.steps[evaluated], run.evaluation.values[evaluated])
     series = {n: s if n == "loss_surface" and step else cut_series(s) for n, s in run.series.items()}
-    tags = {"solved": "true", "diverged": "true", "diverged_at_step": str(step)}  # it had been solved on the way
+    tags = {"solved": "true", "diverged": "true", "diverged_at_step": str(step)}  # the task had been solved before
     return replace(run, loss=loss, evaluation=evaluation, series=series, tags=run.tags | tags)

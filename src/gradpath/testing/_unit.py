@@ -1,5 +1,5 @@
-"""What the contracts of all kinds share: the unit by its name, its settings, and the plugin that
-has it.
+"""The parts that the contracts of all kinds share: the unit by its name, its settings, and its
+plugin.
 """
 
 import math
@@ -19,7 +19,7 @@ from gradpath.schema.settings import ConfigError, SettingError
 from gradpath.training.experiment import Experiment
 
 SMALL = ("task.length=10", "cell.hidden_size=4", "train.batch_size=3", "train.eval_size=9", "train.steps=2")
-"""Overrides of a run that takes no time."""
+"""Overrides of a run that takes hardly any time."""
 
 
 def composed(*overrides: str) -> Experiment:
@@ -35,20 +35,20 @@ def _composed(overrides: tuple[str, ...], active: tuple[plugins.Plugin, ...]) ->
 class UnitContract:
     """Base of the contracts: the checks that every kind of unit must pass.
 
-    A subclass gives ``name``; ``plugin``, the folder with ``cells/``, ``conf/`` … , where the unit
-    is not gradpath's nor an installed package's; and ``overrides``, keys as on the command line,
-    where the unit needs other settings than its YAML file has.
+    A subclass gives ``name``; ``plugin``, the folder with ``cells/``, ``conf/`` …, unless the unit
+    is gradpath's or an installed package's; and ``overrides``, keys as on the command line, where
+    the unit needs other settings than those of its YAML file.
     """
 
     name: ClassVar[str]
     plugin: ClassVar[str | Path | None] = None
     overrides: ClassVar[tuple[str, ...]] = ()
     group: ClassVar[str]
-    """The group of the configuration that the unit is chosen in."""
+    """The group of the configuration in which the unit is chosen."""
 
     @pytest.fixture(autouse=True)
     def _plugin(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The plugin, for as long as a test runs: other tests of the process do not have its
+        """Adds the plugin while a test runs, so that other tests of the process do not have its
         units.
         """
         if self.plugin is not None:
@@ -65,7 +65,7 @@ class UnitContract:
 
     @property
     def choice(self) -> list[str]:
-        """The overrides that choose the unit as its YAML file has it."""
+        """The overrides that choose the unit with the settings of its YAML file."""
         return [f"{self.group}={self.name}"]
 
     def experiment(self, *overrides: str) -> Experiment:
@@ -76,7 +76,7 @@ class UnitContract:
             pytest.fail(f"the unit cannot be chosen: {error}")
 
     def configured(self, *overrides: str) -> Any:
-        """The unit as the command line makes it."""
+        """The unit in the form in which the command line creates it."""
         return getattr(self.experiment(*overrides), self.group)
 
     def test_every_setting_says_what_it_means(self) -> None:
@@ -106,7 +106,7 @@ class UnitContract:
         assert "\n" not in str(refusal), f"{field}={value}: the error is longer than a line"
 
     def test_the_yaml_file_has_the_values_of_the_class(self) -> None:
-        """A schedule is the YAML file's alone."""
+        """The YAML file has the values of the class; only a schedule may differ."""
         configured, defaults = self._as_in_its_file(), self.unit_class()
         for field in fields(defaults):
             value, default = (getattr(unit, field.name) for unit in (configured, defaults))

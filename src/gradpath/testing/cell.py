@@ -31,9 +31,10 @@ every_case = pytest.mark.parametrize("case", CASES)
 
 
 class CellContract(UnitContract):
-    """What gradpath relies on in a cell. ``variants`` are settings with which all of it is checked
-    too, as ``({"forget_bias": 3.0},)``; ``epsilon`` is the step of the central differences, small
-    where the cell has a corner; ``figures`` those that are drawn, all if not given.
+    """The properties of a cell on which gradpath relies. All of them are also checked with the
+    settings ``variants``, as ``({"forget_bias": 3.0},)``. ``epsilon`` is the step of the central
+    differences, small where the cell has a corner; ``figures`` are the figures that are drawn, by
+    default all.
     """
 
     group = "cell"
@@ -42,7 +43,7 @@ class CellContract(UnitContract):
     figures: ClassVar[Sequence[str] | None] = None
 
     def cells(self) -> list[Cell]:
-        """The cell as its YAML file has it, and its variants."""
+        """The cell with the settings of its YAML file, and its variants."""
         base = self.configured()
         return [base, *(replace(base, **settings) for settings in self.variants)]
 
@@ -56,8 +57,8 @@ class CellContract(UnitContract):
 
     @pytest.mark.parametrize("layers", [1, 2])
     def test_gradpath_check_passes(self, layers: int) -> None:
-        """In the type of training and in float64, past the band in which the adjoint is plain; the
-        variants in a stack alone.
+        """The check in the type of training and in float64, with an adjoint that is rescaled; the
+        variants only in a stack.
         """
         for cell in self.cells()[: None if layers > 1 else 1]:
             experiment = self.experiment(f"cell.layers={layers}")
@@ -141,7 +142,9 @@ class CellContract(UnitContract):
                 assert error < 1e-9, f"∂L/∂{name} of a minibatch in two parts: relative error {error:.1e}"
 
     def test_the_compiled_loop_gives_the_bits_of_the_python_loop(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Warns where the loop over time of this cell is not compiled, which only costs time."""
+        """A cell whose loop over time is not compiled only gets a warning, because this only costs
+        time.
+        """
         for run in self.passes("T=5, loss at every step"):
             with compiled.watched() as reasons:
                 trace = run.trace()
@@ -163,7 +166,9 @@ class CellContract(UnitContract):
             assert declarations.from_configuration(resolved, {}) == cell.roles
 
     def stored_runs(self) -> list[Run]:
-        """Two seeds, two steps, with every instrument that can read it, through a store."""
+        """Two seeds of two steps, with every instrument that can read the cell, read back from a
+        store.
+        """
         if "_runs" not in vars(type(self)):
             first = self.experiment("train.eval_every=1")
             base = replace(first, instruments=_instruments(first.network))

@@ -19,20 +19,20 @@ SIZES = [1e-12, 1e-3, 1.0, 1e3, 1e12]
 
 
 class ClippingContract(UnitContract):
-    """What gradpath relies on in a clipping. ``variants`` are settings with which it engages, where
-    it does not as its YAML file has it.
+    """The properties of a clipping on which gradpath relies. ``variants`` are settings with which
+    it engages, where it does not with those of its YAML file.
     """
 
     group = "clip"
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ()
 
     def clippings(self) -> list[Clipping]:
-        """The clipping as its YAML file has it, and its variants."""
+        """The clipping with the settings of its YAML file, and its variants."""
         return [self.configured(), *(self.unit_class(**settings) for settings in self.variants)]
 
     def applied(self, dtype: type) -> list[tuple[Clipping, NDArray, NDArray, float]]:
-        """(clipping, raw, applied, ratio) for gradients of every size; a ratio of 1 at all of them
-        is no clipping.
+        """(clipping, raw, applied, ratio) for gradients of every size. A clipping whose ratio is 1
+        for all of them does not engage.
         """
         results = []
         for clipping in self.clippings():
@@ -68,7 +68,7 @@ class ClippingContract(UnitContract):
                 assert not differ(raw, applied), f"{clipping}: changes a gradient and returns a ratio of 1"
 
     def test_it_engages_and_its_label_says_so(self) -> None:
-        """In one of the variants at least."""
+        """At least one of the variants engages."""
         engaged: dict[str, bool] = {}
         for clipping, _, _, ratio in self.applied(np.float64):
             engaged[str(clipping)] = engaged.get(str(clipping), False) or ratio < 1

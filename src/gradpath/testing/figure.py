@@ -25,8 +25,9 @@ SEEDS = 2
 
 
 class FigureContract(UnitContract):
-    """What gradpath relies on in a figure. ``sweep`` are the overrides of the arms that it is drawn
-    from, each run with two seeds; ``seeds_in_words`` is False where it says nothing of seeds.
+    """The properties of a figure on which gradpath relies. ``sweep`` are the overrides of the arms
+    that are drawn, each with two seeds; ``seeds_in_words`` is False where the figure does not
+    mention seeds.
     """
 
     group = "figures"
@@ -62,8 +63,8 @@ class FigureContract(UnitContract):
         return compose.report(overrides)
 
     def runs(self) -> list[Run]:
-        """Of every arm two seeds, with the readings of the instruments that the figure needs, as a
-        store gives them back.
+        """Two seeds of every arm, with the readings of the instruments that the figure needs, read
+        back from a store.
         """
         if "_runs" not in vars(type(self)):
             needs = self.unit_class.needs
@@ -108,7 +109,7 @@ class FigureContract(UnitContract):
         self._drawn_or_refused(self.runs()[-1:])
 
     def test_a_run_that_diverged_is_drawn_or_refused(self) -> None:
-        """A seed beside others that were trained, and all of them at once."""
+        """A diverged seed beside trained ones, and then all seeds diverged at once."""
         runs = self.runs()
         self._drawn_or_refused([as_diverged(runs[0], 1), *runs[1:]])
         self._drawn_or_refused([as_diverged(run, 0) for run in runs])

@@ -18,8 +18,8 @@ from gradpath.training.loop import train
 
 
 class InitContract(UnitContract):
-    """What gradpath relies on in an initialisation. ``random`` settings, where it draws nothing as
-    its YAML file has it.
+    """The properties of an initialisation on which gradpath relies. ``random`` are settings with
+    which it draws random numbers, where it draws none with those of its YAML file.
     """
 
     group = "init"
@@ -52,7 +52,9 @@ class InitContract(UnitContract):
         assert differ(draws[0], draws[2]), "another seed draws the same weights; say in random when it does not"
 
     def test_gains_multiply(self) -> None:
-        """``gain`` the recurrent matrices, ``input_gain`` those of the input, and nothing else."""
+        """``gain`` multiplies the recurrent matrices, ``input_gain`` those of the input, and both
+        nothing else.
+        """
         for setting, role in (("gain", "recurrent"), ("input_gain", "input")):
             network, theta = self.drawn({**self.random, setting: 1.0})
             _, scaled = self.drawn({**self.random, setting: 2.0})

@@ -15,30 +15,31 @@ from gradpath.schema.settings import ConfigError
 from gradpath.testing._arrays import first_difference, unchanged
 from gradpath.testing._runs import recorded
 from gradpath.testing._unit import SMALL, UnitContract, composed
+from gradpath.training.checked_reading import KEYS, valid_key
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import train
 
 ONE_UNIT = ("cell=rnn", "cell.hidden_size=1")
 """For instruments that follow every element of θ."""
 CURVES = 40
-"""Keys of a run that the MLflow UI draws well."""
+"""Largest number of keys of a run that the MLflow UI draws well."""
 DECADES = 10 * np.log10(2)
 
 
 class InstrumentContract(UnitContract):
-    """What gradpath relies on in an instrument.
+    """The properties of an instrument on which gradpath relies.
 
-    ``scale`` says what becomes of a reading if the loss, and with it every gradient, is multiplied
-    by a factor: ``log10``, its decades are added; ``none``, nothing. Not given, it is not checked.
-    ``undefined`` are names whose readings may be NaN or +inf. ``expected`` may compute the reading
-    a second time, as plainly as can be.
+    ``scale`` says how a reading changes if the loss, and with it every gradient, is multiplied by a
+    factor: ``log10``, the decades of the factor are added; ``none``, the reading stays the same.
+    Without ``scale`` this is not checked. ``undefined`` are names whose readings may be NaN or
+    +inf. ``expected`` may compute the reading a second time, as plainly as possible.
     """
 
     group = "instruments"
     scale: ClassVar[Literal["log10", "none"] | None] = None
     undefined: ClassVar[tuple[str, ...]] = ()
     tolerance: ClassVar[float] = 1e-6
-    """Between ``expected`` and what is measured, relative and absolute."""
+    """Largest difference between ``expected`` and the measurement, relative and absolute."""
     _is_in_a_list = True
 
     def expected(self, network: Network, trace: Trace) -> np.ndarray | None:
@@ -50,7 +51,7 @@ class InstrumentContract(UnitContract):
         return [f"instruments=[{self.name}]"]
 
     def experiment(self, *overrides: str) -> Experiment:
-        """A run that the instrument can read: of the default cell, else of one unit."""
+        """A run that the instrument can read: of the default cell, otherwise of a single unit."""
         return self._readable(*overrides, *self.overrides)
 
     def _readable(self, *overrides: str) -> Experiment:
@@ -82,7 +83,7 @@ class InstrumentContract(UnitContract):
         return network, network.backward(theta, network.forward(theta, batch))
 
     def measured(self, *overrides: str) -> tuple[Measurement, Trace]:
-        """A measurement, of a trace that is not written to."""
+        """A measurement, with a check that the trace was not written to."""
         network, trace = self.passes(*overrides)
         with unchanged("measure", trace=trace):
             return self.configured(*overrides).measure(network, trace), trace
@@ -129,7 +130,7 @@ class InstrumentContract(UnitContract):
                 pytest.fail(f"{name} is NaN or +inf; a true zero is -inf; name in undefined what may have no value")
 
     def test_one_timestep_can_be_read(self) -> None:
-        """The shortest sequence that the task makes, and its last step alone."""
+        """The shortest sequence that the task creates, and its last step alone."""
         network, trace = self.passes()
         batch, theta = trace.tape.batch, trace.tape.theta
         last = replace(batch, inputs=batch.inputs[-1:], targets=batch.targets[-1:], mask=batch.mask[-1:])
@@ -140,8 +141,8 @@ class InstrumentContract(UnitContract):
 
     @pytest.mark.parametrize("value", [np.inf, np.nan, 1e200])
     def test_a_trace_that_diverged_can_be_read(self, value: float) -> None:
-        """Loss and gradient of a training that blew up: NaN is a reading, an exception ends the
-        run.
+        """Loss and gradient of a training that blew up: the reading may be NaN; an exception would
+        end the run.
         """
         network, trace = self.passes()
         with np.errstate(all="ignore"):
@@ -179,7 +180,8 @@ class InstrumentContract(UnitContract):
     def test_keys_of_the_mlflow_ui(self) -> None:
         (reading, _), instrument = self.measured(), self.configured()
         keys = [key for name in reading.names if (key := instrument.metric(name)) is not None]
-        assert all(isinstance(key, str) and key.strip() for key in keys), "metric must return a key or None"
+        refused = [key for key in keys if not valid_key(key)]
+        assert not refused, f"metric must return None or a key that MLflow takes, {KEYS}; it returns {refused}"
         double = [key for key, count in Counter(keys).items() if count > 1]
         assert not double, f"metric gives the same key to several names: {double}"
         assert len(keys) <= CURVES, f"{len(keys)} curves in the MLflow UI, more than the {CURVES} that it draws well"

@@ -15,7 +15,7 @@ every_type = pytest.mark.parametrize("dtype", TYPES, ids=lambda dtype: dtype.__n
 
 
 class OptimizerContract(UnitContract):
-    """What gradpath relies on in an update rule."""
+    """The properties of an update rule on which gradpath relies."""
 
     group = "optimizer"
 

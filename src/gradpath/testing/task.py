@@ -17,18 +17,18 @@ from gradpath.training.experiment import Experiment
 from gradpath.training.loop import train
 
 DRAWN = 4000
-"""Sequences that the predictor which ignores the input is fitted to, and as many that it is scored
-on.
+"""Number of sequences to which the predictor that ignores the input is fitted, and on as many of
+which it is scored.
 """
 STANDARD_ERRORS = 5
 LONGEST = 1000
-"""A task must be possible at some T up to this."""
+"""A task must allow some T up to this."""
 
 
 class TaskContract(UnitContract):
-    """What gradpath relies on in a task. ``length`` is the T of the checks; ``optimum`` what a
-    perfect predictor scores. ``solution`` says what is to be answered from the inputs alone;
-    without it, that the targets follow from the inputs is not checked.
+    """The properties of a task on which gradpath relies. ``length`` is the T of the checks;
+    ``optimum`` is the score of a perfect predictor. ``solution`` computes the targets from the
+    inputs alone; without it, the contract does not check that the targets follow from the inputs.
     """
 
     group = "task"
@@ -36,13 +36,13 @@ class TaskContract(UnitContract):
     optimum: ClassVar[float] = 0.0
 
     def solution(self, task: Any, inputs: NDArray) -> NDArray | None:
-        """The targets (T, B) or (T, B, O) from the inputs (T, B, I); what is not scored may be
-        anything.
+        """The targets (T, B) or (T, B, O) from the inputs (T, B, I); elements that are not scored
+        may have any value.
         """
         return None
 
     def experiment(self, *overrides: str) -> Experiment:
-        """A small experiment with the task at the length of its file."""
+        """A small experiment with the task at the length of its YAML file."""
         small = [override for override in SMALL if not override.startswith("task.")]
         try:
             return composed(*self.choice, *small, *overrides, *self.overrides)
@@ -51,7 +51,7 @@ class TaskContract(UnitContract):
 
     @property
     def task(self) -> Task:
-        """The unit at the length of the checks, or at its shortest where that is longer."""
+        """The unit at the length of the checks, or at its shortest length where that is longer."""
         configured: Task = self.configured()
         try:
             return replace(configured, length=self.length)
@@ -59,7 +59,7 @@ class TaskContract(UnitContract):
             return self.shortest()
 
     def shortest(self) -> Task:
-        """The unit at the smallest T that it takes."""
+        """The unit at the smallest T that it allows."""
         configured: Task = self.configured()
         for length in range(1, LONGEST + 1):
             try:
@@ -103,7 +103,7 @@ class TaskContract(UnitContract):
             assert first.inputs.tobytes() != second.inputs.tobytes(), "another seed draws the same inputs"
 
     def test_a_minibatch_is_drawn_without_a_loop_over_the_sequences(self) -> None:
-        """Counted in calls, not in time."""
+        """Loops are detected by the number of calls, not by time."""
         calls = [_calls(self.task, sequences) for sequences in (4, 400)]
         assert calls[1] < calls[0] + 100, (
             f"sample makes {calls[0]} calls for 4 sequences and {calls[1]} for 400; draw whole arrays"
@@ -131,8 +131,8 @@ class TaskContract(UnitContract):
             )
 
     def test_the_best_predictor_that_ignores_the_input_scores_the_chance_loss(self) -> None:
-        """It is fitted to some sequences and scored on others; the bound is five standard errors
-        and what fitting costs.
+        """The predictor is fitted to some sequences and scored on others; the bound is five
+        standard errors plus the cost of fitting.
         """
         task, batch = self.task, self.draw(0, 2 * DRAWN)
         fitted, scored = (_sequences(batch, part) for part in (slice(0, DRAWN), slice(DRAWN, None)))
@@ -184,7 +184,7 @@ class TaskContract(UnitContract):
 
 
 def _calls(task: Task, sequences: int) -> int:
-    """The calls, of Python and of C, that drawing a minibatch makes."""
+    """The number of calls, of Python and of C, while a minibatch is drawn."""
     count = 0
 
     def counted(frame: Any, event: str, argument: Any) -> None:
@@ -206,12 +206,14 @@ def _sequences(batch: Batch, part: slice) -> Batch:
 
 
 def _as_outputs(task: Task, targets: NDArray) -> NDArray:
-    """Outputs that answer the targets with certainty."""
+    """Outputs that predict the targets with certainty."""
     return 100.0 * np.eye(task.sizes[1])[targets] if task.loss is Loss.cross_entropy else targets
 
 
 def _best_constant(task: Task, batch: Batch) -> NDArray:
-    """Outputs (T, 1, O) that depend on the step alone: mean or log-frequencies of the targets."""
+    """Outputs (T, 1, O) that depend on the step alone: the mean or the log frequencies of the
+    targets.
+    """
     count = batch.mask.sum(axis=1)[:, None]
     if task.loss is Loss.squared_error:
         means = (batch.targets * batch.mask[..., None]).sum(axis=1) / np.maximum(count, 1)
@@ -221,7 +223,7 @@ def _best_constant(task: Task, batch: Batch) -> NDArray:
 
 
 def _answered(task: Task, batch: Batch, outputs: NDArray) -> Tape:
-    """A tape as a network with these outputs would leave it."""
+    """The tape of a network with these outputs."""
     scored = np.flatnonzero(batch.mask.any(axis=1))
     outputs = np.broadcast_to(outputs, (*batch.mask.shape, task.sizes[1]))[scored]
     loss, gradient = evaluate(task.loss, outputs, batch.targets[scored], batch.mask[scored])
@@ -229,7 +231,7 @@ def _answered(task: Task, batch: Batch, outputs: NDArray) -> Tape:
 
 
 def _by_sequence(task: Task, batch: Batch, outputs: NDArray) -> NDArray:
-    """What each sequence contributes to the mean of the loss, (B,)."""
+    """The contribution of each sequence to the mean loss, (B,)."""
     wide = np.broadcast_to(outputs, (*batch.mask.shape, task.sizes[1])).swapaxes(0, 1)[:, :, None]
     targets, mask = (array.swapaxes(0, 1)[:, :, None] for array in (batch.targets, batch.mask))
     losses, _ = evaluate(task.loss, wide, targets, mask)

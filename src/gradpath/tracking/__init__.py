@@ -1,1 +1,1 @@
-"""MLflow: what is written into it, what is read back, and the verdict on a run."""
+"""MLflow: the records that gradpath writes, their reading, and the verdict on a run."""

@@ -1,6 +1,6 @@
-"""The artifacts of a run as a store holds them, checked before use: the names, dtypes, shapes and
-sizes that the figures rely on. Anybody may have written them; :mod:`gradpath.tracking.decoding`
-reads them.
+"""The artifacts of a run in a store, checked before use: the names, dtypes, shapes and sizes on
+which the figures rely. The files may come from anybody; :mod:`gradpath.tracking.decoding` reads
+them.
 """
 
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ SECTIONS = ("task", "cell", "init", "optimizer", "clip", "train")
 
 @dataclass(frozen=True)
 class Series:
-    """One instrument's readings: ``values`` [probe, T, name] or [probe, name], ``steps`` of the
-    probes, ``names``.
+    """One instrument's readings: ``values`` [probe, T, name] or [probe, name], the ``steps`` of the
+    probes, and ``names``.
     """
 
     names: tuple[str, ...]
@@ -33,13 +33,13 @@ class Series:
     values: NDArray
 
     def column(self, name: str) -> NDArray:
-        """[probe, T] or [probe] of one name."""
+        """The values of one name, [probe, T] or [probe]."""
         return self.values[..., self.names.index(name)]
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What ``measurements.npz`` holds; see ``Readings.arrays``."""
+    """The contents of ``measurements.npz``; see ``Readings.arrays``."""
 
     lag: NDArray
     loss: Series
@@ -47,11 +47,11 @@ class Measurements:
     series: dict[str, Series]
     chance_loss: float | None
     longest_lag: int | None
-    """Of the task: from the first input that matters to the output that needs it. The first version
-    0.1 stored neither number, and both are None.
+    """The longest lag of the task, from the first input that matters to the output that needs it.
+    Version 0.1 stored neither this nor the chance loss; both are then None.
     """
     roles: Roles | None
-    """What the cell declares of itself; None in what version 0.1 stored."""
+    """The declarations of the cell; None in a run of version 0.1."""
 
 
 def measurements(path: Path) -> Measurements:
@@ -61,8 +61,8 @@ def measurements(path: Path) -> Measurements:
 
 
 def configuration(path: Path, identity: str) -> dict[str, Any]:
-    """Reads and checks ``config.yaml``: the sections and keys that every run has, and that it is
-    the configuration with that ``config_hash``; raises DamagedError.
+    """Reads ``config.yaml`` and checks that it has the sections and keys of every run and that it
+    is the configuration with this ``config_hash``; raises DamagedError.
     """
     with refusing(path.name):
         config = plain_yaml(path)
@@ -84,7 +84,7 @@ def configuration(path: Path, identity: str) -> dict[str, Any]:
 
 
 def _checked(arrays: Mapping[str, NDArray]) -> Measurements:
-    """The schema of the artifact."""
+    """The arrays checked against the schema of the artifact."""
     version = _get(arrays, "schema_version", INTEGER, 0)
     if version != store.SCHEMA_VERSION:
         raise DamagedError(f"has schema version {version}; this gradpath reads {store.SCHEMA_VERSION}")
@@ -124,7 +124,7 @@ def _series(arrays: Mapping[str, NDArray], name: str, names: tuple[str, ...], nd
     if not fits:
         shapes = f"{values.shape} for {len(steps)} steps and {len(names)} names"
         raise DamagedError(f"holds {printable(name, 80)}/values of shape {shapes}")
-    # An empty array of steps is one of floats: NumPy's choice.
+    # NumPy's type for an empty array is float.
     counts_up = not steps.size or (
         steps.dtype.kind in INTEGER and steps[0] >= 0 and steps[-1] < 2**53 and (steps[1:] > steps[:-1]).all()
     )
@@ -134,7 +134,7 @@ def _series(arrays: Mapping[str, NDArray], name: str, names: tuple[str, ...], nd
 
 
 def _get(arrays: Mapping[str, NDArray], name: str, kinds: str, *ndims: int) -> NDArray:
-    """An array of the kind and the number of axes that it must have."""
+    """An array, checked for its kind and its number of axes."""
     if name not in arrays:
         raise DamagedError(f"holds no {printable(name, 80)}")
     array = arrays[name]

@@ -1,5 +1,5 @@
-"""The roles of a run's cell, as text in its artifact and back; what version 0.1 did not store, from
-the configuration.
+"""The roles of a run's cell, as text in its artifact and back. For runs of version 0.1, which did
+not store them, they are derived from the configuration.
 """
 
 import json
@@ -19,14 +19,14 @@ from gradpath.tasks import Task
 from gradpath.training.experiment import Experiment
 
 LARGEST = 100_000
-"""Characters of stored roles, of which those of the LSTM take 4 000."""
+"""Largest number of characters of stored roles; those of the LSTM take 4 000."""
 LONGEST = 100
-"""Characters of a name in them."""
+"""Largest number of characters of a name in the roles."""
 STORABLE = f"names and labels must be printable, and of at most {LONGEST} characters"
 
 
 def check(experiment: Experiment) -> None:
-    """Raises ConfigError where what the units declare cannot be stored."""
+    """Raises ConfigError where the declarations of the units cannot be stored."""
     names = {f"clip={unit_name(experiment.clip)}: label": experiment.clip.label}
     names |= {f"task={unit_name(experiment.task)}: plateaus": name for name in experiment.task.plateaus}
     for place, name in names.items():
@@ -39,7 +39,7 @@ def check(experiment: Experiment) -> None:
 
 
 def as_text(roles: Roles) -> str:
-    """The roles as JSON; ValueError where they would not come back as they are."""
+    """The roles as JSON; ValueError where reading the text would not give equal roles."""
     declared = asdict(roles)
     text = json.dumps(declared, ensure_ascii=False)
     if from_text(text) != roles:
@@ -50,7 +50,7 @@ def as_text(roles: Roles) -> str:
 
 
 def _texts(declared: Any) -> Iterator[str]:
-    """All text in a declaration, also the keys of what has them."""
+    """All text in a declaration, including the keys of dicts."""
     if isinstance(declared, str):
         yield declared
     elif isinstance(declared, Mapping):
@@ -63,8 +63,8 @@ def _texts(declared: Any) -> Iterator[str]:
 
 
 def from_text(text: str) -> Roles:
-    """The roles that ``as_text`` wrote; ValueError where the text is none of these. All names come
-    out printable.
+    """The roles from the text of ``as_text``; ValueError where the text is not of this form. All
+    names are made printable.
     """
     if len(text) > LARGEST:
         raise ValueError(f"longer than {LARGEST} characters")
@@ -76,9 +76,9 @@ def from_text(text: str) -> Roles:
 
 
 def from_configuration(cell: Mapping[str, Any], readings: Mapping[str, tuple[str, ...]]) -> Roles:
-    """The roles of a run that was stored without: what the cell of that name declares as it is
-    configured; of a cell that is not here, what the names of its readings say, which is its states.
-    ``readings``: columns by instrument.
+    """The roles of a run that was stored without them: the declarations of the cell of that name as
+    it is configured. Where the cell is not available, the names of the run's readings give its
+    states. ``readings``: columns by instrument.
     """
     cell_type = discover(Cell).get(cell["name"])  # type: ignore[type-abstract]
     if cell_type is not None:
@@ -92,8 +92,8 @@ def from_configuration(cell: Mapping[str, Any], readings: Mapping[str, tuple[str
 
 
 def from_task(configuration: Mapping[str, Any]) -> tuple[float, int]:
-    """(chance loss, longest lag) of the task of that name as it is configured, of a run that was
-    stored without.
+    """(chance loss, longest lag) of a run that was stored without them, from the task of that name
+    as it is configured.
     """
     task_type = discover(Task)[configuration["name"]]  # type: ignore[type-abstract]
     task = task_type(**_settings(task_type, configuration))
@@ -101,22 +101,20 @@ def from_task(configuration: Mapping[str, Any]) -> tuple[float, int]:
 
 
 def _settings(unit: type, section: Mapping[str, Any]) -> dict[str, Any]:
-    """What a section of a configuration sets of a unit."""
+    """The settings of a unit in a section of a configuration."""
     return {
         field.name: _plain(section[field.name], unit, field.name) for field in fields(unit) if field.name in section
     }
 
 
 def _plain(value: Any, cls: type, name: str) -> Any:
-    """A setting as the cell takes it; a configuration holds the names of what is chosen from a
-    list.
-    """
+    """A setting in the cell's type; a configuration holds the names of enumeration members."""
     kind = get_type_hints(cls)[name]
     return kind[value] if isinstance(kind, type) and issubclass(kind, Enum) else value
 
 
 def _read(value: Any, kind: Any, place: str) -> Any:
-    """A value of JSON as a type that is made of dataclasses, tuples, dicts, literals, text and
+    """A JSON value as a type that consists of dataclasses, tuples, dicts, literals, text and
     numbers.
     """
     origin, inner = get_origin(kind), get_args(kind)

@@ -1,7 +1,7 @@
-"""Decodes the files that a store holds, which anybody may have written: nothing here trusts a byte.
+"""Decodes the files of a store, which may come from anybody: no byte of them is trusted.
 
-Whatever a file holds beside plain arrays, or plain YAML, is one ``DamagedError`` that says what is
-wrong with it.
+Contents other than plain arrays, or plain YAML, raise one ``DamagedError`` that says what is wrong
+with the file.
 """
 
 import io
@@ -20,25 +20,23 @@ from numpy.typing import NDArray
 from gradpath.schema.text import printable
 
 LARGEST_ARRAYS = 2 << 30
-"""Bytes of ``measurements.npz`` that are read. Ours lies uncompressed, so that a file never unfolds
-in memory.
+"""Largest number of bytes of ``measurements.npz`` that are read. gradpath stores the arrays
+uncompressed, so that a file is never larger in memory.
 """
 LARGEST_CONFIG = 200_000
-"""Bytes of ``config.yaml``, of which a real one has 3 000."""
+"""Largest number of bytes of ``config.yaml``; a real one has 3 000."""
 INTEGER, NUMBER, TEXT = "iu", "iufb", "U"
 """Kinds of NumPy dtypes."""
 
 
 class DamagedError(Exception):
-    """An artifact does not hold what gradpath writes; the message says what is wrong, in a few
-    words.
-    """
+    """An artifact is not of gradpath's form; the message says in a few words what is wrong."""
 
 
 @contextmanager
 def refusing(name: str) -> Iterator[None]:
-    """Whatever goes wrong is the file's fault: what decoders raise at a hostile file has no end
-    (struct.error, RecursionError, MemoryError, …).
+    """Turns any exception into a DamagedError, because decoders raise exceptions of many kinds at a
+    hostile file (struct.error, RecursionError, MemoryError, …).
     """
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -55,8 +53,8 @@ def _error_text(error: Exception) -> str:
 
 
 def plain_yaml(path: Path) -> Any:
-    """A file of YAML as dicts with text keys, lists, text, numbers, booleans and None, its text
-    made printable; raises DamagedError.
+    """The contents of a YAML file as dicts with text keys, lists, text, numbers, booleans and None,
+    with all text made printable; raises DamagedError.
     """
     with path.open("rb") as file:
         content = file.read(LARGEST_CONFIG + 1)
@@ -66,7 +64,9 @@ def plain_yaml(path: Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML without aliases: gradpath writes none, and a few lines of them unfold to any size."""
+    """YAML without aliases: gradpath writes none, and a few lines of aliases can expand to any
+    size.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -89,8 +89,8 @@ def _plain(value: Any, key: str) -> Any:
 
 
 def arrays_of(path: Path) -> dict[str, NDArray]:
-    """The arrays of an npz. Each header is held against the bytes that are there before memory is
-    asked for, since a header of 80 bytes can declare an exabyte.
+    """The arrays of an npz. Each header is compared with the size of the file before memory is
+    allocated, since a header of 80 bytes can declare an exabyte.
     """
     if path.stat().st_size > LARGEST_ARRAYS:
         raise DamagedError(f"is larger than {LARGEST_ARRAYS >> 30} GiB")
@@ -111,8 +111,8 @@ def arrays_of(path: Path) -> dict[str, NDArray]:
 
 
 class _Listed(io.BufferedReader):
-    """A file whose list of members must be short: ``zipfile`` keeps 500 bytes for each of a list's
-    46.
+    """A file whose list of members must be short: ``zipfile`` keeps 500 bytes in memory for every
+    46 bytes of the list.
     """
 
     largest = 1 << 20

@@ -1,4 +1,4 @@
-"""What a verdict is made of: the numbers of a run, read off its instruments."""
+"""The evidence for a verdict: the numbers of a run, from the readings of its instruments."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,79 +14,84 @@ from gradpath.tasks import Task
 from gradpath.training.evaluation import Evaluation
 
 Readings = Mapping[str, tuple[Sequence[str], Sequence[int], Sequence[NDArray]]]
-"""By instrument: the columns' names, the training steps of the readings, the readings."""
+"""For each instrument: the columns' names, the training steps of the readings, the readings."""
 RECENT = 5
-"""Readings that the growth over the lag is compared with."""
+"""Number of preceding readings with whose median ``grown`` is compared."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The numbers of a run that the verdict is made of; None where nothing was recorded. Norms are
-    log10 and those of the raw gradient, before clipping. With a(l) = ‖∂L/∂s_{s−l}‖, s the carrier
-    of the bottom layer (C of the LSTM, H of RNN and GRU), the derivative total, and lag 0 the last
-    scored step:
+    """The numbers of a run from which the verdict is derived; None where nothing was recorded.
+    Norms are log10 norms of the raw gradient, before clipping. Let S be the last scored step and
+    a(l) = ‖∂L/∂c_{S−l}‖ the norm of the total derivative at lag l, where c is the carrier of the
+    bottom layer (C of the LSTM, H of RNN and GRU):
 
-        lost  = log10 a(0) / a(lag)     in decades; inf at a true zero, negative where it rises
+        lost  = log10 a(0) / a(lag)     in decades; inf at a true zero, negative where a(l) rises
         grown = max_{l ≤ lag} log10 a(l) / a(0)
 
-    From a(0) on, since one step back from there is one step back like all others: for the RNN
-    through φ′ and W_hh, for the GRU through its gates, for the LSTM through F. (Of the LSTM's H
-    this is not true: δH_T comes through W_hy, δH_{T−1} has come through the gates.) Where the loss
-    reads steps within the lag, a(l) is of the last one alone.
+    The curve starts at a(0), because the step from lag 0 to lag 1 is of the same kind as all later
+    ones: through φ′ and W_hh in the RNN, through the gates in the GRU, through F in the LSTM. (The
+    H of the LSTM would not do: δH_T comes through W_hy, δH_{T−1} comes through the gates.) Where
+    the loss reads several steps within the lag, a(l) belongs to the loss of the last one alone.
     """
 
     lag: int
     """Longest lag of the task in steps."""
     score: str = ""
-    """The task's score after training beside its criterion."""
+    """The task's score after training and its criterion, in words."""
     solved: bool = False
     diverged_at: int | None = None
     loss: float | None = None
-    """After training, on the evaluation set."""
+    """Loss after training, on the evaluation set."""
     first_loss: float | None = None
-    """Before training, on the first minibatch."""
+    """Loss before training, on the first minibatch."""
     chance: float | None = None
-    """What the best predictor scores that ignores the input."""
+    """Loss of the best predictor that ignores the input."""
     updates: int | None = None
     span: int | None = None
-    """The steps of the lag that there are: H_0, from which a sequence starts, has no reading."""
+    """Steps over which ``lost`` and ``grown`` are measured: a sequence may be no longer than the
+    lag, and its initial state H_0 has no reading.
+    """
     largest: float | None = None
     """Largest gradient norm of training."""
     smallest_quarter: float | None = None
-    """Of the medians of the gradient norm in each quarter of training the smallest."""
+    """The smallest of the four medians of the gradient norm, one for each quarter of training."""
     spike_at: int | None = None
-    """The reading with the largest spike in whose step the gradient also grows more over the lag
-    than before; where there is none, the largest spike read.
+    """Training step of the largest spike among the readings at which ``grown`` has risen too; where
+    ``grown`` has risen at none of them, of the largest spike among all readings.
     """
     spike: float | None = None
-    """Decades from the median gradient norm of the steps before to that of this step."""
+    """Decades from the median gradient norm of the preceding steps to the norm at ``spike_at``."""
     grown_at_spike: float | None = None
+    """``grown`` of the reading at ``spike_at``."""
     rise_at_spike: float | None = None
-    """``grown`` less its median over the ``RECENT`` readings before."""
+    """``grown_at_spike`` less the median of ``grown`` over the ``RECENT`` preceding readings."""
     grown_at_init: float | None = None
     grown_at_largest: float | None = None
-    """At the reading with the largest gradient norm."""
+    """``grown`` of the reading with the largest gradient norm."""
     grown: float | None = None
-    """Median over the readings."""
+    """Median of ``grown`` over the readings."""
     lost_at_init: float | None = None
     lost: float | None = None
-    """At the last reading."""
+    """``lost`` of the last reading."""
     not_finite: int = 0
-    """Readings of the carrier's gradient that hold NaN or infinity, which do not count."""
+    """Number of readings of the carrier's gradient that hold NaN or infinity and are left out."""
     scored_within: bool = False
-    """Does the loss also read steps inside the lag? What it sends there hides what comes from the
-    end.
+    """Does the loss also read steps inside the lag? The gradient that enters at these steps hides
+    the gradient that comes from the last one.
     """
     last_alone: bool = False
-    """Are ``lost`` and ``grown`` those of the last scored step's loss alone, over the whole
-    sequence? Where the loss reads steps within they are, if the instrument ``reach`` has read it.
+    """Do ``lost`` and ``grown`` belong to the loss of the last scored step alone, over the whole
+    sequence? They do where ``scored_within`` is true and the instrument ``reach`` has been read.
     """
     saturated: float | None = None
-    """Share at the last reading, over gates, layers, timesteps, sequences and units."""
+    """Saturated share of the gate activations at the last reading, over gates, layers, timesteps,
+    sequences and units.
+    """
 
 
 def outcome(task: Task, first_loss: float, evaluation: Evaluation | None, diverged_at: int | None) -> Evidence:
-    """What is known of a run without its instruments."""
+    """The evidence of a run that needs no instrument."""
     evidence = Evidence(task.lags[1], first_loss=first_loss, chance=task.chance_loss, diverged_at=diverged_at)
     if evaluation is None:
         return evidence
@@ -97,9 +102,10 @@ def outcome(task: Task, first_loss: float, evaluation: Evaluation | None, diverg
 def weigh(
     evidence: Evidence, readings: Readings, norms: Mapping[int, float], roles: Roles, min_rise: float = 0.5
 ) -> Evidence:
-    """Adds to what is known of a run what its instruments have read; ``norms`` is the log10
-    gradient norm of every training step, ``roles`` what its cell declares, ``min_rise`` the decades
-    from which on ``grown`` has risen. What is not finite does not count.
+    """The evidence of a run with the readings of its instruments added. ``norms`` holds the log10
+    gradient norm of every training step and ``roles`` the declarations of the cell; ``min_rise`` is
+    the number of decades from which on ``grown`` counts as risen. Values that are not finite are
+    left out.
     """
     numbers = vars(evidence).copy()
     steps = sorted(norms)
@@ -119,8 +125,8 @@ def weigh(
 
 def decades_over_sequence(readings: Readings, roles: Roles) -> dict[int, float]:
     """Decades that the gradient of the bottom layer's carrier loses over the whole sequence, by
-    training step; nothing where the loss reads several steps and nothing has followed the last one
-    alone: their sum says nothing of the lag.
+    training step. Empty where the loss reads several steps and ``reach`` has not followed the last
+    one alone, because the sum of their gradients does not show the decay over the lag.
     """
     numbers = _carrier_numbers(len(readings["state_grad_norm"][2][0]), readings, roles)
     mixed = numbers.get("scored_within") and not numbers.get("last_alone")
@@ -128,7 +134,9 @@ def decades_over_sequence(readings: Readings, roles: Roles) -> dict[int, float]:
 
 
 def _carrier_numbers(lag: int, readings: Readings, roles: Roles) -> dict:
-    """``curves``: (step, lost, grown) of every finite reading; and what they are of."""
+    """``curves``, the (step, lost, grown) of every finite reading, and the other numbers of the
+    carrier: ``span``, ``not_finite``, ``scored_within`` and ``last_alone``.
+    """
     names, steps, profiles = readings.get("state_grad_norm", ((), (), ()))
     if not profiles:
         return {"curves": []}
@@ -138,7 +146,7 @@ def _carrier_numbers(lag: int, readings: Readings, roles: Roles) -> dict:
     for step, profile in zip(steps, profiles, strict=True):
         source = (
             profile[:, direct[-1]] if direct else profile[:, carrier]
-        )  # the loss sends into the top layer, the last
+        )  # the loss enters the top layer, the last column
         scored = np.flatnonzero(source > -np.inf)
         if not scored.size:  # NaN, or a loss whose gradient is a true zero
             numbers["not_finite"] = numbers.get("not_finite", 0) + int(np.isnan(source).any())
@@ -159,7 +167,7 @@ def _carrier_numbers(lag: int, readings: Readings, roles: Roles) -> dict:
         (step, float(value[list(names).index("decades_lost")])) for step, value in zip(steps, values, strict=True)
     ]
     reach_curves = [(step, value, max(-value, 0.0)) for step, value in decades if not np.isnan(value)]
-    if reach_curves and reach_curves[-1][0] == last:  # an older reading is of another network
+    if reach_curves and reach_curves[-1][0] == last:  # an older reading describes another network
         return numbers | {"curves": reach_curves, "last_alone": True, "span": len(profiles[0]) - 1}
     return numbers
 
@@ -180,7 +188,7 @@ def _curve_numbers(curves: list[tuple[int, float, float]], norms: Mapping[int, f
 def _spikes(
     curves: list[tuple[int, float, float]], norms: Mapping[int, float]
 ) -> Iterator[tuple[int, float, float, float]]:
-    """(step, spike, grown, rise) of each reading that others came before."""
+    """(step, spike, grown, rise) of each reading except the first."""
     for index, (step, _, grown) in enumerate(curves):
         size = spike([norms[s] for s in range(step) if s in norms], norms.get(step, np.nan))
         if index and np.isfinite(size):
@@ -189,9 +197,7 @@ def _spikes(
 
 
 def _grown(curve: NDArray) -> float:
-    """Decades from lag 0, or the first lag at which something has arrived, to the largest value at
-    any lag.
-    """
+    """Decades from the first value of the curve that is not a true zero to its largest value."""
     nonzero = curve[curve > -np.inf]
     return float(nonzero.max() - nonzero[0]) if nonzero.size else 0.0
 
@@ -205,9 +211,9 @@ def _finite(readings: Readings, name: str) -> tuple[Sequence[str], list[int], li
 
 def _saturated(mean: Mapping[str, float], roles: Roles) -> float | None:
     """Mean over the gates of the share on a flat part, from the columns of ``gate_activation``;
-    None where none of them saturates. Slopes that are 0 or 1 and nothing between are those of
-    piecewise linear units (ReLU): half of them are off at any time by design, each on another
-    input. All off they are saturated as all others.
+    None where no gate can saturate. Slopes that are either 0 or 1 belong to piecewise linear units
+    (ReLU), about half of which are off at any time by design, each at other inputs. They are left
+    out unless all of them are off.
     """
     gates = [name.removesuffix("/mean") for name in mean if name.endswith("/mean")]
     shares = []

@@ -1,10 +1,10 @@
-"""What the MLflow UI draws of a run: curves over training and curves over the lag, as points (key,
-value, step).
+"""The curves of a run in the MLflow UI, over training and over the lag, as points (key, value,
+step).
 
-The UI shows at most 320 points of a curve, so no curve is longer: it keeps its first point, its
-last, and evenly spaced ones between, at the same steps in every run of a sweep, so that the UI can
-average them. Beside loss and gradient norm goes the maximum of what lies between two points, or
-explosions would disappear. Whole the curves are in the artifact alone.
+The UI shows at most 320 points of a curve, so no curve is longer. A curve keeps its first point,
+its last, and evenly spaced ones between, at the same steps in every run of a sweep, so that the UI
+can average them. Loss and gradient norm have a second curve with the maximum between two points,
+since explosions would disappear otherwise. Only the artifact holds the complete curves.
 """
 
 import math
@@ -20,18 +20,20 @@ from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Step
 
 POINTS = 320
-"""Of a curve: what the UI shows at most."""
+"""Largest number of points of a curve that the UI shows."""
 CURVES = 16
-"""Above this many curves no snapshot at initialisation is shown beside the last one; for the same
-reason a deep stack shows its bottom and its top layer only. The UI's chart view crawls at much more
-than 40 keys; the artifact has all.
+"""Number of curves above which no snapshot at initialisation is shown beside the last one. For the
+same reason, a deep stack shows its bottom and its top layer only. The UI's chart view is slow with
+much more than 40 keys; the artifact holds all curves.
 """
 
 Point = tuple[str, float, int]
 
 
 def spacing(length: int) -> int:
-    """Every how manieth of ``length`` readings is shown, the last being shown as well."""
+    """The distance between the readings that are shown, of ``length`` readings; the last is shown
+    as well.
+    """
     return max(1, math.ceil((length - 1) / (POINTS - 1)))
 
 
@@ -50,14 +52,14 @@ class TrainingCurves:
         self._largest: dict[str, float] = {}
 
     def points(self, step: Step) -> Iterator[Point]:
-        """What of this training step is shown."""
+        """The points of this training step that are shown."""
         last = step.diverged or step.step == self._last
         for key, value in (("train/loss_max", step.loss), ("train/log10_grad_norm_max", step.log10_grad_norm)):
             if math.isfinite(value):
                 self._largest[key] = max(value, self._largest.get(key, value))
         if last or step.step % self._spacing == 0:
             yield "train/loss", step.loss, step.step
-            if self._spacing > 1:  # else it would be the curve itself
+            if self._spacing > 1:  # otherwise it would equal the curve itself
                 yield from ((key, value, step.step) for key, value in self._largest.items())
             self._largest.clear()
         for name, measurement in step.measurements.items():
@@ -76,12 +78,12 @@ class TrainingCurves:
 def lag_curves(
     experiment: Experiment, readings: Readings, diverged_at: int | None = None
 ) -> tuple[list[Point], dict[str, str]]:
-    """The curves over the lag, whose ``step`` is the lag, of each instrument's last reading and,
-    beside it, the one at initialisation; and what a true zero is drawn at, by key.
+    """The curves over the lag, whose ``step`` is the lag: each instrument's last reading and,
+    beside it, the reading at initialisation; and the value at which a true zero is drawn, by key.
 
-    Of a run that diverged the last finite reading is not that of a trained network, and must not be
-    averaged with those that are: its keys end in ``_last_finite``. Where it is the initialisation
-    there are the curves ``_at_init`` alone.
+    The last finite reading of a run that diverged does not belong to a trained network and must not
+    be averaged with those that do: its keys end in ``_last_finite``. Where it is the reading at
+    initialisation, there are only the curves ``_at_init``.
     """
     points: list[Point] = []
     zeros: dict[str, str] = {}
@@ -106,8 +108,8 @@ def lag_curves(
 
 
 def non_finite_points(points: Iterable[Point]) -> dict[str, str]:
-    """What of the curves over training is not finite, by key: which steps
-    have no point, and why.
+    """The non-finite points of the curves over training, by key: the steps without a point, and the
+    reason.
     """
     steps_by_key: dict[str, dict[str, list[int]]] = {}
     for key, value, step in points:
@@ -124,7 +126,7 @@ def non_finite_points(points: Iterable[Point]) -> dict[str, str]:
 
 
 def non_finite_readings(experiment: Experiment, readings: Readings) -> dict[str, str]:
-    """What of the last reading over the lag is not finite, by key: no curve can show it."""
+    """The non-finite values of the last reading over the lag, by key; no curve can show them."""
     texts: dict[str, str] = {}
     for name, (columns, steps, values) in readings.items():
         if not experiment.instruments[name].per_timestep:
@@ -138,22 +140,22 @@ def non_finite_readings(experiment: Experiment, readings: Readings) -> dict[str,
 
 
 def _keys(experiment: Experiment, name: str, columns: Sequence[str]) -> list[str | None]:
-    """The metric of each column of an instrument; None for what stays in the artifact."""
+    """The metric of each column of an instrument; None for a column that stays in the artifact."""
     inner = range(1, experiment.cell.layers - 1)
     return [None if layer_names.split(c)[0] in inner else experiment.instruments[name].metric(c) for c in columns]
 
 
 def _finite(reading: NDArray, drawn: list[bool]) -> bool:
-    """No NaN at all, and no +inf in what is drawn (the theory's margin may be infinite). -inf is a
-    true zero.
+    """Does the reading hold no NaN, and no +inf in the columns that are drawn? The theory's margin
+    may be infinite; -inf is a true zero.
     """
     return not np.isnan(reading).any() and bool((reading[:, drawn] < np.inf).all())
 
 
 def _draw(points: list[Point], keys: list[str | None], values: NDArray) -> dict[str, str]:
     """Adds the curves of one reading (T, names). A true zero has no logarithm: it is drawn a decade
-    below the smallest value and named. What is a single point, as of the readout under a last-step
-    loss, is no curve and stays in the artifact.
+    below the smallest value, and its key is reported. A curve of a single point, such as that of
+    the readout under a last-step loss, stays in the artifact.
     """
     finite = values[np.isfinite(values)]
     floor = float(np.floor(finite.min())) - 1 if finite.size else 0.0

@@ -1,4 +1,4 @@
-"""What MLflow and the libraries below it say by themselves."""
+"""Suppresses the output of MLflow and the libraries below it."""
 
 import logging
 import os
@@ -10,12 +10,12 @@ QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-"""What MLflow reads of the environment when it is imported, or when it is about to print."""
+"""Environment variables that MLflow reads when it is imported, or before it prints."""
 
 
 def silence() -> None:
-    """Keeps MLflow from telemetry, and its own lines off the terminal; a library that a user has
-    asked to speak, by ``MLFLOW_LOGGING_LEVEL``, does.
+    """Switches off MLflow's telemetry and its own lines on the terminal, unless the user asks for
+    them by ``MLFLOW_LOGGING_LEVEL``.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""What a run has measured so far, until it is stored."""
+"""The measurements of a run, until they are stored."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ class Readings:
         self._evaluations: list[tuple[int, Evaluation]] = []
 
     def add(self, step: Step) -> None:
-        """Takes in one training step."""
+        """Adds the readings of one training step."""
         self._losses.append((step.step, step.loss))
         self._norms[step.step] = step.log10_grad_norm
         for name, measurement in step.measurements.items():
@@ -50,7 +50,7 @@ class Readings:
 
     @property
     def last_step(self) -> int:
-        """The last training step that was taken in."""
+        """The last training step that was added."""
         return self._losses[-1][0] if self._losses else 0
 
     def norms(self) -> NDArray:
@@ -58,7 +58,7 @@ class Readings:
         return np.array([*self._norms.values()])
 
     def verdict(self) -> Verdict | None:
-        """The verdict, once the run has come to its end."""
+        """The verdict, once the run has ended."""
         finished = self._losses and self.last_step == self._experiment.train.steps
         if self.diverged_at is None and not finished:
             return None
@@ -67,10 +67,10 @@ class Readings:
         return judge(weigh(evidence, self.series, self._norms, self._experiment.cell.roles))
 
     def arrays(self) -> dict[str, NDArray]:
-        """``measurements.npz``: for each instrument ``NAME/values`` [probe, T, name] (or [probe,
-        name]) in float64, ``NAME/steps`` the probes' training steps, ``NAME/names``; ``lag`` (T,);
-        loss and evaluations over training; what the figures need to know of the task; ``roles``,
-        what the cell declares of itself, as JSON.
+        """The contents of ``measurements.npz``: for each instrument ``NAME/values`` [probe, T,
+        name] (or [probe, name]) in float64, ``NAME/steps``, the probes' training steps, and
+        ``NAME/names``; ``lag`` (T,); loss and evaluations over training; the properties of the task
+        that the figures need; and ``roles``, the declarations of the cell, as JSON.
         """
         task, evaluations = self._experiment.task, [e for _, e in self._evaluations]
         arrays: dict[str, NDArray] = {

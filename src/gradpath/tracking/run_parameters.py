@@ -1,4 +1,4 @@
-"""The MLflow parameters of a run: what a person groups and filters runs by."""
+"""The MLflow parameters of a run, by which people group and filter runs."""
 
 from dataclasses import asdict
 from typing import Any
@@ -8,7 +8,7 @@ from gradpath.training.experiment import Experiment
 
 
 def run_parameters(e: Experiment) -> dict[str, Any]:
-    """The parameters by name; a setting of the cell or of the task has the name it has there."""
+    """The parameters by name; a setting of the cell or of the task keeps its name."""
     parameters: dict[str, Any] = {
         "arm": e.arm,
         "cell": unit_name(e.cell),

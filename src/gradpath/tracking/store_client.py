@@ -1,5 +1,5 @@
-"""Every question to an MLflow store passes here: what can be waited for is waited for, the rest is
-one clear line.
+"""All access to an MLflow store. Temporary failures are waited for; every other failure is one
+clear line.
 """
 
 import math
@@ -25,12 +25,12 @@ T = TypeVar("T")
 TIMEOUT = 15.0
 """Seconds to wait for a store at first, and for an answer of a server: ``tracking.timeout``."""
 QUIET = 2.0
-"""Seconds of waiting that are not worth a line."""
+"""Seconds of waiting before a line says so."""
 PAGES = 100_000
-"""Of a search, after which a store that always has one more is not believed."""
+"""Largest number of pages of a search; a store that always has one more is faulty."""
 BUSY = 1000
-"""Milliseconds that SQLite itself waits for another process, deaf to Ctrl-C; the rest is waited for
-in Python.
+"""Milliseconds that SQLite itself waits for another process, during which Ctrl-C has no effect;
+further waiting is done in Python.
 """
 DRIVERS = {
     "psycopg": "psycopg[binary]",
@@ -39,7 +39,7 @@ DRIVERS = {
     "pymysql": "pymysql",
     "pyodbc": "pyodbc",
 }
-"""Module of a database's driver → the package that brings it."""
+"""The module of a database's driver → the package that contains it."""
 SQLITE = {
     sqlite3.SQLITE_BUSY: "the database is locked by another process",
     sqlite3.SQLITE_LOCKED: "the database is locked by another process",
@@ -54,20 +54,20 @@ _NAMES = {"create_run": "create a run", "set_terminated": "close a run", "log_ar
 _NAMES |= {"log_dict": "write an artifact", "log_batch": "write metrics", "set_tag": "write a tag"}
 
 _USER_SET = {name for name in os.environ if name.startswith("MLFLOW_HTTP_REQUEST_")}
-"""What the user has set is left alone."""
+"""Variables that the user has set keep their values."""
 _patience: ContextVar[float] = ContextVar("patience", default=TIMEOUT)
 
 
 class UnreachableError(StoreError):
-    """The store may answer again later: it is locked, or its server is away."""
+    """A temporary failure of a store: it is locked, or its server is away."""
 
     detail = "it does not answer"
 
 
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """How long a store that is locked or away is waited for in here; 0 to ask once. Of this thread
-    alone.
+    """Sets how long calls in this context wait for a store that is locked or away, in this thread
+    only; 0 tries once.
     """
     reset_token = _patience.set(seconds)
     try:
@@ -93,8 +93,8 @@ def pages(fetch: Callable[[str | None], Any]) -> Iterator[Any]:
 
 
 def limit_requests(seconds: float) -> None:
-    """How long one request may take. MLflow's own repeats are turned off: they cannot be seen or
-    interrupted.
+    """Limits the time of one request. MLflow's own repeats are turned off, because they can be
+    neither seen nor interrupted.
     """
     limits = {"TIMEOUT": max(1, math.ceil(seconds)), "MAX_RETRIES": 0}
     for name, value in limits.items():
@@ -121,13 +121,13 @@ class Client:
 
 
 def ask(uri: str, action: str, question: Callable[[], T]) -> T:
-    """The answer of a store to something that may be asked twice, waited for as long as
-    ``patience`` says.
+    """The answer of a store to a question that may be repeated; repeats it for as long as
+    ``patience`` allows.
     """
     limit, started, pause = _patience.get(), time.monotonic(), 0.05
     waiting = f"waiting for {shown(uri)} ({limit:g} s)"
     announced = threading.Event()
-    notice = threading.Timer(QUIET, _announce, (waiting, announced))  # where the question itself hangs
+    notice = threading.Timer(QUIET, _announce, (waiting, announced))  # in case the question itself hangs
     notice.daemon = True
     if limit > QUIET and not uri.startswith("sqlite"):
         notice.start()
@@ -150,7 +150,7 @@ def ask(uri: str, action: str, question: Callable[[], T]) -> T:
 
 
 def _announce(line: str, announced: threading.Event) -> None:
-    """Says once that a store is waited for."""
+    """Says once that the program waits for a store."""
     if announced.is_set():
         return
     announced.set()
@@ -158,8 +158,8 @@ def _announce(line: str, announced: threading.Event) -> None:
 
 
 def _attempt(uri: str, action: str, question: Callable[[], T]) -> T:
-    """One question, with whatever MLflow, SQLAlchemy, a driver or the
-    system raise as a StoreError.
+    """One question; exceptions of MLflow, SQLAlchemy, a driver or the system become a
+    StoreError.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -177,8 +177,8 @@ def _attempt(uri: str, action: str, question: Callable[[], T]) -> T:
 
 
 def _reason(error: BaseException) -> tuple[str, bool]:
-    """Why a store did not do it, and whether waiting helps: read from the innermost error that
-    tells.
+    """The reason for which a store failed, and whether waiting helps, from the innermost error that
+    has a known reason.
     """
     import requests
     from sqlalchemy import exc
@@ -210,7 +210,7 @@ def _reason(error: BaseException) -> tuple[str, bool]:
 
 
 def _http(error: Any) -> tuple[str, bool]:
-    """The same for a request to a server."""
+    """The reason for which a request to a server failed, and whether waiting helps."""
     import re
 
     import requests

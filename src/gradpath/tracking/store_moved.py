@@ -1,9 +1,9 @@
-"""A store that has been moved or copied finds its artifacts, which MLflow keeps under absolute
+"""Lets a store that has been moved or copied find its artifacts, which MLflow keeps under absolute
 paths.
 
-Only what is proven to be gradpath's own is rewritten: a run whose folder lies beside the database
-under its own id, and an experiment that gradpath has made (by a tag with its location), or whose
-runs or whose original prove the same.
+Only entries that are proven to be gradpath's own are rewritten: a run whose folder lies beside the
+database under its own id, and an experiment that gradpath has made. This is proven by a tag with
+the experiment's location, by its runs, or by its original.
 """
 
 import os
@@ -14,11 +14,11 @@ from pathlib import Path
 from gradpath.tracking.store_uri import artifact_root, local_path, sqlite_file
 
 LOCATION_TAG = "gradpath.artifact_location"
-"""Tag of an experiment: the artifact location that gradpath has given it."""
+"""Tag of an experiment that holds the artifact location given to it by gradpath."""
 
 
 def rehome(uri: str) -> None:
-    """Lets the experiments and runs of an SQLite store point at the artifacts beside it, in one
+    """Points the experiments and runs of an SQLite store to the artifacts beside it, in one
     transaction.
     """
     file, root = sqlite_file(uri), artifact_root(uri)
@@ -61,9 +61,7 @@ def rehome(uri: str) -> None:
 
 
 def _is_moved(location: str | None, current: Path, run: str) -> bool:
-    """Whether a location is a folder of a file system, shaped as gradpath's are, and another than
-    the one here.
-    """
+    """Is a location a local folder of gradpath's form that differs from the current one?"""
     path = local_path(location or "")
     if path is None or path.name != "artifacts" or (run and path.parent.name != run):
         return False
@@ -71,9 +69,9 @@ def _is_moved(location: str | None, current: Path, run: str) -> bool:
 
 
 def _is_gradpaths(database: sqlite3.Connection, file: Path, experiment: int, name: str, location: str) -> bool:
-    """Whether gradpath has given an experiment its location: by its tag. Where there is none, as in
-    version 0.1: by a run whose folder has come along, or by the store beside the location, of which
-    this is a copy.
+    """Did gradpath choose the location of an experiment? The experiment's tag proves it. Where
+    there is no tag, as in version 0.1, it is proven by a run whose folder was moved along, or by
+    the store beside the location, of which this store is a copy.
     """
     query = "SELECT value FROM experiment_tags WHERE experiment_id = ? AND key = ?"
     if (tag := database.execute(query, (experiment, LOCATION_TAG)).fetchone()) is not None:

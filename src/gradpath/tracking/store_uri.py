@@ -1,8 +1,7 @@
-"""Where an MLflow store is: the tracking URI, the files behind it, and how a person may be shown
-it.
+"""The location of an MLflow store: the tracking URI, the files behind it, and a form that may be
+shown.
 
-URIs are taken apart and put together by SQLAlchemy, urllib and pathlib, so that a folder may be
-called what it likes.
+SQLAlchemy, urllib and pathlib parse and build the URIs, so that a folder may have any name.
 """
 
 import atexit
@@ -30,7 +29,7 @@ _key: ContextVar[str] = ContextVar("key", default="tracking.uri")
 
 
 class StoreError(Exception):
-    """The store cannot be used; the message says why in one line, and where what was measured is
+    """The store cannot be used; the message says why in one line, and where the measurements are
     kept.
     """
 
@@ -45,14 +44,16 @@ class StoreError(Exception):
         return f"{self.reason}; what was measured is kept in {files}"
 
     def with_kept(self, result: Path | str) -> Self:
-        """The same, with the file in which what was measured is kept, or why it could not be."""
+        """A copy of the error that also names the file with the measurements, or the reason for
+        which they could not be kept.
+        """
         if isinstance(result, Path):
             return type(self)(self.reason, (*self.kept, result))
         return type(self)(f"{self.reason}; nor could what was measured be kept: {result}", self.kept)
 
 
 def tracking_uri(configured: str | None) -> str:
-    """The tracking URI to use: the one given, else ``$MLFLOW_TRACKING_URI``, else the project's own
+    """The tracking URI to use: the given one, else ``$MLFLOW_TRACKING_URI``, else the project's own
     SQLite database; a path is made absolute.
     """
     key = _key.get()
@@ -89,8 +90,8 @@ def tracking_uri(configured: str | None) -> str:
 
 
 def _regular(file: Path, written: str) -> Path:
-    """The file of a database, which is one or is not there yet: a device, a pipe or a link that
-    leads nowhere (as to a disk that is not mounted) would be replaced when the database is created.
+    """The file of a database, checked to be a regular file or absent. A device, a pipe or a broken
+    link (as to a disk that is not mounted) would be replaced when the database is created.
     """
     try:
         if not file.is_file() and (file.exists() or file.is_symlink()):
@@ -102,8 +103,8 @@ def _regular(file: Path, written: str) -> Path:
 
 
 def sqlite_uri(file: Path, **query: str) -> str:
-    """The URI of an SQLite file, whatever characters its path has; with a query as SQLite itself
-    reads one.
+    """The URI of an SQLite file, for any characters in its path; with a query, the URI form that
+    SQLite itself reads.
     """
     from sqlalchemy.engine import URL
 
@@ -114,16 +115,16 @@ def sqlite_uri(file: Path, **query: str) -> str:
 
 
 def missing_store(uri: str) -> StoreError:
-    """The error of a reader that finds no file there."""
+    """The error for reading a store whose file does not exist."""
     default = sqlite_file(uri) == locations.database()
     hint = "; for results in another folder set GRADPATH_HOME to it" if default else ", or is the path another?"
     return StoreError(f"{named(uri)}: no such store; gradpath run makes it{hint}")
 
 
 def backend_uri(uri: str) -> str:
-    """The same store as MLflow is to open it: an SQLite file that is there already and is never
-    created by opening it, read-only where it cannot be written. (MLflow makes folders out of what
-    stands behind a plain ``sqlite:///``.)
+    """The URI by which MLflow opens the store: an existing SQLite file, which opening never
+    creates, read-only where it cannot be written. (MLflow creates folders for the path of a plain
+    ``sqlite:///``.)
     """
     file = sqlite_file(uri)
     if file is None:
@@ -132,7 +133,8 @@ def backend_uri(uri: str) -> str:
         return sqlite_uri(file, mode="rw")
     if not in_wal_mode(file):
         return sqlite_uri(file, mode="ro")
-    # Beside a file in WAL mode SQLite wants to make a file of shared memory, which it cannot there.
+    # Beside a file in WAL mode, SQLite must create a file of shared memory, which is impossible
+    # here.
     wal = file.with_name(file.name + "-wal")
     if not (wal.exists() and wal.stat().st_size):
         return sqlite_uri(file, mode="ro", immutable="1")
@@ -141,8 +143,8 @@ def backend_uri(uri: str) -> str:
 
 @cache
 def _copy_with_wal(file: Path) -> Path:
-    """A copy for as long as the program runs: what a kill left in the WAL is only read where it can
-    be written.
+    """A copy that exists while the program runs: the part that a killed process left in the WAL can
+    only be read where the files can be written.
     """
     folder = Path(tempfile.mkdtemp(prefix="gradpath-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -152,13 +154,13 @@ def _copy_with_wal(file: Path) -> Path:
 
 
 def writable(file: Path) -> bool:
-    """Whether an SQLite file, and its journal beside it, can be written."""
+    """Can an SQLite file and the journal beside it be written?"""
     return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
 
 
 def in_wal_mode(file: Path) -> bool:
-    """Whether an SQLite file is in WAL mode, in which another file holds its newest part (bytes 18
-    and 19 of it).
+    """Is an SQLite file in WAL mode, in which another file holds its newest part (bytes 18 and 19
+    of the file)?
     """
     with file.open("rb") as stream:
         return stream.read(20)[18:20] == b"\2\2"
@@ -175,15 +177,15 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def artifact_root(uri: str) -> str | None:
-    """Where the artifacts of a new MLflow experiment go: beside an SQLite file, the server's own
-    choice elsewhere.
+    """The folder for the artifacts of a new MLflow experiment: beside an SQLite file; None lets a
+    server choose.
     """
     file = sqlite_file(uri)
     return location(file.parent / "artifacts") if file else None
 
 
 def location(folder: Path) -> str:
-    """A folder as MLflow's artifact location: its path, and the ``file:`` URI where the path has
+    """A folder as MLflow's artifact location: its path, or its ``file:`` URI where the path has
     characters that MLflow would take for parts of a URI.
     """
     uri = folder.as_uri()
@@ -191,8 +193,8 @@ def location(folder: Path) -> str:
 
 
 def local_path(location: str) -> Path | None:
-    """The folder that an artifact location names, as MLflow reads it; None for a store of objects
-    or a server.
+    """The folder that an artifact location names, as MLflow reads it; None for an object store or a
+    server.
     """
     parts = urlsplit(location)
     if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
@@ -203,8 +205,8 @@ def local_path(location: str) -> Path | None:
 
 @contextmanager
 def uri_key(key: str) -> Iterator[None]:
-    """What the tracking URI is called where a person gives it in here: ``tracking.uri``, or ``uri``
-    of a report.
+    """Sets the key under which messages in this context name the tracking URI: ``tracking.uri``, or
+    ``uri`` of a report.
     """
     reset_token = _key.set(key)
     try:
@@ -214,8 +216,8 @@ def uri_key(key: str) -> Iterator[None]:
 
 
 def named(uri: str) -> str:
-    """A tracking URI as a person gives it, without its password; of the project's own database,
-    under the key ``GRADPATH_HOME``, the folder that it lies in.
+    """A tracking URI in the form in which a person sets it, without its password; the project's own
+    database is named by its folder, under the key ``GRADPATH_HOME``.
     """
     return f"{_key.get()}={locations.home() if _key.get() == HOME else shown(uri)}"
 
@@ -227,8 +229,8 @@ def shown(uri: str) -> str:
 
 
 def masked(text: str, uri: str = "") -> str:
-    """A message without the passwords of URIs and connection strings in it, nor that of the store
-    at ``uri``.
+    """A message without the passwords in URIs and connection strings, and without the password of
+    the store at ``uri``.
     """
     for secret in _secrets(uri):
         text = text.replace(secret, "***")
@@ -236,7 +238,7 @@ def masked(text: str, uri: str = "") -> str:
 
 
 def _secrets(uri: str) -> Iterator[str]:
-    """The passwords that belong to a store, as they may stand in a message."""
+    """The passwords of a store, in the forms in which a message may contain them."""
     passwords = [os.environ.get("MLFLOW_TRACKING_PASSWORD"), os.environ.get("MLFLOW_TRACKING_TOKEN")]
     if "@" in uri:
         passwords.append(urlsplit(uri).password)

@@ -31,16 +31,16 @@ class _Identity:
 
 @dataclass(frozen=True)
 class Run(Measurements, _Identity):
-    """A finished run: its identity, its resolved configuration, and everything that was measured.
-    All its text is printable, whatever the store holds.
+    """A finished run: its identity, its resolved configuration, and all its measurements. All its
+    text is printable, whatever the store holds.
     """
 
     # A dataclass takes the fields of its last base first: the identity, then the measurements.
     chance_loss: float
     longest_lag: int
     roles: Roles
-    """What the cell declares of itself: its parameters' roles, its carrier, what keeps it, how it
-    is drawn.
+    """The declarations of the cell: its parameters' roles, its carrier, the carrier's factor and
+    its drawing.
     """
 
     @property
@@ -60,7 +60,7 @@ class Run(Measurements, _Identity):
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict that was recorded, ``unknown`` where there is none."""
+        """The recorded verdict; ``unknown`` where there is none."""
         word = self.tags.get("verdict", "unknown")
         if word not in ORDER:
             return Verdict("unknown", f"its tag verdict holds {printable(word, 40)}, no verdict of this gradpath")
@@ -68,7 +68,7 @@ class Run(Measurements, _Identity):
 
 
 def read_run(client: "MlflowClient", run: "MlflowRun", point: str) -> Run:
-    """A finished run of ours, checked; raises DamagedError."""
+    """A finished run of gradpath, checked; raises DamagedError."""
     tags = {printable(key): printable(value, 8000) for key, value in run.data.tags.items()}
     arm = run.data.params.get("arm") or run.data.tags.get("arm")
     if not arm:
@@ -84,14 +84,14 @@ def read_run(client: "MlflowClient", run: "MlflowRun", point: str) -> Run:
     if chance_loss is None or longest_lag is None:
         try:
             chance_loss, longest_lag = declarations.from_task(config["task"])
-        except Exception as error:  # of a task that is not here, or of settings that it does not take
+        except Exception as error:  # the task is not installed, or does not take these settings
             raise DamagedError(f"its task has no longest lag: {printable(error, 200)}") from None
     roles = measurements.roles
     if roles is None:
         try:
             readings = {name: series.names for name, series in measurements.series.items()}
             roles = declarations.from_configuration(config["cell"], readings)
-        except Exception as error:  # of a cell's own code, or of settings that it does not take
+        except Exception as error:  # a fault in a cell's code, or settings that it does not take
             raise DamagedError(f"its cell has no roles: {printable(error, 200)}") from None
     state_norms = measurements.series.get("state_grad_norm")
     if roles.layers != config["cell"]["layers"] or (state_norms and roles.bottom_carrier not in state_norms.names):
@@ -106,10 +106,10 @@ def run_name(run: "MlflowRun") -> str:
 
 @contextmanager
 def artifact_file(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterator[Path]:
-    """A local path to an artifact: in place where it lies on this machine, also in a store that has
-    moved since; else a copy, for as long as it is read.
+    """A local path to an artifact: its own path where it lies on this machine, even if the store
+    has moved since; otherwise a copy that exists while it is read.
     """
-    folder = store.local_path(run.info.artifact_uri or "")  # None for some other machine's storage (s3://…)
+    folder = store.local_path(run.info.artifact_uri or "")  # None for the storage of another machine (s3://…)
     paths = [folder / name] if folder else []
     if file := store.sqlite_file(client.tracking_uri):
         paths.append(file.parent / "artifacts" / run.info.run_id / "artifacts" / name)
@@ -122,7 +122,7 @@ def artifact_file(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterat
                 path = Path(client.download_artifacts(run.info.run_id, name, scratch))
             except store.UnreachableError:
                 raise
-            except Exception as error:  # of MLflow, of the disk, of the client of some cloud
+            except Exception as error:  # of MLflow, of the disk, of a cloud's client
                 message = str(error).strip().split("\n")[0]
                 raise DamagedError(f"no artifact {name}: {printable(message, 200)}") from error
         yield path

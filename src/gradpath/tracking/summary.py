@@ -1,4 +1,4 @@
-"""The numbers of a whole run that people sort runs by."""
+"""The numbers of a whole run by which people sort runs."""
 
 from collections.abc import Iterator
 
@@ -11,12 +11,13 @@ from gradpath.training.experiment import Experiment
 def summary(
     experiment: Experiment, readings: Readings, last: int, diverged_at: int | None
 ) -> Iterator[tuple[str, float, int]]:
-    """(name, value, training step) of each. ``decades_lost``: of the gradient of the bottom layer's
-    carrier (‖∂L/∂C_t‖ where it is C) from the last scored step to the first of the sequence,
-    negative where it rises; where the loss reads several steps, of the last one's loss alone.
-    ``reach_over_needed_lag``: the lag at which the adjoint has fallen to 1/e, against the longest
-    lag of the task. Clipping: the share of finite steps at which it engaged, and the median factor
-    of those; the step at which training blew up is counted apart.
+    """(name, value, training step) of each number. ``decades_lost``: the decades that the gradient
+    of the bottom layer's carrier (‖∂L/∂C_t‖ where the carrier is C) loses from the last scored step
+    to the first step of the sequence; negative where it rises. Where the loss reads several steps,
+    it is that of the last one's loss alone. ``reach_over_needed_lag``: the lag at which the adjoint
+    has fallen to 1/e, divided by the longest lag of the task. Clipping: the share of finite steps
+    at which it engaged, and its median factor at these steps; the step at which training blew up is
+    counted separately.
     """
     needed = experiment.task.lags[1]
     if "reach" in readings and needed:

@@ -1,4 +1,4 @@
-"""Where the measurements of a run go that its store did not take."""
+"""Keeps the measurements of a run that its store did not accept."""
 
 import secrets
 import tempfile
@@ -15,8 +15,8 @@ from gradpath.schema import locations
 
 
 def keep(run_id: str, arrays: Mapping[str, NDArray], config: Mapping[str, Any]) -> Path | str:
-    """Saves what a store did not take, ``RUN.npz`` with ``RUN.yaml`` beside it, where this machine
-    has room for it; the file, or why there is none.
+    """Saves the measurements that a store did not accept as ``RUN.npz``, with ``RUN.yaml`` beside
+    it, where this machine has room. Returns the file, or the reason for which there is none.
     """
     failure = ""
     for folder in (locations.unsent(), Path(tempfile.gettempdir()) / "gradpath-unsent"):
@@ -34,5 +34,5 @@ def keep(run_id: str, arrays: Mapping[str, NDArray], config: Mapping[str, Any]) 
 
 
 def add_note(error: BaseException, saved: Path | str) -> None:
-    """Lets an error say where the measurements of its run are kept."""
+    """Adds to an error the place where the measurements of its run are kept."""
     error.add_note(f"what was measured {'is kept in' if isinstance(saved, Path) else 'could not be kept:'} {saved}")

@@ -1,7 +1,7 @@
-"""The verdict on a run: one word, and the numbers and thresholds that gave it.
+"""The verdict on a run: one word, and the numbers and thresholds that led to it.
 
-Where a threshold says "measured", that is on the training half of the labelled collection in
-experiments/verdicts, which says how it does on the other half.
+A threshold that is called "measured" was measured on the training half of the labelled collection
+in experiments/verdicts, which also reports its results on the other half.
 """
 
 from dataclasses import dataclass
@@ -14,51 +14,53 @@ from gradpath.tracking.evidence import Evidence, Readings, weigh
 __all__ = ["ORDER", "Evidence", "Readings", "Verdict", "judge", "weigh"]
 
 UNTRAINED = 10
-"""Updates from which on something was trained. Adam's step is about the learning rate at most, in
-every parameter (Kingma & Ba 2015, section 2.1), so that fewer leave it within ten of them of where
-it was drawn.
+"""Number of updates from which on a network counts as trained. A step of Adam is about the learning
+rate at most, in every parameter (Kingma & Ba 2015, section 2.1), so that fewer updates leave a
+parameter within ten learning rates of its initial value.
 """
 DIVERGED = 10.0
-"""How many times the loss before training and that of chance (the larger) the loss after it must
-be. Measured: what is thrown by an explosion ends near chance, at most at 1.01 times the larger of
-both; what has diverged at 184 or more.
+"""A run has diverged if its loss after training exceeds both the loss before training and that of
+chance by this factor. Measured: after an explosion the loss ends near chance, at most at 1.01 times
+the larger of the two; in runs that diverged it is 184 times as large or more.
 """
 VANISHED = 3.0
-"""Decades that the carrier's gradient loses over the lag. What arrives at 10^-3 is lost in the
-noise that a minibatch of fewer than 10^6 sequences leaves in the rest, since that noise falls with
-1/√B.
+"""Decades that the carrier's gradient must lose over the lag to count as vanished. A part of 10^-3
+is lost in the noise that a minibatch of fewer than 10^6 sequences leaves in the rest, since that
+noise falls with 1/√B.
 """
 SPIKED = 1.0
-"""Decades from the median gradient norm of the steps before to that of the spike. Pascanu et al.
-(2013, section 3.2) put the clipping threshold at half to ten times the average norm: what exceeds
-ten times it is no ordinary step.
+"""Decades from the median gradient norm of the preceding steps to that of a spike. Pascanu et al.
+(2013, section 3.2) put the clipping threshold at half to ten times the average norm; a norm of more
+than ten times the average is no ordinary step.
 """
 ROSE = 0.5
-"""Decades that the gradient grows over the lag, at a spike beyond what it grew before. Explosion is
-of the long-term components, which outgrow the short-term ones (section 2 there); a large gradient
-that grows no more over the lag than before is only a large loss. Measured: 0.58 and more at spikes
-of explosions.
+"""Decades by which the gradient must grow over the lag at a spike, beyond its growth before. In an
+explosion the long-term components outgrow the short-term ones (section 2 there); a large gradient
+that grows no more over the lag than before only means a large loss. Measured: 0.58 and more at the
+spikes of explosions.
 """
 HUGE = 1.0
-"""Log10 of the gradient norm, as the median of each quarter of training, of what explodes at every
-step: ten times the usual max_norm of 1, as for SPIKED. Measured: 0.72 at most where nothing
+"""Log10 of the gradient norm that, as the median of each quarter of training, means an explosion at
+every step: ten times the usual max_norm of 1, as for SPIKED. Measured: 0.72 at most where nothing
 explodes.
 """
 OUTGREW = 3.0
-"""Log10 of the largest norm that is an explosion without a spike, as where training starts with it,
-if the gradient also grows by as many decades over the lag: VANISHED's mirror.
+"""Log10 of the largest norm that counts as an explosion without a spike, as where training starts
+with one, if the gradient also grows by as many decades over the lag; the counterpart of VANISHED.
 """
 SATURATED = 0.5
-"""Share of gates and units on the flat part of their nonlinearity: more than half. A gate's flat
-part is an activation < 0.1 or > 0.9 (Karpathy et al. 2015, section 4.2).
+"""Share of gates and units on the flat part of their nonlinearity that counts as saturated: more
+than half. A gate's flat part is an activation < 0.1 or > 0.9 (Karpathy et al. 2015, section 4.2).
 """
 ORDER = ("solved", "healthy", "saturated", "vanishing", "exploding", "diverged", "untrained", "unknown")
-"""From good to bad, and then what says nothing of training; the report sorts by it."""
+"""From good to bad, followed by the verdicts that do not describe training; the report sorts by
+this order.
+"""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The word, and in one line why."""
+    """The verdict in one word, and its reason in one line."""
 
     word: str
     reason: str
@@ -67,11 +69,11 @@ class Verdict:
 def judge(e: Evidence) -> Verdict:
     """Diverged, solved, untrained, exploding, vanishing, saturated, healthy: the first that holds.
 
-    Solved stands before the pathologies because a network that has learnt may forget what it does
-    not need; exploding before vanishing because it comes first in time: its updates throw the
-    network to where the gradient vanishes; and saturated after both because it is their cause, and
-    of note by itself only without them. ``unknown`` where the instrument that tells them apart is
-    missing; without ``gate_activation`` the verdict says so and stands.
+    Solved precedes the pathologies, because a network that has learnt may forget what it does not
+    need. Exploding precedes vanishing, because it comes first in time: its updates throw the
+    network to where the gradient vanishes. Saturated follows both, because it is their cause, and
+    is noteworthy by itself only without them. The verdict is ``unknown`` where the instrument that
+    tells these apart is missing; without ``gate_activation`` the verdict says so and stands.
     """
     if e.diverged_at is not None:
         return Verdict("diverged", _line(f"loss or gradient not finite at step {e.diverged_at}", _largest(e)))
@@ -100,8 +102,8 @@ def judge(e: Evidence) -> Verdict:
 
 
 def _lost_control(e: Evidence) -> bool:
-    """Is the loss after training finite or not, of another order of magnitude than it could be
-    without any training?
+    """Is the loss after training not finite, or of another order of magnitude than without any
+    training?
     """
     if e.loss is None:
         return False
@@ -109,9 +111,9 @@ def _lost_control(e: Evidence) -> bool:
 
 
 def _explosion(e: Evidence) -> str:
-    """Which explosion it was, with its numbers and their thresholds; empty where it was none."""
+    """The kind of explosion, with its numbers and their thresholds; empty where there was none."""
     if e.scored_within and not e.last_alone:
-        return ""  # losses along the way add to the past by themselves
+        return ""  # losses along the sequence add to the past gradient by themselves
     grown, rise = e.grown_at_spike or 0.0, e.rise_at_spike or 0.0
     if e.spike is not None and e.spike >= SPIKED and rise >= ROSE:
         return (
@@ -178,8 +180,8 @@ def _change(lost: float) -> str:
 
 
 def _rounded(value: float, limit: float, digits: int = 1) -> str:
-    """Rounded, but never to the other side of its limit, nor onto it: with as many more digits as
-    that takes.
+    """A value rounded with as many more digits as keep it on its side of the limit and off the
+    limit itself.
     """
     text = f"{value:.{digits}f}"
     same_side = np.sign(float(text) - limit) == np.sign(value - limit)
@@ -204,7 +206,7 @@ def _unread(e: Evidence) -> str:
 
 
 def _loss(e: Evidence) -> str:
-    """The loss beside what it can be compared with."""
+    """The loss beside the values with which it can be compared."""
     if e.loss is None:
         return ""
     references = {"before training": e.first_loss, "by chance": e.chance}

@@ -1,5 +1,5 @@
-"""What a task declares and draws, checked where it enters: a fault of a task of a user's own is one
-line that names the task, what it gave and what is expected.
+"""Checks the declarations and the minibatches of a task where they enter, so that a fault in a
+user's task becomes one line that names the task, what it returned and what is expected.
 """
 
 import re
@@ -18,13 +18,15 @@ from gradpath.schema.text import printable
 from gradpath.tasks import Task
 
 NUMBERS, INTEGERS, BOOL = ("fiu", "numbers"), ("iu", "integers, the symbols"), ("b", "bool")
-"""NumPy's kinds of types, and what they are called."""
+"""NumPy's kinds of types, and their names in messages."""
 NAME = 100
-"""Characters of a name that a store takes."""
+"""Largest number of characters of a name that a store accepts."""
 
 
 def minibatch(task: Task, rng: Generator, sequences: int) -> Batch:
-    """What ``task.sample`` draws; raises ConfigError where it is no minibatch of this task."""
+    """A minibatch from ``task.sample``; raises ConfigError where it is no minibatch of this
+    task.
+    """
     batch = task.sample(rng, sequences)
     if not isinstance(batch, Batch):
         raise _refusal(task, f"sample returned {type(batch).__name__}; expected: a Batch")
@@ -34,7 +36,7 @@ def minibatch(task: Task, rng: Generator, sequences: int) -> Batch:
 
 
 def scored(task: Task, tape: Tape) -> float:
-    """What ``task.score`` says of a forward pass; raises ConfigError where it is no number."""
+    """The score of a forward pass by ``task.score``; raises ConfigError where it is no number."""
     value = task.score(tape)
     if not isinstance(value, Real):
         raise _refusal(task, f"score returned {printable(repr(value), NAME)}; expected: a number")
@@ -42,7 +44,7 @@ def scored(task: Task, tape: Tape) -> float:
 
 
 def check_task(task: Task) -> None:
-    """Raises ConfigError where a task declares what no network can be made or judged by."""
+    """Raises ConfigError where no network can be built or judged by the declarations of a task."""
     rules = {
         "loss": (isinstance(getattr(task, "loss", None), Loss), "a Loss, such as Loss.squared_error"),
         "sizes": (_is_pair(task.sizes, 1), "two whole numbers ≥ 1, inputs and outputs"),
@@ -61,7 +63,7 @@ def check_task(task: Task) -> None:
 
 
 def _faults(task: Task, batch: Batch, sequences: int) -> Iterator[str]:
-    """What is wrong with a minibatch, the first of all."""
+    """What is wrong with a minibatch; the caller reports the first fault."""
     inputs, outputs = task.sizes
     rows = (task.timesteps, sequences)
     symbols = task.loss is Loss.cross_entropy
@@ -75,7 +77,7 @@ def _faults(task: Task, batch: Batch, sequences: int) -> Iterator[str]:
         yield "a mask that is False everywhere; expected: True where a position is scored"
     if not np.isfinite(batch.inputs).all():
         yield "inputs that are not all finite"
-    # Targets of a timestep that is nowhere scored are never read.
+    # Targets of a timestep that is scored nowhere are never read.
     targets = batch.targets[batch.mask.any(axis=1)]
     if not np.isfinite(targets).all():
         yield "targets that are not all finite"
@@ -87,7 +89,7 @@ def _faults(task: Task, batch: Batch, sequences: int) -> Iterator[str]:
 
 
 def _wrong_array(name: str, array: Any, kind: tuple[str, str], axes: str, shape: tuple[int, ...]) -> Iterator[str]:
-    """That an array is none, of another type or of another shape."""
+    """Reports that a value is no array, or an array of another type or shape."""
     letters, words = kind
     if not isinstance(array, np.ndarray):
         yield f"{name} of type {type(array).__name__}; expected: a NumPy array of {words}"

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import repeat
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from gradpath.core.tape import Batch
 from gradpath.core.trace import Measurement, Trace
 from gradpath.engine.workspace import Workspace
 from gradpath.instruments import WINDOW, spike
+from gradpath.training.checked_reading import checked
 from gradpath.training.checked_task import minibatch
 from gradpath.training.evaluation import Evaluation, evaluate
 from gradpath.training.experiment import Experiment
@@ -134,6 +135,7 @@ class _Seed:
         self._state = experiment.optimizer.start(self.theta)
         self._held_out = minibatch(experiment.task, eval_stream, settings.eval_size).astype(settings.dtype.numpy)
         self._plan = {name: i.schedule.steps(settings.steps) for name, i in experiment.instruments.items()}
+        self._have_read: set[str] = set()
         self._largest_read = dict.fromkeys(self._plan, -np.inf)
         self._largest_spike = dict.fromkeys(self._plan, 0.0)
         self._norms: deque[float] = deque(maxlen=WINDOW)
@@ -178,7 +180,9 @@ class _Seed:
                 )
             )
             if step in self._plan[name] or record or (diverged and schedule.last):
-                measurements[name] = _checked(name, instrument.measure(network, trace))
+                first = name not in self._have_read
+                measurements[name] = checked(name, instrument, instrument.measure(network, trace), trace, first)
+                self._have_read.add(name)
                 self._largest_read[name] = max(self._largest_read[name], norm)
                 self._largest_spike[name] = max(self._largest_spike[name], risen)
         scored = last or (settings.eval_every is not None and step % settings.eval_every == 0)
@@ -209,20 +213,3 @@ def _differentiate(network: Network, workspace: Workspace, seeds: Sequence[_Seed
     thetas = np.stack([seed.theta for seed in seeds])
     layers, tapes = network.forward_seeds(thetas, [seed.batch() for seed in seeds], workspace)
     return network.backward_seeds(thetas, layers, tapes, workspace)
-
-
-def _checked(name: str, read: Any) -> Measurement:
-    """What an instrument has returned; raises TypeError where it is no measurement, ValueError
-    where its shape is not that of its names.
-    """
-    if not isinstance(read, Measurement):
-        raise TypeError(f"instruments.{name}: measure must return a Measurement, it returned {type(read).__name__}")
-    if not read.names or len(set(read.names)) < len(read.names):
-        raise ValueError(f"instruments.{name}: names are {read.names}; there must be one, and each once")
-    shape = np.shape(read.values)
-    if len(shape) not in (1, 2) or shape[-1] != len(read.names):
-        raise ValueError(
-            f"instruments.{name}: values of shape {shape} with {len(read.names)} names; "
-            "the last axis must be that of the names"
-        )
-    return read

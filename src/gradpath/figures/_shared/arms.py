@@ -1,4 +1,4 @@
-"""The arms of a sweep: groups of runs that differ in the seed alone, each with a name, a colour and
+"""The arms of a sweep: groups of runs that differ only in the seed, each with a name, a colour and
 a dash.
 """
 
@@ -13,27 +13,27 @@ from gradpath.tracking.loader import Run
 
 COLUMNS = 12
 WIDEST = 26
-"""Characters of a line of a label."""
+"""Largest number of characters of a line of a label."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed, with the name and the colour they have in every
+    """Runs that differ only in the seed, with the name and the colour that they have in every
     figure.
     """
 
     name: str
-    """What the configurations say, as it is."""
+    """The name from the configurations, unshortened."""
     label: str
-    """The name as a picture can show it: `plain`, and no longer than two such lines."""
+    """The name in the form in which a picture can show it: `plain`, and of at most two lines."""
     color: str
     dash: str
-    """Dashed where clipped, since a clipped curve often lies on the unclipped one."""
+    """The dash of clipped arms, since a clipped curve often lies on the unclipped one."""
     runs: tuple[Run, ...]
 
     @property
     def title(self) -> str:
-        """The label as the title of a narrow column: a line a difference."""
+        """The label as the title of a narrow column, with a line for each difference."""
         lines = [line for part in self.label.split(", ") for line in textwrap.wrap(part, WIDEST)]
         return "\n".join(lines)
 
@@ -44,21 +44,22 @@ class Group:
 
     @property
     def heading(self) -> str:
-        """The label in one line, as far as a column is wide."""
+        """The label in one line, shortened to the width of a column."""
         return self.label if len(self.label) <= WIDEST else self.title
 
 
 def plain(text: str) -> str:
-    """Text from a store as it is: no mathematics in dollars, no second line, no unprintable
-    character, and not left out of a legend, as what begins with an underscore is.
+    """Text from a store in a form that matplotlib shows unchanged: without mathematics in dollars,
+    a second line, unprintable characters, or the leading underscore that would exclude it from a
+    legend.
     """
     clean = "".join(c if c.isprintable() else " " for c in " ".join(text.split())).replace("$", r"\$")
     return f" {clean}" if clean.startswith("_") else clean
 
 
 def shortened(names: Sequence[str]) -> list[str]:
-    """The names for a picture: what is too long loses its middle, and two that then look alike are
-    numbered.
+    """The names for a picture: a name that is too long loses its middle, and names that then look
+    alike are numbered.
     """
     limit, seen, labels = 4 * WIDEST, list[str](), list[str]()
     for name in names:
@@ -73,7 +74,7 @@ def shortened(names: Sequence[str]) -> list[str]:
 
 def groups(runs: Sequence[Run]) -> list[Group]:
     """The arms, in a fixed order. The label is derived from the resolved configurations: the arm,
-    and whatever else differs between two groups of the same arm.
+    and every other difference between two groups of the same arm.
     """
     by_config: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run in runs:
@@ -89,8 +90,8 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     for config, members in keyed:
         arm = members[0].arm
         rivals = [dict(rival) for rival, rival_runs in keyed if rival_runs[0].arm == arm]
-        # What is off (None) is not said, nor what has no effect: chrono initialisation sets the
-        # biases itself.
+        # The label omits settings that are off (None), and settings without effect, as the biases
+        # under chrono initialisation.
         silent = {f"cell.{name}" for name in members[0].roles.idle}
         differing = [_short(k, v) for k, v in config if v != "None" and k not in silent and _distinguishes(k, rivals)]
         declared = declared_color(members[0])
@@ -106,8 +107,8 @@ def groups(runs: Sequence[Run]) -> list[Group]:
 
 
 def columns(runs: Sequence[Run]) -> list[Group]:
-    """The arms of a figure that gives each a column of its own; raises CannotDrawError where they
-    would be too many.
+    """The arms of a figure that gives each arm a column of its own; raises CannotDrawError where
+    there would be too many.
     """
     arms = groups(runs)
     if len(arms) > COLUMNS:
@@ -116,15 +117,15 @@ def columns(runs: Sequence[Run]) -> list[Group]:
 
 
 def _plainest(config: tuple[tuple[str, str], ...]) -> list[str]:
-    """Sorts the group with the fewest extras first: of one arm, it is the one that has the arm's
-    own colour.
+    """A sorting key that puts the group with the fewest additional settings first: of the groups of
+    one arm, this one has the arm's own colour.
     """
     return ["" if value == "None" else value for _, value in config]
 
 
 def _distinguishes(key: str, rivals: list[dict[str, str]]) -> bool:
-    """Does a key tell groups of one arm apart? A unit's own settings do not where its name already
-    does.
+    """Does a key distinguish groups of one arm? The settings of a unit do not where the unit's name
+    already does.
     """
     unit = f"{key.partition('.')[0]}.name"
     if key != unit and len({rival.get(unit) for rival in rivals}) > 1:
@@ -139,8 +140,8 @@ def _short(key: str, value: str) -> str:
 
 
 def arm_label(run: Run) -> str:
-    """``clipped_rnn`` → ``clipped RNN``, ``lstm_no_forget_gate`` → ``LSTM, no forget gate``, by
-    what the cell declares; an arm that is not its cell's as it is typed.
+    """``clipped_rnn`` → ``clipped RNN``, ``lstm_no_forget_gate`` → ``LSTM, no forget gate``, by the
+    declarations of the cell; an arm with a name of its own keeps this name.
     """
     clipping, cell = _clipping(run)
     variant = run.roles.variant.replace("_", " ")
@@ -155,13 +156,13 @@ def declared_color(run: Run) -> str | None:
 
 
 def _clipping(run: Run) -> tuple[str, str]:
-    """``clipped``, ``value_clipped`` or nothing, as the arm's name begins; and the rest of it."""
+    """(``clipped``, ``value_clipped`` or nothing, the rest) of the arm's name."""
     clipping, clipped, cell = run.arm.rpartition("clipped_")
     return f"{clipping}clipped" if clipped else "", cell
 
 
 def _cell(run: Run) -> str:
-    """What the cell is called in the name of an arm."""
+    """The name of the cell in the name of an arm."""
     return "_".join(filter(None, (run.config["cell"]["name"], run.roles.variant)))
 
 

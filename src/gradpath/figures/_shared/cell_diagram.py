@@ -1,6 +1,4 @@
-"""The computational graph of one step, drawn: where its nodes lie, and which way the gradient takes
-between them.
-"""
+"""Draws the computational graph of one step, with the paths of the gradient between its nodes."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -13,13 +11,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDEST = 9.0
-"""Points, of an arrow whose gradient is as large as the reference."""
-STATE, OPERATION = "#444444", "#888888"
+"""Width, in points, of an arrow whose gradient is as large as the reference."""
 
 
 def draw(axes: "Axes", graph: Drawing, roles: Roles, widths: Mapping[str, float]) -> None:
-    """The graph of a cell with its arrows; ``widths`` in 0 … 1 by quantity. What was not measured
-    is left out.
+    """The graph of a cell with its arrows; ``widths`` in 0 … 1 by quantity. Arrows of quantities
+    that were not measured are left out.
     """
     axes.set_xlim(-0.6, 11.2)
     axes.set_ylim(-0.6, 6.0)
@@ -28,25 +25,37 @@ def draw(axes: "Axes", graph: Drawing, roles: Roles, widths: Mapping[str, float]
         if edge.quantity in widths:
             arrow(axes, edge.points, widths[edge.quantity], _color(roles, edge.path))
     for sign, place in graph.operations:
-        _node(axes, place, arms.plain(sign), "white", OPERATION, STATE, (0.58, 0.58))
+        _node(
+            axes, place, arms.plain(sign), palette.BACKGROUND, palette.OPERATION_NODE, palette.STATE_NODE, (0.58, 0.58)
+        )
     for name, gate in graph.gates.items():
         if name in widths:
             color = _color(roles, gate.path)
-            _node(axes, gate.place, arms.plain(name), color, color, "white", (max(0.9, 0.3 + 0.3 * len(name)), 0.9))
+            _node(
+                axes,
+                gate.place,
+                arms.plain(name),
+                color,
+                color,
+                palette.BACKGROUND,
+                (max(0.9, 0.3 + 0.3 * len(name)), 0.9),
+            )
     for state in graph.states:
         label = f"${state.name}_{{t-1}}$" if state.enters else f"${state.name}_t$"
         shown = label if state.name.isalnum() else arms.plain(state.name)
-        _node(axes, state.place, shown, "white", STATE, STATE, (1.3, state.height))
+        _node(axes, state.place, shown, palette.BACKGROUND, palette.STATE_NODE, palette.STATE_NODE, (1.3, state.height))
 
 
 def _color(roles: Roles, path: str) -> str:
-    """Of a way that the gradient takes; the states' own for all that is no gate's."""
-    return palette.path(roles, path) if path == "highway" or roles.gate_of_path(path) else STATE
+    """The colour of a path of the gradient; the colour of the states for a path that is no
+    gate's.
+    """
+    return palette.path(roles, path) if path == "highway" or roles.gate_of_path(path) else palette.STATE_NODE
 
 
 def arrow(axes: "Axes", points: tuple[Point, ...], width: float, color: str) -> None:
-    """A line with its head in the middle of the last leg; dotted where there is next to nothing
-    (``width`` 0).
+    """A line with its head in the middle of the last leg; dotted where the gradient is close to
+    nothing (``width`` 0).
     """
     if width <= 0:
         axes.plot(*zip(*points, strict=True), color=color, lw=0.8, ls=":", zorder=1)
@@ -56,7 +65,7 @@ def arrow(axes: "Axes", points: tuple[Point, ...], width: float, color: str) -> 
     (x0, y0), (x1, y1) = points[-2:]
     marker = ("<" if x1 < x0 else ">") if abs(x1 - x0) >= abs(y1 - y0) else "^" if y1 > y0 else "v"
     fits = wide >= 4  # a head that fits into the line is cut out of it
-    size, ink = (0.62 * wide, "white") if fits else (3 + 1.2 * wide, color)
+    size, ink = (0.62 * wide, palette.BACKGROUND) if fits else (3 + 1.2 * wide, color)
     axes.plot((x0 + x1) / 2, (y0 + y1) / 2, marker, color=ink, markersize=size, markeredgewidth=0, zorder=2.5)
 
 

@@ -1,5 +1,5 @@
-"""What all figures share: one colour an arm, groups of seeds, decades on an axis, true zeros,
-captions.
+"""Code that all figures share: one colour for each arm, groups of seeds, decades on an axis, true
+zeros, captions.
 """
 
 import textwrap
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradpath.figures._shared import finite, stages
+from gradpath.figures._shared import finite, palette, stages
 from gradpath.figures._shared.arms import Group, arm_label, columns, groups, plain
 from gradpath.tracking.loader import Run
 
@@ -52,8 +52,8 @@ def theme() -> None:
 
 
 def new_canvas(**settings: Any) -> "Canvas":
-    """An empty figure of matplotlib's. Not one of pyplot's, which would open a window, or be shown
-    by a notebook a second time.
+    """An empty figure of matplotlib. It is not one of pyplot's figures, which would open a window
+    or be shown by a notebook a second time.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -86,8 +86,8 @@ def decades(axis: Any) -> None:
 
 
 def median_band(curves: Iterable[ArrayLike]) -> tuple[NDArray, NDArray, NDArray]:
-    """Median, smallest and largest over the seeds, pointwise. A NaN seed is left out (`curve` marks
-    it); -inf is the smallest of all and +inf the largest, and the mean of the two is no number.
+    """Median, smallest and largest value over the seeds, pointwise. A NaN seed is left out (`curve`
+    marks it); -inf is the smallest value and +inf the largest, and their mean is NaN.
     """
     values = np.stack([np.asarray(seed_curve, dtype=float) for seed_curve in curves])
     stacked = values.reshape(len(values), -1)
@@ -95,8 +95,8 @@ def median_band(curves: Iterable[ArrayLike]) -> tuple[NDArray, NDArray, NDArray]
     any_valid = valid.any(axis=0)
     middle, low, high = np.full((3, stacked.shape[1]), np.nan)
     columns, valid_columns = stacked[:, any_valid], valid[:, any_valid]
-    # Stand-ins for ±inf, because the mean of the two middle seeds would be NaN; half of either is
-    # still out of reach.
+    # Stand-ins for ±inf, because the mean of the two middle seeds would be NaN; half of a stand-in
+    # is still larger than any value.
     zero, overflow = -1e300, 1.5e300
     bounded = np.where(np.isneginf(columns), zero, np.where(np.isposinf(columns), overflow, columns))
     half = np.nanmedian(bounded, axis=0)
@@ -110,9 +110,9 @@ def median_band(curves: Iterable[ArrayLike]) -> tuple[NDArray, NDArray, NDArray]
 
 
 def curve(axes: "Axes", x: NDArray, curves: Sequence[NDArray], floor: float, **style: Any) -> None:
-    """The median over seeds with the band from smallest to largest, of opacity ``band``; true zeros
-    (-inf) as crosses on the floor, and a mark above wherever a seed is not finite. Masked is what
-    was not read.
+    """Draws the median over seeds with the band from smallest to largest, of opacity ``band``. True
+    zeros (-inf) are crosses on the floor, and a mark at the upper edge shows where a seed is not
+    finite. Masked values were not read.
     """
     if not len(curves):
         return
@@ -137,7 +137,7 @@ def curve(axes: "Axes", x: NDArray, curves: Sequence[NDArray], floor: float, **s
 
 
 def floor_below(values: Iterable[NDArray]) -> float:
-    """Where true zeros are drawn: a little below the smallest finite value."""
+    """The height at which true zeros are drawn: a little below the smallest finite value."""
     finite_values = [v[np.isfinite(v)] for v in values]
     joined = np.concatenate([v.ravel() for v in finite_values]) if finite_values else np.zeros(0)
     if not joined.size:
@@ -159,16 +159,16 @@ def carrier_profiles(run: Run) -> NDArray:
 
 
 def legend_rows(canvas: "Canvas", labels: Sequence[str]) -> int:
-    """In how many rows a legend below a figure must stand, so that it is no
-    wider than the figure.
+    """The number of rows that a legend below a figure needs so that it is no wider than the
+    figure.
     """
     inches = sum(0.47 + 0.075 * len(label) for label in labels)
     return max(1, -(-int(100 * inches) // int(100 * canvas.get_figwidth())))
 
 
 def carriers(groups: Sequence[Group]) -> str:
-    """``C of LSTM, H of RNN and GRU``, for a caption: without an article, which a cell's label may
-    bring with it.
+    """``C of LSTM, H of RNN and GRU``, for a caption; without articles, because a cell's label may
+    have one.
     """
     by_state: dict[str, dict[str, None]] = {}
     for roles in (group.runs[0].roles for group in groups):
@@ -177,18 +177,16 @@ def carriers(groups: Sequence[Group]) -> str:
 
 
 def caption(canvas: "Canvas", text: str, groups: Sequence[Group]) -> None:
-    """Ends a figure of these groups: marks what is not finite (see `finite`), and below writes what
-    the figure shows, how many seeds, which theory.
+    """Completes a figure of these groups: marks values that are not finite (see `finite`), and
+    writes below what the figure shows, the number of seeds, and the theory.
     """
     finite.finish(canvas, groups)
     width = int(canvas.get_figwidth() * 13.5)
-    canvas.text(0.01, -0.01, textwrap.fill(text, width), ha="left", va="top", fontsize=8.5, color="#333333")
+    canvas.text(0.01, -0.01, textwrap.fill(text, width), ha="left", va="top", fontsize=8.5, color=palette.TEXT)
 
 
 def number(values: ArrayLike, form: str, empty: str = "not finite") -> str:
-    """The median of values for a caption, of the finite ones where there are any; never a number
-    made from NaN.
-    """
+    """The median of the finite values, for a caption; NaN never enters a number."""
     valid = np.asarray(values, dtype=float)
     valid = valid[~np.isnan(valid)]
     return f"{np.median(valid):{form}}" if valid.size else empty
@@ -200,26 +198,30 @@ def seeds(groups: Sequence[Group]) -> str:
 
 
 def seed_count(numbers: Iterable[int]) -> str:
-    """The same from the numbers of seeds themselves."""
+    """The phrase of ``seeds``, from the numbers of seeds."""
     counts = sorted(set(numbers))
     number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"{number} seed{'s' if counts[-1] > 1 else ''}"
 
 
 def setting_text(groups: Sequence[Group]) -> str:
-    """What was run, in one line for a caption: where the groups differ in a setting, all its
-    values.
+    """The settings of the runs in one line for a caption; where the groups differ in a setting, all
+    its values.
     """
+    configs = [group.runs[0].config for group in groups]
 
     def values(section: str, key: str) -> str:
-        settings = [group.runs[0].config[section].get(key) for group in groups]
+        settings = [config[section].get(key) for config in configs]
         shown = [
             f"{v:g}" if isinstance(v, float) else plain(str(v).replace("_", " ")) for v in settings if v is not None
         ]
         return " or ".join(dict.fromkeys(shown))
 
+    keys = dict.fromkeys(key for config in configs for key in config["task"] if key not in ("name", "length"))
+    settings = [(plain(key.replace("_", " ")), values("task", key)) for key in keys]
+    task = "".join(f", {name} {value}" for name, value in settings if value)
     text = (
-        f"{values('task', 'name')} T = {values('task', 'length')}, H = {values('cell', 'hidden_size')}, "
+        f"{values('task', 'name')} T = {values('task', 'length')}{task}, H = {values('cell', 'hidden_size')}, "
         f"init {values('init', 'name')} gain {values('init', 'gain')}, {values('optimizer', 'name')} "
         f"lr {values('optimizer', 'lr')}, B = {values('train', 'batch_size')}, {values('train', 'steps')} updates"
     )

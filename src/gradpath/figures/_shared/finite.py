@@ -1,13 +1,13 @@
-"""What a stored number is, and how it is drawn and named: finite, a true zero, an overflow, no
-number, or missing.
+"""The kinds of stored numbers, and how each is drawn and named: finite, a true zero, an overflow,
+no number, or missing.
 
-The five are never confused. A true zero (-inf of a log10 norm) is a cross on the floor, a grey cell
-in a map; +inf has left the range of floating point; NaN is the outcome of an operation without one
-(∞ − ∞); and where nothing was read (a masked value) nothing is drawn. Every figure ends with
-`style.caption`, which calls `finish`: it marks whatever is not finite in any line, so that a figure
-that draws its numbers as they are cannot hide a divergence, puts a dot on a number that has no
-neighbour to draw a line to, and says above the figure which seeds diverged, and when. Which reading
-stands for the trained network is decided in `stages`.
+The five kinds are never confused. A true zero (-inf of a log10 norm) is a cross on the floor, or a
+grey cell in a map. +inf has left the range of floating point; NaN is the result of an undefined
+operation (∞ − ∞). Nothing is drawn where nothing was read (a masked value). Every figure ends with
+`common.caption`, which calls `finish`: it marks all values of every line that are not finite, so
+that a figure cannot hide a divergence; it puts a dot on a value whose neighbours are both missing;
+and it says above the figure which seeds diverged, and when. The module `stages` decides which
+reading stands for the trained network.
 """
 
 import textwrap
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradpath.figures._shared import stages
+from gradpath.figures._shared import palette, stages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """A kind of what is not finite: its words in the legend, the marks at the upper and at the
-    right edge of a panel and how far up, the colour in a map.
+    """A kind of values that are not finite: its words in the legend, the marks at the upper and at
+    the right edge of a panel and their height, and the colour in a map.
     """
 
     words: str
@@ -42,44 +42,40 @@ class Kind(NamedTuple):
     color: str
 
 
-OVERFLOW = Kind("overflow (+∞)", np.isposinf, "^", ">", 0.985, True, "#000000")
-NO_NUMBER = Kind("no number (NaN)", np.isnan, "s", "s", 0.93, False, "#FF3FD0")
+OVERFLOW = Kind("overflow (+∞)", np.isposinf, "^", ">", 0.985, True, palette.OVERFLOW)
+NO_NUMBER = Kind("no number (NaN)", np.isnan, "s", "s", 0.93, False, palette.NO_NUMBER)
 KINDS = (OVERFLOW, NO_NUMBER)
-TRUE_ZERO = "#9A9A9A"
-"""The colour of a true zero in a map."""
-DIVERGED = "#A00020"
-"""The colour of words that say so."""
 
 
 def title(axes: "Axes", text: str) -> None:
-    """Adds what a panel must say to its title; nothing where that is empty."""
+    """Adds a remark to the title of a panel; does nothing where it is empty."""
     if not text:
         return
     heading = axes.get_title()
-    if heading:  # the title's own look is kept, and what is added is its last lines
+    if heading:  # the title keeps its look; the remark becomes its last lines
         axes.set_title(f"{heading}\n{text}", fontsize=8.5, color=axes.title.get_color())
     else:
-        axes.set_title(text, fontsize=8, color=DIVERGED)
+        axes.set_title(text, fontsize=8, color=palette.DIVERGED)
 
 
 def note(axes: "Axes", text: str) -> None:
-    """The same inside a panel."""
+    """Adds a remark inside a panel."""
     if not text:
         return
-    box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0}
-    look: dict[str, Any] = {"transform": axes.transAxes, "va": "bottom", "fontsize": 7.5, "color": DIVERGED}
+    box = {"facecolor": palette.BACKGROUND, "alpha": 0.8, "edgecolor": "none", "pad": 1.0}
+    look: dict[str, Any] = {"transform": axes.transAxes, "va": "bottom", "fontsize": 7.5, "color": palette.DIVERGED}
     axes.text(0.03, 0.1, text, bbox=box, zorder=7, **look)
 
 
 def empty_panel(axes: "Axes", group: "Group") -> None:
-    """The words of a panel that has nothing finite to draw."""
+    """The words in a panel that has nothing finite to draw."""
     text = stages.lost(group).replace(": ", ":\n")
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9, color=DIVERGED)
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9, color=palette.DIVERGED)
 
 
 def marks(axes: "Axes", x: ArrayLike, y: ArrayLike, color: Any) -> None:
-    """Marks at the edges of a panel where points are not finite: above
-    their x, or beside their y.
+    """Marks points that are not finite at the edges of a panel: above their x, or beside their
+    y.
     """
     x_values: NDArray = np.ma.filled(np.ma.asarray(x, dtype=float), -np.inf)
     y_values: NDArray = np.ma.filled(np.ma.asarray(y, dtype=float), -np.inf)
@@ -96,7 +92,7 @@ def marks(axes: "Axes", x: ArrayLike, y: ArrayLike, color: Any) -> None:
                     kind.side_marker if sideways else kind.marker,
                     transform=transform,
                     color=color,
-                    markerfacecolor=color if kind.filled else "white",
+                    markerfacecolor=color if kind.filled else palette.BACKGROUND,
                     markersize=5,
                     clip_on=False,
                     zorder=6,
@@ -106,8 +102,8 @@ def marks(axes: "Axes", x: ArrayLike, y: ArrayLike, color: Any) -> None:
 
 
 def image(axes: "Axes", values: NDArray, **look: Any) -> "AxesImage":
-    """A heat map in which the true zeros have the colour map's ``bad`` colour and what is not
-    finite its own.
+    """A heat map in which true zeros have the ``bad`` colour of the colour map, and values that are
+    not finite have the colours of their kinds.
     """
     hidden = np.ma.getmaskarray(np.ma.asarray(values))
     drawn = axes.imshow(np.ma.masked_invalid(values), **look)
@@ -121,7 +117,7 @@ def image(axes: "Axes", values: NDArray, **look: Any) -> "AxesImage":
 
 
 def cells(axes: "Axes", x: NDArray, y: NDArray, values: NDArray) -> None:
-    """The cells (y, x) of a mesh that are not finite, over the mesh."""
+    """Draws the cells (y, x) of a mesh that are not finite, over the mesh."""
     from matplotlib.colors import ListedColormap
 
     for kind in KINDS:
@@ -139,8 +135,8 @@ def _rgba(color: str) -> NDArray:
 
 
 def finish(canvas: "Canvas", groups: Sequence["Group"]) -> None:
-    """Marks what is not finite in every line, says what the marks mean, and who diverged, above the
-    figure.
+    """Marks values that are not finite in every line, explains the marks, and says above the figure
+    which seeds diverged.
     """
     for axes in canvas.axes:
         _mark_lines(axes)
@@ -153,12 +149,12 @@ def finish(canvas: "Canvas", groups: Sequence["Group"]) -> None:
         width = int(canvas.get_figwidth() * 12)
         lines = [line for text in texts[:6] for line in textwrap.wrap(text, width)]
         lines += [f"… and {len(texts) - 6} groups more"] * (len(texts) > 6)
-        look = {"ha": "left", "va": "bottom", "fontsize": 10, "fontweight": "bold", "color": DIVERGED}
+        look = {"ha": "left", "va": "bottom", "fontsize": 10, "fontweight": "bold", "color": palette.DIVERGED}
         canvas.text(0.01, base, "\n".join(lines), **look)
 
 
 def _mark_lines(axes: "Axes") -> None:
-    """Marks the points of every line that is drawn in data coordinates; says so where none of a
+    """Marks the points of every line that is drawn in data coordinates; says so where no point of a
     panel is finite.
     """
     if axes.name == "3d":
@@ -181,12 +177,12 @@ def _mark_lines(axes: "Axes") -> None:
             marks(axes, np.ma.array(points[0], mask=~present), np.ma.array(points[1], mask=~present), line.get_color())
     if bad and not finite and not axes.texts:
         look: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center", "fontsize": 9}
-        axes.text(0.5, 0.5, "not finite", color=DIVERGED, **look)
+        axes.text(0.5, 0.5, "not finite", color=palette.DIVERGED, **look)
 
 
 def _dots(axes: "Axes", line: "Line2D", points: NDArray, valid: NDArray) -> None:
-    """A dot on each point of a line that has no neighbour: what came before a divergence at the
-    second step, the end of what true zeros cut off. A line of one point is not to be seen.
+    """A dot on each point of a line that has no neighbour, as before a divergence at the second
+    step or between true zeros. A line of one point would be invisible.
     """
     padded = np.pad(valid, 1)
     isolated = valid & ~padded[:-2] & ~padded[2:]
@@ -196,7 +192,7 @@ def _dots(axes: "Axes", line: "Line2D", points: NDArray, valid: NDArray) -> None
 
 
 def _handles(canvas: "Canvas") -> list[Any]:
-    """A legend entry for every kind of mark and of cell that the figure holds."""
+    """A legend entry for every kind of mark and of cell in the figure."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -204,8 +200,10 @@ def _handles(canvas: "Canvas") -> list[Any]:
     for kind in KINDS:
         drawn = canvas.findobj(lambda artist, kind=kind: artist.get_gid() == kind.words)  # type: ignore[misc]
         if any(isinstance(artist, Line2D) for artist in drawn):
-            face = "#444444" if kind.filled else "white"
-            handles.append(Line2D([], [], ls="", marker=kind.marker, color="#444444", mfc=face, label=kind.words))
+            face = palette.KIND_SAMPLE if kind.filled else palette.BACKGROUND
+            handles.append(
+                Line2D([], [], ls="", marker=kind.marker, color=palette.KIND_SAMPLE, mfc=face, label=kind.words)
+            )
         if any(not isinstance(artist, Line2D) for artist in drawn):
             handles.append(Patch(facecolor=kind.color, label=kind.words))
     return handles

@@ -1,5 +1,5 @@
-"""Trajectories of training on a plane of two parameters, from stored runs: what the figure
-``cliff`` draws.
+"""Trajectories of training on a plane of two parameters, from stored runs; the figure ``cliff``
+draws them.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from gradpath.tracking.loader import Run
 
 @dataclass(frozen=True)
 class Plane:
-    """The stored surface: values of x and of y, ``loss`` (y, x), and what x and y are."""
+    """The stored surface: the values of x and of y, ``loss`` (y, x), and the names of x and y."""
 
     names: tuple[str, ...]
     x: NDArray
@@ -34,7 +34,7 @@ class Plane:
 @dataclass(frozen=True)
 class Trajectory:
     """A run on the plane: ``points`` (steps, 3) of x, y and loss, and log10 of the gradient norm
-    that clipping sees.
+    before clipping.
     """
 
     group: common.Group
@@ -44,7 +44,9 @@ class Trajectory:
 
     @property
     def look(self) -> dict[str, Any]:
-        """An unclipped line is thin and on top, for where the two are one."""
+        """The look of the line: an unclipped line is thin and on top, so that both are visible
+        where they coincide.
+        """
         clipped = self.group.dash == "--"
         return {
             "color": self.group.color,
@@ -60,8 +62,8 @@ class Trajectory:
 
 
 def arms_of(runs: Sequence[Run]) -> list[common.Group]:
-    """One group an arm, whatever else its runs differ in: here the learning rate has an axis of its
-    own.
+    """One group for each arm, whatever else its runs differ in, because the learning rate has an
+    axis of its own here.
     """
     by_arm: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: ("clipped_" in run.arm, run.arm)):
@@ -75,7 +77,7 @@ def arms_of(runs: Sequence[Run]) -> list[common.Group]:
 
 
 def plane_of(runs: Sequence[Run]) -> Plane:
-    """The surface of the first run whose places are numbers; its losses may be none. Raises
+    """The surface of the first run whose coordinates are finite; its losses may be NaN. Raises
     CannotDrawError.
     """
     valid = [run for run in runs if np.isfinite(run.series["loss_surface"].values[0][:, :2]).all()]
@@ -96,14 +98,14 @@ def trajectory_of(group: common.Group, run: Run, plane: Plane) -> Trajectory:
 
     parameters = [column for column, name in enumerate(gradients.names) if name != "global"]
     trained = parameters if run.config["train"].get("readout", True) else run.roles.without_readout(gradients.names)
-    with np.errstate(invalid="ignore"):  # of a gradient that is not finite
+    with np.errstate(invalid="ignore"):  # the gradient may not be finite
         norm = combined(select(gradients.steps, gradients.values)[:, trained])
     columns = [select(places.steps, places.column(name)) for name in plane.names]
     return Trajectory(group, run, np.stack([*columns, select(run.loss.steps, run.loss.values)], axis=-1), norm)
 
 
 def steepest_of(trajectories: list[Trajectory]) -> list[Trajectory]:
-    """The trajectories of one start and learning rate: where a gradient that is not clipped is the
+    """The trajectories of the start and the learning rate at which an unclipped gradient is the
     largest of all.
     """
     unclipped = [t for t in trajectories if t.group.dash == "-"] or trajectories
@@ -119,8 +121,8 @@ def steepest_of(trajectories: list[Trajectory]) -> list[Trajectory]:
 
 
 def wall_of(run: Run, plane: Plane) -> NDArray | None:
-    """Where a sigmoid unit stays at H_0 for ever and cannot: x_0 = w σ(x_0) + b is a fixed point,
-    and w σ′(x_0) > 1.
+    """The curve on which a sigmoid unit has an unstable fixed point at H_0: x_0 = w σ(x_0) + b and
+    w σ′(x_0) > 1.
     """
     start, roles = run.config["cell"]["initial_state"], run.roles
     is_sigmoid_unit = roles.recurrence == "sigmoid" and plane.names == (
@@ -134,8 +136,8 @@ def wall_of(run: Run, plane: Plane) -> NDArray | None:
 
 
 def pieces(points: NDArray, box: NDArray) -> list[tuple[NDArray, NDArray | None]]:
-    """The stretches of a trajectory inside the box, and where each leaves it (None: it ends there,
-    or what follows is no number).
+    """The pieces of a trajectory inside the box, and the point at which each leaves it; None where
+    the trajectory ends there or the next point is not a number.
     """
     contained = ((points[:, :2] >= box[0]) & (points[:, :2] <= box[1])).all(axis=1)
     segments: list[tuple[NDArray, NDArray | None]] = []
@@ -150,8 +152,8 @@ def pieces(points: NDArray, box: NDArray) -> list[tuple[NDArray, NDArray | None]
 
 
 def _edge(inner: NDArray, outer: NDArray, box: NDArray) -> NDArray | None:
-    """Where the straight step between two points crosses the box; None
-    where it has no direction.
+    """The point at which the straight step between two points crosses the box; None where the step
+    has no direction.
     """
     move = np.nan_to_num(outer - inner, nan=0.0, posinf=1e300, neginf=-1e300)
     if not move[:2].any():

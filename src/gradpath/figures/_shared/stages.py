@@ -1,8 +1,8 @@
-"""Which reading stands for a stage of training, initialised or trained, and what it must be called.
+"""The reading that stands for a stage of training, initialised or trained, and the words for it.
 
-Where a seed diverged, the trained network was never read: the others stand for their group, and the
-panel says how many are missing; where all did, their last finite readings are drawn under the name
-of their training steps.
+Where a seed diverged, its trained network was never read: the other seeds stand for their group,
+and the panel says how many are missing. Where all seeds diverged, their last finite readings are
+drawn and named by their training steps.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ INITIAL, TRAINED = "at initialisation", "after training"
 
 def finite_readings(run: Run, instrument: str) -> NDArray:
     """Indices of an instrument's readings without NaN and +inf. Raises CannotDrawError where there
-    is none, or the first is not at initialisation.
+    are none, or where the first is not at initialisation.
     """
     series = run.series[instrument]
     finite = series.values < np.inf
@@ -44,7 +44,9 @@ def stopped(run: Run) -> int | None:
 
 
 def solved(run: Run) -> bool:
-    """Has the run solved its task at the end? What was solved on the way and diverged has not."""
+    """Has the run solved its task at the end? A run that solved the task and diverged afterwards
+    has not.
+    """
     return run.tags.get("solved") == "true" and stopped(run) is None
 
 
@@ -64,9 +66,9 @@ def drawable(groups: Sequence["Group"], *instruments: str) -> None:
 
 
 def runs_at(group: "Group", stage: int, *instruments: str) -> list[Run]:
-    """The runs that a stage is drawn from. FIRST: those with a finite reading at initialisation.
-    LAST: of these, those that were trained to the end; where none was, all, whose last finite
-    reading then stands there (see `words`).
+    """The runs from which a stage is drawn. FIRST: those with a finite reading at initialisation.
+    LAST: those of them that were trained to the end; where none was, all of them, with their last
+    finite readings (see `words`).
     """
     finite_runs = []
     for run in group.runs:
@@ -81,7 +83,7 @@ def runs_at(group: "Group", stage: int, *instruments: str) -> list[Run]:
 
 def aligned(groups: Sequence["Group"], *instruments: str) -> list["Group"]:
     """The groups with each run's readings up to the last step at which all of these instruments are
-    finite: for a panel that draws them together, which must not join two different networks.
+    finite, for a panel that draws them together and must not combine two different networks.
     """
 
     def cut(run: Run) -> Run:
@@ -109,15 +111,15 @@ def shows_trained(groups: Iterable["Group"], *instruments: str) -> bool:
 
 
 def trained_label(groups: Iterable["Group"], *instruments: str) -> str:
-    """What the last reading of these groups is called together, where a panel has no words of its
+    """The common name of the last readings of these groups, where a panel has no words of its
     own.
     """
     return TRAINED if shows_trained(groups, *instruments) else "at the last finite reading"
 
 
 def words(group: "Group", stage: int, *instruments: str) -> str:
-    """What a panel must say of a stage, in lines, because it is not what its row promises; empty
-    where it is.
+    """The words, in lines, that a panel needs about a stage because it does not show what its row
+    promises; empty where it does.
     """
     finite_runs, total = runs_at(group, stage, *instruments), len(group.runs)
     if not finite_runs:
@@ -139,7 +141,9 @@ def words(group: "Group", stage: int, *instruments: str) -> str:
 
 
 def lost(group: "Group") -> str:
-    """``diverged at step 3``, ``diverged at steps 3 and 5``; of a reading alone, ``not finite``."""
+    """``diverged at step 3``, ``diverged at steps 3 and 5``; ``not finite`` where only a reading is
+    not finite.
+    """
     divergence_steps = {step for run in group.runs if (step := stopped(run)) is not None}
     return f"diverged at {steps(divergence_steps)}: not finite" if divergence_steps else "not finite"
 
@@ -169,9 +173,9 @@ def _numbers(numbers: Iterable[int]) -> str:
 
 
 def divergences(groups: Iterable["Group"]) -> list[str]:
-    """``RNN: 1 of 3 seeds diverged at step 3 of 50, the other 2 were trained to the end`` of each
-    group with such a seed: a median after training is that of the others, whatever number of seeds
-    a caption names.
+    """``RNN: 1 of 3 seeds diverged at step 3 of 50, the other 2 were trained to the end`` for each
+    group with such a seed. A median after training belongs to the other seeds, whatever number of
+    seeds a caption names.
     """
     texts = []
     for group in groups:

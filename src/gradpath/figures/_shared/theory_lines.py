@@ -1,5 +1,5 @@
 """The lines of theory beside the measured gradient of the carrier at initialisation, where the runs
-recorded them, and how far off they are.
+recorded them, and their deviation from it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,26 +30,26 @@ DASHES: dict[str, Any] = {
 
 
 def draw(axes: "Axes", groups: Sequence[common.Group], measured: Callable[[Run], NDArray], low: float) -> None:
-    """Each arm's lines from its ``measured`` log10 norm (T,) at lag 0, from ``low`` to the largest
-    that is measured.
+    """Draws the lines of each arm from its ``measured`` log10 norm (T,) at lag 0, between ``low``
+    and the largest measured value.
     """
     high = max((np.max(measured(run)) for group in groups for run in _measured(group)), default=low)
     for group, lines in _recorded(groups):
         start = np.median([measured(run)[-1] for run in _measured(group)])
         for name, line in lines.items():
-            shown = np.ma.masked_outside(start + line, low, high)  # masked: nothing is said there
+            shown = np.ma.masked_outside(start + line, low, high)  # masked where the theory makes no statement
             axes.plot(group.runs[0].lag, shown, color=group.color, ls=DASHES[name], lw=1.1)
 
 
 def residuals(groups: Sequence[common.Group], measured: Callable[[Run], NDArray]) -> str:
-    """For a caption: slope of theory minus slope of ``measured`` over the middle four fifths of the
-    lags; empty where nothing was recorded. Medians over seeds.
+    """For a caption: the slope of theory minus the slope of ``measured`` over the middle four
+    fifths of the lags, as medians over seeds; empty where nothing was recorded.
     """
     texts = []
     for group, lines in _recorded(groups):
         lag = group.runs[0].lag
         middle = lag[0] // 10, lag[0] - lag[0] // 10
-        if middle[1] <= middle[0]:  # a slope over one lag is none
+        if middle[1] <= middle[0]:  # a single lag has no slope
             continue
         slopes = [theory.slope(lag, measured(run), *middle) for run in _measured(group)]
         differences = {
@@ -73,8 +73,8 @@ def _measured(group: common.Group) -> list[Run]:
 
 
 def _recorded(groups: Sequence[common.Group]) -> Iterator[tuple[common.Group, dict[str, NDArray]]]:
-    """The arms that recorded ``theory`` at initialisation, with their lines of the bottom layer,
-    medians over seeds; of arms that start alike (clipped or not) the first.
+    """The arms that recorded ``theory`` at initialisation, with the lines of their bottom layer as
+    medians over seeds; only the first of the arms with the same initialisation (clipped or not).
     """
     seen: set[bytes] = set()
     for group in groups:
