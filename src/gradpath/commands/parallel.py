@@ -21,8 +21,8 @@ from gradpath.commands.conclusion import Job
 from gradpath.commands.execute import execute_seeds
 from gradpath.commands.progress import Share, Whole, label
 from gradpath.commands.reasons import reason
+from gradpath.commands.signals import Terminated, ending, left_to_this_process
 from gradpath.commands.signals import check as check_signals
-from gradpath.commands.signals import ending
 from gradpath.commands.terminal import settle
 from gradpath.schema import plugins
 from gradpath.tracking.store_uri import StoreError
@@ -74,7 +74,8 @@ def start_early() -> None:
         from multiprocessing import forkserver
 
         multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOADED])
-        forkserver.ensure_running()
+        with left_to_this_process():  # a terminal that is closed sends them to the whole group
+            forkserver.ensure_running()
 
 
 def run(jobs: Sequence[Job], sweep_id: str) -> None:
@@ -191,7 +192,9 @@ def _work(index: int, experiments: list[Any], sweep_id: str, position: str, coun
         execute_seeds(experiments, experiments[0].tracking.sweep_id or sweep_id, position, count, display)
     except BaseException as error:  # the other points still run, whatever a unit raises
         if ended := ending(error):
-            raise ended from None
+            # All is closed by now. Pebble would take the exception for the job's result, and have
+            # this process run the next job.
+            os._exit(128 + (ended.number if isinstance(ended, Terminated) else signal.SIGINT))
         lost = isinstance(error, StoreError)
         return Outcome(str(error) if lost else reason(error), lost, display.lines)
     return Outcome(lines=display.lines)

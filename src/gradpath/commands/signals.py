@@ -96,3 +96,22 @@ def terminable(handler: Callable[[int, FrameType | None], None] = stop) -> Itera
             if original is not stop:  # the outermost of such blocks
                 _received.clear()
         sys.unraisablehook = hook
+
+
+@contextmanager
+def left_to_this_process() -> Iterator[None]:
+    """A process that is started within the context ignores the signals that a terminal sends to the
+    whole group; this process ends it, by SIGTERM.
+    """
+    previous: dict[int, Any] = {}
+    try:
+        for number in SIGNALS:
+            if number != signal.SIGTERM:
+                previous[number] = signal.signal(number, signal.SIG_IGN)
+    except ValueError:  # not the main thread
+        pass
+    try:
+        yield
+    finally:
+        for number, original in previous.items():
+            signal.signal(number, original)
