@@ -11,7 +11,7 @@ import pytest
 from conftest import PATIENCE
 from gradpath.commands import compose, launch
 from gradpath.commands.execute import execute, execute_seeds
-from gradpath.tracking import earlier, liveness, loader, provenance, store
+from gradpath.tracking import earlier, liveness, loader, plan, provenance, store
 from gradpath.tracking.recorder import Recorder
 
 Command = Callable[..., tuple[int, str, str]]
@@ -193,6 +193,16 @@ def test_the_same_command_in_several_processes_doubles_nothing(home: Path) -> No
     for output, _ in ended:
         content = loader.sweep(None, "gradpath", sweep_id(output))
         assert (len(content.newest), content.missing) == (4, {}), output
+
+
+def test_of_several_plans_the_run_that_stands_for_a_point_is_kept(home: Path) -> None:
+    client = store.connect(None)
+    jobs = [(SMALL, compose.experiments(SMALL))]
+    identity = jobs[0][1][0].config_hash
+    for run_ids in ({}, {identity: "a" * 32}, {}, {}, {}):  # the tags come back in any order
+        plan.record(jobs, "s", run_ids)
+    points, damaged = plan.read(client.get_experiment_by_name("gradpath").tags, "s")
+    assert (points[identity].run_id, damaged) == ("a" * 32, [])
 
 
 def test_a_forced_sweep_takes_nothing_over(home: Path) -> None:

@@ -48,7 +48,8 @@ def carry_out(options: Options) -> Launched:
     """Runs what the options describe. Raises ConfigError or StoreError before the first run, and
     StoreLostError where the store is lost during one; a run that fails is in what is returned.
     """
-    parallel.start_early()
+    if options.multirun:
+        parallel.start_early()
     jobs = planned(options)
     check_loops(experiments_of(jobs))
     with store.patience(jobs[0].experiments[0].tracking.timeout):
@@ -82,7 +83,7 @@ def carry_out(options: Options) -> Launched:
     lost = [e for e in lost if e.config_hash not in taken or taken[e.config_hash].running]
     if taken_since := resuming.taken_since_start(lost):
         taken |= taken_since
-        resuming.record(jobs, sweep_id, taken_since)
+        resuming.record(jobs, sweep_id, taken)
     return Launched(sweep_id, jobs, ended, taken, launcher_error)
 
 

@@ -106,7 +106,9 @@ def read(tags: Mapping[str, str], sweep_id: str) -> tuple[dict[str, Point], list
                 raise ValueError("a part is longer than gradpath writes it")
             if sorted(parts) != list(range(1, count + 1)) or count > MOST_PARTS:
                 raise ValueError(f"{len(parts)} of its {count} parts are there")
-            points |= _unpacked("".join(parts[i] for i in sorted(parts)), sweep_id)
+            unpacked = _unpacked("".join(parts[i] for i in sorted(parts)), sweep_id)
+            # A plan that names the run of another sweep for a point holds over one that names none.
+            points |= {i: p for i, p in unpacked.items() if p.run_id or i not in points}
         except Exception as error:  # anybody may write a tag, and what decoders raise at nonsense has no end
             damaged.append(f"plan {plan_id} of the sweep is damaged: {printable(error, 120)}")
     return points, damaged
