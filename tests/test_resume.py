@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import PATIENCE
-from gradpath.commands import compose, launch
+from gradpath.commands import compose, hydra_options, launch
 from gradpath.commands.execute import execute, execute_seeds
 from gradpath.tracking import earlier, liveness, loader, plan, provenance, store
 from gradpath.tracking.recorder import Recorder
@@ -210,3 +210,12 @@ def test_a_forced_sweep_takes_nothing_over(home: Path) -> None:
     options = launch.Options(["arm=rnn", "resume=false", *SMALL], multirun=False)
     assert launch.carry_out(options).earlier == {}
     assert len(runs()) == 2
+
+
+def test_the_order_of_a_sweep_is_that_of_its_plan_whichever_run_began_first(home: Path) -> None:
+    jobs = launch.planned(hydra_options.read_options(["-m", "arm=rnn", "seed=0,1", "optimizer.lr=0.1,0.2,0.3", *SMALL]))
+    plan.record(((job.overrides, job.experiments) for job in jobs), "s")
+    for job in reversed(jobs):
+        execute_seeds(job.experiments, "s")
+    loaded = [(run.seed, run.config["optimizer"]["lr"]) for run in loader.sweep(None, "gradpath", "s").runs]
+    assert loaded == [(seed, lr) for seed in (0, 1) for lr in (0.1, 0.2, 0.3)]

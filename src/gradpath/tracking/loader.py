@@ -34,7 +34,9 @@ class Sweep:
     """A sweep as a store holds it: what can be drawn, and what cannot and why."""
 
     runs: list[Run] = field(default_factory=list)
-    """The finished ones that are whole, by arm and seed, of one point the newest last."""
+    """The finished ones that are whole, by arm, seed and place in the plan, of one point the newest
+    last.
+    """
     damaged: list[str] = field(default_factory=list)
     """Finished runs of ours that cannot be read, each with the reason."""
     passed_over: list[str] = field(default_factory=list)
@@ -121,7 +123,8 @@ def sweep(uri: str | None, experiment: str, sweep_id: str) -> Sweep:
                 damaged.append((point, f"{_described(run)}: {error}"))
         else:
             begun[point] = run_name(run) + (" (still running)" if run.info.status == "RUNNING" else "")
-    content.runs.sort(key=lambda run: (run.arm, run.seed))
+    places = {point: place for place, point in enumerate(content.planned)}
+    content.runs.sort(key=lambda run: (run.arm, run.seed, places.get(run.config_hash, len(places))))
     counts = Counter(run.tags["config_hash"] for run in content.runs)
     content.doubled = [
         next(r.name for r in content.runs if r.tags["config_hash"] == p) for p, n in counts.items() if n > 1

@@ -100,7 +100,8 @@ def read(tags: Mapping[str, str], sweep_id: str) -> tuple[dict[str, Point], list
             plans.setdefault((match[1], int(match[3])), {})[int(match[2])] = value
     points: dict[str, Point] = {}
     damaged = []
-    for (plan_id, count), parts in plans.items():
+    for plan_id, count in sorted(plans):
+        parts = plans[plan_id, count]
         try:
             if max(map(len, parts.values())) > PART:
                 raise ValueError("a part is longer than gradpath writes it")
