@@ -149,7 +149,7 @@ def test_no_pass_outlives_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_long_evaluation_set_is_scored_fewer_sequences_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     (in_one_pass,) = (step.evaluation for step in steps("train.dtype=float64", "task=copy") if step.evaluation)
-    monkeypatch.setattr("gradpath.training.passes.STATES", 3 * 32 * 6)
+    monkeypatch.setattr("gradpath.training.passes.ELEMENTS", 11 * 32 * 4 * 6)
     sizes: list[int] = []
     original = Network.forward
     monkeypatch.setattr(
@@ -160,7 +160,7 @@ def test_a_long_evaluation_set_is_scored_fewer_sequences_at_a_time(monkeypatch: 
         ),
     )
     (in_parts,) = (step.evaluation for step in steps("train.dtype=float64", "task=copy") if step.evaluation)
-    assert sizes == [3] * 6 + [2]
+    assert sizes == [8, 8, 4]
     assert (in_parts.loss, in_parts.score) == (
         pytest.approx(in_one_pass.loss, rel=1e-13),
         pytest.approx(in_one_pass.score, rel=1e-13),

@@ -53,12 +53,12 @@ def provenance() -> dict[str, Any]:
         "gradpath": code_version(),
         **source_tags(),
         "plugins": [str(plugin) for plugin in plugins.active()],
-        **_machine(),
+        **machine(),
     }
 
 
 @cache
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """The processor, what of NumPy's BLAS was chosen for it, and the packages."""
     blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
     keys = ("internal_api", "version", "architecture", "threading_layer")
