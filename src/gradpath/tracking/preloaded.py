@@ -4,7 +4,7 @@ from gradpath.tracking import provenance, store
 
 store.import_mlflow()
 
-import mlflow.artifacts  # noqa: E402, F401 - it must come after
+import mlflow.artifacts  # noqa: E402 - it must come after
 import mlflow.store.tracking.sqlalchemy_store  # noqa: E402, F401
 
 provenance.machine()

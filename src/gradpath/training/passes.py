@@ -34,8 +34,8 @@ def multiply_adds(network: Network, timesteps: int, batch_size: int, layer: int 
 
 
 def evaluated_at_once(network: Network, timesteps: int) -> int:
-    """The sequences of one pass over the evaluation set, a multiple of ``ROWS``, so that memory does
-    not grow with it.
+    """The sequences of one pass over the evaluation set, a multiple of ``ROWS``, so that memory
+    does not grow with it.
     """
     sequence = timesteps * network.cell.hidden_size * len(network.cell.blocks)
     return max(ROWS, min(EVALUATED, ELEMENTS // sequence // ROWS * ROWS))
