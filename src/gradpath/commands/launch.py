@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from gradpath.commands import compose, parallel, resuming
+from gradpath.commands import compose, parallel, pool, resuming
 from gradpath.commands.conclusion import Job, Launched, conclude, experiments_of
 from gradpath.commands.execute import check_loops, execute_seeds
 from gradpath.commands.grammar import is_hydras, is_study, parse
@@ -49,7 +49,7 @@ def carry_out(options: Options) -> Launched:
     StoreLostError where the store is lost during one; a run that fails is in what is returned.
     """
     if options.multirun:
-        parallel.start_early()
+        pool.start_early(parallel.PRELOADED)
     jobs = planned(options)
     check_loops(experiments_of(jobs))
     with store.patience(jobs[0].experiments[0].tracking.timeout):

@@ -1,7 +1,6 @@
 """The report: verdicts and figures, drawn from the contents of MLflow alone."""
 
 import html
-import io
 import os
 import re
 import shutil
@@ -11,17 +10,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from gradpath.commands import drawing, pool
 from gradpath.commands.hints import point_command, report_command, run_command
-from gradpath.commands.reasons import reason
-from gradpath.commands.report_settings import FORMATS, Report
-from gradpath.commands.signals import ending
-from gradpath.figures import CannotDrawError, Figure
+from gradpath.commands.report_settings import Report
 from gradpath.figures._shared import common
 from gradpath.schema import locations
 from gradpath.schema.text import printable
 from gradpath.tracking import loader, store
 from gradpath.tracking.loader import Run, Sweep
 from gradpath.tracking.verdict import ORDER, Verdict
+from gradpath.training import passes
 
 LINES = 20
 """Largest number of runs whose verdicts have a line each; above it, each group of seeds has a line.
@@ -40,11 +38,9 @@ def write(report: Report, named: bool = False) -> int:
     not be written, where a finished run is damaged and had to be passed over, where no figure could
     be drawn, or not all that the user ``named``.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    # The same runs give the same bytes: no date in the files, no random ids in the SVG.
-    matplotlib.rcParams["svg.hashsalt"] = "gradpath"
+    processes = report.jobs or passes.cores()
+    if processes > 1 and len(report.figures) > 1:
+        pool.start_early(drawing.PRELOADED)
     experiment, sweep_id = chosen_sweep(report.study, report.sweep, report.uri)
     stored = loader.sweep(report.uri, experiment, sweep_id)
     title = _title(experiment, sweep_id)
@@ -64,17 +60,20 @@ def write(report: Report, named: bool = False) -> int:
     except OSError as error:
         failed.append(f"verdicts.md ({_error_text(error)})")
     left_out, partly = [], []
-    for name, figure in tqdm(report.figures.items(), desc="figures", disable=not sys.stderr.isatty()):
+    drawings = drawing.drawings(report.figures, runs, report.formats, processes)
+    terminal = sys.stderr.isatty()
+    for name, result in tqdm(drawings, "figures", total=len(report.figures), disable=not terminal):
+        partly += [f"{name}: {text}" for text in result.undrawn]
+        left_out += [f"{name} ({result.cannot})"] * bool(result.cannot)
+        failed += [f"{name} ({result.failed})"] * bool(result.failed)
         try:
-            _draw(name, figure, runs, out, report.formats)
-            partly += [f"{name}: {printable(text, 300)}" for text in figure.undrawn(runs)]
-        except CannotDrawError as error:
-            left_out.append(f"{name} ({error})")
-        except (Exception, SystemExit) as error:  # odd data, or a fault in a user's figure: the others are drawn
-            if ended := ending(error):
-                raise ended from None
-            cause = _error_text(error) if isinstance(error, OSError) else printable(reason(error), 300)
-            failed.append(f"{name} ({cause})")
+            for suffix, content in result.files.items():
+                _replace(out / f"{name}.{suffix}", content)
+        except OSError as error:
+            failed.append(f"{name} ({_error_text(error)})")
+            continue
+        if result.files:
+            print(printable(out / f"{name}.{report.formats[0]}", 4096))
     if left_out:
         print(f"not drawn: {', '.join(left_out)}", file=sys.stderr)
     _print_lines("not drawn in ", partly)
@@ -133,23 +132,6 @@ def _table(runs: list[Run], title: str) -> str:
 def _cell(text: str) -> str:
     """Escapes HTML, the end of a cell, code, links and images."""
     return re.sub(r"([\\|`\[\]])", r"\\\1", html.escape(text, quote=False))
-
-
-def _draw(name: str, figure: Figure, runs: list[Run], out: Path, formats: list[str]) -> None:
-    """One figure into a file of each format."""
-    from matplotlib import pyplot
-
-    try:
-        canvas = figure.drawn(runs)
-        # The formats have a fixed order, because the layout of a file starts from that of the file
-        # before.
-        for suffix in sorted(formats, key=[*FORMATS].index):
-            buffer = io.BytesIO()
-            canvas.savefig(buffer, format=suffix, dpi=figure.dpi, bbox_inches="tight", metadata=FORMATS[suffix])
-            _replace(out / f"{name}.{suffix}", buffer.getvalue())
-    finally:  # also the canvas of a figure that could not be completed
-        pyplot.close("all")
-    print(printable(out / f"{name}.{formats[0]}", 4096))
 
 
 def _title(experiment: str, sweep_id: str) -> str:

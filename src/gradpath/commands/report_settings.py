@@ -23,6 +23,7 @@ class Report(Settings):
     partial: bool = setting(
         False, "draw a sweep of which points are missing or double: what is there, the newest of each"
     )
+    jobs: int | None = setting(None, "figures drawn at once, in processes of their own; null for one a core", ge=1)
     formats: list[str] = field(
         default_factory=lambda: ["png", "svg"],
         metadata={"help": "file formats of every figure", "takes": ALLOWED},
