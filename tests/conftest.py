@@ -231,6 +231,16 @@ def case(cell: Cell, loss: Loss, steps: int, every_step: bool) -> Case:
 
 
 @pytest.fixture(autouse=True)
+def figures_are_drawn_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless ``jobs=`` asks for others: they take seconds to start, and know nothing of a test's
+    patches.
+    """
+    from gradpath.commands import drawing
+
+    monkeypatch.setattr(drawing, "processes", lambda report: min(report.jobs or 1, len(report.figures)))
+
+
+@pytest.fixture(autouse=True)
 def no_figure_stays_open() -> Iterator[None]:
     """pyplot keeps every figure and warns of the twenty-first."""
     yield

@@ -8,6 +8,8 @@ import shlex
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import settle
+from conftest import PATIENCE, settle
 from gradpath.commands import compose, hints, report, signals, ui
 from gradpath.commands.execute import execute
 from gradpath.figures._shared import common
@@ -411,6 +413,34 @@ def test_a_figure_that_raises_is_named_and_the_others_are_drawn(swept_store, cap
     assert captured.err.startswith("failed: gates (KeyError: 'no\\nsuch key\\x1b[2J' (test_report.py, line ")
     assert captured.err.count("\n") == 1
     assert "exploding.png" in captured.out
+
+
+def test_figures_drawn_in_processes_are_those_drawn_in_this_one(swept_store, capsys, tmp_path) -> None:
+    for jobs in (1, 2):
+        arguments = [f"jobs={jobs}", f"out={tmp_path / str(jobs)}", "figures=[gates,paths,exploding]"]
+        assert report.write(compose.report(arguments)) == 0
+        assert "not drawn: paths (needs path_grad_norm)" in capsys.readouterr().err
+    alone, beside = ({file.name: file.read_bytes() for file in (tmp_path / jobs).iterdir()} for jobs in "12")
+    assert {"gates.png", "gates.svg", "exploding.png", "exploding.svg"} <= alone.keys()
+    assert beside == alone
+
+
+def test_a_figure_whose_process_is_killed_is_named_and_the_others_are_drawn(swept_store, capsys, tmp_path) -> None:
+    file = tmp_path / "figures" / "deadly.py"
+    file.parent.mkdir()
+    file.write_text(
+        "import os\nimport signal\nfrom dataclasses import dataclass\nfrom gradpath.figures import Figure\n\n\n"
+        "@dataclass\nclass Deadly(Figure):\n"
+        "    def draw(self, runs):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "conf" / "figures").mkdir(parents=True)
+    (tmp_path / "conf" / "figures" / "deadly.yaml").write_text(
+        "# @package figures.deadly\ndefaults:\n  - _deadly\n  - _self_\n"
+    )
+    command = [sys.executable, "-m", "gradpath", "--plugin", str(tmp_path), "report", "jobs=2"]
+    done = subprocess.run([*command, "figures=[deadly,gates]"], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (1, "failed: deadly (its process was ended by SIGKILL)\n")
+    assert "gates.png" in done.stdout
 
 
 def test_several_figures_are_a_list() -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 from gradpath.commands import pool
 from gradpath.commands.reasons import reason
-from gradpath.commands.report_settings import FORMATS
+from gradpath.commands.report_settings import FORMATS, Report
 from gradpath.commands.signals import check as check_signals
 from gradpath.commands.signals import ending
 from gradpath.figures import CannotDrawError, Figure
 from gradpath.schema.text import printable
 from gradpath.tracking.loader import Run
+from gradpath.training import passes
 
 PRELOADED = ("gradpath.commands.drawing", "gradpath.figures._shared.preloaded")
 """What the process is born with that the workers are forked from."""
@@ -31,17 +32,22 @@ class Drawing:
     failed: str = ""
 
 
+def processes(report: Report) -> int:
+    """How many at once: ``jobs``, or one a core; no more than there are figures."""
+    return min(report.jobs or passes.cores(), len(report.figures))
+
+
 def drawings(
-    figures: Mapping[str, Figure], runs: Sequence[Run], formats: Sequence[str], processes: int
+    figures: Mapping[str, Figure], runs: Sequence[Run], formats: Sequence[str], count: int
 ) -> Iterator[tuple[str, Drawing]]:
-    """Every figure by its name, in the order of ``figures``, ``processes`` at once."""
-    if min(processes, len(figures)) < 2:
+    """Every figure by its name, in the order of ``figures``, ``count`` at once."""
+    if count < 2:
         for name, figure in figures.items():
             yield name, drawn(figure, runs, formats)
         return
     from pebble import ProcessExpired
 
-    with pool.workers(min(processes, len(figures)), _prepare, (runs,)) as workers:
+    with pool.workers(count, _prepare, (runs,)) as workers:
         futures: dict[str, Any] = {name: workers.schedule(_draw, (figure, formats)) for name, figure in figures.items()}
         for name, future in futures.items():
             while not wait([future], pool.POLL_SECONDS, FIRST_COMPLETED).done:

@@ -19,7 +19,6 @@ from gradpath.schema.text import printable
 from gradpath.tracking import loader, store
 from gradpath.tracking.loader import Run, Sweep
 from gradpath.tracking.verdict import ORDER, Verdict
-from gradpath.training import passes
 
 LINES = 20
 """Largest number of runs whose verdicts have a line each; above it, each group of seeds has a line.
@@ -38,8 +37,7 @@ def write(report: Report, named: bool = False) -> int:
     not be written, where a finished run is damaged and had to be passed over, where no figure could
     be drawn, or not all that the user ``named``.
     """
-    processes = report.jobs or passes.cores()
-    if processes > 1 and len(report.figures) > 1:
+    if (processes := drawing.processes(report)) > 1:
         pool.start_early(drawing.PRELOADED)
     experiment, sweep_id = chosen_sweep(report.study, report.sweep, report.uri)
     stored = loader.sweep(report.uri, experiment, sweep_id)
