@@ -18,7 +18,7 @@ from gradpath.core.tape import LayerTape
 from gradpath.engine.gate_layout import as_gemm_operand, empty
 from gradpath.engine.workspace import Workspace, repeated
 
-CHUNK_ELEMENTS = 2**19
+CHUNK_ELEMENTS = 2**18
 """Elements of δa whose slopes are computed together: few calls, far less memory than the tape."""
 
 
