@@ -6,7 +6,9 @@ when it is interrupted.
 """
 
 import os
+import re
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from gradpath.commands.cluster import Assignment, LostError
 from gradpath.commands.conclusion import Job
 from gradpath.commands.parallel import TERM_SECONDS, Outcome
 from gradpath.commands.reasons import reason
+from gradpath.commands.signals import check as check_signals
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line
 
@@ -34,6 +37,10 @@ def run(jobs: Sequence[Job], sweep_id: str, settings: Any) -> None:
         cluster.run(jobs, sweep_id, Nodes(ray, settings.ray.remote), settings.ray.remote.num_cpus)
 
 
+CONNECT_SECONDS = 15.0
+"""That a cluster has to answer: Ray itself would wait for it ten minutes and more."""
+
+
 @contextmanager
 def _joined(settings: Any) -> Iterator[Any]:
     """Ray, joined to a cluster, or to one of this machine that is started and ended here."""
@@ -45,11 +52,16 @@ def _joined(settings: Any) -> Iterator[Any]:
     # Ray has a handler of its own for SIGTERM, which would end the command where it stands.
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     options: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
+    given = f"hydra.launcher.ray.init.address={settings.address}"
+    if settings.address and (place := re.fullmatch(r"(.+):(\d{1,5})", settings.address)):
+        try:
+            socket.create_connection((place[1], int(place[2])), CONNECT_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise ConfigError(f"{given}: no Ray cluster answers there: {error}") from None
     try:
         try:
             ray.init(**options, log_to_driver=False, logging_level="ERROR", configure_logging=False)
         except (OSError, RuntimeError, ValueError) as error:
-            given = f"hydra.launcher.ray.init.address={settings.address}"
             raise ConfigError(f"{given}: {one_line(str(error))}") from None
         finally:
             for number, handler in handlers.items():
@@ -78,7 +90,11 @@ class Nodes:
         return self._work.options(name=assignment.position).remote(assignment)
 
     def ended(self, submitted: Sequence[Any], seconds: float) -> list[Any]:
-        return list(self._ray.wait([*submitted], num_returns=1, timeout=seconds)[0])
+        try:
+            return list(self._ray.wait([*submitted], num_returns=1, timeout=seconds)[0])
+        except SystemExit:  # what Ray makes of a signal's exception
+            check_signals()
+            raise
 
     def outcome(self, ended: Any) -> Outcome:
         errors = self._ray.exceptions

@@ -1,0 +1,275 @@
+"""``hydra/sweeper=optuna``: a search in place of every combination, by Optuna's ask and tell.
+
+Trials run as the points of a sweep do, a batch of them at once; the study lies in a file, so that
+the same command goes on with it. What a trial tries depends on its number, on the seed of the
+sampler and on how the trials of the batches before it ended, and on nothing else: not on when a
+process was killed or which trial of a batch was done first.
+"""
+
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gradpath.commands import compose, messages, parallel, resuming, search_space
+from gradpath.commands.conclusion import Job, Launched, conclude
+from gradpath.commands.grammar import is_hydras
+from gradpath.commands.hydra_options import Options
+from gradpath.commands.launch import carry_out_jobs, checked
+from gradpath.commands.objective import Objective, UnscoredError
+from gradpath.commands.parallel import StoreLostError
+from gradpath.commands.search_space import Space
+from gradpath.schema import locations, plugins
+from gradpath.schema.settings import ConfigError, fingerprint
+from gradpath.schema.text import one_line
+from gradpath.tracking import store_uri
+from gradpath.tracking.provenance import source_tags
+from gradpath.training.experiment import Tracking
+
+UNCHANGING = ("jobs=", "resume=", "train.threads=", "train.checkpoint_every=")
+"""Overrides that make no study another one."""
+SWEEP_ID, POINTS, FAILURE = "sweep_id", "points", "failure"
+"""What a study and its trials hold of ours."""
+
+
+def search(options: Options) -> int:
+    """Runs the search that the options describe, and prints its best point; 1 where a run failed.
+    Raises ConfigError or StoreError before the first one.
+    """
+    optuna = _optuna()
+    hydra, overrides = messages.explained(
+        options.overrides, lambda: compose.parameters(options.overrides, intervals=True)
+    )
+    settings, space = hydra.sweeper, search_space.read(overrides)
+    objective = Objective(settings.objective, settings.direction)
+    hydra_overrides = [o for o in options.overrides if is_hydras(o)]
+    for point in space.corners():  # before the first trial, and not when one comes there
+        (job,) = checked([point], hydra_overrides)
+    name = settings.study_name or f"search-{_identity(space, objective, settings)}"
+    parallel.start_early()
+    with _alone(name):
+        study = _study(optuna, name, space, objective, settings, job.experiments[0].resume)
+        count = settings.n_jobs or parallel.processes([job] * settings.n_trials)
+        trials = _Trials(optuna, study, space, objective, settings, hydra_overrides, options)
+        try:
+            while batch := trials.batch(count):
+                trials.run(batch)
+        except StoreLostError as error:
+            print(f"gradpath: {one_line(str(error))}", file=sys.stderr)
+            return 1
+        return trials.conclude()
+
+
+class _Trials:
+    """The trials of a study, and what has become of those of this command."""
+
+    def __init__(
+        self,
+        optuna: Any,
+        study: Any,
+        space: Space,
+        objective: Objective,
+        settings: Any,
+        hydra_overrides: list[str],
+        options: Options,
+    ) -> None:
+        self._optuna, self._study, self._space, self._objective = optuna, study, space, objective
+        self._settings, self._hydra_overrides, self._options = settings, hydra_overrides, options
+        self._launched: list[Launched] = []
+        self._failures: list[str] = []
+
+    def batch(self, count: int) -> list[Any]:
+        """The trials to run next: those that an earlier command has begun and not ended, and new
+        ones; none when the study is complete.
+        """
+        known = self._study.get_trials(deepcopy=False)
+        batch = [t.number for t in known if t.state == self._optuna.trial.TrialState.RUNNING]
+        total = len(known)
+        while total < self._settings.n_trials and (total % count or not batch):
+            batch.append(self._ask(total))
+            total += 1
+        return [self._continued(number) for number in batch]
+
+    def _ask(self, number: int) -> int:
+        self._study.sampler = self._sampler(number)
+        return int(self._study.ask().number)
+
+    def _continued(self, number: int) -> Any:
+        """A trial with all its values, those that it lacks being drawn as they would have been."""
+        self._study.sampler = self._sampler(number)
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        trial = self._optuna.trial.Trial(self._study, frozen._trial_id)
+        self._space.suggest(trial)
+        return trial
+
+    def _sampler(self, number: int) -> Any:
+        """The sampler of one trial, whose draws do not depend on those for others."""
+        settings = self._settings.sampler
+        seed = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
+        samplers = self._optuna.samplers
+        if settings.name == "random":
+            return samplers.RandomSampler(seed)
+        return samplers.TPESampler(
+            seed=seed, n_startup_trials=settings.n_startup_trials, multivariate=True, constant_liar=True
+        )
+
+    def run(self, batch: Sequence[Any]) -> None:
+        """Runs trials, and tells the study how they ended. What it has been told of a point that
+        comes again holds for that too.
+        """
+        jobs: dict[tuple[str, ...], Job] = {}
+        points: dict[int, tuple[str, ...]] = {}
+        known = {tuple(t.user_attrs.get(POINTS, ())): t for t in self._study.get_trials(deepcopy=False) if _ended(t)}
+        for trial in batch:
+            try:
+                (job,) = checked([self._space.point(trial.params)], self._hydra_overrides)
+            except ConfigError as error:  # a combination that the corners did not show
+                self._tell(trial, None, str(error))
+                continue
+            job.name = self._space.values(trial.params)
+            job.experiments = [self._in_sweep(e) for e in job.experiments]
+            points[trial.number] = identity = tuple(e.config_hash for e in job.experiments)
+            trial.set_user_attr(POINTS, list(identity))
+            jobs.setdefault(identity, job)
+        new = [job for identity, job in jobs.items() if identity not in known]
+        launched = carry_out_jobs(self._options, new) if new else None
+        if launched is not None:
+            self._launched.append(launched)
+        for trial in batch:
+            if trial.number not in points:
+                continue
+            identity = points[trial.number]
+            if identity in known or launched is None:
+                earlier = known[identity]
+                self._tell(trial, earlier.value, earlier.user_attrs.get(FAILURE, ""))
+                continue
+            try:
+                value, failure = self._objective.score(launched, jobs[identity]), ""
+            except UnscoredError as error:
+                value, failure = None, str(error)
+            self._tell(trial, value, failure)
+
+    def _in_sweep(self, experiment: Any) -> Any:
+        """The same run in the sweep that all trials make."""
+        tracking: Tracking = experiment.tracking
+        shared = tracking.sweep_id or self._study.user_attrs[SWEEP_ID]
+        return replace(experiment, tracking=replace(tracking, sweep_id=shared))
+
+    def _tell(self, trial: Any, value: float | None, failure: str) -> None:
+        named = f"trial {trial.number}: {self._space.values(trial.params)}"
+        if value is None:
+            trial.set_user_attr(FAILURE, failure)
+            self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+            self._failures.append(f"failed: {named}: {failure}")
+            return
+        self._study.tell(trial, value)
+        print(f"{named}: {self._objective.name} {value:.6g}", file=sys.stderr)
+
+    def conclude(self) -> int:
+        """Says how the runs of this command ended and which point of the study is best, and marks
+        its runs; 1 where one failed.
+        """
+        status = 0
+        if self._launched:
+            first = self._launched[0]
+            for more in self._launched[1:]:
+                first.jobs += more.jobs
+                first.ended |= more.ended
+                first.earlier |= more.earlier
+                first.launcher_error = first.launcher_error or more.launcher_error
+            status = conclude(first)
+        for line in self._failures:
+            print(one_line(line), file=sys.stderr)
+        known = self._study.get_trials(deepcopy=False)
+        complete = [t for t in known if t.state == self._optuna.trial.TrialState.COMPLETE]
+        print(f"{len(known)} trials of study {self._study.study_name}: {len(complete)} with a value.", end=" ")
+        if not complete:
+            print("None is best.")
+            return 1
+        best = min(complete, key=lambda t: (self._objective.sign * t.value, t.number))
+        command = shlex.join(["gradpath", "run", *plugins.arguments(), *self._space.point(best.params), "resume=false"])
+        print(
+            f"Best, trial {best.number}: {self._objective.name} {best.value:.6g} at "
+            f"{self._space.values(best.params)}. Again: {command}"
+        )
+        (job,) = checked([self._space.point(best.params)], self._hydra_overrides)
+        self._objective.mark(self._study.study_name, job.experiments)
+        return status or int(bool(self._failures))
+
+
+def _ended(trial: Any) -> bool:
+    """Has a trial been told, and of a point that was run?"""
+    return trial.state.is_finished() and POINTS in trial.user_attrs
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigError("hydra/sweeper=optuna: needs Optuna: pip install 'gradpath[optuna]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    return optuna
+
+
+def _identity(space: Space, objective: Objective, settings: Any) -> str:
+    """Of a study: what is searched, for what, how and by which code."""
+    fixed = [o for o in space.fixed if not o.startswith(UNCHANGING)]
+    sampler = [settings.sampler.name, settings.sampler.seed, settings.sampler.n_startup_trials]
+    told = {"fixed": fixed, "space": space.described(), "objective": [objective.name, objective.sign]}
+    return fingerprint({**told, "sampler": sampler, **source_tags()})
+
+
+def _study(optuna: Any, name: str, space: Space, objective: Objective, settings: Any, resume: bool) -> Any:
+    """The study of that name, a new one with ``resume=false``; raises ConfigError where the name is
+    that of another search.
+    """
+    if settings.sampler.name not in ("tpe", "random"):
+        raise ConfigError(f"hydra.sweeper.sampler.name={settings.sampler.name}: must be tpe or random")
+    for key, least in (("n_trials", 1), ("n_jobs", 1)):
+        if settings[key] is not None and settings[key] < least:
+            raise ConfigError(f"hydra.sweeper.{key}={settings[key]}: must be at least {least}")
+    file = locations.home() / "mlruns" / "optuna.db"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    identity = _identity(space, objective, settings)
+    direction = "minimize" if objective.sign > 0 else "maximize"
+    try:
+        storage = optuna.storages.RDBStorage(settings.storage or store_uri.sqlite_uri(file))
+        if not resume and name in optuna.study.get_all_study_names(storage):
+            optuna.delete_study(study_name=name, storage=storage)
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+        if study.user_attrs.setdefault("identity", identity) != identity:
+            raise ConfigError(f"hydra.sweeper.study_name={name}: is the name of another search, or of other code's")
+        study.set_user_attr("identity", identity)
+        if SWEEP_ID not in study.user_attrs:
+            study.set_user_attr(SWEEP_ID, resuming.new_id())
+    except ConfigError:
+        raise
+    except Exception as error:  # of Optuna, SQLAlchemy, a database's driver
+        where = f"hydra.sweeper.storage={store_uri.masked(settings.storage or str(file))}"
+        raise ConfigError(f"{where}: {one_line(store_uri.masked(str(error)))}") from error
+    return study
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """One command at a search at a time; raises ConfigError in the second."""
+    from filelock import FileLock, Timeout
+
+    folder = locations.home() / "mlruns"
+    os.makedirs(folder, exist_ok=True)
+    lock = FileLock(folder / f"{locations.folder_name(name)}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"hydra/sweeper=optuna: another command is at this search, {name}") from None
+    try:
+        yield
+    finally:
+        lock.release()
