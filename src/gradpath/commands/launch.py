@@ -52,7 +52,8 @@ def carry_out(options: Options) -> Launched:
     if options.multirun:
         if chosen("hydra/sweeper", options.overrides) == SEARCH:
             raise ConfigError(f"hydra/sweeper={SEARCH}: a search is a command of its own: gradpath run -m …")
-        parallel.start_early()
+        if chosen("hydra/launcher", options.overrides) not in LAUNCHERS:
+            parallel.start_early()
     return carry_out_jobs(options, planned(options))
 
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from gradpath.commands import compose, messages, parallel, resuming, search_space
 from gradpath.commands.conclusion import Job, Launched, conclude
-from gradpath.commands.grammar import is_hydras
+from gradpath.commands.grammar import chosen, is_hydras
+from gradpath.commands.hydra_choices import LAUNCHERS
 from gradpath.commands.hydra_options import Options
 from gradpath.commands.launch import carry_out_jobs, checked
 from gradpath.commands.objective import Objective, UnscoredError
@@ -52,7 +53,8 @@ def search(options: Options) -> int:
     for point in space.corners():  # before the first trial, and not when one comes there
         (job,) = checked([point], hydra_overrides)
     name = settings.study_name or f"search-{_identity(space, objective, settings)}"
-    parallel.start_early()
+    if chosen("hydra/launcher", options.overrides) not in LAUNCHERS:
+        parallel.start_early()
     with _alone(name):
         study = _study(optuna, name, space, objective, settings, job.experiments[0].resume)
         count = settings.n_jobs or parallel.processes([job] * settings.n_trials)
