@@ -6,18 +6,15 @@ sampler and on how the trials of the batches before it ended, and on nothing els
 process was killed or which trial of a batch was done first.
 """
 
-import os
 import shlex
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from gradpath.commands import compose, messages, parallel, resuming, search_space
+from gradpath.commands import compose, messages, parallel, search_space, study
 from gradpath.commands.conclusion import Job, Launched, conclude
 from gradpath.commands.grammar import chosen, is_hydras
 from gradpath.commands.hydra_choices import LAUNCHERS
@@ -26,24 +23,20 @@ from gradpath.commands.launch import carry_out_jobs, checked
 from gradpath.commands.objective import Objective, UnscoredError
 from gradpath.commands.parallel import StoreLostError
 from gradpath.commands.search_space import Space
-from gradpath.schema import locations, plugins
-from gradpath.schema.settings import ConfigError, fingerprint
+from gradpath.schema import plugins
+from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line
-from gradpath.tracking import store_uri
-from gradpath.tracking.provenance import source_tags
 from gradpath.training.experiment import Tracking
 
-UNCHANGING = ("jobs=", "resume=", "train.threads=", "train.checkpoint_every=")
-"""Overrides that make no study another one."""
-SWEEP_ID, POINTS, FAILURE = "sweep_id", "points", "failure"
-"""What a study and its trials hold of ours."""
+POINTS, FAILURE = "points", "failure"
+"""What a trial holds of ours."""
 
 
 def search(options: Options) -> int:
     """Runs the search that the options describe, and prints its best point; 1 where a run failed.
     Raises ConfigError or StoreError before the first one.
     """
-    optuna = _optuna()
+    optuna = study.imported()
     hydra, overrides = messages.explained(
         options.overrides, lambda: compose.parameters(options.overrides, intervals=True)
     )
@@ -52,13 +45,13 @@ def search(options: Options) -> int:
     hydra_overrides = [o for o in options.overrides if is_hydras(o)]
     for point in space.corners():  # before the first trial, and not when one comes there
         (job,) = checked([point], hydra_overrides)
-    name = settings.study_name or f"search-{_identity(space, objective, settings)}"
+    name = settings.study_name or f"search-{study.identity_of(space, objective, settings)}"
     if chosen("hydra/launcher", options.overrides) not in LAUNCHERS:
         parallel.start_early()
-    with _alone(name):
-        study = _study(optuna, name, space, objective, settings, job.experiments[0].resume)
+    with study.alone(name):
+        opened = study.opened(optuna, name, space, objective, settings, job.experiments[0].resume)
         count = settings.n_jobs or parallel.processes([job] * settings.n_trials)
-        trials = _Trials(optuna, study, space, objective, settings, hydra_overrides, options)
+        trials = _Trials(optuna, opened, space, objective, settings, hydra_overrides, options)
         try:
             while batch := trials.batch(count):
                 trials.run(batch)
@@ -74,14 +67,14 @@ class _Trials:
     def __init__(
         self,
         optuna: Any,
-        study: Any,
+        opened: Any,
         space: Space,
         objective: Objective,
         settings: Any,
         hydra_overrides: list[str],
         options: Options,
     ) -> None:
-        self._optuna, self._study, self._space, self._objective = optuna, study, space, objective
+        self._optuna, self._study, self._space, self._objective = optuna, opened, space, objective
         self._settings, self._hydra_overrides, self._options = settings, hydra_overrides, options
         self._launched: list[Launched] = []
         self._failures: list[str] = []
@@ -160,7 +153,7 @@ class _Trials:
     def _in_sweep(self, experiment: Any) -> Any:
         """The same run in the sweep that all trials make."""
         tracking: Tracking = experiment.tracking
-        shared = tracking.sweep_id or self._study.user_attrs[SWEEP_ID]
+        shared = tracking.sweep_id or self._study.user_attrs[study.SWEEP_ID]
         return replace(experiment, tracking=replace(tracking, sweep_id=shared))
 
     def _tell(self, trial: Any, value: float | None, failure: str) -> None:
@@ -208,70 +201,3 @@ class _Trials:
 def _ended(trial: Any) -> bool:
     """Has a trial been told, and of a point that was run?"""
     return trial.state.is_finished() and POINTS in trial.user_attrs
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError:
-        raise ConfigError("hydra/sweeper=optuna: needs Optuna: pip install 'gradpath[optuna]'") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    return optuna
-
-
-def _identity(space: Space, objective: Objective, settings: Any) -> str:
-    """Of a study: what is searched, for what, how and by which code."""
-    fixed = [o for o in space.fixed if not o.startswith(UNCHANGING)]
-    sampler = [settings.sampler.name, settings.sampler.seed, settings.sampler.n_startup_trials]
-    told = {"fixed": fixed, "space": space.described(), "objective": [objective.name, objective.sign]}
-    return fingerprint({**told, "sampler": sampler, **source_tags()})
-
-
-def _study(optuna: Any, name: str, space: Space, objective: Objective, settings: Any, resume: bool) -> Any:
-    """The study of that name, a new one with ``resume=false``; raises ConfigError where the name is
-    that of another search.
-    """
-    if settings.sampler.name not in ("tpe", "random"):
-        raise ConfigError(f"hydra.sweeper.sampler.name={settings.sampler.name}: must be tpe or random")
-    for key, least in (("n_trials", 1), ("n_jobs", 1)):
-        if settings[key] is not None and settings[key] < least:
-            raise ConfigError(f"hydra.sweeper.{key}={settings[key]}: must be at least {least}")
-    file = locations.home() / "mlruns" / "optuna.db"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    identity = _identity(space, objective, settings)
-    direction = "minimize" if objective.sign > 0 else "maximize"
-    try:
-        storage = optuna.storages.RDBStorage(settings.storage or store_uri.sqlite_uri(file))
-        if not resume and name in optuna.study.get_all_study_names(storage):
-            optuna.delete_study(study_name=name, storage=storage)
-        study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
-        if study.user_attrs.setdefault("identity", identity) != identity:
-            raise ConfigError(f"hydra.sweeper.study_name={name}: is the name of another search, or of other code's")
-        study.set_user_attr("identity", identity)
-        if SWEEP_ID not in study.user_attrs:
-            study.set_user_attr(SWEEP_ID, resuming.new_id())
-    except ConfigError:
-        raise
-    except Exception as error:  # of Optuna, SQLAlchemy, a database's driver
-        where = f"hydra.sweeper.storage={store_uri.masked(settings.storage or str(file))}"
-        raise ConfigError(f"{where}: {one_line(store_uri.masked(str(error)))}") from error
-    return study
-
-
-@contextmanager
-def _alone(name: str) -> Iterator[None]:
-    """One command at a search at a time; raises ConfigError in the second."""
-    from filelock import FileLock, Timeout
-
-    folder = locations.home() / "mlruns"
-    os.makedirs(folder, exist_ok=True)
-    lock = FileLock(folder / f"{locations.folder_name(name)}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"hydra/sweeper=optuna: another command is at this search, {name}") from None
-    try:
-        yield
-    finally:
-        lock.release()
