@@ -325,6 +325,94 @@ class TestSubmitit:
             assert bits(run.run_id) == bits(other.run_id)
 
 
+SLURM = """
+import os, shutil, signal, subprocess, sys, time
+from pathlib import Path
+
+folder, command, words = Path(os.environ["STAND_IN"]), Path(sys.argv[0]).name, sys.argv[1:]
+if command == "sbatch":
+    number = str(len([*folder.glob("*.sh")]) + 1)
+    shutil.copy(words[0], folder / f"{number}.sh")
+    environment = os.environ | {"SLURM_JOB_ID": number, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+    with (folder / f"{number}.log").open("w") as log:
+        process = subprocess.Popen(
+            [str(folder / "job"), number], env=environment, start_new_session=True, stdout=log, stderr=log
+        )
+    (folder / f"{number}.pid").write_text(str(process.pid))
+    print(f"Submitted batch job {number}")
+elif command == "job":
+    signal.signal(signal.SIGTERM, lambda *signal: None)
+    script, again = folder / f"{words[0]}.sh", folder / f"{words[0]}.again"
+    while subprocess.run(["sh", str(script)]) and again.exists():
+        again.unlink()
+elif command == "srun":
+    python = next(index for index, word in enumerate(words) if word == sys.executable)
+    os.execv(words[python], words[python:])
+elif command == "scontrol":
+    (folder / f"{words[1]}.again").touch()
+elif command == "sacct":
+    print("JobID|State|NodeList")
+    for pid in folder.glob("*.pid"):
+        state = "RUNNING" if Path(f"/proc/{pid.read_text()}").exists() else "FAILED"
+        print(f"{pid.stem}|{state}|here")
+elif command == "scancel":
+    os.killpg(int((folder / f"{words[0]}.pid").read_text()), signal.SIGTERM)
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand-ins for the commands of Slurm, which run a job here, and again where it asks for it."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    for name in ("sbatch", "job", "srun", "scontrol", "sacct", "scancel"):
+        (folder / name).write_text(f"#!{sys.executable}\n{SLURM}")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("STAND_IN", str(folder))
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder
+
+
+@pytest.mark.peers
+@lacks("submitit")
+class TestSlurm:
+    ARGUMENTS = (
+        "hydra/launcher=submitit_slurm hydra.launcher.partition=short hydra.launcher.timeout_min=30 "
+        "hydra.launcher.array_parallelism=1 hydra.launcher.max_num_timeout=2 train.checkpoint_every=100"
+    ).split()
+
+    @pytest.mark.parametrize("signals", [[signal.SIGUSR2], [signal.SIGTERM, signal.SIGUSR2]])
+    def test_a_preempted_job_goes_on_in_its_run(self, slurm: Path, signals: list[int]) -> None:
+        process = started(*self.ARGUMENTS, *SMALL, "seed=0,1", "train.steps=3000")
+        until(lambda: any("checkpoint" in run.data.tags for run in runs()), process)
+        (preempted,) = runs()
+        for number in signals:
+            os.kill(int(preempted.data.tags["pid"]), number)
+            time.sleep(1)
+        errors = process.communicate(timeout=PATIENCE)[1]
+        assert process.returncode == 0, errors
+        assert f"{preempted.info.run_name}: goes on at step " in errors
+        assert f"note: {store.shown(store.connect(None).tracking_uri)}" in errors.replace("tracking.uri=", "")
+        assert statuses() == {"FINISHED": 2}
+        assert len([*slurm.glob("*.sh")]) == 2
+        script = (slurm / "1.sh").read_text()
+        for line in ("partition=short", "time=30", "cpus-per-task=1", "signal=USR2@120", "job-name=gradpath"):
+            assert f"#SBATCH --{line}\n" in script
+        assert "gpu" not in script
+
+    def test_what_is_stopped_is_cancelled(self, slurm: Path) -> None:
+        process = started(*self.ARGUMENTS, *SMALL, "seed=0,1", LONG)
+        until(lambda: statuses()["RUNNING"] == 1, process)
+        process.terminate()
+        assert process.wait(PATIENCE) == 143
+        assert statuses() == {"KILLED": 1}
+        assert not (slurm / "2.sh").exists()
+
+    def test_without_slurm_one_line_says_so(self, home: Path) -> None:
+        status, _, errors = ran("hydra/launcher=submitit_slurm", *SMALL, "seed=0,1")
+        assert (status, "srun" in errors.splitlines()[-1]) == (2, True)
+
+
 def bits(run_id: str) -> bytes:
     folder = store.local_path(store.connect(None).get_run(run_id).info.artifact_uri)
     assert folder is not None

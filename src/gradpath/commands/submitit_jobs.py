@@ -25,6 +25,9 @@ from gradpath.training import passes
 SLURM_KEYS = ("partition", "qos", "account", "comment", "constraint", "exclude", "mem_per_cpu", "signal_delay_s")
 COMMON_KEYS = ("timeout_min", "cpus_per_task", "mem_gb", "name")
 
+PREEMPTION_SECONDS = 30.0
+"""That Slurm has between the two signals of a preemption."""
+
 
 def run(jobs: Sequence[Job], sweep_id: str, settings: Any, slurm: bool) -> None:
     """Runs the jobs, and notes with each why it failed; ``settings`` is ``hydra.launcher``. Raises
@@ -51,6 +54,8 @@ def run(jobs: Sequence[Job], sweep_id: str, settings: Any, slurm: bool) -> None:
         raise ConfigError(f"hydra/launcher=submitit_slurm: {one_line(str(error))}") from None
     common = {key: settings[key] for key in COMMON_KEYS if settings[key] is not None}
     specific = {f"slurm_{key}": settings[key] for key in SLURM_KEYS if settings[key] is not None}
+    # Since Slurm 22.05 srun does not take it from the job.
+    specific["slurm_srun_args"] = [f"--cpus-per-task={settings.cpus_per_task}"]
     executor.update_parameters(**common, **specific)
     cluster.run(jobs, sweep_id, Jobs(executor, settings.array_parallelism), settings.cpus_per_task)
 
@@ -60,12 +65,12 @@ class Point:
 
     def __call__(self, assignment: Assignment) -> Outcome:
         number = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}")
-        requeue = signal.signal(number, stop)
+        requeue: Any = signal.signal(number, stop)
         try:
             return work(assignment)
-        except Terminated as error:
-            if error.number == number and callable(requeue):
-                requeue(number, None)  # which leaves by SystemExit; the runs are closed by now
+        except Terminated as error:  # the runs are closed by now
+            if error.number == number or (error.number == signal.SIGTERM and _preempted()):
+                requeue(number, None)  # submitit's, which leaves by SystemExit
             raise
         finally:
             signal.signal(number, requeue)
@@ -75,6 +80,19 @@ class Point:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, assignment)
+
+
+def _preempted() -> bool:
+    """Does the signal of a preemption follow? Slurm sends SIGTERM before it, and to a job that is
+    cancelled too, which it kills after a while.
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return False
+    try:
+        time.sleep(PREEMPTION_SECONDS)
+    except Terminated:
+        return True
+    return False
 
 
 class Jobs:
