@@ -135,12 +135,12 @@ def _for_elsewhere(experiment: Experiment) -> Experiment:
     return replace(experiment, train=replace(settings, threads=threads), tracking=replace(tracking, uri=uri))
 
 
-def note_of_store(jobs: Sequence[Job], elsewhere: str) -> None:
-    """Says where a store is a file that jobs ``elsewhere`` may not reach."""
+def note_of_store(jobs: Sequence[Job], machines: str) -> None:
+    """Says where a store is a file that ``machines`` may not reach."""
     uri = store_uri.tracking_uri(jobs[0].experiments[0].tracking.uri)
     if store_uri.sqlite_file(uri) is not None:
         print(
-            f"note: {store_uri.named(uri)} is a file, which {elsewhere} cannot share unless they have this disk; "
+            f"note: {store_uri.named(uri)} is a file, which {machines} cannot share unless they have this disk; "
             "mlflow server makes a store that they can: tracking.uri=http://HOST:5000",
             file=sys.stderr,
         )

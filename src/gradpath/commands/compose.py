@@ -178,9 +178,9 @@ def parameters(overrides: Sequence[str], intervals: bool = False) -> tuple[DictC
         studies = [str(p.input_line) for p in point_overrides if p.key_or_group == "experiment"]
         base = trusted("config", hydra_overrides + studies)
         study = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
-        own, study_points = read_sweep(study, loader, intervals)
-        if own:
-            raise ConfigError(f"{own[0]}: Hydra's own settings are the same for every point of a sweep")
+        fixed, study_points = read_sweep(study, loader, intervals)
+        if fixed:
+            raise ConfigError(f"{fixed[0]}: Hydra's own settings are the same for every point of a sweep")
     return base.hydra, study_points + point_overrides
 
 

@@ -56,8 +56,8 @@ class Objective:
             return self.sign * math.inf
         for run in stored:
             if self.name not in run.metrics:
-                known = ", ".join([LONGEST_SOLVED, *sorted(run.metrics)])
-                raise ConfigError(f"hydra.sweeper.objective={self.name}: no such number of a run; there are {known}")
+                names = ", ".join([LONGEST_SOLVED, *sorted(run.metrics)])
+                raise ConfigError(f"hydra.sweeper.objective={self.name}: no such number of a run; there are {names}")
         return fmean(run.metrics[self.name] for run in stored)
 
     @staticmethod

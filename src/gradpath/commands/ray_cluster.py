@@ -52,17 +52,17 @@ def _joined(settings: Any) -> Iterator[Any]:
     # Ray has a handler of its own for SIGTERM, which would end the command where it stands.
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     options: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
-    given = f"hydra.launcher.ray.init.address={settings.address}"
+    setting = f"hydra.launcher.ray.init.address={settings.address}"
     if settings.address and (place := re.fullmatch(r"(.+):(\d{1,5})", settings.address)):
         try:
             socket.create_connection((place[1], int(place[2])), CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"{given}: no Ray cluster answers there: {error}") from None
+            raise ConfigError(f"{setting}: no Ray cluster answers there: {error}") from None
     try:
         try:
             ray.init(**options, log_to_driver=False, logging_level="ERROR", configure_logging=False)
         except (OSError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"{given}: {one_line(str(error))}") from None
+            raise ConfigError(f"{setting}: {one_line(str(error))}") from None
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)

@@ -48,7 +48,7 @@ def search(options: Options) -> int:
     name = settings.study_name or f"search-{study.identity_of(space, objective, settings)}"
     if chosen("hydra/launcher", options.overrides) not in LAUNCHERS:
         parallel.start_early()
-    with study.alone(name):
+    with study.locked(name):
         opened = study.opened(optuna, name, space, objective, settings, job.experiments[0].resume)
         count = settings.n_jobs or parallel.processes([job] * settings.n_trials)
         trials = _Trials(optuna, opened, space, objective, settings, hydra_overrides, options)
@@ -83,9 +83,9 @@ class _Trials:
         """The trials to run next: those that an earlier command has begun and not ended, and new
         ones; none when the study is complete.
         """
-        known = self._study.get_trials(deepcopy=False)
-        batch = [t.number for t in known if t.state == self._optuna.trial.TrialState.RUNNING]
-        total = len(known)
+        trials = self._study.get_trials(deepcopy=False)
+        batch = [t.number for t in trials if t.state == self._optuna.trial.TrialState.RUNNING]
+        total = len(trials)
         while total < self._settings.n_trials and (total % count or not batch):
             batch.append(self._ask(total))
             total += 1
@@ -120,7 +120,7 @@ class _Trials:
         """
         jobs: dict[tuple[str, ...], Job] = {}
         points: dict[int, tuple[str, ...]] = {}
-        known = {tuple(t.user_attrs.get(POINTS, ())): t for t in self._study.get_trials(deepcopy=False) if _ended(t)}
+        scored = {tuple(t.user_attrs.get(POINTS, ())): t for t in self._study.get_trials(deepcopy=False) if _ended(t)}
         for trial in batch:
             try:
                 (job,) = checked([self._space.point(trial.params)], self._hydra_overrides)
@@ -132,7 +132,7 @@ class _Trials:
             points[trial.number] = identity = tuple(e.config_hash for e in job.experiments)
             trial.set_user_attr(POINTS, list(identity))
             jobs.setdefault(identity, job)
-        new = [job for identity, job in jobs.items() if identity not in known]
+        new = [job for identity, job in jobs.items() if identity not in scored]
         launched = carry_out_jobs(self._options, new) if new else None
         if launched is not None:
             self._launched.append(launched)
@@ -140,8 +140,8 @@ class _Trials:
             if trial.number not in points:
                 continue
             identity = points[trial.number]
-            if identity in known or launched is None:
-                earlier = known[identity]
+            if identity in scored or launched is None:
+                earlier = scored[identity]
                 self._tell(trial, earlier.value, earlier.user_attrs.get(FAILURE, ""))
                 continue
             try:
@@ -173,17 +173,17 @@ class _Trials:
         status = 0
         if self._launched:
             first = self._launched[0]
-            for more in self._launched[1:]:
-                first.jobs += more.jobs
-                first.ended |= more.ended
-                first.earlier |= more.earlier
-                first.launcher_error = first.launcher_error or more.launcher_error
+            for launched in self._launched[1:]:
+                first.jobs += launched.jobs
+                first.ended |= launched.ended
+                first.earlier |= launched.earlier
+                first.launcher_error = first.launcher_error or launched.launcher_error
             status = conclude(first)
         for line in self._failures:
             print(one_line(line), file=sys.stderr)
-        known = self._study.get_trials(deepcopy=False)
-        complete = [t for t in known if t.state == self._optuna.trial.TrialState.COMPLETE]
-        print(f"{len(known)} trials of study {self._study.study_name}: {len(complete)} with a value.", end=" ")
+        trials = self._study.get_trials(deepcopy=False)
+        complete = [t for t in trials if t.state == self._optuna.trial.TrialState.COMPLETE]
+        print(f"{len(trials)} trials of study {self._study.study_name}: {len(complete)} with a value.", end=" ")
         if not complete:
             print("None is best.")
             return 1

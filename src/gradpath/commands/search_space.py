@@ -18,17 +18,17 @@ class Numbers:
     high: float
     step: float | None = None
     log: bool = False
-    whole: bool = False
+    integer: bool = False
 
     def suggest(self, trial: Any, key: str) -> None:
-        if self.whole:
+        if self.integer:
             trial.suggest_int(key, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
         else:
             trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
 
     @property
     def ends(self) -> tuple[Any, Any]:
-        return (int(self.low), int(self.high)) if self.whole else (float(self.low), float(self.high))
+        return (int(self.low), int(self.high)) if self.integer else (float(self.low), float(self.high))
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,12 @@ def _values(override: Override) -> Numbers | Choices:
         if not drawn:
             raise ConfigError(f"{override.input_line}: a range of no values")
         low, high = min(drawn), max(drawn)
-        whole = all(isinstance(number, int) for number in drawn)
+        integer = all(isinstance(number, int) for number in drawn)
         step = None if log else abs(value.step)
     else:
         low, high, step = value.start, value.end, None
-        whole = "int" in value.tags or isinstance(low, int)
+        integer = "int" in value.tags or isinstance(low, int)
     if not (low < high or (override.is_range_sweep() and low == high)) or (log and low <= 0):
         allowed = "both above 0, the lower first" if log else "the lower first"
         raise ConfigError(f"{override.input_line}: must have two ends, {allowed}")
-    return Numbers(low, high, step, log, whole)
+    return Numbers(low, high, step, log, integer)

@@ -36,8 +36,8 @@ def identity_of(space: Space, objective: Objective, settings: Any) -> str:
     """Of a study: what is searched, for what, how and by which code."""
     fixed = [o for o in space.fixed if not o.startswith(UNCHANGING)]
     sampler = [settings.sampler.name, settings.sampler.seed, settings.sampler.n_startup_trials]
-    told = {"fixed": fixed, "space": space.described(), "objective": [objective.name, objective.sign]}
-    return fingerprint({**told, "sampler": sampler, **source_tags()})
+    description = {"fixed": fixed, "space": space.described(), "objective": [objective.name, objective.sign]}
+    return fingerprint({**description, "sampler": sampler, **source_tags()})
 
 
 def opened(optuna: Any, name: str, space: Space, objective: Objective, settings: Any, resume: bool) -> Any:
@@ -66,13 +66,13 @@ def opened(optuna: Any, name: str, space: Space, objective: Objective, settings:
     except ConfigError:
         raise
     except Exception as error:  # of Optuna, SQLAlchemy, a database's driver
-        where = f"hydra.sweeper.storage={store_uri.masked(settings.storage or str(file))}"
-        raise ConfigError(f"{where}: {one_line(store_uri.masked(str(error)))}") from error
+        origin = f"hydra.sweeper.storage={store_uri.masked(settings.storage or str(file))}"
+        raise ConfigError(f"{origin}: {one_line(store_uri.masked(str(error)))}") from error
     return study
 
 
 @contextmanager
-def alone(name: str) -> Iterator[None]:
+def locked(name: str) -> Iterator[None]:
     """One command at a search at a time; raises ConfigError in the second."""
     from filelock import FileLock, Timeout
 
