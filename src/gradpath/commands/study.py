@@ -27,6 +27,11 @@ def imported() -> Any:
         import optuna
     except ImportError:
         raise ConfigError("hydra/sweeper=optuna: needs Optuna: pip install 'gradpath[optuna]'") from None
+    if int(optuna.__version__.partition(".")[0]) < 4:  # as hydra-optuna-sweeper has it installed
+        raise ConfigError(
+            f"hydra/sweeper=optuna: needs Optuna from 4.5 on, and this is {optuna.__version__}: "
+            "pip install 'gradpath[optuna]'"
+        )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return optuna
