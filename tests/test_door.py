@@ -61,7 +61,7 @@ def assert_one_line(err: str) -> None:
         (["-sc", "query=bash"], "--shell-completion: goes with install=SHELL"),
         (["hydra.mode=both"], "hydra.mode=both: must be RUN or MULTIRUN"),
         (["hydra/launcher=nope"], "hydra/launcher=nope: no such name, or its plugin is not installed; there are basic"),
-        (["-m", "hydra/sweeper=optuna"], "hydra/sweeper=optuna: no such name, or its plugin is not installed"),
+        (["-m", "hydra/sweeper=ax"], "hydra/sweeper=ax: no such name, or its plugin is not installed"),
         (["-m", "hydra.run.dir=a,b"], "hydra.run.dir=a,b: Hydra's own settings are the same for every point"),
         (["-m", "seed=interval(0,1)"], "seed=interval(0,1): an interval has no points"),
         (["-m", "+experiment=demo,vanishing"], "+experiment=demo,vanishing: one study at a time"),

@@ -96,6 +96,8 @@ def with_plugins(arguments: list[str]) -> list[str]:
 def run(arguments: list[str]) -> int:
     """``gradpath run``: checks every point, then lets Hydra run them."""
     from gradpath.commands import compose, hydra_options
+    from gradpath.commands.grammar import chosen
+    from gradpath.commands.hydra_choices import SEARCH
 
     if {"-h", "--help"} & set(arguments):
         print_help(RUN_HELP, "config", compose.GROUPS, excluded="figures", extra=("arm", "experiment"))
@@ -104,9 +106,10 @@ def run(arguments: list[str]) -> int:
     if options.answer is not None:
         options.answer()
         return 0
-    from gradpath.commands import launch
+    from gradpath.commands import launch, search
 
-    return launch.launch(options)
+    searching = options.multirun and chosen("hydra/sweeper", options.overrides) == SEARCH
+    return search.search(options) if searching else launch.launch(options)
 
 
 def rerun(arguments: list[str]) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from gradpath.commands import messages, trust
@@ -156,24 +157,31 @@ def points(overrides: Sequence[str]) -> list[list[str]]:
     """
 
     def expand() -> list[list[str]]:
-        with hydra() as running:
-            loader = running.config_loader
-            hydra_overrides, point_overrides = read_sweep(overrides, loader)
-            # Only the study's sweep is read here: the other overrides may need a cell or task that
-            # the sweep itself chooses.
-            studies = [str(p.input_line) for p in point_overrides if p.key_or_group == "experiment"]
-            base = trusted("config", hydra_overrides + studies)
-            study = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
-            parameters, study_points = read_sweep(study, loader)
-            if parameters:
-                raise ConfigError(f"{parameters[0]}: Hydra's own settings are the same for every point of a sweep")
-            batches = split_arguments(study_points + point_overrides, None)
+        batches = split_arguments(parameters(overrides)[1], None)
         return [list(point) for batch in batches for point in batch]
 
     expanded: list[list[str]] = messages.explained(overrides, expand)
     if not expanded:
         raise ConfigError(f"{' '.join(overrides)}: a sweep of no points")
     return expanded
+
+
+def parameters(overrides: Sequence[str], intervals: bool = False) -> tuple[DictConfig, list[Override]]:
+    """Hydra's node for the overrides of a sweep, and those of its points, a study's own first.
+    ``intervals``: are they taken, as by a search?
+    """
+    with hydra() as running:
+        loader = running.config_loader
+        hydra_overrides, point_overrides = read_sweep(overrides, loader, intervals)
+        # Only the study's sweep is read here: the other overrides may need a cell or task that the
+        # sweep itself chooses.
+        studies = [str(p.input_line) for p in point_overrides if p.key_or_group == "experiment"]
+        base = trusted("config", hydra_overrides + studies)
+        study = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
+        fixed, study_points = read_sweep(study, loader, intervals)
+        if fixed:
+            raise ConfigError(f"{fixed[0]}: Hydra's own settings are the same for every point of a sweep")
+    return base.hydra, study_points + point_overrides
 
 
 def jobs_at_once() -> int:

@@ -65,6 +65,12 @@ class Launched:
             return Ended("RUNNING" if run.running else "FINISHED", diverged=run.diverged)
         return Ended("MISSING")
 
+    def run_id(self, experiment: Experiment) -> str:
+        """The run that stands for a point, by its id in MLflow."""
+        if (ended := self.ended.get(experiment.config_hash)) is not None:
+            return ended.run_id
+        return self.earlier[experiment.config_hash].run_id
+
     def failed(self, experiment: Experiment) -> bool:
         """Has the run ended otherwise than it should? One that another command runs has not."""
         skipped = experiment.config_hash in self.earlier and experiment.config_hash not in self.ended

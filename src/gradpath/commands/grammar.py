@@ -40,6 +40,12 @@ def is_study(override: str) -> bool:
     return override.lstrip("+").startswith("experiment=")
 
 
+def chosen(group: str, overrides: Sequence[str]) -> str:
+    """The name that overrides choose of ``hydra/launcher`` or ``hydra/sweeper``."""
+    names = [str(parse(o).value()) for o in overrides if o.lstrip("+").startswith(f"{group}=")]
+    return names[-1] if names else "basic"
+
+
 def folders(overrides: Sequence[str]) -> list[str]:
     """The folders of YAML files that the overrides add to those of gradpath."""
     added = []

@@ -18,7 +18,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from gradpath.commands import plugin_files
+from gradpath.commands import hydra_choices, plugin_files
 from gradpath.commands.keys import settable
 from gradpath.commands.report_settings import Report
 from gradpath.commands.units import GROUPS
@@ -69,6 +69,7 @@ def _register_settings() -> None:
     store.store(name="_experiment", node=Replicates)
     store.store(name="_report", node=Report)
     Plugins.instance().register(PluginFolders)
+    hydra_choices.store()
     OmegaConf.register_new_resolver("gradpath_home", lambda: str(locations.home()))
     # A variable that is set to the empty text counts as not set.
     OmegaConf.register_new_resolver(

@@ -13,10 +13,11 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from gradpath.commands import compose, parallel, pool, resuming
+from gradpath.commands import compose, messages, parallel, pool, resuming
 from gradpath.commands.conclusion import Job, Launched, conclude, experiments_of
 from gradpath.commands.execute import check_loops, execute_seeds
-from gradpath.commands.grammar import is_hydras, is_study, parse
+from gradpath.commands.grammar import chosen, is_hydras, is_study
+from gradpath.commands.hydra_choices import LAUNCHERS, SEARCH
 from gradpath.commands.hydra_options import Options
 from gradpath.commands.overrides import read
 from gradpath.commands.parallel import StoreLostError
@@ -49,8 +50,15 @@ def carry_out(options: Options) -> Launched:
     StoreLostError where the store is lost during one; a run that fails is in what is returned.
     """
     if options.multirun:
-        pool.start_early(parallel.PRELOADED)
-    jobs = planned(options)
+        if chosen("hydra/sweeper", options.overrides) == SEARCH:
+            raise ConfigError(f"hydra/sweeper={SEARCH}: a search is a command of its own: gradpath run -m …")
+        if chosen("hydra/launcher", options.overrides) not in LAUNCHERS:
+            pool.start_early(parallel.PRELOADED)
+    return carry_out_jobs(options, planned(options))
+
+
+def carry_out_jobs(options: Options, jobs: list[Job]) -> Launched:
+    """Runs jobs that have been planned, as the options say."""
     check_loops(experiments_of(jobs))
     with store.patience(jobs[0].experiments[0].tracking.timeout):
         sweep_id, taken = resuming.prepare(jobs)
@@ -60,10 +68,15 @@ def carry_out(options: Options) -> Launched:
     began = int(time.time() * 1000)
     launcher_error = ""
     try:
-        if left and _in_processes(options, left):
+        launcher = chosen("hydra/launcher", options.overrides) if options.multirun else "basic"
+        if left and launcher in LAUNCHERS:
+            _run_elsewhere(launcher, options, left, sweep_id)
+        elif left and _in_processes(options, left):
             parallel.run(left, sweep_id)
         elif left:
             _run_jobs(options, left, sweep_id)
+    except ConfigError:  # a launcher that is not there
+        raise
     except StoreLostError:
         with suppress(Exception), store.patience(0):
             records(experiments_of(jobs), sweep_id, began)  # which closes the runs of processes that are no more
@@ -93,7 +106,11 @@ def planned(options: Options) -> list[Job]:
     """
     overrides = options.overrides
     expanded = compose.points(overrides) if options.multirun else [overrides]
-    hydra_overrides = [o for o in overrides if is_hydras(o)] if options.multirun else []
+    return checked(expanded, [o for o in overrides if is_hydras(o)] if options.multirun else [])
+
+
+def checked(expanded: list[list[str]], hydra_overrides: list[str]) -> list[Job]:
+    """The job of each point; raises ConfigError."""
     jobs, seen = [], set()
     for point in _counted(expanded):
         job = Job(point, compose.experiments(hydra_overrides + point))
@@ -129,8 +146,19 @@ def _in_processes(options: Options, jobs: list[Job]) -> bool:
     """Do several jobs run at once in processes of gradpath's own? Not where another launcher of
     Hydra's has been chosen.
     """
-    launchers = [parse(o).value() for o in options.overrides if o.lstrip("+").startswith("hydra/launcher=")]
-    return launchers[-1:] in ([], ["basic"]) and parallel.processes(jobs) > 1
+    return chosen("hydra/launcher", options.overrides) == "basic" and parallel.processes(jobs) > 1
+
+
+def _run_elsewhere(launcher: str, options: Options, jobs: list[Job], sweep_id: str) -> None:
+    """Runs the jobs by a launcher of gradpath's own that needs an extra."""
+    from gradpath.commands import ray_cluster, submitit_jobs
+
+    ready = read([o for o in options.overrides if is_hydras(o)])
+    settings = messages.explained(options.overrides, lambda: compose.trusted("config", ready)).hydra.launcher
+    if launcher == "ray":
+        ray_cluster.run(jobs, sweep_id, settings)
+    else:
+        submitit_jobs.run(jobs, sweep_id, settings, slurm=launcher == "submitit_slurm")
 
 
 def _run_jobs(options: Options, jobs: list[Job], sweep_id: str) -> None:

@@ -32,9 +32,11 @@ def read(overrides: Sequence[str]) -> list[str]:
     return ready
 
 
-def read_sweep(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[str], list[Override]]:
+def read_sweep(
+    overrides: Sequence[str], loader: ConfigLoader, intervals: bool = False
+) -> tuple[list[str], list[Override]]:
     """The overrides of a sweep: Hydra's own, which are the same at every point, and the others,
-    parsed.
+    parsed. ``intervals``: of a search, which takes those too.
     """
     ready = [_as_text(override) for override in overrides]
     hydra_overrides, point_overrides = [], []
@@ -43,7 +45,7 @@ def read_sweep(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[str
         if parsed.is_sweep_override():
             if parsed.is_hydra_override():
                 raise ConfigError(f"{override}: Hydra's own settings are the same for every point of a sweep")
-            if not parsed.is_discrete_sweep():
+            if not (intervals or parsed.is_discrete_sweep()):
                 raise ConfigError(f"{override}: an interval has no points to run; give values, as in range(0,10)")
             if parsed.key_or_group == "experiment":
                 raise ConfigError(f"{override}: one study at a time, each with the sweep of its own")

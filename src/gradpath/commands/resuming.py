@@ -39,7 +39,7 @@ def prepare(jobs: Sequence[Job]) -> tuple[str, dict[str, Earlier]]:
             begun += [(sweep_id, plan.read(tags, sweep_id)[0]) for sweep_id in sweep_ids]
     # The same command again, or with more points, goes on with the sweep that it began.
     continued = [(sweep_id, points) for sweep_id, points in begun if points and points.keys() <= identities]
-    sweep_id, points = continued[0] if continued else (_new_id(), dict[str, plan.Point]())
+    sweep_id, points = continued[0] if continued else (new_id(), dict[str, plan.Point]())
     stored = {(identity, point.run_id) for identity, point in points.items()}
     foreign = {(identity, run.run_id) for identity, run in taken.items() if run.sweep_id != sweep_id}
     if points.keys() != identities or not foreign <= stored or any(e.tracking.sweep_id for e in experiments):
@@ -48,7 +48,8 @@ def prepare(jobs: Sequence[Job]) -> tuple[str, dict[str, Earlier]]:
     return sweep_id, taken
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """Of a sweep."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from gradpath.commands.hydra_choices import SEARCH
 from gradpath.commands.hydra_config import composed
 from gradpath.commands.messages import explained
 from gradpath.schema.settings import ConfigError
@@ -37,8 +38,11 @@ def check(config: DictConfig) -> None:
                 f"hydra.{section}: cannot be set, since it could have anything executed; a plugin that is installed is "
                 "chosen by its name, as in hydra/launcher=joblib"
             )
-    if chosen.get("hydra/sweeper") != "basic":
-        raise ConfigError(f"hydra/sweeper={chosen.get('hydra/sweeper')}: must be basic, which runs every combination")
+    if chosen.get("hydra/sweeper") not in ("basic", SEARCH):
+        raise ConfigError(
+            f"hydra/sweeper={chosen.get('hydra/sweeper')}: must be basic, which runs every combination, or {SEARCH}, "
+            "which searches"
+        )
     for section in ("launcher", "sweeper"):
         expected = dict(_calls(_plain(trusted[section])))
         for node in (_plain(config.hydra)[section], _plain(config.hydra[section], resolve=True)):

@@ -35,7 +35,8 @@ usage: gradpath run [-m] [KEY=VALUE …]
   gradpath run -m +experiment=vanishing                      the sweep of a study
 
 The same command again skips the runs that have finished with the same code (resume=false does not). jobs=1 runs them
-one after another. train.checkpoint_every=1000 lets a run that is killed go on where it was.
+one after another. train.checkpoint_every=1000 lets a run that is killed go on where it was. hydra/launcher=ray or
+submitit_slurm runs a sweep on other machines, hydra/sweeper=optuna searches in place of every combination.
 
 --cfg job prints the configuration without running; --hydra-help lists Hydra's own options.
 """

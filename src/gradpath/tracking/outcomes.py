@@ -19,6 +19,7 @@ class Ended:
     status: str
     error: str = ""
     diverged: bool = False
+    run_id: str = ""
 
 
 def by_experiment(experiments: Iterable[Experiment]) -> dict[tuple[str | None, str], list[Experiment]]:
@@ -61,7 +62,23 @@ def _ended(client: Any, run: Any) -> Ended:
     status, tags = run.info.status, run.data.tags
     if status == "RUNNING" and dead(tags):
         terminate(client, run.info.run_id, status := "KILLED")
-    return Ended(status, tags.get("error", ""), tags.get("diverged") == "true")
+    return Ended(status, tags.get("error", ""), tags.get("diverged") == "true", run.info.run_id)
+
+
+LAUNCH = "launch"
+"""Tag of a run that a job of a cluster makes: the same for all attempts at the job."""
+
+
+def close_left(experiments: Iterable[Experiment], launch: str) -> None:
+    """Closes as KILLED the runs that earlier attempts at a job have left open: whoever calls it
+    knows that they are over, which from another machine no heartbeat tells so soon.
+    """
+    for uri, name in by_experiment(experiments):
+        client = store.connect(uri)
+        if (experiment := client.get_experiment_by_name(name)) is not None:
+            query = f"attributes.status = 'RUNNING' and tags.{LAUNCH} = '{launch}'"
+            for run in client.search_runs([experiment.experiment_id], query):
+                terminate(client, run.info.run_id, "KILLED")
 
 
 def fallback_reason(failed: list[Ended]) -> str:
