@@ -150,7 +150,7 @@ def test_a_damaged_checkpoint_is_passed_over(home: Path, killed, damage: str) ->
         newest.write_bytes(Path(store.local_path(left.info.artifact_uri) / "config.yaml").read_bytes())
     else:
         newest.write_bytes({"truncated": content[:-100], "empty": b"", "text": b"no zip"}[damage])
-    assert sorted(checkpoint.load(store.connect(None), left)) == [18]
+    assert sorted(checkpoint.load(store.connect(None), left, compose.experiment([*SMALL, *overrides]))) == [18]
     (resumed,) = run(*overrides)
     assert resumed.run_id == left.info.run_id
     assert artifact(resumed.run_id) == expected

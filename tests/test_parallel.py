@@ -135,7 +135,10 @@ def test_a_point_that_kills_its_process_fails_in_the_end(
     )
     assert status == 1
     assert "1 finished, 1 failed" in output
-    assert "failed: lstm · fatal T=6 · seed 0: its process was ended by SIGKILL, 2 times [task=fatal]" in errors
+    assert (
+        "failed: lstm · fatal T=6 · seed 0: its process was ended by SIGKILL, 2 times; if memory ran out, lower "
+        in errors
+    )
     assert statuses() == {"FINISHED": 1, "KILLED": 2}
 
 

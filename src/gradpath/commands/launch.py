@@ -26,6 +26,7 @@ from gradpath.commands.terminal import settle
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line
 from gradpath.tracking import declarations, store
+from gradpath.tracking.ending import PATIENCE
 from gradpath.tracking.outcomes import records
 from gradpath.training.experiment import Experiment
 
@@ -73,12 +74,13 @@ def carry_out(options: Options) -> Launched:
     except Terminated as stop:
         stop.progress = " ".join(_progress(jobs, sweep_id, began, len(taken)))
         raise
-    except OSError as error:  # of Hydra's own files: a job keeps to itself what goes wrong in it
-        section = "sweep" if options.multirun else "run"
-        raise ConfigError(f"hydra.{section}.dir: {error.filename}: cannot be written: {error.strerror}") from error
-    except Exception as error:  # a launcher's own: a process of it has died
-        launcher_error = reason(error)
-    ended = records(experiments_of(jobs), sweep_id, began)
+    except Exception as error:  # a launcher's own: a job keeps to itself what goes wrong in it
+        if isinstance(error, OSError) and error.filename is not None:  # of Hydra's own files
+            section = "sweep" if options.multirun else "run"
+            raise ConfigError(f"hydra.{section}.dir: {error.filename}: cannot be written: {error.strerror}") from error
+        launcher_error = reason(error)  # a process of it has died, or could not be started
+    with store.patience(PATIENCE):
+        ended = records(experiments_of(jobs), sweep_id, began)
     lost = [e for e in experiments_of(jobs) if e.config_hash not in ended]
     lost = [e for e in lost if e.config_hash not in taken or taken[e.config_hash].running]
     if taken_since := resuming.taken_since_start(lost):

@@ -20,7 +20,7 @@ from typing import Any, cast
 from gradpath.commands.conclusion import Job
 from gradpath.commands.execute import execute_seeds
 from gradpath.commands.progress import Share, Whole, label
-from gradpath.commands.reasons import reason
+from gradpath.commands.reasons import LOWER_MEMORY, reason
 from gradpath.commands.signals import Terminated, ending, left_to_this_process
 from gradpath.commands.signals import check as check_signals
 from gradpath.commands.terminal import settle
@@ -139,9 +139,11 @@ def _outcome(future: Any, attempts: int) -> Outcome:
     error = future.exception()
     if error is None:
         return cast("Outcome", future.result())
-    return Outcome(
-        f"its process {_death(error)}, {attempts} times" if isinstance(error, ProcessExpired) else reason(error)
-    )
+    if not isinstance(error, ProcessExpired):
+        return Outcome(reason(error))
+    # The kernel says nothing else to a process for which there is no memory.
+    remedy = f"; if memory ran out, {LOWER_MEMORY}" if error.exitcode == -signal.SIGKILL else ""
+    return Outcome(f"its process {_death(error)}, {attempts} times{remedy}")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line
 
 SOURCES = Path(__file__).parents[1]
+LOWER_MEMORY = "lower task.length, cell.hidden_size, train.batch_size, jobs, or the number of seeds side by side"
 
 
 def reason(error: BaseException) -> str:
@@ -25,6 +26,8 @@ def reason(error: BaseException) -> str:
     if frames and not isinstance(error, MemoryError | OSError):
         place = next((frame for frame in reversed(frames) if _in_unit(Path(frame.filename))), frames[-1])
         text += f" ({Path(place.filename).name}, line {place.lineno})"
+    if isinstance(error, MemoryError):
+        text += f"; {LOWER_MEMORY}"
     return one_line(text + suffix)
 
 

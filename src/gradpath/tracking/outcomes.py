@@ -2,6 +2,7 @@
 remembers.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -48,12 +49,17 @@ def records(experiments: Iterable[Experiment], sweep_id: str, began: int) -> dic
                 return client.search_runs(ids, query, order_by=order, page_token=token)  # noqa: B023 - used in this turn
 
             for run in store.pages(page):
-                if max(run.info.start_time, int(run.data.tags.get("continued", 0))) < began:
+                if max(run.info.start_time, milliseconds(run.data.tags.get("continued"))) < began:
                     continue
                 if run.info.status == "RUNNING" and not dead(run.data.tags):
                     continue  # another command's, which shares the sweep
                 outcomes[run.data.tags.get("config_hash", "")] = _ended(client, run)
     return outcomes
+
+
+def milliseconds(tag: str | None) -> int:
+    """The time that a tag tells; 0 where it tells none."""
+    return int(tag) if tag and re.fullmatch("[0-9]{1,15}", tag) else 0
 
 
 def _ended(client: Any, run: Any) -> Ended:
