@@ -188,6 +188,7 @@ def test_of_two_that_go_on_with_one_run_where_no_lock_is_shared_one_goes_on(home
     assert not list((home / "mlruns").glob(".*.reserve"))
 
 
+@pytest.mark.slow
 def test_two_commands_that_go_on_with_one_run_at_once(home: Path) -> None:
     arguments = [*SMALL, "train.steps=2000", "train.checkpoint_every=50"]
     command = [sys.executable, "-m", "gradpath", "run", *arguments]

@@ -17,6 +17,7 @@ from gradpath.tracking.recorder import Recorder
 
 Command = Callable[..., tuple[int, str, str]]
 SMALL = ["task.length=6", "cell.hidden_size=3", "train.batch_size=4", "train.eval_size=8", "train.steps=2"]
+DAMAGES = ["cut", "empty", "deleted", "text", "no config"]
 SWEEP = ["-m", "arm=rnn,lstm", "seed=0,1", *SMALL]
 
 
@@ -63,7 +64,7 @@ def test_what_was_killed_or_failed_is_run_again_and_the_report_is_the_whole(home
     assert Counter(run.info.status for run in runs()) == {"FINISHED": 4, "KILLED": 1, "FAILED": 1}
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "deleted", "text", "no config"])
+@pytest.mark.parametrize("damage", ["cut", *(pytest.param(d, marks=pytest.mark.slow) for d in DAMAGES[1:])])
 def test_a_finished_run_whose_files_are_damaged_is_run_again(home: Path, command: Command, damage: str) -> None:
     arguments = ["-m", "arm=rnn,lstm", *SMALL, "jobs=1"]
     _, output, _ = command("run", *arguments)

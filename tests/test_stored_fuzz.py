@@ -131,7 +131,7 @@ def configuration_with(**changed: Any) -> str:
 @example(configuration_with(clip={}))
 @example(configuration_with(train=CONFIG["train"] | {"partitioned": []}))
 @example(configuration_with(hydra={"run": {"dir": "/"}}))
-@settings(REPEATABLE, max_examples=60)
+@settings(REPEATABLE, max_examples=20)
 def test_any_configuration_is_made_again_or_refused(tmp_path: Path, content: str) -> None:
     stored.read_configuration(tmp_path, content.encode())
 
@@ -143,7 +143,7 @@ PACKAGES = st.dictionaries(st.sampled_from(["numpy", "packages", "blas", "x\x1b[
 
 
 @given(st.builds(lambda first, packages: first | {"packages": packages}, PACKAGES, PACKAGES | PLAIN) | PLAIN)
-@settings(REPEATABLE, max_examples=150)
+@settings(REPEATABLE, max_examples=60)
 def test_any_provenance_is_compared(tmp_path: Path, content: Any) -> None:
     stored.read_provenance(tmp_path, json.dumps(content).encode())
 
@@ -151,7 +151,7 @@ def test_any_provenance_is_compared(tmp_path: Path, content: Any) -> None:
 @given(
     st.sampled_from(sorted(stored.READERS)).flatmap(lambda kind: st.tuples(st.just(kind), damaged(stored.valid(kind))))
 )
-@settings(REPEATABLE, max_examples=100)
+@settings(REPEATABLE, max_examples=60)
 def test_damaged_bytes_are_refused_in_one_line(tmp_path: Path, damage: tuple[str, bytes]) -> None:
     kind, content = damage
     stored.READERS[kind](tmp_path, content)
@@ -184,7 +184,7 @@ ARRAYS = st.builds(
 
 
 @given(ARRAYS | st.none(), ARRAYS)
-@settings(REPEATABLE, max_examples=150)
+@settings(REPEATABLE, max_examples=60)
 def test_any_two_arrays_are_compared(first: np.ndarray | None, second: np.ndarray) -> None:
     from gradpath.tracking.comparison import _difference
 

@@ -4,6 +4,7 @@ status is true.
 """
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import shutil
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 
 from conftest import PATIENCE
-from gradpath.tracking import loader, store
+from gradpath.tracking import ending, loader, outcomes, store
 
 SMALL = ["task.length=6", "cell.hidden_size=3", "train.batch_size=4", "train.eval_size=8"]
 SWEEP = ["-m", "arm=rnn,lstm", "seed=0,1", *SMALL, "jobs=2"]
@@ -183,6 +184,7 @@ shift
 """
 
 
+@pytest.mark.slow
 def test_a_store_on_a_read_only_file_system_is_refused_and_can_be_reported(home: Path) -> None:
     status, _, errors = ended(started("run", *SWEEP[:3], "seed=0", *SMALL, "train.steps=2", "jobs=1"))
     assert status == 0, errors
@@ -212,6 +214,7 @@ def bound_by_permissions() -> tuple[str, ...]:
     return ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
 
+@pytest.mark.slow
 def test_a_store_that_becomes_read_only_in_the_middle_of_a_sweep(home: Path) -> None:
     folder = home / "mlruns"
     process = started("run", *SWEEP, "train.steps=1000000", prefix=bound_by_permissions())
@@ -221,7 +224,6 @@ def test_a_store_that_becomes_read_only_in_the_middle_of_a_sweep(home: Path) -> 
         status, output, errors = ended(process)
     finally:
         os.chmod(folder, 0o755)
-    print("\n".join(errors))
     assert (status, output) == (1, ""), errors
     assert "read-only" in errors[-1] or "cannot be opened" in errors[-1]
     assert len([line for line in errors if line.startswith("gradpath: ")]) <= 2, errors
@@ -267,7 +269,6 @@ def test_a_server_that_is_stopped_and_started_during_a_sweep(home: Path, tmp_pat
         assert "4 finished" in output
         assert statuses(uri) == {"FINISHED": 4}
         whole_sweep(output, steps, uri)
-    print(errors)
 
 
 CGROUP = Path("/sys/fs/cgroup/memory")
@@ -293,7 +294,6 @@ def small_memory(request: pytest.FixtureRequest) -> Iterator[tuple[str, ...]]:
 def test_a_point_that_the_kernel_kills_for_its_memory_fails_alone(home: Path, small_memory: tuple[str, ...]) -> None:
     sweep = ["-m", "arm=rnn", "task.length=6,2000000,7", "cell.hidden_size=64", *SMALL[2:], "train.steps=3", "jobs=2"]
     status, output, errors = ended(started("run", *sweep, prefix=small_memory))
-    print(errors)
     assert status == 1
     assert "2 finished, 1 failed" in output
     assert errors[-1].startswith("failed: rnn · adding T=2000000 · seed 0: ")
@@ -302,6 +302,7 @@ def test_a_point_that_the_kernel_kills_for_its_memory_fails_alone(home: Path, sm
     assert statuses() == {"FINISHED": 2, "KILLED": 2}
 
 
+@pytest.mark.slow
 def test_a_point_without_memory_fails_alone_and_says_what_to_lower(home: Path) -> None:
     """The address space is limited, as on a shared machine."""
     sweep = ["-m", "arm=rnn", "task.length=6,10000000,7", "cell.hidden_size=64", *SMALL[2:], "train.steps=3"]
@@ -312,3 +313,61 @@ def test_a_point_without_memory_fails_alone_and_says_what_to_lower(home: Path) -
     assert errors[-1].startswith("failed: rnn · adding T=10000000 · seed 0: MemoryError: ")
     assert "lower " in errors[-1]
     assert statuses() == {"FINISHED": 2, "FAILED": 1}
+
+
+def test_processes_that_cannot_be_started_are_no_fault_of_hydras_files(home: Path, command, monkeypatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("gradpath.commands.parallel.run", refuse)
+    status, output, errors = command("run", *SWEEP, "train.steps=2")
+    assert status == 1
+    assert "4 failed" in output
+    assert errors.splitlines()[0].startswith("gradpath: the launcher gave up: BlockingIOError: ")
+    assert "it never began" in errors
+
+
+def test_the_end_of_a_sweep_waits_for_its_store(home: Path, command, monkeypatch) -> None:
+    """As long as the runs do, not as briefly as its start."""
+    from gradpath.commands import launch
+
+    waited = []
+    records = launch.records
+
+    def recorded(*arguments: Any) -> Any:
+        waited.append(store.store_client._patience.get())
+        return records(*arguments)
+
+    monkeypatch.setattr(launch, "records", recorded)
+    assert command("run", "arm=rnn", *SMALL, "train.steps=2")[0] == 0
+    assert waited == [ending.PATIENCE]
+
+
+@pytest.mark.parametrize("tag", ["soon", "-1", "9" * 5000, "1e9", "\u0663"])
+def test_a_tag_that_tells_no_time_is_passed_over(tag: str) -> None:
+    assert outcomes.milliseconds(tag) == 0
+    assert outcomes.milliseconds("1700000000000") == 1700000000000
+
+
+@pytest.mark.slow
+def test_a_report_that_is_killed_leaves_no_half_of_a_file(home: Path, monkeypatch) -> None:
+    """The same runs give the same bytes: a file is there as it should be, or not at all."""
+    monkeypatch.chdir(home)
+    assert ended(started("run", *SWEEP, "train.steps=20"))[0] == 0
+    report = ["report", "study=gradpath", "figures=[gates,norm_by_lag]", "formats=[png,pdf,svg]"]
+    begun = time.monotonic()
+    assert ended(started(*report, "out=whole"))[0] == 0
+    duration = time.monotonic() - begun
+    expected = {file.name: file.read_bytes() for file in Path("whole").iterdir()}
+    counts = Counter[int]()
+    for trial in range(25):
+        folder = home / f"out{trial}"
+        process = started(*report, f"out={folder}")
+        time.sleep(duration * (0.3 + 0.03 * trial))
+        process.kill()
+        process.communicate()
+        files = {file.name: file.read_bytes() for file in folder.glob("[!.]*")}
+        counts[len(files)] += 1
+        assert files.items() <= expected.items(), trial
+    assert len(counts) > 1, counts  # it was killed before and between the files
+    assert len(expected) == 7
