@@ -16,8 +16,10 @@ from gradpath.schema import plugins
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import printable
 from gradpath.tracking.earlier import in_turn
+from gradpath.tracking.ending import PATIENCE
 from gradpath.tracking.provenance import code_version
 from gradpath.tracking.recorder import Recorder
+from gradpath.tracking.store import patience
 from gradpath.training.checked_task import minibatch
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Step, train_seeds
@@ -56,7 +58,7 @@ def execute_seeds(
             stack = exits.enter_context(ExitStack())
             recorder = Recorder(experiment, tags, display.lines)
             stack.push(recorder)
-            with in_turn(recorder.client.tracking_uri) if experiment.resume else nullcontext():
+            with in_turn(recorder.client.tracking_uri) if experiment.resume else nullcontext(), patience(PATIENCE):
                 recorder.start()
                 withdrawn = experiment.resume and recorder.withdrawn()
             if not withdrawn:

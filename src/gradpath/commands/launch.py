@@ -26,7 +26,7 @@ from gradpath.commands.terminal import settle
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line
 from gradpath.tracking import declarations, store
-from gradpath.tracking.ending import PATIENCE
+from gradpath.tracking.ending import PATIENCE, PATIENCE_INTERRUPTED
 from gradpath.tracking.outcomes import records
 from gradpath.training.experiment import Experiment
 
@@ -66,8 +66,8 @@ def carry_out(options: Options) -> Launched:
         elif left:
             _run_jobs(options, left, sweep_id)
     except StoreLostError:
-        with suppress(Exception), store.patience(0):
-            records(experiments_of(jobs), sweep_id, began)  # which closes the runs of processes that are no more
+        with suppress(Exception):  # closes the runs of processes that are no more
+            records(experiments_of(jobs), sweep_id, began, wait=0)
         raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(*_progress(jobs, sweep_id, began, len(taken))) from None
@@ -79,13 +79,13 @@ def carry_out(options: Options) -> Launched:
             section = "sweep" if options.multirun else "run"
             raise ConfigError(f"hydra.{section}.dir: {error.filename}: cannot be written: {error.strerror}") from error
         launcher_error = reason(error)  # a process of it has died, or could not be started
-    with store.patience(PATIENCE):
-        ended = records(experiments_of(jobs), sweep_id, began)
+    ended = records(experiments_of(jobs), sweep_id, began, wait=PATIENCE)
     lost = [e for e in experiments_of(jobs) if e.config_hash not in ended]
     lost = [e for e in lost if e.config_hash not in taken or taken[e.config_hash].running]
-    if taken_since := resuming.taken_since_start(lost):
-        taken |= taken_since
-        resuming.record(jobs, sweep_id, taken)
+    with store.patience(PATIENCE):
+        if taken_since := resuming.taken_since_start(lost):
+            taken |= taken_since
+            resuming.record(jobs, sweep_id, taken)
     return Launched(sweep_id, jobs, ended, taken, launcher_error)
 
 
@@ -185,7 +185,7 @@ def _progress(jobs: Sequence[Job], sweep_id: str, began: int, skipped: int) -> l
     """What there is of a run or a sweep that was stopped; nothing where the store does not say."""
     time.sleep(0.5 if len(jobs) > 1 else 0)  # processes of a launcher are ending too
     try:
-        ended = records(experiments_of(jobs), sweep_id, began)
+        ended = records(experiments_of(jobs), sweep_id, began, wait=PATIENCE_INTERRUPTED)
     except Exception:
         return []
     done = skipped + sum(run.status == "FINISHED" for run in ended.values())

@@ -30,12 +30,19 @@ def by_experiment(experiments: Iterable[Experiment]) -> dict[tuple[str | None, s
     return groups
 
 
-def records(experiments: Iterable[Experiment], sweep_id: str, began: int) -> dict[str, Ended]:
+def records(
+    experiments: Iterable[Experiment], sweep_id: str, began: int, wait: float | None = None
+) -> dict[str, Ended]:
     """How the runs of this sweep ended that have a record, by their identity: read from MLflow,
     since a process of a parallel launcher may have died without a word. Those that such a process
     left open are closed as KILLED. ``began`` is the start of the command, in milliseconds since
-    1970.
+    1970; ``wait``, how many seconds a store that is away or locked is waited for.
     """
+    with store.patience(wait):
+        return _records(experiments, sweep_id, began)
+
+
+def _records(experiments: Iterable[Experiment], sweep_id: str, began: int) -> dict[str, Ended]:
     outcomes: dict[str, Ended] = {}
     for (uri, name), members in by_experiment(experiments).items():
         client = store.connect(uri)

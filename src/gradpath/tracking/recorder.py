@@ -39,8 +39,9 @@ class Recorder:
 
     def __init__(self, experiment: Experiment, tags: Mapping[str, str], log: Sequence[str] = ()) -> None:
         self.experiment, self._log = experiment, log
-        self.client = store.connect(experiment.tracking.uri, timeout=experiment.tracking.timeout)
-        self.experiment_id = store.experiment_id(self.client, experiment.tracking.experiment)
+        self.client = store.connect(experiment.tracking.uri, timeout=experiment.tracking.timeout, wait=ending.PATIENCE)
+        with store.patience(ending.PATIENCE):
+            self.experiment_id = store.experiment_id(self.client, experiment.tracking.experiment)
         self.run_id = ""
         self._tags = {**tags, **source_tags(), **process_tags()}
         self._tags |= {"config_hash": experiment.config_hash, "attempt": secrets.token_hex(8)}
