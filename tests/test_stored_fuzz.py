@@ -136,6 +136,32 @@ def test_any_configuration_is_made_again_or_refused(tmp_path: Path, content: str
     stored.read_configuration(tmp_path, content.encode())
 
 
+TAGS = "name param arm verdict verdict_reason diverged diverged_at_step continued sweep_id mlflow.name plugins".split()
+TEXTS = st.text(max_size=20) | st.sampled_from(
+    [
+        "../../x",
+        "/etc/passwd",
+        "healthy",
+        "\x1b[2J",
+        "| a |",
+        "<b>",
+        "[x](http://y)",
+        "$x$",
+        "-1",
+        "9" * 5000,
+        "\u0663",
+        "",
+    ]
+)
+
+
+@given(st.dictionaries(st.sampled_from(TAGS), TEXTS, max_size=5))
+@example({"arm": "a", "diverged_at_step": "\u0663"})
+@settings(REPEATABLE, max_examples=60)
+def test_a_run_under_any_tags_is_reported_or_refused(tmp_path: Path, tags: dict[str, str]) -> None:
+    stored.read_run(tmp_path, json.dumps(tags).encode())
+
+
 PLAIN = st.recursive(
     VALUES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
 )

@@ -177,6 +177,41 @@ def read_plan(folder: Path, content: bytes) -> str:
     return f"{len(points)} points"
 
 
+def read_run(folder: Path, content: bytes) -> str:
+    """A whole run under tags, a parameter and a name that are anybody's: a JSON object. What the
+    report then prints and writes is text of its own form.
+    """
+    from gradpath.commands import report
+    from gradpath.tracking import outcomes
+    from gradpath.tracking.decoding import DamagedError
+    from gradpath.tracking.stored_run import read_run as read
+
+    try:
+        given = json.loads(content)
+        tags = {str(key): str(value) for key, value in given.items()}
+    except (ValueError, RecursionError, AttributeError):
+        return "no object"
+    if not (folder / "config.yaml").exists():
+        (folder / "gradients").mkdir()
+        np.savez(folder / "gradients" / "measurements.npz", **valid_checkpoint())
+        (folder / "config.yaml").write_text(yaml.safe_dump(experiment().resolved()))
+    stored_run = _run(folder, experiment().config_hash)
+    stored_run.info.run_name, stored_run.data.params = tags.pop("name", None), {"arm": tags.pop("param", "")}
+    stored_run.data.tags |= {key: value for key, value in tags.items() if key != "config_hash"}
+    outcomes.milliseconds(tags.get("continued"))
+    try:
+        run = read(CLIENT, stored_run, experiment().config_hash)  # type: ignore[arg-type]
+    except DamagedError as error:
+        return line_of(error)
+    lines = report.verdicts([run])
+    assert all(line.isprintable() for line in lines), lines
+    table = report._table([run], report._title(tags.get("mlflow.name", "x"), tags.get("sweep_id", "s")))
+    assert table.count("\n") == 5, table
+    assert "<" not in table, table
+    assert run.diverged_at is None or run.diverged_at >= 0
+    return run.verdict.word
+
+
 READERS: dict[str, Reader] = {
     name.removeprefix("read_"): reader for name, reader in list(globals().items()) if name.startswith("read_")
 }
@@ -187,7 +222,9 @@ def valid(kind: str) -> bytes:
     from gradpath.tracking.provenance import provenance
 
     identity, run_id = experiment().config_hash, "a" * 32
+    tags = {"name": "n", "param": "lstm", "verdict": "healthy", "verdict_reason": "x", "diverged_at_step": "3"}
     contents = {
+        "run": lambda: json.dumps(tags | {"continued": "1", "sweep_id": "s"}),
         "configuration": lambda: yaml.safe_dump(experiment().resolved()),
         "provenance": lambda: json.dumps(provenance()),
         "plan": lambda: json.dumps([[["arm=lstm", "seed=1"], "lstm", [[1, identity], [2, identity[::-1], run_id]]]]),

@@ -99,7 +99,8 @@ def _experiment(client: Any, run: Any, uri: str | None) -> Experiment:
     except (ConfigError, store.StoreError):
         raise
     except Exception as error:  # of OmegaConf at keys and types, of a unit at values, that this gradpath does not have
-        raise ConfigError(f"{run_id}: cannot be made again by this gradpath: {printable(error, 300)}") from None
+        cause = printable(f"{type(error).__name__}: {error}".partition("\n")[0], 300)
+        raise ConfigError(f"{run_id}: cannot be made again by this gradpath: {cause}") from None
     if experiment.config_hash != identity:
         raise ConfigError(f"{run_id}: cannot be made again: in this gradpath its configuration is another one")
     return experiment
