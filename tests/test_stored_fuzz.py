@@ -87,7 +87,7 @@ def checkpoint_with(**changed: Any) -> bytes:
 @example(npz(stored.valid_checkpoint() | {"state/theta": np.zeros(3, "f4")}))
 @example(npz(stored.valid_checkpoint() | {"state/optimizer/x": np.zeros(3)}))
 @example(npz(stored.valid_checkpoint() | {"state/config_hash": np.array("0" * 12)}))
-@settings(REPEATABLE, max_examples=60)
+@settings(REPEATABLE, max_examples=30)
 def test_a_training_goes_on_from_a_checkpoint_or_passes_it_over(tmp_path: Path, content: bytes) -> None:
     stored.read_checkpoint(tmp_path, content)
 
@@ -131,7 +131,7 @@ def configuration_with(**changed: Any) -> str:
 @example(configuration_with(clip={}))
 @example(configuration_with(train=CONFIG["train"] | {"partitioned": []}))
 @example(configuration_with(hydra={"run": {"dir": "/"}}))
-@settings(REPEATABLE, max_examples=20)
+@settings(REPEATABLE, max_examples=5)
 def test_any_configuration_is_made_again_or_refused(tmp_path: Path, content: str) -> None:
     stored.read_configuration(tmp_path, content.encode())
 
@@ -157,7 +157,7 @@ TEXTS = st.text(max_size=20) | st.sampled_from(
 
 @given(st.dictionaries(st.sampled_from(TAGS), TEXTS, max_size=5))
 @example({"arm": "a", "diverged_at_step": "\u0663"})
-@settings(REPEATABLE, max_examples=60)
+@settings(REPEATABLE, max_examples=30)
 def test_a_run_under_any_tags_is_reported_or_refused(tmp_path: Path, tags: dict[str, str]) -> None:
     stored.read_run(tmp_path, json.dumps(tags).encode())
 
@@ -169,7 +169,7 @@ PACKAGES = st.dictionaries(st.sampled_from(["numpy", "packages", "blas", "x\x1b[
 
 
 @given(st.builds(lambda first, packages: first | {"packages": packages}, PACKAGES, PACKAGES | PLAIN) | PLAIN)
-@settings(REPEATABLE, max_examples=60)
+@settings(REPEATABLE, max_examples=30)
 def test_any_provenance_is_compared(tmp_path: Path, content: Any) -> None:
     stored.read_provenance(tmp_path, json.dumps(content).encode())
 
@@ -177,7 +177,7 @@ def test_any_provenance_is_compared(tmp_path: Path, content: Any) -> None:
 @given(
     st.sampled_from(sorted(stored.READERS)).flatmap(lambda kind: st.tuples(st.just(kind), damaged(stored.valid(kind))))
 )
-@settings(REPEATABLE, max_examples=60)
+@settings(REPEATABLE, max_examples=30)
 def test_damaged_bytes_are_refused_in_one_line(tmp_path: Path, damage: tuple[str, bytes]) -> None:
     kind, content = damage
     stored.READERS[kind](tmp_path, content)
@@ -210,7 +210,7 @@ ARRAYS = st.builds(
 
 
 @given(ARRAYS | st.none(), ARRAYS)
-@settings(REPEATABLE, max_examples=60)
+@settings(REPEATABLE, max_examples=30)
 def test_any_two_arrays_are_compared(first: np.ndarray | None, second: np.ndarray) -> None:
     from gradpath.tracking.comparison import _difference
 
