@@ -101,7 +101,7 @@ def test_of_a_run_with_other_bytes_the_report_says_how_it_is_run_again(home: Pat
     assert status == 1
     left_out, hint, *_ = errors.splitlines()
     assert left_out.startswith(f"left out: run {victim.info.run_name} (")
-    words = shlex.split(hint.removeprefix("run what is left out again: "))
+    words = shlex.split(hint.removeprefix("run the first that is left out again: "))
     assert words[-2:] == [f"tracking.sweep_id={sweep_id(output)}", "resume=false"]
     assert command(*words[1:])[0] == 0
     assert (len(swept().newest), swept().damaged) == (2, [])

@@ -102,7 +102,18 @@ def train_seeds(
 
 def check_state(experiment: Experiment, state: TrainingState) -> None:
     """Raises an exception where the training cannot go on from a state, which a store has kept."""
-    _Seed(experiment, _network(experiment)).restore(state)
+    seed = _Seed(experiment, _network(experiment))
+    shape, dtype = seed.theta.shape, seed.theta.dtype
+    seed.restore(state)
+    updated, _ = experiment.optimizer.update(state.theta, np.zeros_like(state.theta), dict(state.optimizer), state.step)
+    if not all((theta.shape, theta.dtype) == (shape, dtype) for theta in (state.theta, updated)):
+        raise ValueError("holds other parameters, or the state of another optimizer")
+    numbers = [*state.norms, *state.largest_read.values(), *state.largest_spike.values()]
+    if not {*experiment.instruments} == {*state.largest_read} == {*state.largest_spike} or state.step < 1:
+        raise ValueError("holds what the instruments of another training have read")
+    if not all(isinstance(number, float) for number in numbers):
+        raise ValueError("holds what is no number")
+    seed.batch()
 
 
 class Start(NamedTuple):
@@ -146,16 +157,7 @@ class _Seed:
         self._norms: deque[float] = deque(maxlen=WINDOW)
 
     def restore(self, state: TrainingState) -> None:
-        """Goes back, or forward, to where a training was; raises ValueError at another's state."""
-        before, after = (
-            {"": theta} | arrays for theta, arrays in ((self.theta, self._state), (state.theta, state.optimizer))
-        )
-        if {k: (a.shape, a.dtype) for k, a in before.items()} != {k: (a.shape, a.dtype) for k, a in after.items()}:
-            raise ValueError("holds other parameters, or the state of another optimizer")
-        numbers = [*state.norms, *state.largest_read.values(), *state.largest_spike.values()]
-        read = {*self._plan} == {*state.largest_read} == {*state.largest_spike}
-        if not read or not all(isinstance(number, float) for number in numbers) or state.step < 1:
-            raise ValueError("holds what the instruments of another training have read")
+        """Goes back, or forward, to where a training was."""
         self.theta, self._state = state.theta.copy(), {name: a.copy() for name, a in state.optimizer.items()}
         self._data.bit_generator.state = state.data
         self._norms.extend(state.norms)
