@@ -73,8 +73,8 @@ def stored_points(client: "MlflowClient", run: "Run") -> dict[str, set[int]]:
 
 def arrays(experiment: Experiment, readings: Readings, state: TrainingState) -> dict[str, NDArray]:
     """What a checkpoint holds."""
-    own = {NORMS: readings.norms(), IDENTITY: np.array(experiment.config_hash)}
-    return readings.arrays() | own | state.arrays()
+    identified = {NORMS: readings.norms(), IDENTITY: np.array(experiment.config_hash)}
+    return readings.arrays() | identified | state.arrays()
 
 
 def save(client: "MlflowClient", run_id: str, arrays: Mapping[str, NDArray], turn: int) -> None:
