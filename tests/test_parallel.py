@@ -99,7 +99,8 @@ def test_points_that_fail_are_named_and_the_others_finish(home: Path, command: C
     assert status == 1
     assert "2 finished, 1 failed" in output
     (failed,) = (line for line in errors.splitlines() if line.startswith("failed: "))
-    assert "MemoryError" in failed
+    assert "MemoryError: Unable to allocate" in failed
+    assert "; lower task.length, " in failed
     assert failed.endswith("[cell.hidden_size=1000000]")
     assert statuses() == {"FINISHED": 2, "FAILED": 1}
 

@@ -9,6 +9,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from gradpath.commands.progress import Bar, Display, Logged, label, shown
+from gradpath.commands.reasons import LOWER_MEMORY
 from gradpath.commands.signals import Terminated, terminable
 from gradpath.commands.signals import check as check_signals
 from gradpath.engine import compiled
@@ -93,9 +94,14 @@ def _restored(recorders: Sequence[Recorder]) -> list[TrainingState]:
 
 
 def _no_exit(steps: Iterator[dict[int, Step]]) -> Iterator[dict[int, Step]]:
-    """The steps; a unit that calls sys.exit has failed, and has not ended the program."""
+    """The steps; a unit that calls sys.exit has failed, and has not ended the program. Where memory
+    runs out, what to lower is added.
+    """
     try:
         yield from steps
+    except MemoryError as error:
+        error.add_note(LOWER_MEMORY)
+        raise
     except Terminated:
         raise
     except SystemExit as error:

@@ -26,8 +26,6 @@ def reason(error: BaseException) -> str:
     if frames and not isinstance(error, MemoryError | OSError):
         place = next((frame for frame in reversed(frames) if _in_unit(Path(frame.filename))), frames[-1])
         text += f" ({Path(place.filename).name}, line {place.lineno})"
-    if isinstance(error, MemoryError):
-        text += f"; {LOWER_MEMORY}"
     return one_line(text + suffix)
 
 
