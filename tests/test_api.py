@@ -364,6 +364,7 @@ def test_the_process_is_as_before(home: Path, tmp_path: Path, monkeypatch: pytes
     for variable in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_HTTP_REQUEST_TIMEOUT", "PGCONNECT_TIMEOUT"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(sys, "stdout", sys.__stdout__)
+    level = logging.getLogger("mlflow").level
     logging.getLogger("mlflow").setLevel(logging.INFO)
     pyplot.rcdefaults()
     pyplot.figure(7)
@@ -377,6 +378,7 @@ def test_the_process_is_as_before(home: Path, tmp_path: Path, monkeypatch: pytes
                 gp.run(arm="no")
             assert state() == before
     assert pyplot.get_fignums() == [7]
+    logging.getLogger("mlflow").setLevel(level)  # other tests want it silent
 
 
 def test_calls_from_several_threads_run_one_after_another(home: Path) -> None:

@@ -150,10 +150,61 @@ def test_a_damaged_checkpoint_is_passed_over(home: Path, killed, damage: str) ->
         newest.write_bytes(Path(store.local_path(left.info.artifact_uri) / "config.yaml").read_bytes())
     else:
         newest.write_bytes({"truncated": content[:-100], "empty": b"", "text": b"no zip"}[damage])
-    assert sorted(checkpoint.load(store.connect(None), left)) == [18]
+    assert sorted(checkpoint.load(store.connect(None), left, compose.experiment([*SMALL, *overrides]))) == [18]
     (resumed,) = run(*overrides)
     assert resumed.run_id == left.info.run_id
     assert artifact(resumed.run_id) == expected
+
+
+def test_a_checkpoint_of_another_training_is_passed_over(home: Path, killed) -> None:
+    overrides = [*MEASURED, "train.checkpoint_every=9"]
+    folders = []
+    for others in ([], ["optimizer.lr=0.1"]):
+        killed(30, *overrides, *others)
+        (left,) = (r for r in all_runs() if r.data.params["lr"] == ("0.1" if others else "0.001"))
+        folders.append(store.local_path(left.info.artifact_uri) / checkpoint.FOLDER)
+    for name in checkpoint.FILES:
+        (folders[0] / name).write_bytes((folders[1] / name).read_bytes())
+    (resumed,) = run(*overrides)
+    (expected,) = run(*overrides, "resume=false")
+    assert resumed.checkpoints == {}
+    assert (curves(resumed.run_id), artifact(resumed.run_id)) == (curves(expected.run_id), artifact(expected.run_id))
+
+
+def test_of_two_that_go_on_with_one_run_where_no_lock_is_shared_one_goes_on(home: Path, killed) -> None:
+    """As with a server: both have found the run before either has taken it over."""
+    overrides = [*SMALL, *MEASURED, "train.checkpoint_every=9"]
+    killed(30, *overrides[len(SMALL) :])
+    (left,) = all_runs()
+    experiment = compose.experiment(overrides)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "unfinished", lambda *arguments: left)
+        with Recorder(experiment, {"sweep_id": "a"}) as first, Recorder(experiment, {"sweep_id": "b"}) as second:
+            assert first.run_id == second.run_id == left.info.run_id
+            assert (first.withdrawn(), second.withdrawn()) == (True, False)
+            assert [r.info.status for r in all_runs()] == ["RUNNING"]
+            second.restore(max(second.checkpoints))
+    assert [r.info.status for r in all_runs()] == ["FINISHED"]
+    assert not list((home / "mlruns").glob(".*.reserve"))
+
+
+@pytest.mark.slow
+def test_two_commands_that_go_on_with_one_run_at_once(home: Path) -> None:
+    arguments = [*SMALL, "train.steps=2000", "train.checkpoint_every=50"]
+    command = [sys.executable, "-m", "gradpath", "run", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and not any("checkpoint" in r.data.tags for r in all_runs()):
+        time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    ended = [process.communicate(timeout=PATIENCE) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    assert "".join(errors for _, errors in ended).count(": goes on at step ") == 1, ended
+    assert not any("Traceback" in errors for _, errors in ended)
+    assert [r.info.status for r in all_runs()] == ["FINISHED"]
+    assert all(len(points) == len(dict(points)) for points in curves(all_runs()[0].info.run_id).values())
 
 
 def test_a_signal_leaves_a_run_that_goes_on(home: Path) -> None:

@@ -518,3 +518,10 @@ def test_a_parallel_launcher_s_failures_count(home: Path) -> None:
     assert ": 1 finished, 1 failed. Figures" in completed.stdout
     assert "[cell.hidden_size=1000000]" in completed.stderr
     assert "Traceback" not in completed.stderr
+
+
+def test_the_ui_listens_on_this_machine_alone_unless_told(home: Path, command, monkeypatch) -> None:
+    hosts = []
+    monkeypatch.setattr("gradpath.commands.ui.serve", lambda uri, host, port: hosts.append(host) or 0)
+    assert command("ui")[0] == command("ui", "--host", "::1")[0] == 0
+    assert hosts == ["127.0.0.1", "::1"]

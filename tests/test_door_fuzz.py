@@ -18,7 +18,9 @@ KEYS = st.one_of(
         "seed cell task arm init optimizer instruments experiment train clip tracking train.steps cell.hidden_size "
         "optimizer.lr train.dtype clip.max_norm tracking.experiment tracking.sweep_id tracking.uri cell.ablation "
         "instruments.reach.schedule.every hydra.run.dir hydra/launcher hydra.mode hydra.callbacks hydra.job_logging "
-        "hydra.searchpath cell@train lr T cell._target_ defaults _self_ cell.".split()
+        "hydra.searchpath resume jobs train.checkpoint_every hydra.launcher hydra.sweep.dir hydra.job.env_set "
+        "hydra.sweeper.params hydra/sweeper hydra.output_subdir cell@train lr T cell._target_ defaults _self_ "
+        "cell.".split()
     ),
     st.text(max_size=6),
 )

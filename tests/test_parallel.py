@@ -99,7 +99,8 @@ def test_points_that_fail_are_named_and_the_others_finish(home: Path, command: C
     assert status == 1
     assert "2 finished, 1 failed" in output
     (failed,) = (line for line in errors.splitlines() if line.startswith("failed: "))
-    assert "MemoryError" in failed
+    assert "MemoryError: Unable to allocate" in failed
+    assert "; lower task.length, " in failed
     assert failed.endswith("[cell.hidden_size=1000000]")
     assert statuses() == {"FINISHED": 2, "FAILED": 1}
 
@@ -135,7 +136,10 @@ def test_a_point_that_kills_its_process_fails_in_the_end(
     )
     assert status == 1
     assert "1 finished, 1 failed" in output
-    assert "failed: lstm · fatal T=6 · seed 0: its process was ended by SIGKILL, 2 times [task=fatal]" in errors
+    assert (
+        "failed: lstm · fatal T=6 · seed 0: its process was ended by SIGKILL, 2 times; if memory ran out, lower "
+        in errors
+    )
     assert statuses() == {"FINISHED": 1, "KILLED": 2}
 
 

@@ -1,5 +1,6 @@
 """The same command again: what has finished is skipped, what has not is run, nothing is doubled."""
 
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -16,6 +17,7 @@ from gradpath.tracking.recorder import Recorder
 
 Command = Callable[..., tuple[int, str, str]]
 SMALL = ["task.length=6", "cell.hidden_size=3", "train.batch_size=4", "train.eval_size=8", "train.steps=2"]
+DAMAGES = ["cut", "empty", "deleted", "text", "no config"]
 SWEEP = ["-m", "arm=rnn,lstm", "seed=0,1", *SMALL]
 
 
@@ -60,6 +62,49 @@ def test_what_was_killed_or_failed_is_run_again_and_the_report_is_the_whole(home
     content = swept()
     assert (len(content.newest), content.missing, content.doubled) == (4, {}, [])
     assert Counter(run.info.status for run in runs()) == {"FINISHED": 4, "KILLED": 1, "FAILED": 1}
+
+
+@pytest.mark.parametrize("damage", ["cut", *(pytest.param(d, marks=pytest.mark.slow) for d in DAMAGES[1:])])
+def test_a_finished_run_whose_files_are_damaged_is_run_again(home: Path, command: Command, damage: str) -> None:
+    arguments = ["-m", "arm=rnn,lstm", *SMALL, "jobs=1"]
+    _, output, _ = command("run", *arguments)
+    victim, *_ = runs()
+    folder = store.local_path(victim.info.artifact_uri)
+    path = folder / store.ARTIFACT
+    content = path.read_bytes()
+    if damage == "deleted":
+        path.unlink()
+    elif damage == "no config":
+        (folder / "config.yaml").unlink()
+    else:
+        path.write_bytes({"cut": content[:-50], "empty": b"", "text": b"other bytes" * 99}[damage])
+    status, again, errors = command("run", *arguments)
+    assert (status, again) == (0, output)
+    assert errors.startswith(f"found a finished run whose artifacts are damaged: {victim.info.run_name} (")
+    assert "skipped: 1 of 2 runs" in errors
+    content = swept()
+    assert (len(content.newest), content.damaged, content.missing, content.doubled) == (2, [], {}, [])
+    status, _, errors = command("run", *arguments)
+    assert (status, len(runs())) == (0, 3)
+    assert errors.startswith("skipped: 2 of 2 runs")
+
+
+def test_of_a_run_with_other_bytes_the_report_says_how_it_is_run_again(home: Path, command: Command) -> None:
+    """Within the archive: not every byte is read to find out what is left to run."""
+    _, output, _ = command("run", "-m", "arm=rnn,lstm", *SMALL, "jobs=1")
+    victim, *_ = runs()
+    path = store.local_path(victim.info.artifact_uri) / store.ARTIFACT
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+    status, _, errors = command("report", "figures=[gates]")
+    assert status == 1
+    left_out, hint, *_ = errors.splitlines()
+    assert left_out.startswith(f"left out: run {victim.info.run_name} (")
+    words = shlex.split(hint.removeprefix("run the first that is left out again: "))
+    assert words[-2:] == [f"tracking.sweep_id={sweep_id(output)}", "resume=false"]
+    assert command(*words[1:])[0] == 0
+    assert (len(swept().newest), swept().damaged) == (2, [])
 
 
 def test_with_more_points_a_sweep_goes_on(home: Path, command: Command) -> None:
@@ -152,7 +197,7 @@ def test_one_query_finds_what_has_finished(home: Path, command: Command, monkeyp
     }
     (experiment_id,) = {run.info.experiment_id for run in runs()}
     queries.clear()
-    assert len(earlier.earlier(client, experiment_id, identities)) == 2
+    assert len(earlier.earlier(client, experiment_id, identities)[0]) == 2
     assert len(queries) == 1
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from gradpath.commands.progress import Bar, Display, Logged, label, shown
+from gradpath.commands.reasons import LOWER_MEMORY
 from gradpath.commands.signals import Terminated, terminable
 from gradpath.commands.signals import check as check_signals
 from gradpath.engine import compiled
@@ -16,8 +17,10 @@ from gradpath.schema import plugins
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import printable
 from gradpath.tracking.earlier import in_turn
+from gradpath.tracking.ending import PATIENCE
 from gradpath.tracking.provenance import code_version
 from gradpath.tracking.recorder import Recorder
+from gradpath.tracking.store import patience
 from gradpath.training.checked_task import minibatch
 from gradpath.training.experiment import Experiment
 from gradpath.training.loop import Step, train_seeds
@@ -56,7 +59,7 @@ def execute_seeds(
             stack = exits.enter_context(ExitStack())
             recorder = Recorder(experiment, tags, display.lines)
             stack.push(recorder)
-            with in_turn(recorder.client.tracking_uri) if experiment.resume else nullcontext():
+            with in_turn(recorder.client.tracking_uri) if experiment.resume else nullcontext(), patience(PATIENCE):
                 recorder.start()
                 withdrawn = experiment.resume and recorder.withdrawn()
             if not withdrawn:
@@ -91,9 +94,14 @@ def _restored(recorders: Sequence[Recorder]) -> list[TrainingState]:
 
 
 def _no_exit(steps: Iterator[dict[int, Step]]) -> Iterator[dict[int, Step]]:
-    """The steps; a unit that calls sys.exit has failed, and has not ended the program."""
+    """The steps; a unit that calls sys.exit has failed, and has not ended the program. Where memory
+    runs out, what to lower is added.
+    """
     try:
         yield from steps
+    except MemoryError as error:
+        error.add_note(LOWER_MEMORY)
+        raise
     except Terminated:
         raise
     except SystemExit as error:

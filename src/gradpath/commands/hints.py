@@ -36,7 +36,7 @@ def point_command(point: Point, sweep_id: str, uri: str | None) -> str:
     not fit to be pasted.
     """
     overrides = [o for o in point.overrides if not o.lstrip("+~").startswith(("seed=", "seed@"))]
-    if not all(o == printable(o, 1000) and re.match(r"[+~]{0,2}(?!hydra)[A-Za-z_]", o) for o in overrides):
+    if not all(o == printable(o, 1000) and re.match(r"[+~]{0,2}(?!hydra|tracking.uri)[A-Za-z_]", o) for o in overrides):
         return ""
     store_override = [f"tracking.uri={uri}"] if uri and "@" not in uri else []  # no password on the terminal
     words = [*overrides, f"seed={point.seed}", f"tracking.sweep_id={sweep_id}", *store_override]

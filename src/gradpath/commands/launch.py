@@ -27,6 +27,7 @@ from gradpath.commands.terminal import settle
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line
 from gradpath.tracking import declarations, store
+from gradpath.tracking.ending import PATIENCE, PATIENCE_INTERRUPTED
 from gradpath.tracking.outcomes import records
 from gradpath.training.experiment import Experiment
 
@@ -78,25 +79,26 @@ def carry_out_jobs(options: Options, jobs: list[Job]) -> Launched:
     except ConfigError:  # a launcher that is not there
         raise
     except StoreLostError:
-        with suppress(Exception), store.patience(0):
-            records(experiments_of(jobs), sweep_id, began)  # which closes the runs of processes that are no more
+        with suppress(Exception):  # closes the runs of processes that are no more
+            records(experiments_of(jobs), sweep_id, began, wait=0)
         raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(*_progress(jobs, sweep_id, began, len(taken))) from None
     except Terminated as stop:
         stop.progress = " ".join(_progress(jobs, sweep_id, began, len(taken)))
         raise
-    except OSError as error:  # of Hydra's own files: a job keeps to itself what goes wrong in it
-        section = "sweep" if options.multirun else "run"
-        raise ConfigError(f"hydra.{section}.dir: {error.filename}: cannot be written: {error.strerror}") from error
-    except Exception as error:  # a launcher's own: a process of it has died
-        launcher_error = reason(error)
-    ended = records(experiments_of(jobs), sweep_id, began)
+    except Exception as error:  # a launcher's own: a job keeps to itself what goes wrong in it
+        if isinstance(error, OSError) and error.filename is not None:  # of Hydra's own files
+            section = "sweep" if options.multirun else "run"
+            raise ConfigError(f"hydra.{section}.dir: {error.filename}: cannot be written: {error.strerror}") from error
+        launcher_error = reason(error)  # a process of it has died, or could not be started
+    ended = records(experiments_of(jobs), sweep_id, began, wait=PATIENCE)
     lost = [e for e in experiments_of(jobs) if e.config_hash not in ended]
     lost = [e for e in lost if e.config_hash not in taken or taken[e.config_hash].running]
-    if taken_since := resuming.taken_since_start(lost):
-        taken |= taken_since
-        resuming.record(jobs, sweep_id, taken)
+    with store.patience(PATIENCE):
+        if taken_since := resuming.taken_since_start(lost):
+            taken |= taken_since
+            resuming.record(jobs, sweep_id, taken)
     return Launched(sweep_id, jobs, ended, taken, launcher_error)
 
 
@@ -211,7 +213,7 @@ def _progress(jobs: Sequence[Job], sweep_id: str, began: int, skipped: int) -> l
     """What there is of a run or a sweep that was stopped; nothing where the store does not say."""
     time.sleep(0.5 if len(jobs) > 1 else 0)  # processes of a launcher are ending too
     try:
-        ended = records(experiments_of(jobs), sweep_id, began)
+        ended = records(experiments_of(jobs), sweep_id, began, wait=PATIENCE_INTERRUPTED)
     except Exception:
         return []
     done = skipped + sum(run.status == "FINISHED" for run in ended.values())

@@ -1,5 +1,6 @@
 """The jobs of a sweep in processes of their own, several at once."""
 
+import signal
 from collections import Counter
 from collections.abc import MutableSequence, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -11,7 +12,7 @@ from gradpath.commands import pool
 from gradpath.commands.conclusion import Job
 from gradpath.commands.execute import execute_seeds
 from gradpath.commands.progress import Share, Whole, label
-from gradpath.commands.reasons import reason
+from gradpath.commands.reasons import LOWER_MEMORY, reason
 from gradpath.commands.signals import check as check_signals
 from gradpath.commands.signals import ending
 from gradpath.tracking.store_uri import StoreError
@@ -94,9 +95,11 @@ def _outcome(future: Any, attempts: int) -> Outcome:
     error = future.exception()
     if error is None:
         return cast("Outcome", future.result())
-    return Outcome(
-        f"its process {pool.death(error)}, {attempts} times" if isinstance(error, ProcessExpired) else reason(error)
-    )
+    if not isinstance(error, ProcessExpired):
+        return Outcome(reason(error))
+    # The kernel says nothing else to a process for which there is no memory.
+    remedy = f"; if memory ran out, {LOWER_MEMORY}" if error.exitcode == -signal.SIGKILL else ""
+    return Outcome(f"its process {pool.death(error)}, {attempts} times{remedy}")
 
 
 def positions(jobs: Sequence[Job]) -> list[str]:

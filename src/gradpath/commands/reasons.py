@@ -9,6 +9,7 @@ from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line
 
 SOURCES = Path(__file__).parents[1]
+LOWER_MEMORY = "lower task.length, cell.hidden_size, train.batch_size, jobs, or the number of seeds side by side"
 
 
 def reason(error: BaseException) -> str:

@@ -47,6 +47,9 @@ def write(report: Report, named: bool = False) -> int:
     print(f"{len(runs)} run{'s'[: len(runs) != 1]} of {title}")
     for heading, lines in (("", doubts), ("passed over: ", stored.passed_over), ("left out: ", stored.damaged)):
         _print_lines(heading, lines)
+    damaged = [stored.planned[point] for point in stored.damaged_points if point in stored.planned]
+    if damaged and (command := point_command(damaged[0], sweep_id, report.uri)):
+        print(f"run the first that is left out again: {command} resume=false", file=sys.stderr)
     # The terminal shows shortened reasons. They are complete in verdicts.md, and where the output
     # is redirected.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -80,26 +80,27 @@ def _experiment(client: Any, run: Any, uri: str | None) -> Experiment:
             config = artifact.configuration(path, identity)
     except DamagedError as error:
         raise ConfigError(f"{run_id}: {error}") from None
-    names = [str(config[group].get("name")) for group in UNITS] + [*config.get("instruments", {})]
-    if not all(re.fullmatch(r"\w+", str(name)) for name in names) or any("${" in text for text in _texts(config)):
-        raise ConfigError(f"{run_id}: its configuration holds what gradpath does not write")
-    chosen = [f"{group}={config[group]['name']}" for group in UNITS]
-    composed = compose.load("config", [*chosen, f"instruments=[{','.join(config['instruments'])}]"])
-    partitioned = config["train"].pop("partitioned", None)
-    for group in UNITS:
-        del config[group]["name"]
-    config["train"]["threads"] = {True: 2, False: 1}.get(partitioned)
     try:
+        names = [str(config[group].get("name")) for group in UNITS] + [*config.get("instruments", {})]
+        if not all(re.fullmatch(r"\w+", str(name)) for name in names) or any("${" in text for text in _texts(config)):
+            raise ConfigError(f"{run_id}: its configuration holds what gradpath does not write")
+        chosen = [f"{group}={config[group]['name']}" for group in UNITS]
+        composed = compose.load("config", [*chosen, f"instruments=[{','.join(config['instruments'])}]"])
+        partitioned = config["train"].pop("partitioned", None)
+        for group in UNITS:
+            del config[group]["name"]
+        config["train"]["threads"] = {True: 2, False: 1}.get(partitioned)
         for key, value in config.items():
             OmegaConf.update(composed, key, value, merge=True)
         replicates: Replicates = compose.build(composed)
         name = client.get_experiment(run.info.experiment_id).name
         (experiment,) = replicates.experiments()
         experiment = replace(experiment, resume=False, tracking=Tracking(uri=uri, experiment=name))
-    except ConfigError:
+    except (ConfigError, store.StoreError):
         raise
     except Exception as error:  # of OmegaConf at keys and types, of a unit at values, that this gradpath does not have
-        raise ConfigError(f"{run_id}: cannot be made again by this gradpath: {printable(error, 300)}") from None
+        cause = printable(f"{type(error).__name__}: {error}".partition("\n")[0], 300)
+        raise ConfigError(f"{run_id}: cannot be made again by this gradpath: {cause}") from None
     if experiment.config_hash != identity:
         raise ConfigError(f"{run_id}: cannot be made again: in this gradpath its configuration is another one")
     return experiment

@@ -33,8 +33,10 @@ def prepare(jobs: Sequence[Job]) -> tuple[str, dict[str, Earlier]]:
             for line in store.reap(client):
                 print(printable(line), file=sys.stderr)
         if wanted := {e.config_hash for e in members if e.resume}:
-            runs, sweep_ids = earlier(client, experiment_id, wanted)
+            runs, sweep_ids, damaged = earlier(client, experiment_id, wanted)
             taken |= runs
+            for name in damaged:
+                print(f"found a finished run whose artifacts are damaged: {printable(name)}", file=sys.stderr)
             tags = client.get_experiment(experiment_id).tags if sweep_ids else {}
             begun += [(sweep_id, plan.read(tags, sweep_id)[0]) for sweep_id in sweep_ids]
     # The same command again, or with more points, goes on with the sweep that it began.

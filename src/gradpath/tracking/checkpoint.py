@@ -20,10 +20,13 @@ from gradpath.tracking import artifact, store
 from gradpath.tracking.decoding import DamagedError, arrays_of, refusing
 from gradpath.tracking.earlier import same_code
 from gradpath.tracking.liveness import dead
+from gradpath.tracking.mlflow_metrics import TrainingCurves, lag_curves
+from gradpath.tracking.readings import Readings
 from gradpath.tracking.store_client import pages
 from gradpath.tracking.stored_run import artifact_file
 from gradpath.training.evaluation import Evaluation
-from gradpath.training.loop import Step
+from gradpath.training.experiment import Experiment
+from gradpath.training.loop import Step, check_state
 from gradpath.training.state import TrainingState
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ FOLDER = "checkpoint"
 FILES = ("0.npz", "1.npz")
 NORMS = "state/log10_grad_norm"
 """Of every training step so far."""
+IDENTITY = "state/config_hash"
 
 
 def unfinished(client: "MlflowClient", experiment_id: str, identity: str) -> "Run | None":
@@ -54,10 +58,23 @@ def take_over(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> No
         client.delete_tag(run.info.run_id, "error")
 
 
+def taken_since(client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> bool:
+    """Has another process taken over the run that this one, whose ``tags`` it had, has taken over?
+    Two can where the store is a server; the one that wrote its tags last goes on.
+    """
+    return bool(client.get_run(run_id).data.tags.get("attempt") != tags["attempt"])
+
+
 def stored_points(client: "MlflowClient", run: "Run") -> dict[str, set[int]]:
     """Of each curve the steps at which it has a point."""
     histories = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
     return {key: {point.step for point in history} for key, history in histories.items()}
+
+
+def arrays(experiment: Experiment, readings: Readings, state: TrainingState) -> dict[str, NDArray]:
+    """What a checkpoint holds."""
+    identified = {NORMS: readings.norms(), IDENTITY: np.array(experiment.config_hash)}
+    return readings.arrays() | identified | state.arrays()
 
 
 def save(client: "MlflowClient", run_id: str, arrays: Mapping[str, NDArray], turn: int) -> None:
@@ -68,18 +85,38 @@ def save(client: "MlflowClient", run_id: str, arrays: Mapping[str, NDArray], tur
         client.log_artifact(run_id, str(path), FOLDER)
 
 
-def load(client: "MlflowClient", run: "Run") -> dict[int, dict[str, NDArray]]:
-    """The checkpoints of a run that are whole, by the training step that comes next."""
+def load(client: "MlflowClient", run: "Run", experiment: Experiment) -> dict[int, dict[str, NDArray]]:
+    """The checkpoints of a run from which its training can go on, by the training step that comes
+    next.
+    """
     checkpoints = {}
     for name in FILES:
-        with suppress(DamagedError), refusing(name), artifact_file(client, run, f"{FOLDER}/{name}") as path:
-            artifact.measurements(path)
-            arrays = arrays_of(path)
-            state = TrainingState.from_arrays(arrays)
-            if len(arrays[NORMS]) != state.step or len(arrays["loss/steps"]) != state.step:
-                raise DamagedError("holds another number of steps than it says")
-            checkpoints[state.step] = dict(arrays)
+        with suppress(DamagedError), artifact_file(client, run, f"{FOLDER}/{name}") as path:
+            step, stored = read(path, experiment)
+            checkpoints[step] = stored
     return checkpoints
+
+
+def read(path: Path, experiment: Experiment) -> tuple[int, dict[str, NDArray]]:
+    """The training step that comes next after a checkpoint, and what it holds; raises DamagedError
+    where the training of this experiment cannot go on from it.
+    """
+    artifact.measurements(path)
+    with refusing(path.name):
+        stored = arrays_of(path)
+        state = TrainingState.from_arrays(stored)
+        if str(stored[IDENTITY]) != experiment.config_hash:
+            raise DamagedError("is that of another configuration")
+        if not np.array_equal(stored["loss/steps"], np.arange(state.step)) or stored[NORMS].shape != (state.step,):
+            raise DamagedError("holds another number of steps than it says")
+        check_state(experiment, state)
+        # What the recorder will do with it, done once in vain: the names, the shapes, the steps.
+        readings, curves = Readings(experiment), TrainingCurves(experiment)
+        for past in steps(stored):
+            readings.add(past)
+            list(curves.points(past))
+        lag_curves(experiment, readings.series)
+        return state.step, stored
 
 
 def discard(run: "Run") -> None:
@@ -88,7 +125,8 @@ def discard(run: "Run") -> None:
 
     with suppress(Exception):
         repository: Any = get_artifact_repository(run.info.artifact_uri)
-        repository.delete_artifacts(FOLDER)
+        if {Path(file.path).name for file in repository.list_artifacts(FOLDER)} <= {*FILES}:  # nothing but ours
+            repository.delete_artifacts(FOLDER)
 
 
 def steps(arrays: Mapping[str, NDArray]) -> Iterator[Step]:

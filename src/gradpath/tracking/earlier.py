@@ -9,6 +9,7 @@ from gradpath.tracking.liveness import dead
 from gradpath.tracking.provenance import source_tags
 from gradpath.tracking.store_client import pages
 from gradpath.tracking.store_uri import sqlite_file
+from gradpath.tracking.stored_run import is_readable, run_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,12 +32,14 @@ class Earlier:
 
 def earlier(
     client: "MlflowClient", experiment_id: str, identities: Collection[str]
-) -> tuple[dict[str, Earlier], list[str]]:
+) -> tuple[dict[str, Earlier], list[str], list[str]]:
     """The runs of this code with one of these identities (``config_hash``), of each the newest that
-    has finished, else one that is running; and the sweeps that have begun any of them, the newest
-    first. In one query, whatever their number.
+    has finished, else one that is running; the sweeps that have begun any of them, the newest
+    first; and the names of finished runs that do not count, since their artifacts are damaged. In
+    one query, whatever their number.
     """
     runs: dict[str, Earlier] = {}
+    damaged: list[str] = []
     sweep_ids: dict[str, None] = {}
     query = " and ".join(["tags.config_hash != ''", *same_code()])
     for run in pages(lambda token: client.search_runs([experiment_id], query, max_results=1000, page_token=token)):
@@ -50,7 +53,9 @@ def earlier(
         if (status := _status(client, run)) in ("FINISHED", "RUNNING"):
             diverged = tags.get("diverged") == "true"
             runs[identity] = Earlier(run.info.run_id, sweep_id, status == "RUNNING", diverged)
-    return runs, [*sweep_ids]
+        elif status == "DAMAGED":
+            damaged.append(f"{run_name(run)} ({run.info.run_id})")
+    return runs, [*sweep_ids], damaged
 
 
 @contextmanager
@@ -78,8 +83,12 @@ def is_second(client: "MlflowClient", run_id: str) -> bool:
 
 
 def _status(client: "MlflowClient", run: "Run") -> str:
-    """How a run stands: one whose process is no more may have finished since it was looked up."""
+    """How a run stands: one whose process is no more may have finished since it was looked up, and
+    one that has finished may be ``DAMAGED`` since.
+    """
     status = str(run.info.status)
+    if status == "FINISHED" and not is_readable(client, run):
+        return "DAMAGED"
     if status == "RUNNING" and dead(run.data.tags):
         status = str(client.get_run(run.info.run_id).info.status)
         return "KILLED" if status == "RUNNING" else status

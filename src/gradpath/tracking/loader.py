@@ -39,6 +39,8 @@ class Sweep:
     """
     damaged: list[str] = field(default_factory=list)
     """Finished runs of ours that cannot be read, each with the reason."""
+    damaged_points: list[str] = field(default_factory=list)
+    """Their identities."""
     passed_over: list[str] = field(default_factory=list)
     """What is there and does not belong to the sweep's points: runs of other tools, damaged plans,
     …
@@ -131,6 +133,7 @@ def sweep(uri: str | None, experiment: str, sweep_id: str) -> Sweep:
     ]
     for point, line in damaged:  # beside a whole one of the same point it is superseded too
         (content.passed_over if counts[point] else content.damaged).append(line)
+        content.damaged_points += [] if counts[point] else [point]
     expected = {point: planned.name for point, planned in content.planned.items()} | begun
     content.missing = {point: name for point, name in expected.items() if point not in finished}
     return content

@@ -2,6 +2,7 @@
 remembers.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -30,12 +31,19 @@ def by_experiment(experiments: Iterable[Experiment]) -> dict[tuple[str | None, s
     return groups
 
 
-def records(experiments: Iterable[Experiment], sweep_id: str, began: int) -> dict[str, Ended]:
+def records(
+    experiments: Iterable[Experiment], sweep_id: str, began: int, wait: float | None = None
+) -> dict[str, Ended]:
     """How the runs of this sweep ended that have a record, by their identity: read from MLflow,
     since a process of a parallel launcher may have died without a word. Those that such a process
     left open are closed as KILLED. ``began`` is the start of the command, in milliseconds since
-    1970.
+    1970; ``wait``, how many seconds a store that is away or locked is waited for.
     """
+    with store.patience(wait):
+        return _records(experiments, sweep_id, began)
+
+
+def _records(experiments: Iterable[Experiment], sweep_id: str, began: int) -> dict[str, Ended]:
     outcomes: dict[str, Ended] = {}
     for (uri, name), members in by_experiment(experiments).items():
         client = store.connect(uri)
@@ -49,12 +57,17 @@ def records(experiments: Iterable[Experiment], sweep_id: str, began: int) -> dic
                 return client.search_runs(ids, query, order_by=order, page_token=token)  # noqa: B023 - used in this turn
 
             for run in store.pages(page):
-                if max(run.info.start_time, int(run.data.tags.get("continued", 0))) < began:
+                if max(run.info.start_time, milliseconds(run.data.tags.get("continued"))) < began:
                     continue
                 if run.info.status == "RUNNING" and not dead(run.data.tags):
                     continue  # another command's, which shares the sweep
                 outcomes[run.data.tags.get("config_hash", "")] = _ended(client, run)
     return outcomes
+
+
+def milliseconds(tag: str | None) -> int:
+    """The time that a tag tells; 0 where it tells none."""
+    return int(tag) if tag and re.fullmatch("[0-9]{1,15}", tag) else 0
 
 
 def _ended(client: Any, run: Any) -> Ended:

@@ -39,13 +39,14 @@ class Recorder:
 
     def __init__(self, experiment: Experiment, tags: Mapping[str, str], log: Sequence[str] = ()) -> None:
         self.experiment, self._log = experiment, log
-        self.client = store.connect(experiment.tracking.uri, timeout=experiment.tracking.timeout)
-        self.experiment_id = store.experiment_id(self.client, experiment.tracking.experiment)
+        self.client = store.connect(experiment.tracking.uri, timeout=experiment.tracking.timeout, wait=ending.PATIENCE)
+        with store.patience(ending.PATIENCE):
+            self.experiment_id = store.experiment_id(self.client, experiment.tracking.experiment)
         self.run_id = ""
         self._tags = {**tags, **source_tags(), **process_tags()}
         self._tags |= {"config_hash": experiment.config_hash, "attempt": secrets.token_hex(8)}
         self._outbox = Outbox(self.client)
-        self._create_requested = self._closed = False
+        self._create_requested = self._closed = self._continues = False
         self.checkpoints: dict[int, dict[str, NDArray]] = {}
         self._readings, self._curves = Readings(experiment), TrainingCurves(experiment)
 
@@ -126,15 +127,16 @@ class Recorder:
         return failure
 
     def withdrawn(self) -> bool:
-        """Does another command compute the same? Then this record is deleted: nothing more is to be
-        recorded.
-        """
-        if not is_second(self.client, self.run_id):
+        """Does another command compute the same? Then a record that holds nothing is deleted."""
+        taken = self._continues and checkpoint.taken_since(self.client, self.run_id, self._tags)
+        if not taken and not is_second(self.client, self.run_id):
             return False
         self._closed = True
         pulse.stop(self.run_id)
-        self.client.set_terminated(self.run_id, "KILLED")
-        self.client.delete_run(self.run_id)
+        if not taken:
+            reserve.terminate(self.client, self.run_id, "KILLED")
+        if not self._continues:
+            self.client.delete_run(self.run_id)
         return True
 
     def tag(self, key: str, value: str) -> None:
@@ -154,7 +156,6 @@ class Recorder:
             self._outbox.tag("diverged", "true")
             self._outbox.tag("diverged_at_step", str(step.step))
         self._outbox.try_flush()
-
         if step.state is not None:
             state = step.state
             self._outbox.try_flush(lambda: self._checkpoint(state))
@@ -168,8 +169,7 @@ class Recorder:
 
     def _checkpoint(self, state: TrainingState) -> None:
         turn = state.step // (self.experiment.train.checkpoint_every or 1)
-        arrays = self._readings.arrays() | {checkpoint.NORMS: self._readings.norms()} | state.arrays()
-        checkpoint.save(self.client, self.run_id, arrays, turn)
+        checkpoint.save(self.client, self.run_id, checkpoint.arrays(self.experiment, self._readings, state), turn)
         self.client.set_tag(self.run_id, "checkpoint", str(state.step))
 
     def _continued(self) -> str:
@@ -181,8 +181,9 @@ class Recorder:
         if run is None:
             return ""
         checkpoint.take_over(self.client, run, self._tags)
+        self._continues = True
         self._outbox.stored = checkpoint.stored_points(self.client, run)
-        self.checkpoints = checkpoint.load(self.client, run)
+        self.checkpoints = checkpoint.load(self.client, run, e)
         return str(run.info.run_id)
 
     def _create(self) -> str:
@@ -215,9 +216,7 @@ class Recorder:
             self.client.log_text(self.run_id, difference, "code.diff")
 
     def _finish(self, complete: bool) -> None:
-        """The curves over the lag, the summary numbers, and the artifact; the artifact alone of a
-        run that was ended early and may go on.
-        """
+        """The curves over the lag, the summary and the artifact; of an unfinished run it alone."""
         if not complete and self.experiment.train.checkpoint_every:
             self._outbox.flush()
             self._artifact()

@@ -12,7 +12,7 @@ from gradpath.core.roles import Roles
 from gradpath.schema.text import printable
 from gradpath.tracking import artifact, declarations, store
 from gradpath.tracking.artifact import Measurements
-from gradpath.tracking.decoding import DamagedError
+from gradpath.tracking.decoding import DamagedError, is_archive
 from gradpath.tracking.verdict import ORDER, Verdict
 
 if TYPE_CHECKING:
@@ -109,12 +109,8 @@ def artifact_file(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterat
     """A local path to an artifact: its own path where it lies on this machine, even if the store
     has moved since; otherwise a copy that exists while it is read.
     """
-    folder = store.local_path(run.info.artifact_uri or "")  # None for the storage of another machine (s3://…)
-    paths = [folder / name] if folder else []
-    if file := store.sqlite_file(client.tracking_uri):
-        paths.append(file.parent / "artifacts" / run.info.run_id / "artifacts" / name)
     with tempfile.TemporaryDirectory() as scratch:
-        path = next((path for path in paths if _exists(path)), None)
+        path = _local(client, run, name)
         if path is not None and not path.is_file():  # nor a device, whose copy would never end
             raise DamagedError(f"artifact {name} is not a file")
         if path is None:
@@ -126,6 +122,25 @@ def artifact_file(client: "MlflowClient", run: "MlflowRun", name: str) -> Iterat
                 message = str(error).strip().split("\n")[0]
                 raise DamagedError(f"no artifact {name}: {printable(message, 200)}") from error
         yield path
+
+
+def is_readable(client: "MlflowClient", run: "MlflowRun") -> bool:
+    """Can a finished run be reported, as far as a look at the files on this machine tells? Of a run
+    whose artifacts are elsewhere nothing is asked.
+    """
+    if store.local_path(run.info.artifact_uri or "") is None:
+        return True
+    archive, config = (_local(client, run, name) for name in (store.ARTIFACT, "config.yaml"))
+    return archive is not None and is_archive(archive) and config is not None and config.stat().st_size > 0
+
+
+def _local(client: "MlflowClient", run: "MlflowRun", name: str) -> Path | None:
+    """Where an artifact lies on this machine, if it does."""
+    folder = store.local_path(run.info.artifact_uri or "")  # None for the storage of another machine (s3://…)
+    paths = [folder / name] if folder else []
+    if file := store.sqlite_file(client.tracking_uri):
+        paths.append(file.parent / "artifacts" / run.info.run_id / "artifacts" / name)
+    return next((path for path in paths if _exists(path)), None)
 
 
 def _exists(path: Path) -> bool:

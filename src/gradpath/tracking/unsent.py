@@ -21,15 +21,17 @@ def keep(run_id: str, arrays: Mapping[str, NDArray], config: Mapping[str, Any]) 
     failure = ""
     for folder in (locations.unsent(), Path(tempfile.gettempdir()) / "gradpath-unsent"):
         file = folder / f"{run_id or secrets.token_hex(8)}.npz"
+        unfinished = file.with_name(f".{file.name}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            np.savez(unfinished, **arrays)  # type: ignore[arg-type]
             file.with_suffix(".yaml").write_text(yaml.safe_dump(dict(config), allow_unicode=True), encoding="utf-8")
+            unfinished.rename(file)
             return file
         except OSError as error:
             failure = failure or f"{error.strerror}: {folder}"
             with suppress(OSError):
-                file.unlink(missing_ok=True)
+                unfinished.unlink(missing_ok=True)
     return failure
 
 

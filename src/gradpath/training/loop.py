@@ -100,6 +100,22 @@ def train_seeds(
                 return
 
 
+def check_state(experiment: Experiment, state: TrainingState) -> None:
+    """Raises an exception where the training cannot go on from a state, which a store has kept."""
+    seed = _Seed(experiment, _network(experiment))
+    shape, dtype = seed.theta.shape, seed.theta.dtype
+    seed.restore(state)
+    updated, _ = experiment.optimizer.update(state.theta, np.zeros_like(state.theta), dict(state.optimizer), state.step)
+    if not all((theta.shape, theta.dtype) == (shape, dtype) for theta in (state.theta, updated)):
+        raise ValueError("holds other parameters, or the state of another optimizer")
+    numbers = [*state.norms, *state.largest_read.values(), *state.largest_spike.values()]
+    if not {*experiment.instruments} == {*state.largest_read} == {*state.largest_spike} or state.step < 1:
+        raise ValueError("holds what the instruments of another training have read")
+    if not all(isinstance(number, float) for number in numbers):
+        raise ValueError("holds what is no number")
+    seed.batch()
+
+
 class Start(NamedTuple):
     """What a run begins with, bit for bit."""
 
