@@ -26,7 +26,8 @@ from gradpath.commands.terminal import settle
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line
 from gradpath.tracking import declarations, store
-from gradpath.tracking.outcomes import records
+from gradpath.tracking.ending import PATIENCE_INTERRUPTED
+from gradpath.tracking.outcomes import Ended, records
 from gradpath.training.experiment import Experiment
 
 compose.register()  # in the processes of a parallel launcher too, which import this module to find the job
@@ -65,8 +66,8 @@ def carry_out(options: Options) -> Launched:
         elif left:
             _run_jobs(options, left, sweep_id)
     except StoreLostError:
-        with suppress(Exception), store.patience(0):
-            records(experiments_of(jobs), sweep_id, began)  # which closes the runs of processes that are no more
+        with suppress(Exception):  # closes the runs of processes that are no more
+            records(experiments_of(jobs), sweep_id, began, wait=0)
         raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(*_progress(jobs, sweep_id, began, len(taken))) from None
@@ -79,6 +80,11 @@ def carry_out(options: Options) -> Launched:
     except Exception as error:  # a launcher's own: a process of it has died
         launcher_error = reason(error)
     ended = records(experiments_of(jobs), sweep_id, began)
+    for job in jobs:
+        for experiment in job.left:
+            # Of a store that is away the job itself tells: it came to its end, and all was sent.
+            if ended.get(experiment.config_hash, Ended("")).status == "UNREAD":
+                ended[experiment.config_hash] = Ended("MISSING" if job.reason or launcher_error else "FINISHED")
     lost = [e for e in experiments_of(jobs) if e.config_hash not in ended]
     lost = [e for e in lost if e.config_hash not in taken or taken[e.config_hash].running]
     if taken_since := resuming.taken_since_start(lost):
@@ -183,8 +189,11 @@ def _progress(jobs: Sequence[Job], sweep_id: str, began: int, skipped: int) -> l
     """What there is of a run or a sweep that was stopped; nothing where the store does not say."""
     time.sleep(0.5 if len(jobs) > 1 else 0)  # processes of a launcher are ending too
     try:
-        ended = records(experiments_of(jobs), sweep_id, began)
+        ended = records(experiments_of(jobs), sweep_id, began, wait=PATIENCE_INTERRUPTED)
     except Exception:
         return []
-    done = skipped + sum(run.status == "FINISHED" for run in ended.values())
-    return [f"{done} of {sum(len(job.experiments) for job in jobs)} runs finished"]
+    status = Counter(run.status for run in ended.values())
+    unread = ", the others not known" * bool(status["UNREAD"])
+    unsent = f", {status['UNSENT']} to be sent with: gradpath send" * bool(status["UNSENT"])
+    runs = sum(len(job.experiments) for job in jobs)
+    return [f"{skipped + status['FINISHED']} of {runs} runs finished{unsent}{unread}"]

@@ -12,6 +12,7 @@ from gradpath.schema.text import printable
 from gradpath.tracking import plan, store
 from gradpath.tracking.earlier import Earlier, earlier
 from gradpath.tracking.outcomes import by_experiment
+from gradpath.tracking.spooling import send_left
 from gradpath.training.experiment import Experiment
 
 
@@ -27,6 +28,10 @@ def prepare(jobs: Sequence[Job]) -> tuple[str, dict[str, Earlier]]:
     begun: list[tuple[str, dict[str, plan.Point]]] = []
     for (uri, name), members in by_experiment(experiments).items():
         client = store.connect(uri, timeout=members[0].tracking.timeout)
+        if uri not in reaped and not store.is_local(uri):
+            count, lines = send_left(client)
+            lines += [f"sent now: {count} run{'s'[: count != 1]} of earlier commands"] * bool(count)
+            print(*map(printable, lines), sep="\n", end="\n" * bool(lines), file=sys.stderr)
         experiment_id = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
         if uri not in reaped:
             reaped.add(uri)

@@ -5,12 +5,14 @@ Two files that are written in turn, since a kill may leave the one being written
 holds what was measured so far, as ``measurements.npz`` does, and the state of the training.
 """
 
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ from gradpath.tracking import artifact, store
 from gradpath.tracking.decoding import DamagedError, arrays_of, refusing
 from gradpath.tracking.earlier import same_code
 from gradpath.tracking.liveness import dead
+from gradpath.tracking.sender import delete_artifacts
+from gradpath.tracking.spooling import Spooling, send_left
 from gradpath.tracking.store_client import pages
 from gradpath.tracking.stored_run import artifact_file
 from gradpath.training.evaluation import Evaluation
@@ -34,6 +38,42 @@ FOLDER = "checkpoint"
 FILES = ("0.npz", "1.npz")
 NORMS = "state/log10_grad_norm"
 """Of every training step so far."""
+
+
+@dataclass(frozen=True)
+class Continued:
+    """A run that is gone on with: of each curve the steps at which the store has a point, and the
+    checkpoints that are whole, by the training step that comes next.
+    """
+
+    run: "Run"
+    points: dict[str, set[int]]
+    checkpoints: dict[int, dict[str, NDArray]]
+
+
+def go_on(client: "MlflowClient", experiment_id: str, identity: str, tags: dict[str, str]) -> Continued | None:
+    """Takes over an unfinished run, as this process's, if there is one; of a store that is away,
+    none.
+    """
+    if not isinstance(client, Spooling):
+        return _go_on(client, experiment_id, identity, tags)
+    try:
+        with store.patience(client.patience):
+            send_left(client.direct)
+            continued = _go_on(client.direct, experiment_id, identity, tags)
+    except store.UnreachableError:
+        tags["attempt"] = secrets.token_hex(8)  # a run may bear the former
+        return None
+    if continued is not None:
+        client.adopt(continued.run, tags)
+    return continued
+
+
+def _go_on(client: "MlflowClient", experiment_id: str, identity: str, tags: Mapping[str, str]) -> Continued | None:
+    if (run := unfinished(client, experiment_id, identity)) is None:
+        return None
+    take_over(client, run, tags)
+    return Continued(run, stored_points(client, run), load(client, run))
 
 
 def unfinished(client: "MlflowClient", experiment_id: str, identity: str) -> "Run | None":
@@ -82,13 +122,12 @@ def load(client: "MlflowClient", run: "Run") -> dict[int, dict[str, NDArray]]:
     return checkpoints
 
 
-def discard(run: "Run") -> None:
+def discard(client: "MlflowClient", run_id: str) -> None:
     """Deletes the checkpoints of a run that has finished, where the store lets us."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    with suppress(Exception):
-        repository: Any = get_artifact_repository(run.info.artifact_uri)
-        repository.delete_artifacts(FOLDER)
+    if isinstance(client, Spooling):
+        client.delete_artifacts(run_id, FOLDER)
+    else:
+        delete_artifacts(client.get_run(run_id), FOLDER)
 
 
 def steps(arrays: Mapping[str, NDArray]) -> Iterator[Step]:

@@ -52,6 +52,7 @@ __all__ = [
     "backend_uri",
     "connect",
     "experiment_id",
+    "is_local",
     "limit_requests",
     "local_path",
     "masked",
@@ -72,17 +73,19 @@ ARTIFACT = "gradients/measurements.npz"
 silence()
 
 
-def connect(configured: str | None, create: bool = True, timeout: float = TIMEOUT) -> "MlflowClient":
+def connect(
+    configured: str | None, create: bool = True, timeout: float = TIMEOUT, wait: float | None = None
+) -> "MlflowClient":
     """A client of the store. One that does not exist is created first, once, however many processes
-    start; without ``create`` it is refused, and nothing is written. Waits up to ``timeout`` seconds
-    for one that is away.
+    start; without ``create`` it is refused, and nothing is written. An answer may take ``timeout``
+    seconds; waits as long, or up to ``wait`` seconds, for a store that is away.
     """
     uri = tracking_uri(configured)
     limit_requests(timeout)
     import_mlflow()
     from mlflow import MlflowClient
 
-    with patience(timeout):
+    with patience(timeout if wait is None else wait):
         file = sqlite_file(uri)
         if file is not None:
             if not ask(uri, "open it", lambda: file.exists() and (file.stat().st_size or not create)):
@@ -101,6 +104,11 @@ def connect(configured: str | None, create: bool = True, timeout: float = TIMEOU
         if uri.startswith(SERVERS):
             client.search_experiments(max_results=1)
     return cast("MlflowClient", client)
+
+
+def is_local(configured: str | None) -> bool:
+    """Is the store a file of this machine, which is never away?"""
+    return sqlite_file(tracking_uri(configured)) is not None
 
 
 def _check(uri: str, backend: str, create: bool) -> None:
@@ -148,9 +156,11 @@ def import_mlflow() -> None:
     with _lasting_imports(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow  # noqa: F401
+        from mlflow.store.db import utils
         from sqlalchemy import event
         from sqlalchemy.engine import Engine
     silence()
+    utils.MAX_RETRY_COUNT = 1  # it would try for an hour to open a database, unseen
 
     @event.listens_for(Engine, "before_cursor_execute", retval=True)
     def _(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _executemany: bool) -> tuple[str, Any]:
