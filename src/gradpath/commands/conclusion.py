@@ -83,7 +83,8 @@ class Launched:
             failed = [self.outcome(e) for e in job.experiments if self.failed(e)]
             if failed or job.reason:
                 cause = job.reason or next((run.error for run in failed if run.error), "") or fallback_reason(failed)
-                yield one_line(f"failed: {label(job.experiments)}: {cause}{f' [{job.name}]' if job.name else ''}")
+                word = "failed" if job.reason or any(run.status != "UNSENT" for run in failed) else "not sent"
+                yield one_line(f"{word}: {label(job.experiments)}: {cause}{f' [{job.name}]' if job.name else ''}")
 
 
 def conclude(launched: Launched) -> int:

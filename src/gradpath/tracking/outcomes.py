@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradpath.tracking import store
+from gradpath.tracking.ending import PATIENCE_INTERRUPTED
 from gradpath.tracking.liveness import dead
 from gradpath.tracking.reserve import terminate
 from gradpath.tracking.spool import unsent
@@ -45,6 +46,8 @@ def records(
     for (uri, name), members in by_experiment(experiments).items():
         remote = not store.is_local(uri)
         identities = {member.config_hash for member in members}
+        if remote and unsent(store.shown(store.tracking_uri(uri))):
+            wait = min(wait or PATIENCE_INTERRUPTED, PATIENCE_INTERRUPTED)  # others have waited in vain
         try:
             outcomes |= _read(uri, name, members, sweep_id, began, wait)
         except store.UnreachableError:
@@ -63,7 +66,7 @@ def _unsent(uri: str | None, identities: set[str], began: int) -> dict[str, Ende
     for journal in unsent(store.shown(store.tracking_uri(uri))):
         identity = journal.header["tags"].get("config_hash")
         if identity in identities and journal.header["start_time"] >= began:
-            error = "computed, and to be sent" if journal.status == "FINISHED" else ""
+            error = "computed, but the store was away" if journal.status == "FINISHED" else ""
             outcomes[identity] = Ended("UNSENT", error)
     return outcomes
 

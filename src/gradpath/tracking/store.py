@@ -74,11 +74,11 @@ silence()
 
 
 def connect(
-    configured: str | None, create: bool = True, timeout: float = TIMEOUT, wait: float | None = None
+    configured: str | None, create: bool = True, timeout: float | None = None, wait: float | None = None
 ) -> "MlflowClient":
     """A client of the store. One that does not exist is created first, once, however many processes
     start; without ``create`` it is refused, and nothing is written. An answer may take ``timeout``
-    seconds; waits as long, or up to ``wait`` seconds, for a store that is away.
+    seconds; waits as long for a store that is away, or ``wait`` seconds, or as ``patience`` says.
     """
     uri = tracking_uri(configured)
     limit_requests(timeout)

@@ -65,11 +65,11 @@ class UnreachableError(StoreError):
 
 
 @contextmanager
-def patience(seconds: float) -> Iterator[None]:
+def patience(seconds: float | None) -> Iterator[None]:
     """Sets how long calls in this context wait for a store that is locked or away, in this thread
-    only; 0 tries once.
+    only; 0 tries once, None leaves it as it is.
     """
-    reset_token = _patience.set(seconds)
+    reset_token = _patience.set(_patience.get() if seconds is None else seconds)
     try:
         yield
     finally:
@@ -92,11 +92,13 @@ def pages(fetch: Callable[[str | None], Any]) -> Iterator[Any]:
     raise StoreError("the MLflow store does not come to the end of its answer: it repeats a page")
 
 
-def limit_requests(seconds: float) -> None:
-    """Limits the time of one request. MLflow's own repeats are turned off, because they can be
-    neither seen nor interrupted.
+def limit_requests(seconds: float | None) -> None:
+    """Limits the time of one request; None leaves a limit as it is. MLflow's own repeats are turned
+    off, because they can be neither seen nor interrupted.
     """
-    limits = {"TIMEOUT": max(1, math.ceil(seconds)), "MAX_RETRIES": 0}
+    if seconds is None and "MLFLOW_HTTP_REQUEST_MAX_RETRIES" in os.environ:
+        return
+    limits = {"TIMEOUT": max(1, math.ceil(seconds or TIMEOUT)), "MAX_RETRIES": 0}
     for name, value in limits.items():
         if f"MLFLOW_HTTP_REQUEST_{name}" not in _USER_SET:
             os.environ[f"MLFLOW_HTTP_REQUEST_{name}"] = str(value)
@@ -220,6 +222,9 @@ def _http(error: Any) -> tuple[str, bool]:
         return f"TLS: {message[-200:]}", False
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
         return message, False
+    answer = getattr(error, "response", None)
+    if answer is not None and 400 <= answer.status_code < 500 and answer.status_code not in (408, 429):
+        return f"the server answers with status {answer.status_code}", False
     if isinstance(error, requests.exceptions.Timeout) or "imed out" in message:
         return "the server does not answer (tracking.timeout=SECONDS waits longer)", True
     if status := re.search(r"too many (\d+) error responses", message):
