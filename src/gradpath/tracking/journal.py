@@ -90,7 +90,7 @@ class Journal:
         journal = cls(folder, FileLock(f"{folder}.lock"))
         try:
             journal._read()
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except Exception as error:  # at a hostile file, of many kinds
             raise DamagedJournalError(printable(f"{type(error).__name__}: {error}", 120)) from None
         return journal
 

@@ -56,7 +56,7 @@ def is_second(client: "MlflowClient", run_id: str) -> bool:
     if not isinstance(client, Spooling):
         return earlier.is_second(client, run_id)
     try:
-        return client.stored and earlier.is_second(cast("MlflowClient", client), run_id)
+        return bool(client.run_id) and earlier.is_second(cast("MlflowClient", client), client.run_id)
     except store.UnreachableError:
         return False
 
@@ -104,9 +104,9 @@ class Spooling:
         return request
 
     @property
-    def stored(self) -> bool:
-        """Does the store have the run?"""
-        return self._sender is not None and bool(self._sender.journal.header["run_id"])
+    def run_id(self) -> str:
+        """How the store calls the run; empty until it has it."""
+        return "" if self._sender is None else str(self._sender.journal.header["run_id"])
 
     def create_run(self, experiment_id: str, tags: Mapping[str, str], run_name: str) -> Any:
         """A run, which the store makes now, or later if it is away: then its id is that of the
