@@ -54,7 +54,7 @@ class Journal:
         folder = locations.spool() / key
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(f"{folder}.lock")
+            lock = FileLock(f"{folder}.lock", thread_local=False)
             lock.acquire(timeout=0)
             folder.mkdir(mode=0o700)
             journal = cls(folder, lock)
@@ -69,7 +69,7 @@ class Journal:
         """A journal that a process has left; None where another process has it in hand. Raises
         DamagedJournalError.
         """
-        lock = FileLock(f"{folder}.lock")
+        lock = FileLock(f"{folder}.lock", thread_local=False)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -87,7 +87,7 @@ class Journal:
         """A journal that another process, or this one, may have in hand, to be read only; raises
         DamagedJournalError.
         """
-        journal = cls(folder, FileLock(f"{folder}.lock"))
+        journal = cls(folder, FileLock(f"{folder}.lock", thread_local=False))
         try:
             journal._read()
         except Exception as error:  # at a hostile file, of many kinds
