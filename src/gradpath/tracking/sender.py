@@ -48,7 +48,7 @@ def deliver(client: "MlflowClient", journal: Journal) -> None:
         case "discarded":
             delete_artifacts(client.get_run(run_id), value)
         case "status":
-            _only(client, journal)
+            _check_runs(client, journal)
             client.set_terminated(run_id, value, end_time=journal.requests[journal.acknowledged].get("time"))
         case "deleted":
             if client.get_run(run_id).info.lifecycle_stage == "active":
@@ -89,14 +89,14 @@ def _runs(client: "MlflowClient", journal: Journal, experiment_id: str) -> "list
     return list(store.pages(lambda token: client.search_runs([experiment_id], query, order_by=order, page_token=token)))
 
 
-def _only(client: "MlflowClient", journal: Journal) -> None:
+def _check_runs(client: "MlflowClient", journal: Journal) -> None:
     """Deletes other runs that the store has made of this journal; raises TakenOverError."""
     run = client.get_run(journal.header["run_id"])
     if run.data.tags.get("attempt") != journal.key:
         raise TakenOverError(f"{journal.header['run_name']} ({run.info.run_id}): another process goes on with it")
-    for other in _runs(client, journal, run.info.experiment_id):
-        if other.info.run_id != run.info.run_id:
-            client.delete_run(other.info.run_id)
+    for duplicate in _runs(client, journal, run.info.experiment_id):
+        if duplicate.info.run_id != run.info.run_id:
+            client.delete_run(duplicate.info.run_id)
 
 
 def delete_artifacts(run: "Run", folder: str) -> None:
@@ -109,22 +109,22 @@ def delete_artifacts(run: "Run", folder: str) -> None:
 
 
 class Contact:
-    """What this process knows of a store: whether it is ``away``, and whether it has been waited
-    for in vain, so that nobody waits again until it answers.
+    """What this process knows of a store. ``is_lost``: it does not answer; ``given_up``: it was
+    waited for in vain, and nobody waits again until it answers.
     """
 
     def __init__(self) -> None:
-        self.away = self.given_up = False
+        self.is_lost = self.given_up = False
 
     def lost(self, error: store.StoreError) -> None:
         """A request has failed; the first time it is said."""
-        if not self.away:
-            self.away = True
+        if not self.is_lost:
+            self.is_lost = True
             tqdm.write(f"gradpath: {error}; the run goes on, and what it measures is sent later", file=sys.stderr)
 
-    def made(self) -> None:
+    def answered(self) -> None:
         """A request has been acknowledged."""
-        self.away = self.given_up = False
+        self.is_lost = self.given_up = False
 
 
 contacts: dict[str, Contact] = {}
@@ -206,7 +206,7 @@ class Sender(threading.Thread):
                     pulse.start(self._client, journal.header["run_id"])
             new = not journal.header["run_id"]
             deliver(self._client, journal)
-        self.contact.made()
+        self.contact.answered()
         if new:
             pulse.start(self._client, journal.header["run_id"])
             journal.notify()

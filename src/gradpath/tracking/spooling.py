@@ -98,7 +98,7 @@ class Spooling:
         def request(*arguments: Any, **keywords: Any) -> Any:
             with store.patience(self.patience):
                 answer = getattr(self.direct, name)(*arguments, **keywords)
-            self.contact.made()
+            self.contact.answered()
             return answer
 
         return request
