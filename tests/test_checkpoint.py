@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_is_passed_over(home: Path, killed, damage: str) ->
     killed(30, *overrides)
     (left,) = all_runs()
     folder = store.local_path(left.info.artifact_uri) / checkpoint.FOLDER
-    newest = folder / checkpoint.FILES[27 // 9 % 2]
+    newest = folder / checkpoint.CHECKPOINTS[27 // 9 % 2]
     content = newest.read_bytes()
     if damage == "other":
         newest.write_bytes(Path(store.local_path(left.info.artifact_uri) / "config.yaml").read_bytes())
@@ -163,7 +163,7 @@ def test_a_checkpoint_of_another_training_is_passed_over(home: Path, killed) -> 
         killed(30, *overrides, *others)
         (left,) = (r for r in all_runs() if r.data.params["lr"] == ("0.1" if others else "0.001"))
         folders.append(store.local_path(left.info.artifact_uri) / checkpoint.FOLDER)
-    for name in checkpoint.FILES:
+    for name in checkpoint.CHECKPOINTS:
         (folders[0] / name).write_bytes((folders[1] / name).read_bytes())
     (resumed,) = run(*overrides)
     (expected,) = run(*overrides, "resume=false")

@@ -1,4 +1,4 @@
-"""The command ``gradpath``: run, report, check, ui, new, rerun."""
+"""The command ``gradpath``: run, report, check, ui, new, rerun, send."""
 
 import argparse
 import signal
@@ -23,7 +23,9 @@ def main() -> None:
     from gradpath.commands.signals import Terminated, terminable
 
     settle()
-    commands = dict[str, Callable[[list[str]], int]](run=run, report=report, check=check, ui=ui, new=new, rerun=rerun)
+    commands: dict[str, Callable[[list[str]], int]] = {
+        function.__name__: function for function in (run, report, check, ui, new, rerun, send)
+    }
     completion = {"-sc": complete, "--shell-completion": complete}
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if command.startswith("--plugin"):  # it may precede the command too
@@ -100,7 +102,7 @@ def run(arguments: list[str]) -> int:
     from gradpath.commands.hydra_choices import SEARCH
 
     if {"-h", "--help"} & set(arguments):
-        print_help(RUN_HELP, "config", compose.GROUPS, excluded="figures", extra=("arm", "experiment"))
+        print_help(RUN_HELP, "config", compose.GROUPS, excluded="figures", extra=("arm", "experiment", "tracking"))
         return 0
     options = hydra_options.read_options(arguments)
     if options.answer is not None:
@@ -119,6 +121,15 @@ def rerun(arguments: list[str]) -> int:
 
     with uri_key("--uri"):
         return rerun(arguments)
+
+
+def send(arguments: list[str]) -> int:
+    """``gradpath send``: sends what was left on this machine while a server was away."""
+    from gradpath.commands.send import send
+    from gradpath.tracking.store import uri_key
+
+    with uri_key("--uri"):
+        return send(arguments)
 
 
 def _only_overrides(arguments: list[str]) -> list[str]:

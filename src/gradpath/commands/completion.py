@@ -32,7 +32,7 @@ def complete(arguments: list[str]) -> int:
         _, *words = re.sub(r"--plugin(=|\s+)\S+\s+", "", os.environ[LINE]).split(" ")
         words = [word for word in words[:-1] if word and not word.startswith("-")] + words[-1:]
         if len(words) < 2:
-            print(" ".join(c for c in (*CONFIGURATIONS, "ui", "new") if c.startswith("".join(words))))
+            print(" ".join(c for c in (*CONFIGURATIONS, "ui", "rerun", "send", "new") if c.startswith("".join(words))))
             return 0
         if words[0] == "new" and len(words) == 2:
             print(" ".join(kind for kind in KINDS if kind.startswith(words[1])))

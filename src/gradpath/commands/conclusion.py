@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from gradpath.commands.hints import report_command, ui_command
 from gradpath.commands.progress import label
+from gradpath.schema import locations
 from gradpath.schema.text import one_line
 from gradpath.tracking.earlier import Earlier
 from gradpath.tracking.outcomes import Ended, by_experiment, fallback_reason
@@ -79,7 +80,7 @@ class Launched:
     def word(self, experiment: Experiment) -> str:
         """How a run ended, in a word."""
         if self.failed(experiment):
-            return "failed"
+            return "not sent" if self.outcome(experiment).status == "UNSENT" else "failed"
         return "finished" if self.outcome(experiment).status == "FINISHED" else "left to another command"
 
     def failures(self) -> Iterator[str]:
@@ -88,7 +89,8 @@ class Launched:
             failed = [self.outcome(e) for e in job.experiments if self.failed(e)]
             if failed or job.reason:
                 cause = job.reason or next((run.error for run in failed if run.error), "") or fallback_reason(failed)
-                yield one_line(f"failed: {label(job.experiments)}: {cause}{f' [{job.name}]' if job.name else ''}")
+                word = "failed" if job.reason or any(run.status != "UNSENT" for run in failed) else "not sent"
+                yield one_line(f"{word}: {label(job.experiments)}: {cause}{f' [{job.name}]' if job.name else ''}")
 
 
 def conclude(launched: Launched) -> int:
@@ -102,6 +104,7 @@ def conclude(launched: Launched) -> int:
         details = {
             "finished": f" ({diverged} diverged)" if diverged else "",
             "left to another command": "",
+            "not sent": "",
             "failed": "",
         }
         words = ", ".join(f"{count[word]} {word}{detail}" for word, detail in details.items() if count[word])
@@ -111,6 +114,8 @@ def conclude(launched: Launched) -> int:
             f"{len(runs)} run{'s'[: len(runs) != 1]} of sweep {shared} in MLflow experiment {name}: {words}. "
             f"{figures}Curves: {ui_command(uri)}"
         )
+        if count["not sent"]:
+            print(f"The store has not all of these runs; send what is kept in {locations.spool()} with: gradpath send")
     failures = list(launched.failures())
     for line in failures:
         print(line, file=sys.stderr)

@@ -20,6 +20,7 @@ from gradpath.tracking.earlier import in_turn
 from gradpath.tracking.ending import PATIENCE
 from gradpath.tracking.provenance import code_version
 from gradpath.tracking.recorder import Recorder
+from gradpath.tracking.spooling import delivery
 from gradpath.tracking.store import patience
 from gradpath.training.checked_task import minibatch
 from gradpath.training.experiment import Experiment
@@ -54,6 +55,7 @@ def execute_seeds(
         tags["plugins"] = ", ".join(map(str, active))
     announced, name = "", f"{position} {label(experiments)}".strip()
     with terminable(), threadpool_limits(1, "blas"), compiled.watched() as in_python, ExitStack() as exits:
+        exits.enter_context(delivery(experiments[0].tracking.timeout))
         runs: list[tuple[ExitStack, Recorder]] = []
         for experiment in experiments:
             stack = exits.enter_context(ExitStack())

@@ -27,8 +27,8 @@ from gradpath.commands.terminal import settle
 from gradpath.schema.settings import ConfigError
 from gradpath.schema.text import one_line
 from gradpath.tracking import declarations, store
-from gradpath.tracking.ending import PATIENCE, PATIENCE_INTERRUPTED
-from gradpath.tracking.outcomes import records
+from gradpath.tracking.ending import PATIENCE_INTERRUPTED
+from gradpath.tracking.outcomes import Ended, records
 from gradpath.training.experiment import Experiment
 
 compose.register()  # in the processes of a parallel launcher too, which import this module to find the job
@@ -92,13 +92,17 @@ def carry_out_jobs(options: Options, jobs: list[Job]) -> Launched:
             section = "sweep" if options.multirun else "run"
             raise ConfigError(f"hydra.{section}.dir: {error.filename}: cannot be written: {error.strerror}") from error
         launcher_error = reason(error)  # a process of it has died, or could not be started
-    ended = records(experiments_of(jobs), sweep_id, began, wait=PATIENCE)
+    ended = records(experiments_of(jobs), sweep_id, began)
+    for job in jobs:
+        for experiment in job.left:
+            # Of a store that is away the job itself tells: it came to its end, and all was sent.
+            if ended.get(experiment.config_hash, Ended("")).status == "UNREAD":
+                ended[experiment.config_hash] = Ended("MISSING" if job.reason or launcher_error else "FINISHED")
     lost = [e for e in experiments_of(jobs) if e.config_hash not in ended]
     lost = [e for e in lost if e.config_hash not in taken or taken[e.config_hash].running]
-    with store.patience(PATIENCE):
-        if taken_since := resuming.taken_since_start(lost):
-            taken |= taken_since
-            resuming.record(jobs, sweep_id, taken)
+    if taken_since := resuming.taken_since_start(lost):
+        taken |= taken_since
+        resuming.record(jobs, sweep_id, taken)
     return Launched(sweep_id, jobs, ended, taken, launcher_error)
 
 
@@ -216,5 +220,8 @@ def _progress(jobs: Sequence[Job], sweep_id: str, began: int, skipped: int) -> l
         ended = records(experiments_of(jobs), sweep_id, began, wait=PATIENCE_INTERRUPTED)
     except Exception:
         return []
-    done = skipped + sum(run.status == "FINISHED" for run in ended.values())
-    return [f"{done} of {sum(len(job.experiments) for job in jobs)} runs finished"]
+    status = Counter(run.status for run in ended.values())
+    unread = ", the others not known" * bool(status["UNREAD"])
+    unsent = f", {status['UNSENT']} to be sent with: gradpath send" * bool(status["UNSENT"])
+    runs = sum(len(job.experiments) for job in jobs)
+    return [f"{skipped + status['FINISHED']} of {runs} runs finished{unsent}{unread}"]

@@ -11,7 +11,9 @@ from gradpath.commands.conclusion import Job, experiments_of
 from gradpath.schema.text import printable
 from gradpath.tracking import plan, store
 from gradpath.tracking.earlier import Earlier, earlier
+from gradpath.tracking.ending import PATIENCE
 from gradpath.tracking.outcomes import by_experiment
+from gradpath.tracking.spooling import send_left
 from gradpath.training.experiment import Experiment
 
 
@@ -27,6 +29,10 @@ def prepare(jobs: Sequence[Job]) -> tuple[str, dict[str, Earlier]]:
     begun: list[tuple[str, dict[str, plan.Point]]] = []
     for (uri, name), members in by_experiment(experiments).items():
         client = store.connect(uri, timeout=members[0].tracking.timeout)
+        if uri not in reaped and not store.is_local(uri):
+            count, lines = send_left(client)
+            lines += [f"sent now: {count} run{'s'[: count != 1]} of earlier commands"] * bool(count)
+            print(*map(printable, lines), sep="\n", end="\n" * bool(lines), file=sys.stderr)
         experiment_id = store.experiment_id(client, name)  # once, before processes of a sweep could race for it
         if uri not in reaped:
             reaped.add(uri)
@@ -66,10 +72,11 @@ def taken_since_start(experiments: Iterable[Experiment]) -> dict[str, Earlier]:
     """Those that another command has computed, or is computing, since this one has begun."""
     runs: dict[str, Earlier] = {}
     for (uri, name), members in by_experiment(experiments).items():
-        client = store.connect(uri)
-        identities = {e.config_hash for e in members if e.resume}
-        if identities and (experiment := client.get_experiment_by_name(name)) is not None:
-            runs |= earlier(client, experiment.experiment_id, identities)[0]
+        with store.patience(PATIENCE if store.is_local(uri) else members[0].tracking.timeout):
+            client = store.connect(uri)
+            identities = {e.config_hash for e in members if e.resume}
+            if identities and (experiment := client.get_experiment_by_name(name)) is not None:
+                runs |= earlier(client, experiment.experiment_id, identities)[0]
     return runs
 
 

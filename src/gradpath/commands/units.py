@@ -23,7 +23,7 @@ SEVERAL = ("instruments", "figures")
 """The groups from which a configuration chooses several units."""
 PRESETS = ("arm", "experiment")
 """The groups of YAML files that set keys of other sections."""
-CHOSEN = (*GROUPS, *PRESETS)
+CHOSEN = (*GROUPS, *PRESETS, "tracking")
 
 
 def group_of(path: str) -> str:

@@ -13,6 +13,7 @@ usage: gradpath COMMAND …
   gradpath check [KEY=VALUE …]        check the gradient of any configuration
   gradpath ui [--port N]              open the MLflow UI
   gradpath rerun RUN_ID               make a run again, and say whether the bits agree
+  gradpath send                       send what was left here while a server was away
   gradpath new KIND NAME              write the files of a cell, task, … of your own
 
   gradpath COMMAND --help             what can be set
@@ -21,8 +22,8 @@ usage: gradpath COMMAND …
 
   --plugin PATH                       with any of them: a folder with cells/, tasks/, conf/ … of your own
 
-Results go to mlruns/, reports/ and unsent/: in $GRADPATH_HOME if set, else in the checkout that gradpath runs from,
-else in the working folder.
+Results go to mlruns/, reports/, unsent/ and spool/: in $GRADPATH_HOME if set, else in the checkout that gradpath runs
+from, else in the working folder.
 """
 
 RUN_HELP = """\

@@ -87,3 +87,8 @@ def folder_name(name: str) -> str:
 def unsent() -> Path:
     """The folder for the measurements of runs that their store did not accept."""
     return home() / "unsent"
+
+
+def spool() -> Path:
+    """The folder for the journals of runs that their store does not have in full."""
+    return home() / "spool"

@@ -5,12 +5,14 @@ Two files that are written in turn, since a kill may leave the one being written
 holds what was measured so far, as ``measurements.npz`` does, and the state of the training.
 """
 
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,8 @@ from gradpath.tracking.earlier import same_code
 from gradpath.tracking.liveness import dead
 from gradpath.tracking.mlflow_metrics import TrainingCurves, lag_curves
 from gradpath.tracking.readings import Readings
+from gradpath.tracking.sender import CHECKPOINTS, delete_checkpoints
+from gradpath.tracking.spooling import Spooling, send_left
 from gradpath.tracking.store_client import pages
 from gradpath.tracking.stored_run import artifact_file
 from gradpath.training.evaluation import Evaluation
@@ -34,10 +38,47 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 FOLDER = "checkpoint"
-FILES = ("0.npz", "1.npz")
 NORMS = "state/log10_grad_norm"
 """Of every training step so far."""
 IDENTITY = "state/config_hash"
+
+
+@dataclass(frozen=True)
+class Continued:
+    """A run that is gone on with: of each curve the steps at which the store has a point, and the
+    checkpoints that are whole, by the training step that comes next.
+    """
+
+    run: "Run"
+    points: dict[str, set[int]]
+    checkpoints: dict[int, dict[str, NDArray]]
+
+
+def go_on(client: "MlflowClient", experiment_id: str, experiment: Experiment, tags: dict[str, str]) -> Continued | None:
+    """Takes over an unfinished run, as this process's, if there is one; of a store that is away,
+    none.
+    """
+    if not isinstance(client, Spooling):
+        return _go_on(client, experiment_id, experiment, tags)
+    try:
+        with store.patience(client.patience):
+            send_left(client.direct)
+            continued = _go_on(client.direct, experiment_id, experiment, tags)
+    except store.UnreachableError:
+        tags["attempt"] = secrets.token_hex(8)  # a run may bear the former
+        return None
+    if continued is not None:
+        client.adopt(continued.run, tags)
+    return continued
+
+
+def _go_on(
+    client: "MlflowClient", experiment_id: str, experiment: Experiment, tags: Mapping[str, str]
+) -> Continued | None:
+    if (run := unfinished(client, experiment_id, experiment.config_hash)) is None:
+        return None
+    take_over(client, run, tags)
+    return Continued(run, stored_points(client, run), load(client, run, experiment))
 
 
 def unfinished(client: "MlflowClient", experiment_id: str, identity: str) -> "Run | None":
@@ -58,13 +99,6 @@ def take_over(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> No
         client.delete_tag(run.info.run_id, "error")
 
 
-def taken_since(client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> bool:
-    """Has another process taken over the run that this one, whose ``tags`` it had, has taken over?
-    Two can where the store is a server; the one that wrote its tags last goes on.
-    """
-    return bool(client.get_run(run_id).data.tags.get("attempt") != tags["attempt"])
-
-
 def stored_points(client: "MlflowClient", run: "Run") -> dict[str, set[int]]:
     """Of each curve the steps at which it has a point."""
     histories = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
@@ -80,7 +114,7 @@ def arrays(experiment: Experiment, readings: Readings, state: TrainingState) -> 
 def save(client: "MlflowClient", run_id: str, arrays: Mapping[str, NDArray], turn: int) -> None:
     """Stores a checkpoint beside the one before it; raises StoreError."""
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / FILES[turn % len(FILES)]
+        path = Path(scratch) / CHECKPOINTS[turn % len(CHECKPOINTS)]
         store.ask("", "write a temporary file", lambda: np.savez(path, **arrays))  # type: ignore[arg-type]
         client.log_artifact(run_id, str(path), FOLDER)
 
@@ -90,7 +124,7 @@ def load(client: "MlflowClient", run: "Run", experiment: Experiment) -> dict[int
     next.
     """
     checkpoints = {}
-    for name in FILES:
+    for name in CHECKPOINTS:
         with suppress(DamagedError), artifact_file(client, run, f"{FOLDER}/{name}") as path:
             step, stored = read(path, experiment)
             checkpoints[step] = stored
@@ -119,14 +153,12 @@ def read(path: Path, experiment: Experiment) -> tuple[int, dict[str, NDArray]]:
         return state.step, stored
 
 
-def discard(run: "Run") -> None:
+def discard(client: "MlflowClient", run_id: str) -> None:
     """Deletes the checkpoints of a run that has finished, where the store lets us."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    with suppress(Exception):
-        repository: Any = get_artifact_repository(run.info.artifact_uri)
-        if {Path(file.path).name for file in repository.list_artifacts(FOLDER)} <= {*FILES}:  # nothing but ours
-            repository.delete_artifacts(FOLDER)
+    if isinstance(client, Spooling):
+        client.delete_artifacts(run_id, FOLDER)
+    else:
+        delete_checkpoints(client.get_run(run_id), FOLDER)
 
 
 def steps(arrays: Mapping[str, NDArray]) -> Iterator[Step]:

@@ -3,13 +3,17 @@ remembers.
 """
 
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from gradpath.tracking import store
+from gradpath.tracking.ending import PATIENCE, PATIENCE_INTERRUPTED
 from gradpath.tracking.liveness import dead
 from gradpath.tracking.reserve import terminate
+from gradpath.tracking.spool import unsent
+from gradpath.tracking.spooling import send_left
 from gradpath.training.experiment import Experiment
 
 
@@ -37,24 +41,61 @@ def records(
     """How the runs of this sweep ended that have a record, by their identity: read from MLflow,
     since a process of a parallel launcher may have died without a word. Those that such a process
     left open are closed as KILLED. ``began`` is the start of the command, in milliseconds since
-    1970; ``wait``, how many seconds a store that is away or locked is waited for.
+    1970. A run of which the store, a server, has not everything is UNSENT; where the server is
+    away, after ``wait`` seconds, the others are UNREAD. A file that is locked is waited for too.
     """
-    with store.patience(wait):
-        return _records(experiments, sweep_id, began)
-
-
-def _records(experiments: Iterable[Experiment], sweep_id: str, began: int) -> dict[str, Ended]:
     outcomes: dict[str, Ended] = {}
     for (uri, name), members in by_experiment(experiments).items():
-        client = store.connect(uri)
+        remote = not store.is_local(uri)
+        identities = {member.config_hash for member in members}
+        if remote and unsent(store.shown(store.tracking_uri(uri))):
+            wait = min(wait or PATIENCE_INTERRUPTED, PATIENCE_INTERRUPTED)  # others have waited in vain
+        try:
+            outcomes |= _read(uri, name, members, sweep_id, began, wait)
+        except store.UnreachableError:
+            if not remote:
+                raise
+            outcomes |= dict.fromkeys(identities, Ended("UNREAD"))
+        if remote:
+            finished = {identity for identity, ended in outcomes.items() if ended.status == "FINISHED"}
+            outcomes |= _unsent(uri, identities - finished, began)
+    return outcomes
+
+
+def _unsent(uri: str | None, identities: set[str], began: int) -> dict[str, Ended]:
+    """The runs of this command that are still to be sent."""
+    outcomes = {}
+    for journal in unsent(store.shown(store.tracking_uri(uri))):
+        identity = journal.header["tags"].get("config_hash")
+        if identity in identities and journal.header["start_time"] >= began:
+            error = "computed, but the store was away" if journal.status == "FINISHED" else ""
+            outcomes[identity] = Ended("UNSENT", error)
+    return outcomes
+
+
+def _read(
+    uri: str | None, name: str, members: list[Experiment], sweep_id: str, began: int, wait: float | None
+) -> dict[str, Ended]:
+    """The records of one MLflow experiment; what processes that are no more have left to be sent is
+    sent first.
+    """
+    outcomes: dict[str, Ended] = {}
+    timeout = members[0].tracking.timeout
+    if wait is None:
+        wait = PATIENCE if store.is_local(uri) else timeout
+    with store.patience(wait):
+        client = store.connect(uri, timeout=timeout, wait=wait)
+        if not store.is_local(uri):
+            for line in send_left(client)[1]:
+                print(line, file=sys.stderr)
         if (experiment := client.get_experiment_by_name(name)) is None:
-            continue
+            return outcomes
         ids, order = [experiment.experiment_id], ["attributes.start_time ASC"]
         for shared in sorted({member.tracking.sweep_id or sweep_id for member in members}):
             query = f"tags.sweep_id = '{shared}'"
 
             def page(token: str | None, query: str = query) -> Any:
-                return client.search_runs(ids, query, order_by=order, page_token=token)  # noqa: B023 - used in this turn
+                return client.search_runs(ids, query, order_by=order, page_token=token)
 
             for run in store.pages(page):
                 if max(run.info.start_time, milliseconds(run.data.tags.get("continued"))) < began:

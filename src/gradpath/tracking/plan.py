@@ -31,7 +31,7 @@ MOST_PARTS = 5000
 """Of one plan; a point takes about 15 characters of one."""
 LARGEST = 1 << 26
 """Bytes of a plan when it is unpacked."""
-LEFT_OUT = ("tracking.uri", "tracking.sweep_id", "hydra", "jobs", "resume")
+LEFT_OUT = ("tracking=", "tracking.uri", "tracking.sweep_id", "hydra", "jobs", "resume")
 """Overrides that a plan does not hold: the uri may have a password in it, and the others are said
 anew where the point is run again.
 """

@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gradpath.tracking import checkpoint, ending, reserve, store
+from gradpath.tracking import checkpoint, claims, ending, reserve, spooling, store
 from gradpath.tracking.conclusion import conclude
-from gradpath.tracking.earlier import is_second
 from gradpath.tracking.liveness import process_tags, pulse
 from gradpath.tracking.mlflow_metrics import TrainingCurves
 from gradpath.tracking.outbox import Outbox
@@ -39,9 +38,7 @@ class Recorder:
 
     def __init__(self, experiment: Experiment, tags: Mapping[str, str], log: Sequence[str] = ()) -> None:
         self.experiment, self._log = experiment, log
-        self.client = store.connect(experiment.tracking.uri, timeout=experiment.tracking.timeout, wait=ending.PATIENCE)
-        with store.patience(ending.PATIENCE):
-            self.experiment_id = store.experiment_id(self.client, experiment.tracking.experiment)
+        self.client, self.experiment_id = spooling.connect(experiment.tracking)
         self.run_id = ""
         self._tags = {**tags, **source_tags(), **process_tags()}
         self._tags |= {"config_hash": experiment.config_hash, "attempt": secrets.token_hex(8)}
@@ -60,7 +57,7 @@ class Recorder:
                     self.client.tracking_uri, "create a run", self._create
                 )
                 reserve.keep(self.client.tracking_uri, self.run_id)
-                pulse.start(self.client, self.run_id)
+                spooling.start_pulse(self.client, self.run_id)
                 self._parameters()
         except BaseException as error:
             self._closed = True
@@ -128,15 +125,12 @@ class Recorder:
 
     def withdrawn(self) -> bool:
         """Does another command compute the same? Then a record that holds nothing is deleted."""
-        taken = self._continues and checkpoint.taken_since(self.client, self.run_id, self._tags)
-        if not taken and not is_second(self.client, self.run_id):
+        taken = self._continues and claims.taken_since(self.client, self.run_id, self._tags)
+        if not taken and not claims.is_second(self.client, self.run_id):
             return False
         self._closed = True
         pulse.stop(self.run_id)
-        if not taken:
-            reserve.terminate(self.client, self.run_id, "KILLED")
-        if not self._continues:
-            self.client.delete_run(self.run_id)
+        claims.withdraw(self.client, self.run_id, taken, self._continues)
         return True
 
     def tag(self, key: str, value: str) -> None:
@@ -177,14 +171,12 @@ class Recorder:
         e = self.experiment
         if not (e.resume and e.train.checkpoint_every):
             return ""
-        run = checkpoint.unfinished(self.client, self.experiment_id, e.config_hash)
-        if run is None:
+        continued = checkpoint.go_on(self.client, self.experiment_id, e, self._tags)
+        if continued is None:
             return ""
-        checkpoint.take_over(self.client, run, self._tags)
         self._continues = True
-        self._outbox.stored = checkpoint.stored_points(self.client, run)
-        self.checkpoints = checkpoint.load(self.client, run, e)
-        return str(run.info.run_id)
+        self._outbox.stored, self.checkpoints = continued.points, continued.checkpoints
+        return str(continued.run.info.run_id)
 
     def _create(self) -> str:
         """The id of a new run, made once however often it is asked for: an answer may be lost on
@@ -226,7 +218,7 @@ class Recorder:
         self._artifact()
         self._verdict()
         if self.experiment.train.checkpoint_every and complete:
-            checkpoint.discard(self.client.get_run(self.run_id))
+            checkpoint.discard(self.client, self.run_id)
 
     def _verdict(self) -> None:
         """The verdict, once the run has come to its end. As a parameter too: the UI sorts by those,

@@ -177,11 +177,12 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def artifact_root(uri: str) -> str | None:
-    """The folder for the artifacts of a new MLflow experiment: beside an SQLite file; None lets a
-    server choose.
+    """The folder for the artifacts of a new MLflow experiment: beside an SQLite file, for another
+    database in the folder of results; None lets a server choose.
     """
-    file = sqlite_file(uri)
-    return location(file.parent / "artifacts") if file else None
+    if uri.startswith(SERVERS):
+        return None
+    return location((sqlite_file(uri) or locations.database()).parent / "artifacts")
 
 
 def location(folder: Path) -> str:
