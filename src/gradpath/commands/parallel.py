@@ -64,7 +64,8 @@ def run(jobs: Sequence[Job], sweep_id: str) -> None:
                 shares[index] = 0.0
                 return workers.schedule(_work, (index, jobs[index].left, sweep_id, places[index], count))
 
-            waiting = {submit(index): index for index in range(len(jobs))}
+            # The longest first, so that at the end no core waits for another's long one.
+            waiting = {submit(index): index for index in sorted(range(len(jobs)), key=lambda i: -work(jobs[i]))}
             while waiting:
                 ended, _ = wait(waiting, pool.POLL_SECONDS, FIRST_COMPLETED)
                 check_signals()
@@ -86,6 +87,13 @@ def run(jobs: Sequence[Job], sweep_id: str) -> None:
                 display.show(running={index for future, index in waiting.items() if future.running()})
     finally:
         display.end()
+
+
+def work(job: Job) -> int:
+    """Multiply-adds of a job's forward passes in training, by which jobs are compared."""
+    first = job.left[0]
+    step = passes.multiply_adds(first.network, first.task.timesteps, first.train.batch_size)
+    return step * first.train.steps * len(job.left) * first.network.layers
 
 
 def _outcome(future: Any, attempts: int) -> Outcome:
