@@ -1,5 +1,5 @@
 # The commands of the project. `make demo` and `make test` set up what they need.
-.PHONY: help setup demo test test-slow test-peers test-matrix test-wheel sanitize peers lint check format ui benchmark lock clean
+.PHONY: help setup demo test test-slow test-peers test-cluster test-matrix test-wheel sanitize peers lint check format ui benchmark lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,8 @@ help:
 	@echo "make ui         open the MLflow UI"
 	@echo "make test       set up, run the tests"
 	@echo "make test-slow  the long tests"
-	@echo "make test-peers what needs PyTorch, JAX, Ray, submitit, Optuna, a notebook's kernel or a plugin of Hydra's, which it installs"
+	@echo "make test-peers what needs PyTorch, JAX, a notebook's kernel or a plugin of Hydra's, which it installs"
+	@echo "make test-cluster  what needs Ray, submitit, Optuna or PostgreSQL, which it installs but for the last"
 	@echo "make test-matrix  every Python with its oldest and newest NumPy; PYTHONS=\"3.12\" TESTS=\"tests/test_replay.py\" for less"
 	@echo "make test-wheel the sdist and the wheels, built and used outside the checkout; PYTHONS=\"3.12\" for less"
 	@echo "make sanitize   the compiled loop under the sanitizers of addresses and undefined behaviour; SECONDS=60 of its fuzzer"
@@ -44,11 +45,15 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --hypothesis-profile=new
 
-# The tests that need PyTorch, JAX, Ray, submitit, Optuna, a notebook's kernel or a plugin of Hydra, on top of the
-# pinned environment.
+# The tests that need PyTorch, JAX, a notebook's kernel or a plugin of Hydra, on top of the pinned environment.
 test-peers: peers
-	$(BIN)/python -c 'import torch, jax, nbclient, ipykernel, ray, submitit, optuna, hydra_plugins.hydra_joblib_launcher' # else the tests of what is missing would be skipped
+	$(BIN)/python -c 'import torch, jax, nbclient, ipykernel, hydra_plugins.hydra_joblib_launcher' # else the tests of what is missing would be skipped
 	$(BIN)/python -m pytest -m peers
+
+# The tests that need Ray, submitit, Optuna or PostgreSQL; of PostgreSQL the programs, as docs/server.md installs them.
+test-cluster: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[ray,submitit,optuna,server]'
+	$(BIN)/python -m pytest -n 1 -m cluster
 
 # Creates environments of its own.
 test-matrix:
@@ -61,7 +66,7 @@ sanitize: setup
 	@sh scripts/sanitize.sh $(VENV) $(or $(SECONDS),60) $(or $(SEED),0)
 
 peers: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[peers,joblib,ray,submitit,optuna,notebook]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[peers,joblib,notebook]'
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -160,7 +160,7 @@ def can_unshare() -> bool:
 
 
 on_ray = [
-    pytest.mark.peers,
+    pytest.mark.cluster,
     lacks("ray"),
     pytest.mark.skipif(not can_unshare(), reason="needs the right to make mount namespaces"),
 ]
@@ -242,7 +242,7 @@ class TestRay:
         assert f"note: {uri} is a file, which the 2 nodes of the Ray cluster cannot share" in errors
 
 
-@pytest.mark.peers
+@pytest.mark.cluster
 @lacks("ray")
 def test_a_cluster_that_is_not_there_is_named(home: Path) -> None:
     address = f"hydra.launcher.ray.init.address=127.0.0.1:{free_port()}"
@@ -254,7 +254,7 @@ def test_a_cluster_that_is_not_there_is_named(home: Path) -> None:
 # submitit: its local executor.
 
 
-@pytest.mark.peers
+@pytest.mark.cluster
 @lacks("submitit")
 class TestSubmitit:
     @pytest.mark.parametrize("name", ["submitit", "submitit_local"])
@@ -373,7 +373,7 @@ def slurm(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.peers
+@pytest.mark.cluster
 @lacks("submitit")
 class TestSlurm:
     ARGUMENTS = (

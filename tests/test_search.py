@@ -25,7 +25,7 @@ SMALL = ["task.length=6", "train.batch_size=4", "train.eval_size=8", "train.step
 SEARCH = ["run", "-m", "hydra/sweeper=optuna"]
 SPACE = ["arm=rnn,lstm", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "cell.hidden_size=range(2,9,2)"]
 optuna = [
-    pytest.mark.peers,
+    pytest.mark.cluster,
     pytest.mark.skipif(find_spec("optuna") is None, reason="optuna is not installed: pip install -e '.[optuna]'"),
 ]
 

@@ -32,7 +32,7 @@ SETUP, SERVE, RESTART, STOP = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
 SMALL = ["task.length=6", "cell.hidden_size=3", "train.batch_size=4", "train.eval_size=8"]
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.cluster,
     pytest.mark.skipif(not PROGRAMS or not importlib.util.find_spec("psycopg"), reason="needs PostgreSQL and psycopg"),
 ]
 
