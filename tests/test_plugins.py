@@ -210,7 +210,7 @@ def test_help_and_completion_name_them(folder: Path, command: Command, monkeypat
         ("gradpath run train.threads=", "train.threads=null"),
         ("gradpath run cell=wide cell.extra=", "cell.extra=0.25"),
         ("gradpath run cell=wide cell.ext", "cell.extra="),
-        ("gradpath re", "report"),
+        ("gradpath re", "report rerun"),
         ("gradpath ui x", ""),
         ("gradpath new t", "task"),
         ("gradpath new in", "instrument init"),

@@ -227,7 +227,8 @@ LOADERS = {"load_model", "load_dict", "load_text", "load_table", "load_image", "
 
 def test_nothing_that_a_store_holds_can_be_unpickled_or_run() -> None:
     """A walk over the source: no loader that would execute what it reads."""
-    allowed = {("buffer_pool.py", "pickle")}  # the class of a view of memory
+    # The class of a view of memory; and what a command sends to the jobs that it has started itself.
+    allowed = {("buffer_pool.py", "pickle"), ("cluster.py", "pickle")}
     seen = []
     for file in sorted((Path(__file__).parents[1] / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
