@@ -227,7 +227,7 @@ LOADERS = {"load_model", "load_dict", "load_text", "load_table", "load_image", "
 
 def test_nothing_that_a_store_holds_can_be_unpickled_or_run() -> None:
     """A walk over the source: no loader that would execute what it reads."""
-    # The class of a view of memory; and what a command sends to the jobs that it has started itself.
+    # The class of a view of memory; what a command sends to the jobs that it has started itself.
     allowed = {("buffer_pool.py", "pickle"), ("cluster.py", "pickle")}
     seen = []
     for file in sorted((Path(__file__).parents[1] / "src").rglob("*.py")):
