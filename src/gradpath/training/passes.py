@@ -8,9 +8,9 @@ from gradpath.core.network import Network
 from gradpath.engine.partition import ROWS, partition
 
 EVALUATED, ELEMENTS = 512, 2**20
-"""Sequences, and elements of their pre-activations, that are evaluated at once. With more of them
-processes that run side by side wait for memory: a pass over 500 sequences of an LSTM (T = 100,
-H = 64) takes two to six times as long as one over 32 at a time.
+"""Sequences, and elements of their pre-activations, that are evaluated at once. 500 sequences of an
+LSTM (T = 100, H = 64) in one pass took as long as 32 at a time on an idle machine, and two to six
+times as long on a busy one, where processes wait for memory.
 """
 
 
