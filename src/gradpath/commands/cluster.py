@@ -12,10 +12,9 @@ from typing import Any, Protocol
 
 from gradpath.commands.conclusion import Job
 from gradpath.commands.execute import execute_seeds
-from gradpath.commands.parallel import ATTEMPTS, Outcome, StoreLostError, positions
+from gradpath.commands.parallel import ATTEMPTS, Outcome, failure, positions, tell
 from gradpath.commands.pool import POLL_SECONDS
 from gradpath.commands.progress import Share, Whole, label
-from gradpath.commands.reasons import reason
 from gradpath.commands.signals import check as check_signals
 from gradpath.commands.signals import ending
 from gradpath.commands.terminal import settle
@@ -110,12 +109,7 @@ def run(jobs: Sequence[Job], sweep_id: str, executor: Executor, cpus: int) -> No
                         queue.append(index)
                         continue
                     outcome = Outcome(f"its process {lost}, {attempts[index]} times")
-                for line in outcome.lines:
-                    display.line(line)
-                if outcome.lost:
-                    raise StoreLostError(outcome.reason)
-                jobs[index].reason = outcome.reason
-                display.ended(index, failed=bool(outcome.reason))
+                tell(outcome, jobs, index, display)
             check_signals()
             display.show(running={submitted[handle] for handle in executor.running([*submitted])})
     except BaseException:
@@ -169,6 +163,5 @@ def work(assignment: Assignment) -> Outcome:
     except BaseException as error:  # the other points still run, whatever a unit raises
         if ended := ending(error):
             raise ended from None
-        lost = isinstance(error, store.StoreError)
-        return Outcome(str(error) if lost else reason(error), lost, display.lines)
+        return failure(error, display.lines)
     return Outcome(lines=display.lines)

@@ -77,16 +77,26 @@ def run(jobs: Sequence[Job], sweep_id: str) -> None:
                         display.line(f"{name}: its process {pool.death(error)}; it is tried again")
                         waiting[submit(index)] = index
                         continue
-                    outcome = _outcome(future, attempts[index])
-                    for line in outcome.lines:
-                        display.line(line)
-                    if outcome.lost:
-                        raise StoreLostError(outcome.reason)
-                    jobs[index].reason = outcome.reason
-                    display.ended(index, failed=bool(outcome.reason))
+                    tell(_outcome(future, attempts[index]), jobs, index, display)
                 display.show(running={index for future, index in waiting.items() if future.running()})
     finally:
         display.end()
+
+
+def tell(outcome: Outcome, jobs: Sequence[Job], index: int, display: Whole) -> None:
+    """Shows how a job has ended for good, and notes why it failed; raises StoreLostError."""
+    for line in outcome.lines:
+        display.line(line)
+    if outcome.lost:
+        raise StoreLostError(outcome.reason)
+    jobs[index].reason = outcome.reason
+    display.ended(index, failed=bool(outcome.reason))
+
+
+def failure(error: BaseException, lines: list[str]) -> Outcome:
+    """The outcome of a job that an error has ended."""
+    lost = isinstance(error, StoreError)
+    return Outcome(str(error) if lost else reason(error), lost, lines)
 
 
 def work(job: Job) -> int:
@@ -136,6 +146,5 @@ def _work(index: int, experiments: list[Any], sweep_id: str, position: str, coun
     except BaseException as error:  # the other points still run, whatever a unit raises
         if ended := ending(error):
             pool.leave(ended)  # all is closed by now
-        lost = isinstance(error, StoreError)
-        return Outcome(str(error) if lost else reason(error), lost, display.lines)
+        return failure(error, display.lines)
     return Outcome(lines=display.lines)
